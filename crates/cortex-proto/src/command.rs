@@ -1,0 +1,99 @@
+//! What a request asks for.
+
+use std::fmt;
+
+use serde::Deserialize as _;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::{Error as ValueError, U64Deserializer};
+use serde_repr::{Deserialize_repr, Serialize_repr};
+
+/// The commands of the discovery protocol, by their numbers on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize_repr, Deserialize_repr)]
+#[repr(u8)]
+pub enum DiscoveryCommand {
+    /// Make a topic known.
+    RegisterTopic = 1,
+    /// Forget a topic.
+    UnregisterTopic = 2,
+    /// Ask for one topic.
+    LookupTopic = 3,
+    /// Ask for all topics.
+    ListTopics = 4,
+    /// Ask whether the daemon is there.
+    Ping = 5,
+    /// Ask the daemon to end.
+    Shutdown = 99,
+}
+
+/// The command of a request as it was read: a number this crate does not know is kept, so that
+/// the answer can name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RequestedCommand {
+    /// A command of the protocol.
+    Known(DiscoveryCommand),
+    /// Any other integer that MessagePack can carry (-2^63 to 2^64 - 1).
+    Unknown(i128),
+}
+
+impl RequestedCommand {
+    /// The command with this number on the wire.
+    #[must_use]
+    pub fn from_number(number: i128) -> Self {
+        u64::try_from(number)
+            .ok()
+            .and_then(|code| {
+                let code: U64Deserializer<ValueError> = code.into_deserializer();
+                DiscoveryCommand::deserialize(code).ok()
+            })
+            .map_or(Self::Unknown(number), Self::Known)
+    }
+
+    /// The command's number on the wire.
+    #[must_use]
+    pub fn number(self) -> i128 {
+        match self {
+            Self::Known(command) => i128::from(command as u8),
+            Self::Unknown(number) => number,
+        }
+    }
+}
+
+impl From<DiscoveryCommand> for RequestedCommand {
+    fn from(command: DiscoveryCommand) -> Self {
+        Self::Known(command)
+    }
+}
+
+impl fmt::Display for RequestedCommand {
+    /// The name as the reference spells it (`LOOKUP_TOPIC`), or the number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(command) => f.write_str(match command {
+                DiscoveryCommand::RegisterTopic => "REGISTER_TOPIC",
+                DiscoveryCommand::UnregisterTopic => "UNREGISTER_TOPIC",
+                DiscoveryCommand::LookupTopic => "LOOKUP_TOPIC",
+                DiscoveryCommand::ListTopics => "LIST_TOPICS",
+                DiscoveryCommand::Ping => "PING",
+                DiscoveryCommand::Shutdown => "SHUTDOWN",
+            }),
+            Self::Unknown(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_read_as_itself() {
+        for number in [1, 2, 3, 4, 5, 99] {
+            let command = RequestedCommand::from_number(number);
+            assert!(matches!(command, RequestedCommand::Known(_)), "{number} is a command");
+            assert_eq!(command.number(), number);
+        }
+        for number in [0, 6, 42, 98, 100, 256 + 5, -1, i128::from(i64::MIN), i128::from(u64::MAX)] {
+            assert_eq!(RequestedCommand::from_number(number), RequestedCommand::Unknown(number));
+        }
+    }
+}

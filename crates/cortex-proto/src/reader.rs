@@ -1,0 +1,305 @@
+//! A strict walk over one MessagePack value.
+//!
+//! Serde's derived decoding takes an array for a map, an array of integers or a text for bytes,
+//! and stops before trailing bytes. So decoding does not go through serde: each read names the
+//! one type that it accepts. A length header is checked against the bytes that are there before
+//! anything is done with it, and values that nobody asked for are passed over without recursion.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each read names the types that it accepts; every other one is an error"
+)]
+
+use rmp::Marker;
+
+use crate::{DecodeError, DecodeErrorKind};
+
+/// Arrays and maps inside one another that are passed over; the reference's decoder has the same
+/// limit.
+const MAX_DEPTH: usize = 1024;
+
+/// A position in a message.
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    position: usize,
+    /// Where `bytes` starts in the whole message, for errors.
+    base: usize,
+}
+
+/// What a marker says about the value that it opens.
+enum Header {
+    Nil,
+    Boolean,
+    Integer(i128),
+    /// A value of `length` more bytes that this protocol has no use for.
+    Opaque {
+        kind: &'static str,
+        length: usize,
+    },
+    Text(usize),
+    Binary(usize),
+    Array(usize),
+    Map(usize),
+}
+
+impl Header {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Nil => "nil",
+            Self::Boolean => "a boolean",
+            Self::Integer(_) => "an integer",
+            Self::Opaque { kind, .. } => kind,
+            Self::Text(_) => "text",
+            Self::Binary(_) => "bytes",
+            Self::Array(_) => "an array",
+            Self::Map(_) => "a map",
+        }
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, position: 0, base: 0 }
+    }
+
+    /// Where the next value starts in the whole message.
+    pub(crate) fn offset(&self) -> usize {
+        self.base + self.position
+    }
+
+    /// Reads a map's header: the number of its entries.
+    pub(crate) fn map(&mut self) -> Result<usize, DecodeError> {
+        self.typed("a map", |header| match header {
+            Header::Map(entries) => Some(*entries),
+            _ => None,
+        })
+    }
+
+    /// Reads an array's header, or nil: the number of its items.
+    pub(crate) fn optional_array(&mut self) -> Result<Option<usize>, DecodeError> {
+        self.typed("an array", |header| match header {
+            Header::Array(items) => Some(Some(*items)),
+            Header::Nil => Some(None),
+            _ => None,
+        })
+    }
+
+    /// Reads an integer of any width.
+    pub(crate) fn integer(&mut self) -> Result<i128, DecodeError> {
+        self.typed("an integer", |header| match header {
+            Header::Integer(number) => Some(*number),
+            _ => None,
+        })
+    }
+
+    /// Reads a text.
+    pub(crate) fn text(&mut self) -> Result<&'a str, DecodeError> {
+        let length = self.typed("text", |header| match header {
+            Header::Text(length) => Some(*length),
+            _ => None,
+        })?;
+        self.utf8(length)
+    }
+
+    /// Reads a text or nil.
+    pub(crate) fn optional_text(&mut self) -> Result<Option<&'a str>, DecodeError> {
+        let length = self.typed("text or nil", |header| match header {
+            Header::Text(length) => Some(Some(*length)),
+            Header::Nil => Some(None),
+            _ => None,
+        })?;
+        length.map(|length| self.utf8(length)).transpose()
+    }
+
+    /// Reads bytes, as a reader of the message inside them.
+    pub(crate) fn binary(&mut self) -> Result<Reader<'a>, DecodeError> {
+        let length = self.typed("bytes", |header| match header {
+            Header::Binary(length) => Some(*length),
+            _ => None,
+        })?;
+        self.nested(length)
+    }
+
+    /// Reads bytes or nil; no bytes at all count as nil.
+    pub(crate) fn optional_binary(&mut self) -> Result<Option<Reader<'a>>, DecodeError> {
+        let length = self.typed("bytes or nil", |header| match header {
+            Header::Binary(length) => Some(*length),
+            Header::Nil => Some(0),
+            _ => None,
+        })?;
+        if length == 0 { Ok(None) } else { self.nested(length).map(Some) }
+    }
+
+    /// Passes over one value of any type, with a counter for each open array or map in place of
+    /// recursion.
+    pub(crate) fn skip(&mut self) -> Result<(), DecodeError> {
+        // The values still to come in each open container; the message's own map is level 1.
+        let mut open = vec![1_usize];
+        while let Some(left) = open.last_mut() {
+            if *left == 0 {
+                open.pop();
+                continue;
+            }
+            *left -= 1;
+            let at = self.offset();
+            match self.header()? {
+                Header::Nil | Header::Boolean | Header::Integer(_) => {}
+                Header::Text(length) => {
+                    self.utf8(length)?;
+                }
+                Header::Binary(length) | Header::Opaque { length, .. } => {
+                    self.take(length)?;
+                }
+                Header::Array(items) => open.push(items),
+                // `header` has seen that 2 bytes an entry are there, so this cannot overflow.
+                Header::Map(entries) => open.push(2 * entries),
+            }
+            if open.len() > MAX_DEPTH {
+                return Err(DecodeError::new(at, DecodeErrorKind::TooDeep { limit: MAX_DEPTH }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nothing follows.
+    pub(crate) fn end(&self) -> Result<(), DecodeError> {
+        match self.left() {
+            0 => Ok(()),
+            count => Err(self.error(DecodeErrorKind::TrailingBytes { count })),
+        }
+    }
+
+    fn left(&self) -> usize {
+        self.bytes.len() - self.position
+    }
+
+    fn error(&self, kind: DecodeErrorKind) -> DecodeError {
+        DecodeError::new(self.offset(), kind)
+    }
+
+    /// Reads a header that `pick` accepts; otherwise the error points at the value's first byte.
+    fn typed<T>(
+        &mut self,
+        expected: &'static str,
+        pick: impl Fn(&Header) -> Option<T>,
+    ) -> Result<T, DecodeError> {
+        let at = self.offset();
+        let header = self.header()?;
+        pick(&header).ok_or_else(|| {
+            DecodeError::new(at, DecodeErrorKind::WrongType { expected, found: header.kind() })
+        })
+    }
+
+    fn header(&mut self) -> Result<Header, DecodeError> {
+        let marker = Marker::from_u8(self.array::<1>()?[0]);
+        Ok(match marker {
+            Marker::Null => Header::Nil,
+            Marker::True | Marker::False => Header::Boolean,
+            Marker::FixPos(number) => Header::Integer(number.into()),
+            Marker::FixNeg(number) => Header::Integer(number.into()),
+            Marker::U8 => Header::Integer(u8::from_be_bytes(self.array()?).into()),
+            Marker::U16 => Header::Integer(u16::from_be_bytes(self.array()?).into()),
+            Marker::U32 => Header::Integer(u32::from_be_bytes(self.array()?).into()),
+            Marker::U64 => Header::Integer(u64::from_be_bytes(self.array()?).into()),
+            Marker::I8 => Header::Integer(i8::from_be_bytes(self.array()?).into()),
+            Marker::I16 => Header::Integer(i16::from_be_bytes(self.array()?).into()),
+            Marker::I32 => Header::Integer(i32::from_be_bytes(self.array()?).into()),
+            Marker::I64 => Header::Integer(i64::from_be_bytes(self.array()?).into()),
+            Marker::F32 => Header::Opaque { kind: "a float", length: 4 },
+            Marker::F64 => Header::Opaque { kind: "a float", length: 8 },
+            Marker::FixStr(length) => Header::Text(length.into()),
+            Marker::Str8 => Header::Text(self.length8()?),
+            Marker::Str16 => Header::Text(self.length16()?),
+            Marker::Str32 => Header::Text(self.length32()?),
+            Marker::Bin8 => Header::Binary(self.length8()?),
+            Marker::Bin16 => Header::Binary(self.length16()?),
+            Marker::Bin32 => Header::Binary(self.length32()?),
+            Marker::FixArray(items) => Header::Array(self.items(items.into(), 1)?),
+            Marker::Array16 => {
+                let items = self.length16()?;
+                Header::Array(self.items(items, 1)?)
+            }
+            Marker::Array32 => {
+                let items = self.length32()?;
+                Header::Array(self.items(items, 1)?)
+            }
+            Marker::FixMap(entries) => Header::Map(self.items(entries.into(), 2)?),
+            Marker::Map16 => {
+                let entries = self.length16()?;
+                Header::Map(self.items(entries, 2)?)
+            }
+            Marker::Map32 => {
+                let entries = self.length32()?;
+                Header::Map(self.items(entries, 2)?)
+            }
+            // An extension: its type is one more byte.
+            Marker::FixExt1 => Self::extension(1),
+            Marker::FixExt2 => Self::extension(2),
+            Marker::FixExt4 => Self::extension(4),
+            Marker::FixExt8 => Self::extension(8),
+            Marker::FixExt16 => Self::extension(16),
+            Marker::Ext8 => Self::extension(self.length8()?),
+            Marker::Ext16 => Self::extension(self.length16()?),
+            Marker::Ext32 => Self::extension(self.length32()?),
+            Marker::Reserved => {
+                self.position -= 1;
+                return Err(self.error(DecodeErrorKind::ReservedMarker));
+            }
+        })
+    }
+
+    fn extension(length: usize) -> Header {
+        Header::Opaque { kind: "an extension", length: length.saturating_add(1) }
+    }
+
+    /// A container's size, refused when not even the shortest items would fit into what is left.
+    fn items(&self, count: usize, bytes_each: u64) -> Result<usize, DecodeError> {
+        let needed = (count as u64).saturating_mul(bytes_each);
+        if needed > self.left() as u64 {
+            return Err(self.error(DecodeErrorKind::Truncated { needed, left: self.left() }));
+        }
+        Ok(count)
+    }
+
+    fn utf8(&mut self, length: usize) -> Result<&'a str, DecodeError> {
+        let at = self.offset();
+        let bytes = self.take(length)?;
+        std::str::from_utf8(bytes).map_err(|error| {
+            DecodeError::new(at + error.valid_up_to(), DecodeErrorKind::InvalidUtf8)
+        })
+    }
+
+    fn nested(&mut self, length: usize) -> Result<Reader<'a>, DecodeError> {
+        let base = self.offset();
+        Ok(Reader { bytes: self.take(length)?, position: 0, base })
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+        let rest = &self.bytes[self.position..];
+        let Some(taken) = rest.get(..length) else {
+            let (needed, left) = (length as u64, rest.len());
+            return Err(self.error(DecodeErrorKind::Truncated { needed, left }));
+        };
+        self.position += length;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    fn length8(&mut self) -> Result<usize, DecodeError> {
+        Ok(u8::from_be_bytes(self.array()?).into())
+    }
+
+    fn length16(&mut self) -> Result<usize, DecodeError> {
+        Ok(u16::from_be_bytes(self.array()?).into())
+    }
+
+    fn length32(&mut self) -> Result<usize, DecodeError> {
+        // On a 16-bit machine no such message fits into memory: its length is then "too long".
+        Ok(usize::try_from(u32::from_be_bytes(self.array()?)).unwrap_or(usize::MAX))
+    }
+}

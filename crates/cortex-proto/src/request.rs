@@ -1,0 +1,136 @@
+//! What a client sends.
+
+use serde::Serialize;
+
+use crate::encode::{Bin, to_msgpack};
+use crate::reader::Reader;
+use crate::{DecodeError, DecodeErrorKind, DiscoveryCommand, RequestedCommand, TopicInfo};
+
+/// A request to the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveryRequest {
+    /// What is asked for.
+    pub command: RequestedCommand,
+    /// The topic that LOOKUP and UNREGISTER speak of. Any text: what names nothing is not found.
+    pub topic_name: Option<String>,
+    /// The topic to REGISTER (UNREGISTER also takes its name from here when `topic_name` has none).
+    pub topic_info: Option<TopicInfo>,
+}
+
+/// The keys in the reference's order; `topic_name` is packed also when it is nil.
+#[derive(Serialize)]
+struct Wire<'a> {
+    command: WireCommand,
+    topic_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic_info: Option<Bin<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WireCommand {
+    Known(DiscoveryCommand),
+    Positive(u64),
+    Negative(i64),
+}
+
+impl From<RequestedCommand> for WireCommand {
+    fn from(command: RequestedCommand) -> Self {
+        match command {
+            RequestedCommand::Known(command) => Self::Known(command),
+            RequestedCommand::Unknown(number) => u64::try_from(number).map_or_else(
+                // Below what MessagePack carries only a caller's own number can be.
+                |_| Self::Negative(i64::try_from(number).unwrap_or(i64::MIN)),
+                Self::Positive,
+            ),
+        }
+    }
+}
+
+impl DiscoveryRequest {
+    /// REGISTER: make a topic known.
+    #[must_use]
+    pub fn register(topic_info: TopicInfo) -> Self {
+        Self { topic_info: Some(topic_info), ..Self::bare(DiscoveryCommand::RegisterTopic) }
+    }
+
+    /// UNREGISTER: forget a topic.
+    #[must_use]
+    pub fn unregister(topic_name: impl Into<String>) -> Self {
+        Self {
+            topic_name: Some(topic_name.into()),
+            ..Self::bare(DiscoveryCommand::UnregisterTopic)
+        }
+    }
+
+    /// LOOKUP: ask for one topic.
+    #[must_use]
+    pub fn lookup(topic_name: impl Into<String>) -> Self {
+        Self { topic_name: Some(topic_name.into()), ..Self::bare(DiscoveryCommand::LookupTopic) }
+    }
+
+    /// LIST: ask for all topics.
+    #[must_use]
+    pub fn list() -> Self {
+        Self::bare(DiscoveryCommand::ListTopics)
+    }
+
+    /// PING: ask whether the daemon is there.
+    #[must_use]
+    pub fn ping() -> Self {
+        Self::bare(DiscoveryCommand::Ping)
+    }
+
+    /// SHUTDOWN: ask the daemon to end.
+    #[must_use]
+    pub fn shutdown() -> Self {
+        Self::bare(DiscoveryCommand::Shutdown)
+    }
+
+    fn bare(command: DiscoveryCommand) -> Self {
+        Self { command: command.into(), topic_name: None, topic_info: None }
+    }
+
+    /// Packs the request into its canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let topic_info = self.topic_info.as_ref().map(TopicInfo::to_bytes);
+        to_msgpack(&Wire {
+            command: self.command.into(),
+            topic_name: self.topic_name.as_deref(),
+            topic_info: topic_info.as_deref().map(Bin),
+        })
+    }
+
+    /// Reads a request from the whole body of a message.
+    ///
+    /// # Errors
+    /// When the bytes are not one map with text keys, `command` is not there, or a known key has
+    /// a value of another type. A command with an unknown number is no error: see
+    /// [`RequestedCommand`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let (mut command, mut topic_name, mut topic_info) = (None, None, None);
+        for _ in 0..reader.map()? {
+            let key = reader.text().map_err(|error| error.within("(key)"))?;
+            let read = match key {
+                "command" => reader.integer().map(|number| command = Some(number)),
+                "topic_name" => reader.optional_text().map(|name| topic_name = name),
+                "topic_info" => reader
+                    .optional_binary()
+                    .and_then(|inner| inner.map(TopicInfo::read).transpose())
+                    .map(|info| topic_info = info),
+                _ => reader.skip(),
+            };
+            read.map_err(|error| error.within(key))?;
+        }
+        reader.end()?;
+
+        let missing = || DecodeError::new(0, DecodeErrorKind::MissingKey { key: "command" });
+        Ok(Self {
+            command: RequestedCommand::from_number(command.ok_or_else(missing)?),
+            topic_name: topic_name.map(str::to_owned),
+            topic_info,
+        })
+    }
+}

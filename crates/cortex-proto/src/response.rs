@@ -1,0 +1,136 @@
+//! What the daemon answers.
+
+use serde::Serialize;
+
+use crate::encode::{Bin, to_msgpack};
+use crate::reader::Reader;
+use crate::{DecodeError, DecodeErrorKind, DiscoveryStatus, TopicInfo};
+
+/// The daemon's answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveryResponse {
+    /// How the request ended.
+    pub status: DiscoveryStatus,
+    /// What there is to say about it, in words; often empty.
+    pub message: String,
+    /// The topic that was looked up.
+    pub topic_info: Option<TopicInfo>,
+    /// The topics of a LIST, in the order of their first registration.
+    pub topics: Vec<TopicInfo>,
+}
+
+/// A response whose topics are packed already, as a daemon keeps them: [`to_bytes`] packs it
+/// without looking into them.
+///
+/// [`to_bytes`]: EncodedResponse::to_bytes
+#[derive(Clone, Copy, Debug)]
+pub struct EncodedResponse<'a> {
+    /// How the request ended.
+    pub status: DiscoveryStatus,
+    /// What there is to say about it, in words.
+    pub message: &'a str,
+    /// The bytes of [`TopicInfo::to_bytes`].
+    pub topic_info: Option<&'a [u8]>,
+    /// The bytes of [`TopicInfo::to_bytes`] of each topic. None at all leaves the key out, as the
+    /// reference does.
+    pub topics: &'a [&'a [u8]],
+}
+
+/// The keys in the reference's order.
+#[derive(Serialize)]
+struct Wire<'a> {
+    status: DiscoveryStatus,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic_info: Option<Bin<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    topics: Vec<Bin<'a>>,
+}
+
+impl EncodedResponse<'_> {
+    /// Packs the response into its canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_msgpack(&Wire {
+            status: self.status,
+            message: self.message,
+            topic_info: self.topic_info.map(Bin),
+            topics: self.topics.iter().map(|topic| Bin(topic)).collect(),
+        })
+    }
+}
+
+impl DiscoveryResponse {
+    /// A response without topics.
+    #[must_use]
+    pub fn new(status: DiscoveryStatus, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), topic_info: None, topics: Vec::new() }
+    }
+
+    /// Packs the response into its canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let topic_info = self.topic_info.as_ref().map(TopicInfo::to_bytes);
+        let topics: Vec<_> = self.topics.iter().map(TopicInfo::to_bytes).collect();
+        EncodedResponse {
+            status: self.status,
+            message: &self.message,
+            topic_info: topic_info.as_deref(),
+            topics: &topics.iter().map(Vec::as_slice).collect::<Vec<_>>(),
+        }
+        .to_bytes()
+    }
+
+    /// Reads a response from the whole body of a message. Without a `message` it is empty.
+    ///
+    /// # Errors
+    /// When the bytes are not one map with text keys, `status` is not there or none of the four,
+    /// or a known key has a value of another type.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let (mut status, mut message) = (None, None);
+        let (mut topic_info, mut topics) = (None, Vec::new());
+        for _ in 0..reader.map()? {
+            let key = reader.text().map_err(|error| error.within("(key)"))?;
+            let read = match key {
+                "status" => read_status(&mut reader).map(|value| status = Some(value)),
+                "message" => reader.optional_text().map(|value| message = value),
+                "topic_info" => reader
+                    .optional_binary()
+                    .and_then(|inner| inner.map(TopicInfo::read).transpose())
+                    .map(|info| topic_info = info),
+                "topics" => read_topics(&mut reader).map(|value| topics = value),
+                _ => reader.skip(),
+            };
+            read.map_err(|error| error.within(key))?;
+        }
+        reader.end()?;
+
+        let missing = || DecodeError::new(0, DecodeErrorKind::MissingKey { key: "status" });
+        Ok(Self {
+            status: status.ok_or_else(missing)?,
+            message: message.unwrap_or_default().to_owned(),
+            topic_info,
+            topics,
+        })
+    }
+}
+
+fn read_status(reader: &mut Reader<'_>) -> Result<DiscoveryStatus, DecodeError> {
+    let at = reader.offset();
+    let found = reader.integer()?;
+    DiscoveryStatus::from_number(found).ok_or_else(|| {
+        let expected = "a status from 0 to 3";
+        DecodeError::new(at, DecodeErrorKind::OutOfRange { expected, found })
+    })
+}
+
+fn read_topics(reader: &mut Reader<'_>) -> Result<Vec<TopicInfo>, DecodeError> {
+    // Collected one by one: the array's length is only a claim.
+    let mut topics = Vec::new();
+    for index in 0..reader.optional_array()?.unwrap_or(0) {
+        let topic = reader.binary().and_then(TopicInfo::read);
+        topics.push(topic.map_err(|error| error.within(&format!("[{index}]")))?);
+    }
+    Ok(topics)
+}

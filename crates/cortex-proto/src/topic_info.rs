@@ -1,0 +1,91 @@
+//! What the daemon knows about a topic.
+
+use serde::Serialize;
+
+use crate::encode::to_msgpack;
+use crate::reader::Reader;
+use crate::{DecodeError, DecodeErrorKind, TopicName};
+
+/// A topic as its publisher registered it.
+///
+/// On the wire it is a MessagePack map of exactly these five keys, in this order, packed
+/// separately and carried as bytes. A Python peer fails on any other key or on a missing one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct TopicInfo {
+    /// The topic's name, such as `/camera/image`.
+    pub name: TopicName,
+    /// The ZeroMQ endpoint at which its publisher sends, such as `ipc:///tmp/cortex/topics/x.sock`.
+    pub address: String,
+    /// The name of the message type.
+    pub message_type: String,
+    /// The fingerprint of the message type's layout.
+    pub fingerprint: u64,
+    /// The node that publishes it.
+    pub publisher_node: String,
+}
+
+impl TopicInfo {
+    /// Packs the topic into its canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_msgpack(self)
+    }
+
+    /// Reads a topic from its bytes; the keys may come in any order, of a key that comes twice
+    /// the last counts.
+    ///
+    /// # Errors
+    /// When the bytes are not one map of the five keys with values of their types.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::read(Reader::new(bytes))
+    }
+
+    /// Reads a topic that is all of what `reader` holds.
+    pub(crate) fn read(mut reader: Reader<'_>) -> Result<Self, DecodeError> {
+        let start = reader.offset();
+        let (mut name, mut address, mut message_type) = (None, None, None);
+        let (mut fingerprint, mut publisher_node) = (None, None);
+        for _ in 0..reader.map()? {
+            let at = reader.offset();
+            let key = reader.text().map_err(|error| error.within("(key)"))?;
+            let read = match key {
+                "name" => read_name(&mut reader).map(|value| name = Some(value)),
+                "address" => reader.text().map(|value| address = Some(value)),
+                "message_type" => reader.text().map(|value| message_type = Some(value)),
+                "fingerprint" => {
+                    read_fingerprint(&mut reader).map(|value| fingerprint = Some(value))
+                }
+                "publisher_node" => reader.text().map(|value| publisher_node = Some(value)),
+                _ => {
+                    let key = key.chars().take(64).collect();
+                    return Err(DecodeError::new(at, DecodeErrorKind::UnknownKey { key }));
+                }
+            };
+            read.map_err(|error| error.within(key))?;
+        }
+        reader.end()?;
+
+        let missing = |key| DecodeError::new(start, DecodeErrorKind::MissingKey { key });
+        Ok(Self {
+            name: name.ok_or_else(|| missing("name"))?,
+            address: address.ok_or_else(|| missing("address"))?.to_owned(),
+            message_type: message_type.ok_or_else(|| missing("message_type"))?.to_owned(),
+            fingerprint: fingerprint.ok_or_else(|| missing("fingerprint"))?,
+            publisher_node: publisher_node.ok_or_else(|| missing("publisher_node"))?.to_owned(),
+        })
+    }
+}
+
+fn read_name(reader: &mut Reader<'_>) -> Result<TopicName, DecodeError> {
+    let at = reader.offset();
+    TopicName::new(reader.text()?).map_err(|error| DecodeError::new(at, error.into()))
+}
+
+fn read_fingerprint(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    let at = reader.offset();
+    let found = reader.integer()?;
+    u64::try_from(found).map_err(|_| {
+        let expected = "an unsigned integer of 64 bits";
+        DecodeError::new(at, DecodeErrorKind::OutOfRange { expected, found })
+    })
+}

@@ -1,0 +1,97 @@
+"""Packs messages of the discovery protocol with Python's msgpack, as the oracle for cortex-proto.
+
+Prints a JSON array; each item has a label, the kind of message, its fields and its bytes in hex.
+Integers beyond 2^53 are written as text, since JSON tools round them.
+"""
+
+import json
+import sys
+
+import msgpack
+
+
+def pack(value):
+    return msgpack.packb(value, use_bin_type=True)
+
+
+def info(name="/camera/image", fingerprint=7, address="ipc:///tmp/x.sock", node="node"):
+    return {
+        "name": name,
+        "address": address,
+        "message_type": "ImageMessage",
+        "fingerprint": fingerprint,
+        "publisher_node": node,
+    }
+
+
+def item(label, kind, message, fields):
+    return {"label": label, "kind": kind, "fields": fields, "bytes": message.hex()}
+
+
+def shown(topic):
+    return {**topic, "fingerprint": str(topic["fingerprint"])}
+
+
+def topic_item(label, topic):
+    return item(label, "topic_info", pack(topic), {"topic_info": shown(topic)})
+
+
+def request_item(label, command, name=None, topic=None):
+    message = {"command": command, "topic_name": name}
+    if topic is not None:
+        message["topic_info"] = pack(topic)
+    fields = {"command": str(command), "topic_name": name}
+    fields["topic_info"] = None if topic is None else shown(topic)
+    return item(label, "request", pack(message), fields)
+
+
+def response_item(label, status, text="", topic=None, topics=()):
+    message = {"status": status, "message": text}
+    if topic is not None:
+        message["topic_info"] = pack(topic)
+    if topics:
+        message["topics"] = [pack(each) for each in topics]
+    fields = {"status": status, "message": text}
+    fields["topic_info"] = None if topic is None else shown(topic)
+    fields["topics"] = [shown(each) for each in topics]
+    return item(label, "response", pack(message), fields)
+
+
+def items():
+    fingerprints = [0, 1, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
+    for fingerprint in fingerprints:
+        yield topic_item(f"fingerprint {fingerprint}", info(fingerprint=fingerprint))
+    for length in (1, 31, 32, 255, 256, 1024):
+        yield topic_item(f"name of {length} bytes", info(name="n" * length))
+    for length in (0, 31, 32, 255, 256):
+        yield topic_item(f"address of {length} bytes", info(address="a" * length))
+    yield topic_item("non-ASCII", info(name="/カメラ/画像", node="ノード🤖"))
+    yield topic_item("empty node", info(node=""))
+
+    yield request_item("register", 1, topic=info())
+    yield request_item("register, topic info of over 255 bytes", 1, topic=info(name="n" * 256))
+    yield request_item("register, topic info of over 65535 bytes", 1, topic=info(address="a" * 65536))
+    yield request_item("unregister", 2, name="/camera/image")
+    yield request_item("lookup", 3, name="/camera/image")
+    yield request_item("lookup, non-ASCII", 3, name="/カメラ")
+    for length in (0, 31, 32, 255, 256, 65536):
+        yield request_item(f"lookup, name of {length} bytes", 3, name="n" * length)
+    yield request_item("list", 4)
+    yield request_item("ping", 5)
+    yield request_item("shutdown", 99)
+    for number in (0, 42, 127, 128, 256, 65536, 2**32, 2**64 - 1, -1, -32, -33, -129, -(2**15) - 1, -(2**63)):
+        yield request_item(f"unknown command {number}", number)
+
+    yield response_item("ok", 0, "pong")
+    yield response_item("not found", 1, "Topic /x not found")
+    yield response_item("already exists", 2, "Topic /x already registered by node")
+    yield response_item("error, message of 32 bytes", 3, "e" * 32)
+    yield response_item("error, message of 256 bytes", 3, "e" * 256)
+    yield response_item("topic", 0, topic=info())
+    for count in (0, 1, 15, 16, 300):
+        topics = [info(name=f"/t/{number}", fingerprint=number) for number in range(count)]
+        yield response_item(f"{count} topics", 0, topics=topics)
+
+
+json.dump(list(items()), sys.stdout, ensure_ascii=False, indent=1)
+print()
