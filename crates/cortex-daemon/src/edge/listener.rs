@@ -1,0 +1,173 @@
+//! A socket that takes connections.
+
+use std::io;
+use std::net::SocketAddr;
+
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream, UnixListener};
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use thiserror::Error;
+
+use super::credentials::User;
+use super::socket_file::{SocketFile, SocketFileError, unix_socket};
+use super::stream::Stream;
+use crate::config::Address;
+
+/// Connections that may wait to be taken; the system may allow fewer.
+pub(super) const BACKLOG: i32 = 4096;
+
+/// Why an address cannot be listened at.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// A daemon serves there.
+    #[error("a daemon already runs at {0}")]
+    AlreadyRuns(Address),
+    /// Somebody listens there, who may be no daemon.
+    #[error("somebody listens at {0} already: stop that program, or choose another address")]
+    InUse(Address),
+    /// The socket file cannot be taken.
+    #[error(transparent)]
+    SocketFile(SocketFileError),
+    /// The system refused.
+    #[error("cannot listen at {address}: {source}")]
+    System {
+        /// Where.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A socket that takes connections, where clients find it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    address: Address,
+    socket: Socket,
+    file: Option<SocketFile>,
+    /// Whether connections may be waiting; the poll tells of a change only.
+    pub(super) may_have_more: bool,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    pub(crate) fn bind(address: &Address) -> Result<Self, ListenError> {
+        let failed = |source: io::Error| {
+            let address = address.clone();
+            if source.kind() == io::ErrorKind::AddrInUse {
+                ListenError::InUse(address)
+            } else {
+                ListenError::System { address, source }
+            }
+        };
+        let mut bound = address.clone();
+        let (socket, file) = match address {
+            Address::Ipc(path) => {
+                let (file, listener) = SocketFile::create(path).map_err(|error| {
+                    if matches!(error, SocketFileError::AlreadyRuns(_)) {
+                        ListenError::AlreadyRuns(address.clone())
+                    } else {
+                        ListenError::SocketFile(error)
+                    }
+                })?;
+                (Socket::Unix(UnixListener::from_std(listener)), Some(file))
+            }
+            Address::Abstract(name) => {
+                let listener = listen_abstract(name).map_err(failed)?;
+                (Socket::Unix(UnixListener::from_std(listener)), None)
+            }
+            Address::Tcp { host, port } => {
+                let listener = listen_tcp(SocketAddr::new(*host, *port)).map_err(failed)?;
+                let local = listener.local_addr().map_err(failed)?;
+                bound = Address::Tcp { host: local.ip(), port: local.port() };
+                (Socket::Tcp(TcpListener::from_std(listener)), None)
+            }
+        };
+        Ok(Self { address: bound, socket, file, may_have_more: true })
+    }
+
+    /// Where it listens, with the port that the system chose.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let source: &mut dyn Source = match &mut self.socket {
+            Socket::Unix(listener) => listener,
+            Socket::Tcp(listener) => listener,
+        };
+        registry.register(source, token, Interest::READABLE)
+    }
+
+    /// Notes that connections are waiting.
+    pub(crate) fn mark_ready(&mut self) {
+        self.may_have_more = true;
+    }
+
+    /// Whether connections may be waiting.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.may_have_more
+    }
+
+    /// The path of its socket file, when it leads elsewhere now.
+    pub(crate) fn lost_file(&self) -> Option<&std::path::Path> {
+        self.file.as_ref().filter(|file| !file.is_ours()).map(SocketFile::path)
+    }
+
+    /// Takes one connection.
+    pub(super) fn accept(&self) -> io::Result<(Stream, User)> {
+        match &self.socket {
+            Socket::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                let user = User::of_peer(&stream);
+                Ok((Stream::Unix(stream), user))
+            }
+            Socket::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                tune(&stream);
+                Ok((Stream::Tcp(stream), User::Unknown))
+            }
+        }
+    }
+}
+
+fn listen_abstract(name: &str) -> io::Result<std::os::unix::net::UnixListener> {
+    #[cfg(target_os = "linux")]
+    {
+        let address = rustix::net::SocketAddrUnix::new_abstract_name(name.as_bytes())?;
+        let socket = unix_socket()?;
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(socket.into())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = name;
+        Err(Errno::OPNOTSUPP.into())
+    }
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    // A daemon that comes back need not wait for its last connections' TIME_WAIT.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Small replies go out at once, and a peer whose machine is gone is noticed some day.
+fn tune(stream: &TcpStream) {
+    let tuned = stream.set_nodelay(true).map_err(|_| Errno::NOPROTOOPT);
+    if let Err(error) = tuned.and_then(|()| sockopt::set_socket_keepalive(stream, true)) {
+        tracing::debug!(%error, "a TCP connection keeps the system's defaults");
+    }
+}

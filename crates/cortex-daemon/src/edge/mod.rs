@@ -1,0 +1,12 @@
+//! Everything impure, a file each: sockets, files, descriptors, signals, the clock.
+
+pub(crate) mod clock;
+pub(crate) mod connections;
+mod credentials;
+pub(crate) mod descriptors;
+pub(crate) mod listener;
+mod log_limit;
+pub(crate) mod signals;
+pub(crate) mod socket_file;
+pub(crate) mod stop;
+mod stream;

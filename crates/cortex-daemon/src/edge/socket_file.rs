@@ -1,0 +1,302 @@
+//! The socket's place in the file system: taken by one daemon at a time, replaced only when
+//! nobody serves there, and given back at the end.
+//!
+//! 1. `PATH.lock` is locked, so that two daemons never look at the same path at once.
+//! 2. The path is connected to: whoever answers keeps it, also a daemon that takes no lock.
+//! 3. The socket is made beside the path and renamed into it when it listens already: nobody
+//!    ever finds it absent or refusing.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, open, openat, renameat,
+    statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use thiserror::Error;
+
+use super::listener::BACKLOG;
+use crate::config::MAX_SOCKET_PATH;
+
+/// A socket file that is ours, with its lock. Dropping it removes both, if they still are.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    name: OsString,
+    lock_name: OsString,
+    /// The directory, also locked in shared mode: cleaners of /tmp pass by what is locked.
+    directory: OwnedFd,
+    lock: OwnedFd,
+    identity: Identity,
+}
+
+/// A file, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    #[allow(clippy::useless_conversion, reason = "the fields' types differ between systems")]
+    fn of(stat: &Stat) -> Self {
+        Self { device: stat.st_dev.into(), inode: stat.st_ino.into() }
+    }
+}
+
+/// Why a socket file cannot be taken.
+#[derive(Debug, Error)]
+pub enum SocketFileError {
+    /// Somebody serves there.
+    #[error("a daemon already runs at ipc://{}", .0.display())]
+    AlreadyRuns(PathBuf),
+    /// Something else than a socket is there, and stays there.
+    #[error("{} is not a socket: it is left alone. Remove it, or choose another address", .0.display())]
+    NotASocket(PathBuf),
+    /// The lock file is not one of ours.
+    #[error("the lock file {} {what}: remove it, or choose another address", path.display())]
+    ForeignLock {
+        /// The lock file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The system refused.
+    #[error("cannot {what} {}: {source}", path.display())]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(Errno) -> SocketFileError {
+    let path = path.to_owned();
+    move |errno| SocketFileError::System { what, path, source: errno.into() }
+}
+
+impl SocketFile {
+    /// Takes the path and listens there.
+    pub(crate) fn create(path: &Path) -> Result<(Self, UnixListener), SocketFileError> {
+        let directory_path = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_owned();
+        let lock_name = with_suffix(&name, ".lock");
+
+        let directory = open_directory(directory_path)?;
+        let lock = lock_exclusively(path, &directory, &lock_name)?;
+        // From here on the lock file is given back also when something fails.
+        let mut file = Self {
+            path: path.to_owned(),
+            name,
+            lock_name,
+            identity: Identity { device: 0, inode: 0 },
+            directory,
+            lock,
+        };
+        make_way(path)?;
+        let listener = file.listen(directory_path)?;
+        Ok((file, listener))
+    }
+
+    /// The path that clients connect to.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the path still leads to our socket.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.holds(&self.name, self.identity)
+    }
+
+    fn holds(&self, name: &OsStr, identity: Identity) -> bool {
+        statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| Identity::of(&stat) == identity)
+    }
+
+    /// Makes the socket under another name, and puts it into place when it listens.
+    fn listen(&mut self, directory_path: &Path) -> Result<UnixListener, SocketFileError> {
+        let aside = with_suffix(&self.name, ".new");
+        let path = directory_path.join(&aside);
+        // What a daemon left that was killed at this very point; we hold the lock.
+        match unlinkat(&self.directory, &aside, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("remove the leftover", &path)(errno)),
+        }
+        let socket = unix_socket().map_err(failed("make a socket for", &self.path))?;
+        let address = self.bindable(&path, &aside).map_err(failed("name the socket", &path))?;
+        rustix::net::bind(&socket, &address).map_err(failed("create the socket", &path))?;
+        let placed = statat(&self.directory, &aside, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| {
+            rustix::net::listen(&socket, BACKLOG)?;
+            renameat(&self.directory, &aside, &self.directory, &self.name)?;
+            self.identity = Identity::of(&stat);
+            Ok(())
+        });
+        if let Err(errno) = placed {
+            let _ = unlinkat(&self.directory, &aside, AtFlags::empty());
+            return Err(failed("put the socket into place at", &self.path)(errno));
+        }
+        Ok(UnixListener::from(socket))
+    }
+
+    /// An address for the name aside, which is longer than the one that clients use: where it
+    /// does not fit, the way leads through the directory's descriptor.
+    fn bindable(&self, path: &Path, aside: &OsStr) -> Result<SocketAddrUnix, Errno> {
+        if path.as_os_str().len() <= MAX_SOCKET_PATH {
+            return SocketAddrUnix::new(path);
+        }
+        let through = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        SocketAddrUnix::new(Path::new(&through).join(aside))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Best effort: whatever stays behind is replaced at the next start.
+        if self.is_ours() {
+            let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());
+        }
+        // Removed while it is locked: whoever waits for it sees that it is not the path's any
+        // more, and tries again.
+        if fstat(&self.lock).is_ok_and(|stat| self.holds(&self.lock_name, Identity::of(&stat))) {
+            let _ = unlinkat(&self.directory, &self.lock_name, AtFlags::empty());
+        }
+    }
+}
+
+fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(suffix);
+    name
+}
+
+/// A Unix socket that blocks nobody and that no child inherits.
+pub(super) fn unix_socket() -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
+    std::fs::create_dir_all(path).map_err(|source| SocketFileError::System {
+        what: "create the socket's directory",
+        path: path.to_owned(),
+        source,
+    })?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory =
+        open(path, flags, Mode::empty()).map_err(failed("open the socket's directory", path))?;
+    if let Err(errno) = flock(&directory, FlockOperation::NonBlockingLockShared) {
+        tracing::debug!(directory = %path.display(), error = %errno, "the directory is not locked");
+    }
+    let owner = fstat(&directory).map_err(failed("look at", path))?.st_uid;
+    if owner != 0 && owner != our_uid() {
+        tracing::warn!(
+            directory = %path.display(),
+            owner,
+            "the socket's directory belongs to another user, who can replace the socket"
+        );
+    }
+    Ok(directory)
+}
+
+fn our_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Locks the lock file, which is made if it is not there. Where that fails, a daemon that runs is
+/// told from a lock that is in the way.
+fn lock_exclusively(
+    socket: &Path,
+    directory: &OwnedFd,
+    name: &OsStr,
+) -> Result<OwnedFd, SocketFileError> {
+    let path = with_suffix(socket.as_os_str(), ".lock");
+    let path = Path::new(&path);
+    try_lock(socket, path, directory, name).map_err(|error| match serves(socket) {
+        Ok(true) => SocketFileError::AlreadyRuns(socket.to_owned()),
+        _ => error,
+    })
+}
+
+fn try_lock(
+    socket: &Path,
+    path: &Path,
+    directory: &OwnedFd,
+    name: &OsStr,
+) -> Result<OwnedFd, SocketFileError> {
+    let foreign = |what| SocketFileError::ForeignLock { path: path.to_owned(), what };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    loop {
+        let lock = match openat(directory, name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(lock) => lock,
+            Err(Errno::LOOP) => return Err(foreign("is a symbolic link")),
+            Err(Errno::ACCESS) => return Err(foreign("cannot be opened")),
+            Err(errno) => return Err(failed("open the lock file", path)(errno)),
+        };
+        let locked = fstat(&lock).map_err(failed("look at", path))?;
+        if FileType::from_raw_mode(locked.st_mode) != FileType::RegularFile {
+            return Err(foreign("is not a regular file"));
+        }
+        if locked.st_uid != our_uid() {
+            return Err(foreign("belongs to another user"));
+        }
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(SocketFileError::AlreadyRuns(socket.to_owned()));
+            }
+            Err(errno) => return Err(failed("lock", path)(errno)),
+        }
+        // Another daemon may have removed the file at its end, just before we locked it.
+        match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(current) if Identity::of(&current) == Identity::of(&locked) => return Ok(lock),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("look at", path)(errno)),
+        }
+    }
+}
+
+/// Makes sure that nobody serves at the path, and that only a dead socket is replaced.
+fn make_way(path: &Path) -> Result<(), SocketFileError> {
+    match rustix::fs::lstat(path) {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(failed("look at", path)(errno)),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
+            return Err(SocketFileError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match serves(path) {
+        Ok(true) => Err(SocketFileError::AlreadyRuns(path.to_owned())),
+        Ok(false) => {
+            tracing::info!(path = %path.display(), "replacing a socket that nobody serves");
+            Ok(())
+        }
+        Err(errno) => Err(failed("find out whether a daemon serves at", path)(errno)),
+    }
+}
+
+/// Whether somebody listens at a path.
+fn serves(path: &Path) -> Result<bool, Errno> {
+    let address = SocketAddrUnix::new(path)?;
+    match rustix::net::connect(unix_socket()?.as_fd(), &address) {
+        // A full backlog: it runs, but does not keep up.
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}

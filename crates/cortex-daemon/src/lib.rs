@@ -1,0 +1,28 @@
+//! The Cortex discovery daemon: nodes register their topics here, and find each other.
+//!
+//! [`DiscoveryDaemon`] serves the discovery protocol at ipc and tcp addresses. Underneath:
+//!
+//! | module | what | knows |
+//! |---|---|---|
+//! | [`registry`] | which topics there are, and what each request does | no clock, no socket, no file |
+//! | [`zmtp`] | the transport: bytes in, requests out, replies in, bytes out | no clock, no socket, no file |
+//! | `edge` | sockets, files, descriptors, signals, the clock | all of that |
+//!
+//! The binary `cortex-discovery` is this library with a command line. Signals are the binary's:
+//! a program that embeds the daemon ends it with a [`StopHandle`].
+
+mod config;
+mod daemon;
+#[expect(clippy::disallowed_methods, reason = "the edge is where clocks and files are")]
+mod edge;
+pub mod peer;
+pub mod registry;
+pub mod zmtp;
+
+pub use config::{Address, AddressError, Config, MAX_SOCKET_PATH};
+pub use daemon::{BindError, DiscoveryDaemon, RunError};
+pub use edge::descriptors::raise_descriptor_limit;
+pub use edge::listener::ListenError;
+pub use edge::signals::stop_on_signals;
+pub use edge::socket_file::SocketFileError;
+pub use edge::stop::StopHandle;

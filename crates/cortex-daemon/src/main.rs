@@ -1,0 +1,123 @@
+//! `cortex-discovery`: the daemon as a program.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use cortex_daemon::{
+    Address, BindError, Config, DiscoveryDaemon, raise_descriptor_limit, stop_on_signals,
+};
+use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
+use tracing::level_filters::LevelFilter;
+
+/// The exit code when a daemon already serves at the address.
+const ALREADY_RUNS: u8 = 5;
+
+/// The Cortex discovery daemon: nodes register their topics here, and find each other.
+///
+/// It serves in the foreground until Ctrl-C, SIGTERM, or `cortex shutdown`, and logs to stderr.
+#[derive(Parser)]
+#[command(name = "cortex-discovery", version, after_help = AFTER_HELP, max_term_width = 100)]
+struct Arguments {
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = DEFAULT_DISCOVERY_ADDRESS,
+        help = "Where to listen: ipc://PATH or tcp://IP:PORT; give it several times for several"
+    )]
+    address: Vec<Address>,
+
+    /// The least that is logged: changes at info, every request at debug.
+    #[arg(long, value_name = "LEVEL", default_value = "info", ignore_case = true)]
+    log_level: LogLevel,
+
+    /// How log lines are written.
+    #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
+    log_format: LogFormat,
+
+    /// The most connections at once [default: what the limit of open descriptors allows].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: Option<u32>,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  ended by Ctrl-C, SIGTERM or a client's shutdown
+  1  failed; the last line says why
+  2  wrong arguments
+  5  a daemon already runs at the address
+
+Examples:
+  cortex-discovery
+  cortex-discovery --address ipc:///run/cortex/discovery.sock --log-format json
+  cortex-discovery --address ipc:///tmp/cortex/discovery.sock --address tcp://127.0.0.1:7400";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    #[value(alias = "warn")]
+    Warning,
+    Error,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_logging(arguments.log_level, arguments.log_format);
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            let bind_error = error.downcast_ref::<BindError>();
+            if bind_error.is_some_and(BindError::is_already_running) {
+                ExitCode::from(ALREADY_RUNS)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    let config = Config {
+        addresses: arguments.address,
+        max_connections: arguments.max_connections.map(|most| most as usize),
+        limits: cortex_daemon::registry::Limits::default(),
+    };
+    let daemon = DiscoveryDaemon::bind(&config)?;
+    stop_on_signals(&daemon.stop_handle()).context("cannot handle signals")?;
+    Ok(daemon.run()?)
+}
+
+fn start_logging(level: LogLevel, format: LogFormat) {
+    let level = match level {
+        LogLevel::Trace => LevelFilter::TRACE,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warning => LevelFilter::WARN,
+        LogLevel::Error => LevelFilter::ERROR,
+    };
+    // Without a reader of our log there is nobody to complain to: a line is then lost.
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
+    match format {
+        LogFormat::Text => {
+            let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            builder.with_ansi(is_terminal && std::env::var_os("NO_COLOR").is_none()).init();
+        }
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}

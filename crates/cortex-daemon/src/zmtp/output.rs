@@ -1,0 +1,123 @@
+//! Bytes on their way to a peer.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// Shorter bodies are copied behind what is there already; longer ones are shared.
+const SHARED_FROM: usize = 4096;
+/// The most pieces handed to one system call.
+const MAX_SLICES: usize = 16;
+
+/// What still has to be sent, in order. A reply that many peers get is held once.
+#[derive(Debug, Default)]
+pub struct Output {
+    pieces: VecDeque<Piece>,
+    /// How much of the first piece is sent already.
+    sent: usize,
+    length: usize,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Own(Vec<u8>),
+    Shared(Arc<[u8]>),
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Output {
+    /// The bytes that still have to be sent.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether all is sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The next bytes to send, in at most 16 pieces.
+    #[must_use]
+    pub fn slices(&self) -> Vec<IoSlice<'_>> {
+        let mut skip = self.sent;
+        self.pieces
+            .iter()
+            .take(MAX_SLICES)
+            .map(|piece| IoSlice::new(&piece.bytes()[std::mem::take(&mut skip)..]))
+            .collect()
+    }
+
+    /// Forgets `count` bytes that were sent.
+    pub fn advance(&mut self, count: usize) {
+        self.length -= count;
+        self.sent += count;
+        while let Some(first) = self.pieces.front()
+            && self.sent >= first.bytes().len()
+        {
+            self.sent -= first.bytes().len();
+            self.pieces.pop_front();
+        }
+    }
+
+    /// Appends what `write` writes.
+    pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if !matches!(self.pieces.back(), Some(Piece::Own(_))) {
+            self.pieces.push_back(Piece::Own(Vec::new()));
+        }
+        if let Some(Piece::Own(bytes)) = self.pieces.back_mut() {
+            let before = bytes.len();
+            write(bytes);
+            self.length += bytes.len() - before;
+        }
+    }
+
+    pub(super) fn append_shared(&mut self, bytes: &Arc<[u8]>) {
+        if bytes.len() < SHARED_FROM {
+            self.append(|own| own.extend_from_slice(bytes));
+        } else {
+            self.pieces.push_back(Piece::Shared(Arc::clone(bytes)));
+            self.length += bytes.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_in_order_however_they_are_taken() {
+        for step in [1, 2, 3, 4095, 4096, 10_000, 100_000] {
+            let (mut output, mut expected) = (Output::default(), Vec::new());
+            for number in 0..40_u8 {
+                let body: Arc<[u8]> = vec![number; 300 * usize::from(number)].into();
+                output.append(|bytes| bytes.extend([number, 1]));
+                output.append_shared(&body);
+                expected.extend([number, 1]);
+                expected.extend(&*body);
+            }
+            let mut sent: Vec<u8> = Vec::new();
+            while !output.is_empty() {
+                let before = sent.len();
+                for slice in output.slices() {
+                    let room = step - (sent.len() - before);
+                    sent.extend(&slice[..slice.len().min(room)]);
+                }
+                output.advance(sent.len() - before);
+                assert_eq!(output.len(), expected.len() - sent.len());
+            }
+            assert!(sent == expected, "in steps of {step}");
+            assert!(output.slices().is_empty(), "nothing is kept of it");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The transport without a socket: the same conversation however its bytes are cut, and nothing
+//! that a peer sends makes it panic or keep more than it was sent.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+
+use cortex_daemon::zmtp::{
+    Body, Connection, Envelope, Event, MAX_BODY, MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT,
+    Request, Violation,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const MORE: u8 = 1;
+const COMMAND: u8 = 4;
+
+fn greeting() -> Vec<u8> {
+    let mut greeting = vec![0; 64];
+    greeting[0] = 0xff;
+    greeting[9] = 0x7f;
+    greeting[10] = 3;
+    greeting[12..16].copy_from_slice(b"NULL");
+    greeting
+}
+
+/// A frame with a length of 8 bytes when `long`, or when it needs one.
+fn frame(flags: u8, payload: &[u8], long: bool) -> Vec<u8> {
+    let header = match u8::try_from(payload.len()) {
+        Ok(length) if !long => vec![flags, length],
+        _ => [&[flags | 2][..], &(payload.len() as u64).to_be_bytes()].concat(),
+    };
+    [&header, payload].concat()
+}
+
+fn ready(socket_type: &str) -> Vec<u8> {
+    let length = u8::try_from(socket_type.len()).unwrap();
+    let command = [b"\x05READY\x0bSocket-Type\0\0\0", &[length][..], socket_type.as_bytes()];
+    frame(COMMAND, &command.concat(), false)
+}
+
+fn message(frames: &[&[u8]]) -> Vec<u8> {
+    let last = frames.len() - 1;
+    let flags = |index| if index < last { MORE } else { 0 };
+    frames.iter().enumerate().flat_map(|(at, payload)| frame(flags(at), payload, false)).collect()
+}
+
+fn handshake() -> Vec<u8> {
+    [greeting(), ready("REQ")].concat()
+}
+
+/// All events of what was received.
+fn events(connection: &mut Connection) -> Result<Vec<Event>, Violation> {
+    let mut events = Vec::new();
+    while let Some(event) = connection.next_event()? {
+        events.push(event);
+    }
+    Ok(events)
+}
+
+fn sent(connection: &mut Connection) -> Vec<u8> {
+    let mut sent = Vec::new();
+    while !connection.output().is_empty() {
+        let slices: Vec<u8> =
+            connection.output().slices().iter().flat_map(|s| s.to_vec()).collect();
+        connection.output().advance(slices.len());
+        sent.extend(slices);
+    }
+    sent
+}
+
+/// A connection whose handshake is done, and which has nothing to send.
+fn open() -> Connection {
+    let mut connection = Connection::new();
+    connection.receive(&handshake());
+    assert_eq!(events(&mut connection), Ok(vec![]));
+    assert!(connection.is_open());
+    sent(&mut connection);
+    connection
+}
+
+/// The events of one message on an open connection.
+fn events_of(bytes: &[u8]) -> Result<Vec<Event>, Violation> {
+    let mut connection = open();
+    connection.receive(bytes);
+    events(&mut connection)
+}
+
+/// What comes back for a body on the envelope of the first request in `bytes`.
+fn answered(bytes: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut connection = open();
+    connection.receive(bytes);
+    for event in events(&mut connection).unwrap() {
+        if let Event::Request(request) = event {
+            connection.reply(&request.envelope, &Arc::from(body));
+        }
+    }
+    sent(&mut connection)
+}
+
+fn request(body: Body) -> Event {
+    Event::Request(Request { envelope: Envelope::default(), body })
+}
+
+#[test]
+fn our_greeting_goes_out_before_the_peer_has_said_anything() {
+    let mut connection = Connection::new();
+    let greeting = sent(&mut connection);
+    assert_eq!(greeting.len(), 64);
+    assert_eq!((greeting[0], greeting[9], &greeting[10..17]), (0xff, 0x7f, &b"\x03\x01NULL\0"[..]));
+
+    connection.receive(&self::greeting());
+    assert_eq!(events(&mut connection), Ok(vec![]));
+    assert_eq!(sent(&mut connection), ready("ROUTER"));
+    assert!(!connection.is_open());
+    connection.receive(&ready("DEALER"));
+    assert_eq!(events(&mut connection), Ok(vec![]));
+    assert!(connection.is_open());
+}
+
+#[test]
+fn a_wrong_socket_type_is_told_why() {
+    let mut connection = Connection::new();
+    connection.receive(&[greeting(), ready("SUB")].concat());
+    assert_eq!(events(&mut connection), Err(Violation::SocketType("SUB".into())));
+    let sent = sent(&mut connection);
+    let error = &sent[64 + ready("ROUTER").len()..];
+    assert_eq!((error[0], &error[2..8]), (COMMAND, &b"\x05ERROR"[..]));
+    assert!(String::from_utf8_lossy(error).contains("SUB socket"));
+}
+
+#[test]
+fn nothing_but_ready_opens_a_connection() {
+    let cases = [
+        (message(&[b"", b"body"]), Violation::Handshake("a message came before READY")),
+        (
+            frame(COMMAND, b"\x04PING\0\0", false),
+            Violation::Handshake("its first command is not READY"),
+        ),
+        (frame(COMMAND, b"\x05ERROR\x04nope", false), Violation::PeerError("nope".into())),
+        (frame(COMMAND, b"", false), Violation::Handshake("a command has no name")),
+    ];
+    for (bytes, violation) in cases {
+        let mut connection = Connection::new();
+        connection.receive(&[greeting(), bytes].concat());
+        assert_eq!(events(&mut connection), Err(violation));
+    }
+}
+
+#[test]
+fn a_request_is_answered_with_its_envelope() {
+    assert_eq!(answered(&message(&[b"", b"ask"]), b"reply"), message(&[b"", b"reply"]));
+    // REQ_CORRELATE puts a number before the delimiter, a proxy its peers' identities.
+    let correlated = message(&[b"\0\0\0\x07", b"", b"ask"]);
+    assert_eq!(answered(&correlated, b"reply"), message(&[b"\0\0\0\x07", b"", b"reply"]));
+    let far = vec![b'i'; 300];
+    let proxied = message(&[&far, b"hop", b"", b"ask"]);
+    assert_eq!(answered(&proxied, b"reply"), message(&[&far, b"hop", b"", b"reply"]));
+    // Long lengths where short ones would do come back short.
+    let long = [frame(MORE, b"id", true), frame(MORE, b"", true), frame(0, b"ask", true)].concat();
+    assert_eq!(answered(&long, b""), message(&[b"id", b"", b""]));
+}
+
+#[test]
+fn replies_of_any_length_are_framed() {
+    for length in [0, 1, 255, 256, 4095, 4096, 100_000] {
+        let body = vec![b'x'; length];
+        assert_eq!(answered(&message(&[b"", b"ask"]), &body), message(&[b"", &body]));
+    }
+}
+
+#[test]
+fn bodies_have_limits() {
+    let body = |length: usize| vec![b'x'; length];
+    let whole = Body::Whole(body(MAX_BODY));
+    assert_eq!(events_of(&message(&[b"", &body(MAX_BODY)])), Ok(vec![request(whole)]));
+    for length in [MAX_BODY + 1, MAX_REFUSED_BODY] {
+        let too_long = request(Body::TooLong { length });
+        assert_eq!(events_of(&message(&[b"", &body(length)])), Ok(vec![too_long]));
+    }
+    let length = MAX_REFUSED_BODY + 1;
+    let violation = Violation::RequestTooLong(length as u64);
+    assert_eq!(events_of(&message(&[b"", &body(length)])), Err(violation));
+    assert_eq!(
+        events_of(&message(&[b"", b""])),
+        Ok(vec![request(Body::Whole(Vec::new()))]),
+        "an empty body is a body"
+    );
+}
+
+#[test]
+fn several_parts_are_one_request() {
+    let several = |count| Ok(vec![request(Body::SeveralParts { count })]);
+    assert_eq!(events_of(&message(&[b"", b"a", b"b"])), several(2));
+    assert_eq!(events_of(&message(&[b"", b"", b"", b""])), several(3));
+    let large = vec![0; MAX_BODY + 1];
+    assert_eq!(events_of(&message(&[b"", &large, b"b"])), several(2));
+    assert_eq!(events_of(&message(&[b"", b"a", &large])), several(2));
+
+    let mut endless = frame(MORE, b"", false).repeat(MAX_REFUSED_BODY + 2);
+    assert!(matches!(events_of(&endless), Err(Violation::RequestTooLong(_))));
+    endless.truncate(2 * 100);
+    endless.extend(frame(0, b"", false));
+    assert_eq!(events_of(&endless), several(100));
+}
+
+#[test]
+fn what_has_no_delimiter_or_no_body_is_dropped() {
+    let cases: [&[&[u8]]; 4] = [&[b"body"], &[b"a", b"b", b"c"], &[b""], &[b"id", b""]];
+    for frames in cases {
+        let bytes = [message(frames), message(&[b"", b"next"])].concat();
+        let next = request(Body::Whole(b"next".to_vec()));
+        assert_eq!(events_of(&bytes), Ok(vec![Event::Dropped, next]));
+    }
+    let large = vec![b'x'; MAX_REFUSED_BODY];
+    assert_eq!(events_of(&message(&[&large])), Ok(vec![Event::Dropped]));
+}
+
+#[test]
+fn envelopes_have_a_limit() {
+    let id = vec![b'i'; MAX_ENVELOPE / 2];
+    assert_eq!(events_of(&message(&[&id, b"", b"ask"])).unwrap().len(), 1);
+    assert_eq!(events_of(&message(&[&id, &id, b"", b"ask"])), Err(Violation::EnvelopeTooLong));
+    let long = vec![b'i'; MAX_ENVELOPE + 1];
+    assert_eq!(events_of(&message(&[&long, b"", b"ask"])), Err(Violation::EnvelopeTooLong));
+}
+
+#[test]
+fn heartbeats_come_back_with_their_context() {
+    for context in [&b""[..], b"x", b"sixteen bytes ok"] {
+        let ping = frame(COMMAND, &[b"\x04PING\x01\x02", context].concat(), false);
+        let expected = frame(COMMAND, &[b"\x04PONG", context].concat(), false);
+        assert_eq!(answered(&ping, b""), expected);
+    }
+    // Between the frames of a message, too.
+    let ping = frame(COMMAND, b"\x04PING\0\0", false);
+    let split = [frame(MORE, b"", false), ping, frame(0, b"ask", false)].concat();
+    assert_eq!(events_of(&split), Ok(vec![request(Body::Whole(b"ask".to_vec()))]));
+    // What asks for nothing gets nothing.
+    for command in [&b"\x04PONG"[..], b"\x09SUBSCRIBE", b"\x03XYZabc"] {
+        assert_eq!(answered(&frame(COMMAND, command, false), b""), b"");
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_not_listened_to() {
+    let mut connection = open();
+    let body: Arc<[u8]> = vec![b'x'; 150_000].into();
+    connection.receive(&message(&[b"", b"ask"]).repeat(100));
+    let mut answered = 0;
+    while let Some(Event::Request(request)) = connection.next_event().unwrap() {
+        connection.reply(&request.envelope, &body);
+        answered += 1;
+    }
+    assert_eq!(answered, MAX_UNSENT.div_ceil(150_000), "one reply may go over the limit");
+    assert!(!connection.wants_input());
+    assert!(connection.output().len() < MAX_UNSENT + 151_000);
+
+    let mut bytes = sent(&mut connection).len();
+    while let Some(Event::Request(request)) = connection.next_event().unwrap() {
+        connection.reply(&request.envelope, &body);
+        answered += 1;
+        bytes += sent(&mut connection).len();
+    }
+    assert_eq!((answered, bytes), (100, 100 * (150_000 + 11)), "and then nothing is lost");
+
+    // Heartbeats are answers as well.
+    let mut connection = open();
+    connection.receive(&frame(COMMAND, b"\x04PING\0\0sixteen bytes ok", false).repeat(100_000));
+    assert_eq!(events(&mut connection), Ok(vec![]));
+    assert!(connection.output().len() < MAX_UNSENT + 100);
+}
+
+/// A whole conversation, and its events.
+fn conversation() -> (Vec<u8>, Vec<Event>) {
+    let bytes = [
+        handshake(),
+        message(&[b"", b"first"]),
+        message(&[b"id", b"", b"second"]),
+        frame(COMMAND, b"\x04PING\0\0ctx", false),
+        message(&[b"no delimiter"]),
+        message(&[b"", b"two", b"parts"]),
+        [frame(MORE, b"", true), frame(0, b"long", true)].concat(),
+        message(&[b"", &vec![b'x'; 300]]),
+    ]
+    .concat();
+    let mut connection = Connection::new();
+    connection.receive(&bytes);
+    let events = events(&mut connection).unwrap();
+    assert_eq!(events.len(), 6);
+    (bytes, events)
+}
+
+/// The events and the output when the bytes come in these pieces.
+fn in_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Event>, Vec<u8>) {
+    let (mut connection, mut all, mut output) = (Connection::new(), Vec::new(), Vec::new());
+    for piece in pieces {
+        connection.receive(piece);
+        for event in events(&mut connection).unwrap() {
+            if let Event::Request(request) = &event {
+                connection.reply(&request.envelope, &Arc::from(&b"reply"[..]));
+            }
+            all.push(event);
+        }
+        output.extend(sent(&mut connection));
+    }
+    (all, output)
+}
+
+#[test]
+fn every_split_gives_the_same_conversation() {
+    let (bytes, expected) = conversation();
+    let (whole, output) = in_pieces(std::iter::once(&bytes[..]));
+    assert_eq!(whole, expected);
+    for at in 0..=bytes.len() {
+        let (events, parts) = in_pieces([&bytes[..at], &bytes[at..]].into_iter());
+        assert_eq!(events, expected, "cut at {at}");
+        assert_eq!(parts.len(), output.len(), "cut at {at}");
+    }
+    let (events, parts) = in_pieces(bytes.chunks(1));
+    assert_eq!((events, parts.len()), (expected, output.len()), "byte by byte");
+}
+
+/// Frames of all kinds, good and bad.
+fn any_frames() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        3 => vec(any::<u8>(), 0..40).prop_map(|payload| frame(MORE, &payload, false)),
+        3 => vec(any::<u8>(), 0..40).prop_map(|payload| frame(0, &payload, true)),
+        2 => Just(frame(MORE, b"", false)),
+        2 => vec(any::<u8>(), 0..20)
+            .prop_map(|data| frame(COMMAND, &[b"\x04PING", &data[..]].concat(), false)),
+        1 => vec(any::<u8>(), 0..20).prop_map(|data| frame(COMMAND, &data, false)),
+        1 => vec(any::<u8>(), 0..12),
+    ];
+    vec(piece, 0..20).prop_map(|pieces| pieces.concat())
+}
+
+/// Feeds bytes in pieces until the peer breaks the protocol; gives the events and how it ended.
+fn play(bytes: &[u8], cuts: &[usize]) -> (Vec<Event>, Option<Violation>) {
+    let mut connection = Connection::new();
+    let (mut all, mut rest) = (Vec::new(), bytes);
+    for &cut in cuts.iter().chain([&usize::MAX]) {
+        let (piece, behind) = rest.split_at(cut.min(rest.len()));
+        rest = behind;
+        connection.receive(piece);
+        loop {
+            match connection.next_event() {
+                Ok(Some(event)) => all.push(event),
+                Ok(None) => break,
+                Err(violation) => return (all, Some(violation)),
+            }
+        }
+    }
+    (all, None)
+}
+
+proptest! {
+    #[test]
+    fn cuts_change_nothing(frames in any_frames(), cuts in vec(0..30_usize, 0..40)) {
+        let bytes = [handshake(), frames].concat();
+        prop_assert_eq!(play(&bytes, &cuts), play(&bytes, &[]));
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in vec(any::<u8>(), 0..400), shake: bool) {
+        let bytes = if shake { [handshake(), bytes].concat() } else { bytes };
+        play(&bytes, &[]);
+    }
+}
