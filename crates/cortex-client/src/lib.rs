@@ -1,0 +1,55 @@
+//! A blocking client of the Cortex discovery daemon, over ZeroMQ.
+//!
+//! A [`DiscoveryClient`] asks the daemon one thing at a time: it registers topics, finds them and
+//! lists them. Every call ends within a known time and says what happened: "no such topic",
+//! "registered by another node" and "nobody answered" are different [`Error`]s, never `false` or
+//! an empty list.
+//!
+//! A call that got no answer leaves nothing behind: the next one starts on a fresh connection and
+//! can never be given the earlier call's late reply.
+//!
+//! This crate does not carry messages between publishers and subscribers; it only tells where
+//! they are. The messages to the daemon are those of [`cortex_proto`].
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use cortex_client::{DiscoveryClient, Error, TopicInfo, TopicName};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut client = DiscoveryClient::builder().timeout(Duration::from_secs(1)).retries(2).build()?;
+//!
+//! client.register_topic(&TopicInfo {
+//!     name: TopicName::new("/camera/image")?,
+//!     address: "ipc:///tmp/cortex/topics/camera.sock".into(),
+//!     message_type: "ImageMessage".into(),
+//!     fingerprint: 0x1234_5678_9abc_def0,
+//!     publisher_node: "camera_node".into(),
+//! })?;
+//!
+//! match client.lookup_topic("/lidar/points") {
+//!     Ok(info) => println!("connect to {}", info.address),
+//!     Err(Error::NoSuchTopic { topic }) => println!("nobody publishes {topic} yet"),
+//!     Err(error) => return Err(error.into()),
+//! }
+//!
+//! let camera = client.wait_for_topic("/camera/image", Duration::from_secs(10))?;
+//! println!("{} sends {}", camera.publisher_node, camera.message_type);
+//! # Ok(())
+//! # }
+//! ```
+
+mod blocking;
+mod builder;
+mod error;
+mod exchange;
+mod reply;
+mod wait;
+
+pub use blocking::DiscoveryClient;
+pub use builder::{DEFAULT_POLL_INTERVAL, DEFAULT_TIMEOUT, DiscoveryClientBuilder};
+pub use cortex_proto::{DEFAULT_DISCOVERY_ADDRESS, TopicInfo, TopicName};
+pub use error::{Error, Result, UnreadableReply};
+pub use wait::DEFAULT_WAIT_TIMEOUT;

@@ -1,0 +1,202 @@
+//! What a reply means for the call that asked. No socket, no clock.
+
+use cortex_proto::{DiscoveryResponse, DiscoveryStatus, TopicInfo};
+
+use crate::error::{Error, Result, UnreadableReply};
+
+/// A message as it came from the socket.
+#[derive(Debug)]
+pub(crate) struct RawReply {
+    /// The first part.
+    pub(crate) body: Vec<u8>,
+    /// How many parts there were.
+    pub(crate) parts: usize,
+}
+
+/// A reply, and which attempt it answers.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    response: DiscoveryResponse,
+    attempt: u32,
+}
+
+impl Reply {
+    pub(crate) fn read(raw: &RawReply, attempt: u32) -> Result<Self> {
+        if raw.parts != 1 {
+            return Err(UnreadableReply::Parts { count: raw.parts }.into());
+        }
+        let response = DiscoveryResponse::from_bytes(&raw.body).map_err(UnreadableReply::Decode)?;
+        Ok(Self { response, attempt })
+    }
+
+    /// The answer to REGISTER.
+    pub(crate) fn registered(self, topic: &str) -> Result<()> {
+        match self.response.status {
+            DiscoveryStatus::Ok => Ok(()),
+            DiscoveryStatus::AlreadyExists => {
+                let message = self.response.message;
+                let node = message
+                    .strip_prefix("Topic ")
+                    .and_then(|rest| rest.strip_prefix(topic))
+                    .and_then(|rest| rest.strip_prefix(" already registered by "))
+                    .map(str::to_owned);
+                Err(Error::AlreadyRegistered { topic: topic.to_owned(), node, message })
+            }
+            DiscoveryStatus::NotFound | DiscoveryStatus::Error => Err(self.failure()),
+        }
+    }
+
+    /// The answer to UNREGISTER.
+    pub(crate) fn unregistered(self, topic: &str) -> Result<()> {
+        match self.response.status {
+            DiscoveryStatus::Ok => Ok(()),
+            // An earlier attempt did it, and only its answer was lost.
+            DiscoveryStatus::NotFound if self.attempt > 1 => Ok(()),
+            DiscoveryStatus::NotFound => Err(Error::NoSuchTopic { topic: topic.to_owned() }),
+            DiscoveryStatus::AlreadyExists | DiscoveryStatus::Error => Err(self.failure()),
+        }
+    }
+
+    /// The answer to LOOKUP.
+    pub(crate) fn found(self, topic: &str) -> Result<TopicInfo> {
+        match self.response.status {
+            DiscoveryStatus::Ok => match self.response.topic_info {
+                Some(info) if info.name.as_str() == topic => Ok(info),
+                Some(info) => Err(UnreadableReply::OtherTopic { found: info.name.into() }.into()),
+                None => Err(UnreadableReply::NoTopicInfo.into()),
+            },
+            DiscoveryStatus::NotFound => Err(Error::NoSuchTopic { topic: topic.to_owned() }),
+            DiscoveryStatus::AlreadyExists | DiscoveryStatus::Error => Err(self.failure()),
+        }
+    }
+
+    /// The answer to LIST.
+    pub(crate) fn listed(self) -> Result<Vec<TopicInfo>> {
+        match self.response.status {
+            DiscoveryStatus::Ok => Ok(self.response.topics),
+            DiscoveryStatus::NotFound | DiscoveryStatus::AlreadyExists | DiscoveryStatus::Error => {
+                Err(self.failure())
+            }
+        }
+    }
+
+    /// The answer to PING and to SHUTDOWN.
+    pub(crate) fn done(self) -> Result<()> {
+        self.listed().map(drop)
+    }
+
+    /// What a status means that the call has no use for.
+    fn failure(self) -> Error {
+        match self.response.status {
+            DiscoveryStatus::Error => Error::Refused { message: self.response.message },
+            status @ (DiscoveryStatus::Ok
+            | DiscoveryStatus::NotFound
+            | DiscoveryStatus::AlreadyExists) => UnreadableReply::Status { status }.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cortex_proto::TopicName;
+
+    use super::*;
+
+    fn reply(status: DiscoveryStatus, message: &str, attempt: u32) -> Reply {
+        Reply { response: DiscoveryResponse::new(status, message), attempt }
+    }
+
+    fn info(name: &str) -> TopicInfo {
+        TopicInfo {
+            name: TopicName::new(name).unwrap(),
+            address: "ipc:///tmp/a".into(),
+            message_type: "T".into(),
+            fingerprint: 7,
+            publisher_node: "n".into(),
+        }
+    }
+
+    fn status_error(status: DiscoveryStatus) -> Error {
+        UnreadableReply::Status { status }.into()
+    }
+
+    #[test]
+    fn every_status_of_every_call() {
+        use DiscoveryStatus::{AlreadyExists, Error as Failed, NotFound, Ok as Done};
+        let missing = || Error::NoSuchTopic { topic: "/a".into() };
+        let refused = || Error::Refused { message: "why".into() };
+        let taken =
+            || Error::AlreadyRegistered { topic: "/a".into(), node: None, message: "why".into() };
+
+        let register = |status| reply(status, "why", 1).registered("/a");
+        assert_eq!(register(Done), Ok(()));
+        assert_eq!(register(NotFound), Err(status_error(NotFound)));
+        assert_eq!(register(AlreadyExists), Err(taken()));
+        assert_eq!(register(Failed), Err(refused()));
+
+        let unregister = |status, attempt| reply(status, "why", attempt).unregistered("/a");
+        assert_eq!(unregister(Done, 1), Ok(()));
+        assert_eq!(unregister(NotFound, 1), Err(missing()));
+        assert_eq!(unregister(NotFound, 2), Ok(()));
+        assert_eq!(unregister(AlreadyExists, 2), Err(status_error(AlreadyExists)));
+        assert_eq!(unregister(Failed, 2), Err(refused()));
+
+        let lookup = |status| reply(status, "why", 2).found("/a");
+        assert_eq!(lookup(Done), Err(UnreadableReply::NoTopicInfo.into()));
+        assert_eq!(lookup(NotFound), Err(missing()));
+        assert_eq!(lookup(AlreadyExists), Err(status_error(AlreadyExists)));
+        assert_eq!(lookup(Failed), Err(refused()));
+
+        let list = |status| reply(status, "why", 1).listed();
+        assert_eq!(list(Done), Ok(Vec::new()));
+        assert_eq!(list(NotFound), Err(status_error(NotFound)));
+        assert_eq!(list(Failed), Err(refused()));
+
+        assert_eq!(reply(Done, "pong", 1).done(), Ok(()));
+        assert_eq!(reply(Failed, "why", 1).done(), Err(refused()));
+    }
+
+    #[test]
+    fn the_node_that_has_the_topic_is_taken_from_the_daemons_words() {
+        for (message, node) in [
+            ("Topic /a already registered by camera_node", Some("camera_node")),
+            (
+                "Topic /a already registered by a already registered by b",
+                Some("a already registered by b"),
+            ),
+            ("Topic /a already registered by ", Some("")),
+            ("Topic /b already registered by camera_node", None),
+            ("taken", None),
+        ] {
+            let error = reply(DiscoveryStatus::AlreadyExists, message, 1).registered("/a");
+            let Err(Error::AlreadyRegistered { node: found, .. }) = error else {
+                panic!("{message}: {error:?}");
+            };
+            assert_eq!(found.as_deref(), node, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_lookup_gives_only_the_topic_that_was_asked_for() {
+        let answer = |name| Reply {
+            response: DiscoveryResponse {
+                topic_info: Some(info(name)),
+                ..DiscoveryResponse::new(DiscoveryStatus::Ok, "")
+            },
+            attempt: 1,
+        };
+        assert_eq!(answer("/a").found("/a"), Ok(info("/a")));
+        let other = UnreadableReply::OtherTopic { found: "/b".into() };
+        assert_eq!(answer("/b").found("/a"), Err(other.into()));
+    }
+
+    #[test]
+    fn only_one_part_with_a_response_is_readable() {
+        let body = DiscoveryResponse::new(DiscoveryStatus::Ok, "pong").to_bytes();
+        assert!(Reply::read(&RawReply { body: body.clone(), parts: 1 }, 1).is_ok());
+        let error = Reply::read(&RawReply { body, parts: 3 }, 1).unwrap_err();
+        assert_eq!(error, UnreadableReply::Parts { count: 3 }.into());
+        let error = Reply::read(&RawReply { body: b"pong".to_vec(), parts: 1 }, 1).unwrap_err();
+        assert!(matches!(error, Error::Unreadable(UnreadableReply::Decode(_))), "{error}");
+    }
+}
