@@ -1,0 +1,28 @@
+//! `cortex topic lookup`
+
+use crate::args::{Format, LookupArgs};
+use crate::commands::Session;
+use crate::error::CliError;
+use crate::render::{self, Header, Record};
+use crate::text::visible;
+
+pub(crate) fn run(session: &Session<'_>, args: &LookupArgs) -> Result<(), CliError> {
+    let topic = session
+        .connect()?
+        .lookup_topic(args.name.as_str())
+        .map_err(|error| session.explain(&error))?;
+
+    let output = session.output;
+    match (args.field, output.format()) {
+        (Some(field), Format::Table | Format::Name) => {
+            output.data(&format!("{}\n", visible(&render::field(&topic, field))))
+        }
+        (Some(field), Format::Json | Format::Jsonl) => output.json(&render::field(&topic, field)),
+        (None, Format::Table) => {
+            let header = if output.stdout_styled() { Header::Styled } else { Header::Plain };
+            output.data(&render::table([&topic], header))
+        }
+        (None, Format::Name) => output.data(&render::names([&topic])),
+        (None, Format::Json | Format::Jsonl) => output.json(&Record::new(&topic)),
+    }
+}

@@ -1,0 +1,113 @@
+//! The commands, and what they share: where the daemon is and how long they may take.
+
+pub(crate) mod list;
+pub(crate) mod lookup;
+pub(crate) mod ping;
+pub(crate) mod shutdown;
+
+use std::time::{Duration, Instant};
+
+use cortex_client::{DiscoveryClient, Error};
+
+use crate::address::{Address, Target};
+use crate::error::{CliError, Kind};
+use crate::output::Output;
+use crate::reach;
+
+/// What a command works with.
+#[derive(Debug)]
+pub(crate) struct Session<'a> {
+    pub(crate) address: Address,
+    pub(crate) timeout: Duration,
+    pub(crate) output: &'a Output,
+}
+
+impl Session<'_> {
+    /// A client of a daemon that is there. Its calls may take what the look at the address has
+    /// left of the time.
+    pub(crate) fn connect(&self) -> Result<DiscoveryClient, CliError> {
+        let started = Instant::now();
+        reach::look(&self.address, self.timeout)?;
+        DiscoveryClient::builder()
+            .address(self.address.as_str())
+            .timeout(self.timeout.saturating_sub(started.elapsed()))
+            .build()
+            .map_err(|error| self.explain(&error))
+    }
+
+    /// A client's error as this command's, with what to do about it.
+    pub(crate) fn explain(&self, error: &Error) -> CliError {
+        if let Error::NoAnswer { .. } = error {
+            return self.no_answer();
+        }
+        let message = error.to_string();
+        match error {
+            Error::NoSuchTopic { .. } => CliError::new(Kind::NoSuchTopic, message)
+                .hint("`cortex list` shows the topics that are registered"),
+            Error::AlreadyRegistered { .. } => CliError::new(Kind::AlreadyRegistered, message),
+            Error::WaitTimedOut { .. } => CliError::new(Kind::WaitTimedOut, message),
+            Error::Unreadable(_) => CliError::new(Kind::Unreadable, message).hint(format!(
+                "what listens at {} may be something else than a discovery daemon",
+                self.address.as_str()
+            )),
+            Error::Refused { .. } => CliError::new(Kind::Refused, message),
+            Error::Address { .. } => CliError::new(Kind::Usage, message)
+                .hint("an address is ipc://PATH, ipc://@NAME or tcp://HOST:PORT"),
+            Error::NoAnswer { .. } | Error::Transport { .. } | _ => {
+                CliError::new(Kind::Failure, message)
+            }
+        }
+    }
+
+    fn no_answer(&self) -> CliError {
+        // A daemon that went away meanwhile is told as such, where that takes no time.
+        if let Target::Path(_) | Target::Abstract(_) = self.address.target()
+            && let Err(gone) = reach::look(&self.address, Duration::ZERO)
+        {
+            return gone;
+        }
+        let hint = match self.address.target() {
+            Target::Path(_) | Target::Abstract(_) | Target::Ip(_) => {
+                "somebody listens there: if it is a busy daemon, allow more time with --timeout"
+            }
+            Target::Name => "check that the host is right and that a daemon listens there",
+        };
+        let within = humantime::format_duration(self.timeout);
+        let message = format!("no answer within {within} from {}", self.address.as_str());
+        CliError::new(Kind::NoAnswer, message).hint(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use cortex_client::UnreadableReply;
+
+    use super::*;
+    use crate::args::Cli;
+    use crate::render;
+
+    #[test]
+    fn every_error_of_the_client_has_its_sentence_and_exit_code() {
+        let output = Output::new(&Cli::try_parse_from(["cortex", "ping"]).unwrap().global);
+        let address = Address::parse("tcp://robot.local:5550").unwrap();
+        let session = Session { address, timeout: Duration::from_secs(2), output: &output };
+        let topic = || "/camera/image".to_owned();
+        let errors = [
+            Error::NoSuchTopic { topic: topic() },
+            Error::AlreadyRegistered {
+                topic: topic(),
+                node: Some("camera_node".into()),
+                message: String::new(),
+            },
+            Error::AlreadyRegistered { topic: topic(), node: None, message: String::new() },
+            Error::NoAnswer { address: String::new(), waited: Duration::ZERO, attempts: 1 },
+            Error::WaitTimedOut { topic: topic(), waited: Duration::from_secs(30) },
+            Error::Unreadable(UnreadableReply::NoTopicInfo),
+            Error::Refused { message: "the registry is full".into() },
+        ];
+        let lines =
+            errors.map(|error| render::json(&session.explain(&error).report(), false).unwrap());
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+}

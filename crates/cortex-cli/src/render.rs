@@ -1,0 +1,179 @@
+//! Topics as text: tables, names, JSON. Nothing is printed here.
+
+use std::borrow::Cow;
+
+use anstyle::Style;
+use cortex_client::TopicInfo;
+use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::args::Field;
+use crate::error::{CliError, Kind};
+use crate::text::visible;
+
+const HEADER: [&str; 4] = ["TOPIC", "TYPE", "NODE", "ADDRESS"];
+const HEADER_STYLE: Style = Style::new().bold();
+
+/// A topic as JSON shows it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Record<'a> {
+    name: &'a str,
+    address: &'a str,
+    message_type: &'a str,
+    /// Text, since common JSON tools round numbers of 64 bits.
+    fingerprint: String,
+    publisher_node: &'a str,
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn new(topic: &'a TopicInfo) -> Self {
+        Self {
+            name: topic.name.as_str(),
+            address: &topic.address,
+            message_type: &topic.message_type,
+            fingerprint: fingerprint(topic),
+            publisher_node: &topic.publisher_node,
+        }
+    }
+}
+
+fn fingerprint(topic: &TopicInfo) -> String {
+    format!("{:#018x}", topic.fingerprint)
+}
+
+/// How a table's header looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Header {
+    None,
+    Plain,
+    Styled,
+}
+
+/// The topics in columns, each as wide as its widest cell.
+pub(crate) fn table<'a>(topics: impl IntoIterator<Item = &'a TopicInfo>, header: Header) -> String {
+    let mut rows = Vec::new();
+    if header != Header::None {
+        rows.push(HEADER.map(Cow::Borrowed));
+    }
+    rows.extend(topics.into_iter().map(|topic| {
+        [topic.name.as_str(), &topic.message_type, &topic.publisher_node, &topic.address].map(cell)
+    }));
+    let mut widths = [0; HEADER.len()];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.width().max(*width);
+        }
+    }
+    let mut lines = rows.iter().map(|row| line(row, widths));
+    let first = match (header, lines.next()) {
+        (Header::Styled, Some(line)) => format!("{HEADER_STYLE}{line}{HEADER_STYLE:#}\n"),
+        (Header::Plain | Header::None, Some(line)) => line + "\n",
+        (_, None) => String::new(),
+    };
+    lines.fold(first, |text, line| text + &line + "\n")
+}
+
+/// An empty cell would shift the columns for programs that split at blanks.
+fn cell(text: &str) -> Cow<'_, str> {
+    if text.is_empty() { Cow::Borrowed("-") } else { visible(text) }
+}
+
+fn line(row: &[Cow<'_, str>], widths: [usize; HEADER.len()]) -> String {
+    let mut line = String::new();
+    for (cell, width) in row.iter().zip(widths) {
+        line += cell;
+        line += &" ".repeat(width - cell.width() + 2);
+    }
+    line.truncate(line.trim_end_matches(' ').len());
+    line
+}
+
+/// One name a line.
+pub(crate) fn names<'a>(topics: impl IntoIterator<Item = &'a TopicInfo>) -> String {
+    topics
+        .into_iter()
+        .fold(String::new(), |text, topic| text + &visible(topic.name.as_str()) + "\n")
+}
+
+/// One field's value, as it is.
+pub(crate) fn field(topic: &TopicInfo, field: Field) -> String {
+    match field {
+        Field::Name => topic.name.to_string(),
+        Field::Address => topic.address.clone(),
+        Field::MessageType => topic.message_type.clone(),
+        Field::Fingerprint => fingerprint(topic),
+        Field::PublisherNode => topic.publisher_node.clone(),
+    }
+}
+
+/// A value as JSON, on one line or over several.
+pub(crate) fn json(value: &impl Serialize, pretty: bool) -> Result<String, CliError> {
+    let text =
+        if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    text.map_err(|error| CliError::new(Kind::Failure, format!("no JSON can be made: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use cortex_client::TopicName;
+
+    use super::*;
+
+    fn topic(name: &str, message_type: &str, node: &str, fingerprint: u64) -> TopicInfo {
+        TopicInfo {
+            name: TopicName::new(name).unwrap(),
+            address: format!("ipc:///tmp/cortex/topics/{}.sock", node.len()),
+            message_type: message_type.into(),
+            fingerprint,
+            publisher_node: node.into(),
+        }
+    }
+
+    fn topics() -> [TopicInfo; 3] {
+        [
+            topic("/camera/image", "ImageMessage", "camera_node", 0x1234_5678_9abc_def0),
+            topic("/größe/图像", "", "n", 0),
+            topic("/evil\n\u{1b}[31m", "T", "two words", u64::MAX),
+        ]
+    }
+
+    #[test]
+    fn tables() {
+        let topics = topics();
+        insta::assert_snapshot!("table", table(&topics, Header::Plain));
+        insta::assert_snapshot!("table-of-one-without-header", table(&topics[..1], Header::None));
+        assert_eq!(table(&[], Header::Plain), "TOPIC  TYPE  NODE  ADDRESS\n");
+        assert_eq!(table(&[], Header::None), "");
+        let styled = table(&[], Header::Styled);
+        assert_eq!(styled, "\u{1b}[1mTOPIC  TYPE  NODE  ADDRESS\u{1b}[0m\n");
+    }
+
+    #[test]
+    fn name_lines() {
+        assert_eq!(names(&topics()), "/camera/image\n/größe/图像\n/evil\\n\\u{1b}[31m\n");
+    }
+
+    #[test]
+    fn json_forms() {
+        let topics = topics();
+        let records: Vec<_> = topics.iter().map(Record::new).collect();
+        insta::assert_snapshot!("json", json(&records, true).unwrap());
+        let lines: Vec<_> = records.iter().map(|record| json(record, false).unwrap()).collect();
+        insta::assert_snapshot!("jsonl", lines.join("\n"));
+        assert_eq!(json(&Vec::<Record<'_>>::new(), true).unwrap(), "[]");
+    }
+
+    #[test]
+    fn fields() {
+        let topic = &topics()[0];
+        for (name, value) in [
+            (Field::Name, "/camera/image"),
+            (Field::Address, "ipc:///tmp/cortex/topics/11.sock"),
+            (Field::MessageType, "ImageMessage"),
+            (Field::Fingerprint, "0x123456789abcdef0"),
+            (Field::PublisherNode, "camera_node"),
+        ] {
+            assert_eq!(field(topic, name), value);
+        }
+    }
+}

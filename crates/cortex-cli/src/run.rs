@@ -1,0 +1,93 @@
+//! From the arguments to the exit code.
+
+use std::ffi::OsString;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::address::Address;
+use crate::args::{self, Cli, Command, Global, TopicCommand};
+use crate::commands::{Session, list, lookup, ping, shutdown};
+use crate::error::{CliError, Exit, Kind};
+use crate::output::Output;
+
+/// Runs one command and says everything that there is to say about it.
+pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let args: Vec<OsString> = args.into_iter().collect();
+    match Cli::try_parse_from(&args) {
+        Ok(cli) => {
+            let output = Output::new(&cli.global);
+            match execute(cli.command, &cli.global, &output) {
+                Ok(()) => Exit::Done,
+                Err(error) => output.fail(&error),
+            }
+        }
+        Err(error) => explain(&error, &Output::new(&args::glimpse(&args))),
+    }
+}
+
+fn execute(command: Command, global: &Global, output: &Output) -> Result<(), CliError> {
+    if global.verbose {
+        output.log_to_stderr();
+    }
+    let from_environment = std::env::var_os(args::ADDRESS_VARIABLE);
+    let address = Address::choose(global.address.as_deref(), from_environment.as_deref())?;
+    let session = Session { address, timeout: global.timeout, output };
+    match command {
+        Command::Topic { command: TopicCommand::List(args) } | Command::List(args) => {
+            list::run(&session, &args)
+        }
+        Command::Topic { command: TopicCommand::Lookup(args) } | Command::Lookup(args) => {
+            lookup::run(&session, &args)
+        }
+        Command::Ping(args) => ping::run(&session, &args),
+        Command::Shutdown(args) => shutdown::run(&session, &args),
+    }
+}
+
+/// Help and the version are answers, the rest of clap's errors are the user's.
+fn explain(error: &clap::Error, output: &Output) -> Exit {
+    let text = error.render();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let text = if output.stdout_styled() { text.ansi().to_string() } else { text.to_string() };
+        return match output.data(&text) {
+            Ok(()) => Exit::Done,
+            Err(error) => output.fail(&error),
+        };
+    }
+    if output.is_json() { output.fail(&usage_error(error)) } else { output.usage(&text) }
+}
+
+/// Clap's error as one of ours: the first paragraph of its text is the message.
+fn usage_error(error: &clap::Error) -> CliError {
+    let text = error.render().to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = paragraph.split_whitespace().collect();
+    let message = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        "a command is missing".to_owned()
+    } else {
+        words.join(" ").trim_start_matches("error: ").to_owned()
+    };
+    CliError::new(Kind::Usage, message).hint("`cortex --help` shows the commands and options")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claps_errors_become_one_sentence() {
+        for (args, message) in [
+            (&["cortex", "nonsense"][..], "unrecognized subcommand 'nonsense'"),
+            (&["cortex", "topic"], "a command is missing"),
+            (&["cortex", "lookup"], "the following required arguments were not provided: <NAME>"),
+            (
+                &["cortex", "ping", "--timeout", "2"],
+                "invalid value '2' for '--timeout <DURATION>': a unit is missing: write 500ms or 2s",
+            ),
+        ] {
+            let error = Cli::try_parse_from(args).unwrap_err();
+            assert_eq!(usage_error(&error).message(), message);
+        }
+    }
+}
