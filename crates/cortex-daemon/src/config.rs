@@ -68,7 +68,7 @@ pub enum AddressError {
         length: usize,
     },
     /// A host that is no IP address.
-    #[error("`{0}` is not an IP address of this machine: write tcp://127.0.0.1:PORT, or * for all")]
+    #[error("`{0}` is not an IP address: write tcp://127.0.0.1:PORT, or * for all of this machine")]
     Host(String),
     /// A port that is no number up to 65535.
     #[error("`{0}` has no port: write tcp://IP:PORT with a number up to 65535")]
@@ -91,7 +91,8 @@ impl FromStr for Address {
 
 fn parse_ipc(text: &str, path: &str) -> Result<Address, AddressError> {
     // For ZeroMQ `*` means a file of its own making, at which nobody would find a daemon.
-    if matches!(path, "" | "*" | "@") || path.ends_with('/') || path.contains('\0') {
+    let file = path.rsplit('/').next().unwrap_or_default();
+    if matches!(file, "" | "*" | "." | "..") || path == "@" || path.contains('\0') {
         return Err(AddressError::NoFile(text.to_owned()));
     }
     if path.len() > MAX_SOCKET_PATH {
@@ -164,7 +165,7 @@ mod tests {
         for text in ["", "/tmp/x.sock", "udp://1.2.3.4:5", "inproc://x", "IPC:///x"] {
             assert_eq!(reason(text), AddressError::Scheme(text.into()));
         }
-        for text in ["ipc://", "ipc://*", "ipc://@", "ipc:///tmp/", "ipc:///tmp/a\0b"] {
+        for text in ["ipc://", "ipc://*", "ipc://@", "ipc:///tmp/", "ipc:///tmp/.", "ipc:///a\0b"] {
             assert_eq!(reason(text), AddressError::NoFile(text.into()));
         }
         for text in ["tcp://127.0.0.1", "tcp://127.0.0.1:", "tcp://127.0.0.1:65536", "tcp://x:-1"] {

@@ -3,11 +3,13 @@
 //! A round reads what peers ask, lets the registry decide, performs its effects in order, and
 //! sends. New connections come last, so that those that have just closed make room for them.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus, TopicInfo};
 use mio::{Events, Poll, Token};
 use thiserror::Error;
 
@@ -25,10 +27,12 @@ const STOP: Token = Token(usize::MAX - 1);
 /// Listeners have the tokens below, connections those from here on.
 const FIRST_CONNECTION: usize = 1 << 16;
 const EVENTS_A_ROUND: usize = 1024;
+/// With more bytes than this in new replies, a round is over: what is left comes next.
+const BYTES_A_ROUND: usize = 1024 * 1024;
 /// How often the socket files are looked at.
 const FILE_CHECK: Duration = Duration::from_secs(1);
 /// How long peers have at the end to take the replies that they are owed.
-const LAST_REPLIES: Duration = Duration::from_millis(60);
+const LAST_REPLIES: Duration = Duration::from_millis(40);
 
 /// A discovery daemon that listens already.
 ///
@@ -47,6 +51,10 @@ pub struct DiscoveryDaemon {
     listeners: Vec<Listener>,
     connections: Connections,
     registry: Registry,
+    /// Requests that were read and could not be answered yet, in the order in which they came.
+    held: Vec<Asked>,
+    /// Some of them could be answered now.
+    is_behind: bool,
     stop_handle: StopHandle,
     stop_source: StopSource,
     next_file_check: Instant,
@@ -62,7 +70,7 @@ pub enum BindError {
     #[error("a daemon needs an address to listen at")]
     NoAddress,
     /// The system refused something else.
-    #[error("cannot set up the daemon's poll: {0}")]
+    #[error("cannot set up the daemon's poll and pipe")]
     Poll(#[from] io::Error),
 }
 
@@ -84,7 +92,7 @@ pub enum RunError {
     )]
     SocketLost(PathBuf),
     /// The system failed us.
-    #[error("the daemon's poll failed: {0}")]
+    #[error("the daemon's poll failed")]
     Poll(#[from] io::Error),
 }
 
@@ -101,18 +109,32 @@ impl DiscoveryDaemon {
     /// # Errors
     /// When one of them cannot be had; then none is kept.
     pub fn bind(config: &Config) -> Result<Self, BindError> {
+        Self::bind_with(config, StopHandle::new()?)
+    }
+
+    /// As [`bind`](Self::bind), with a handle that was there before: whoever has it, such as a
+    /// signal handler, can end the daemon from the first moment on.
+    ///
+    /// # Errors
+    /// As `bind`.
+    pub fn bind_with(config: &Config, stop_handle: StopHandle) -> Result<Self, BindError> {
         if config.addresses.is_empty() {
             return Err(BindError::NoAddress);
         }
         let poll = Poll::new()?;
-        let (stop_handle, mut stop_source) = StopSource::pair()?;
+        let mut stop_source = StopSource::of(&stop_handle)?;
         poll.registry().register(stop_source.source(), STOP, mio::Interest::READABLE)?;
         let mut listeners = Vec::new();
         for (index, address) in config.addresses.iter().enumerate() {
+            if config.addresses[..index].contains(address) {
+                continue;
+            }
             let mut listener = Listener::bind(address)?;
-            listener.register(poll.registry(), Token(index))?;
-            tracing::info!(address = %listener.address(), "listening");
+            listener.register(poll.registry(), Token(listeners.len()))?;
             listeners.push(listener);
+        }
+        for listener in &listeners {
+            tracing::info!(address = %listener.address(), "listening");
         }
         let limit = config.max_connections.unwrap_or_else(room_for_connections);
         let connections = Connections::new(poll.registry().try_clone()?, FIRST_CONNECTION, limit);
@@ -121,6 +143,8 @@ impl DiscoveryDaemon {
             listeners,
             connections,
             registry: Registry::new(config.limits),
+            held: Vec::new(),
+            is_behind: false,
             stop_handle,
             stop_source,
             next_file_check: now() + FILE_CHECK,
@@ -139,15 +163,22 @@ impl DiscoveryDaemon {
     }
 
     /// Serves until SHUTDOWN or [`StopHandle::stop`]. Then every reply that is owed is sent, as
-    /// far as its peer takes it within 60 ms, and the socket files are removed.
+    /// far as its peer takes it within 40 ms, and the socket files are removed.
     ///
     /// # Errors
     /// When the daemon can't serve any more.
     pub fn run(mut self) -> Result<(), RunError> {
         let mut events = Events::with_capacity(EVENTS_A_ROUND);
         let (mut asked, mut effects) = (Vec::new(), Vec::new());
-        while self.round(&mut events, &mut asked, &mut effects)? == Next::Round {}
-        self.finish(&mut events)
+        let end = loop {
+            match self.round(&mut events, &mut asked, &mut effects) {
+                Ok(Next::Round) => {}
+                Ok(Next::Stop) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.finish(&mut events)?;
+        end
     }
 
     fn round(
@@ -162,14 +193,10 @@ impl DiscoveryDaemon {
         let now = now();
 
         self.connections.collect(asked, now);
-        for (from, body) in asked.drain(..) {
-            self.answer(from, body, effects);
-            if self.perform(effects) == Next::Stop {
-                next = Next::Stop;
-                break;
-            }
+        if self.answer_all(asked, effects) == Next::Stop {
+            next = Next::Stop;
         }
-        self.connections.flush(now);
+        self.connections.flush();
         if next == Next::Stop {
             return Ok(next);
         }
@@ -182,7 +209,7 @@ impl DiscoveryDaemon {
                 self.connections.accept(listener, now);
             }
         }
-        self.connections.flush(now);
+        self.connections.flush();
         self.check_files(now)?;
         Ok(next)
     }
@@ -200,7 +227,10 @@ impl DiscoveryDaemon {
     /// How long the poll may sleep.
     fn timeout(&self, now: Instant) -> Duration {
         let waiting = self.listeners.iter().any(Listener::is_ready);
-        if self.connections.has_turns() || (waiting && !self.connections.is_pausing(now)) {
+        if self.connections.has_turns()
+            || self.is_behind
+            || (waiting && !self.connections.is_pausing(now))
+        {
             return Duration::ZERO;
         }
         let deadline = self.connections.next_deadline();
@@ -220,6 +250,34 @@ impl DiscoveryDaemon {
                 listener.mark_ready();
             } else {
                 self.connections.mark(event);
+            }
+        }
+        next
+    }
+
+    /// Answers what was held and what was asked, except what is asked by peers that must first
+    /// read what they were sent, and what goes beyond a round's work.
+    fn answer_all(&mut self, asked: &mut Vec<Asked>, effects: &mut Vec<Effect>) -> Next {
+        let (mut next, mut work) = (Next::Round, 0);
+        self.is_behind = false;
+        let mut held_up = HashSet::new();
+        for (from, body) in std::mem::take(&mut self.held).into_iter().chain(asked.drain(..)) {
+            let connection = from.connection;
+            let is_too_much = work >= BYTES_A_ROUND;
+            // A peer's later requests stay behind its earlier ones.
+            if is_too_much
+                || held_up.contains(&connection)
+                || self.connections.is_held_up(connection)
+            {
+                self.is_behind |= is_too_much;
+                held_up.insert(connection);
+                self.held.push((from, body));
+                continue;
+            }
+            self.answer(from, body, effects);
+            work += new_bytes(effects);
+            if self.perform(effects) == Next::Stop {
+                next = Next::Stop;
             }
         }
         next
@@ -296,7 +354,7 @@ impl DiscoveryDaemon {
             }
             self.wait(events, left)?;
             self.mark(events);
-            self.connections.flush(now());
+            self.connections.flush();
         }
         self.connections.discard_input();
         let counters = self.connections.counters();
@@ -313,20 +371,30 @@ impl DiscoveryDaemon {
     }
 }
 
+/// The bytes that were made for these replies; those that many peers share count for nothing.
+fn new_bytes(effects: &[Effect]) -> usize {
+    let bytes = |effect: &Effect| match effect {
+        Effect::Reply { body, .. } if Arc::strong_count(body) == 1 => body.len(),
+        Effect::Reply { .. } | Effect::Changed(_) | Effect::Stop => 0,
+    };
+    effects.iter().map(bytes).sum()
+}
+
 fn log_change(change: &Change) {
     match change {
-        Change::Registered(info) | Change::Updated(info) => {
-            let what =
-                if matches!(change, Change::Registered(_)) { "registered" } else { "updated" };
-            tracing::info!(
-                topic = info.name.as_str(),
-                node = info.publisher_node,
-                address = info.address,
-                message_type = info.message_type,
-                fingerprint = format_args!("{:#018x}", info.fingerprint),
-                "{what}"
-            );
-        }
+        Change::Registered(info) => log_entry("registered", info),
+        Change::Updated(info) => log_entry("updated", info),
         Change::Unregistered(name) => tracing::info!(topic = name.as_str(), "unregistered"),
     }
+}
+
+fn log_entry(what: &str, info: &TopicInfo) {
+    tracing::info!(
+        topic = info.name.as_str(),
+        node = info.publisher_node,
+        address = info.address,
+        message_type = info.message_type,
+        fingerprint = format_args!("{:#018x}", info.fingerprint),
+        "{what}"
+    );
 }

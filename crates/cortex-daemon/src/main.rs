@@ -1,13 +1,18 @@
 //! `cortex-discovery`: the daemon as a program.
 
+mod log_writer;
+
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use cortex_daemon::{
-    Address, BindError, Config, DiscoveryDaemon, raise_descriptor_limit, stop_on_signals,
+    Address, BindError, Config, DiscoveryDaemon, StopHandle, raise_descriptor_limit,
+    stop_on_signals,
 };
 use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
+use log_writer::LogWriter;
 use tracing::level_filters::LevelFilter;
 
 /// The exit code when a daemon already serves at the address.
@@ -94,9 +99,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         max_connections: arguments.max_connections.map(|most| most as usize),
         limits: cortex_daemon::registry::Limits::default(),
     };
-    let daemon = DiscoveryDaemon::bind(&config)?;
-    stop_on_signals(&daemon.stop_handle()).context("cannot handle signals")?;
-    Ok(daemon.run()?)
+    // Before the socket is there: whoever sees it may end the daemon at once.
+    let stop = StopHandle::new().context("cannot make the pipe for signals")?;
+    stop_on_signals(&stop).context("cannot handle signals")?;
+    Ok(DiscoveryDaemon::bind_with(&config, stop)?.run()?)
 }
 
 fn start_logging(level: LogLevel, format: LogFormat) {
@@ -107,11 +113,10 @@ fn start_logging(level: LogLevel, format: LogFormat) {
         LogLevel::Warning => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    // Without a reader of our log there is nobody to complain to: a line is then lost.
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
-        .with_writer(std::io::stderr)
+        .with_writer(Mutex::new(LogWriter::default()))
         .log_internal_errors(false);
     match format {
         LogFormat::Text => {

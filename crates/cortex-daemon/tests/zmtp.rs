@@ -126,7 +126,7 @@ fn a_wrong_socket_type_is_told_why() {
     let sent = sent(&mut connection);
     let error = &sent[64 + ready("ROUTER").len()..];
     assert_eq!((error[0], &error[2..8]), (COMMAND, &b"\x05ERROR"[..]));
-    assert!(String::from_utf8_lossy(error).contains("SUB socket"));
+    assert!(String::from_utf8_lossy(error).contains("\"SUB\" socket"));
 }
 
 #[test]

@@ -24,6 +24,8 @@ use crate::zmtp::{Body, Connection, Event, Violation};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The most requests taken from one peer in one turn.
 const REQUESTS_A_TURN: usize = 64;
+/// With more bytes than this in its requests, a peer's turn is over.
+const BYTES_A_TURN: usize = 64 * 1024;
 /// The most reads from one peer in one turn.
 const READS_A_TURN: usize = 4;
 /// The most requests taken from all peers before they are answered.
@@ -54,6 +56,7 @@ pub(crate) struct Connections {
     accept_again: Option<Instant>,
     buffer: Box<[u8]>,
     refused_log: LogLimit,
+    shed_log: LogLimit,
     violation_log: LogLimit,
     counters: Counters,
 }
@@ -78,11 +81,21 @@ struct Peer {
     zmtp: Connection,
     user: User,
     input: Input,
+    output: Output,
     in_turns: bool,
     in_unsent: bool,
-    /// The poll tells when there is room to send; asked for only while something is stuck, since
-    /// it would tell after each reply that the peer reads.
-    awaits_room: bool,
+}
+
+/// Whether a peer takes what it is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Flowing,
+    /// Something is stuck, and the poll tells when there is room. It is asked only then: it would
+    /// tell after each reply that the peer reads.
+    Stuck,
+    /// It takes no more, but what it has asked still counts: a node that unregisters its topics
+    /// and ends does not wait for the answers.
+    Deaf,
 }
 
 /// What there may be to read from a peer.
@@ -96,24 +109,17 @@ enum Input {
     Closing,
     /// The end has been read.
     Ended,
+    /// The peer broke the protocol: it is answered what it had asked before, and closed.
+    Violated,
 }
 
-/// Why a connection ends.
-enum End {
-    Closed,
-    Failed(io::Error),
-    Violated(Violation),
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<Violation> for End {
-    fn from(violation: Violation) -> Self {
-        Self::Violated(violation)
+impl Input {
+    /// What a peer that has closed its side may still have sent comes before the end.
+    fn at_its_end(self) -> Self {
+        match self {
+            Self::Dry | Self::Waiting | Self::Closing => Self::Closing,
+            Self::Ended | Self::Violated => self,
+        }
     }
 }
 
@@ -133,6 +139,7 @@ impl Connections {
             accept_again: None,
             buffer: vec![0; READ_BUFFER].into(),
             refused_log: LogLimit::default(),
+            shed_log: LogLimit::default(),
             violation_log: LogLimit::default(),
             counters: Counters::default(),
         }
@@ -169,8 +176,7 @@ impl Connections {
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             let is_closing = event.is_read_closed() || event.is_write_closed() || event.is_error();
             peer.input = match peer.input {
-                Input::Ended => Input::Ended,
-                Input::Closing => Input::Closing,
+                Input::Ended | Input::Violated | Input::Closing => peer.input,
                 Input::Dry | Input::Waiting if is_closing => Input::Closing,
                 Input::Dry | Input::Waiting => Input::Waiting,
             };
@@ -193,36 +199,51 @@ impl Connections {
             let before = asked.len();
             let turn = peer.take_turn(id, &mut self.buffer, &mut self.counters.dropped, asked);
             self.counters.requests += (asked.len() - before) as u64;
-            self.queue_unsent(id);
+            if !std::mem::replace(&mut peer.in_unsent, true) {
+                self.unsent.push(id);
+            }
             match turn {
                 Ok(true) => self.queue_turn(id),
                 Ok(false) => {}
-                Err(end) => self.end(id, &end, now),
+                Err(violation) => {
+                    peer.input = Input::Violated;
+                    self.tell_violation(id, &violation, now);
+                }
             }
         }
+    }
+
+    /// Whether a peer must read before it is answered again.
+    pub(crate) fn is_held_up(&self, id: ConnectionId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| !peer.zmtp.wants_input())
     }
 
     /// Puts a reply on its way; a peer that is gone needs none.
     pub(crate) fn reply(&mut self, to: &ReplyTo, body: &Arc<[u8]>) {
         if let Some(peer) = self.peers.get_mut(&to.connection) {
-            peer.zmtp.reply(&to.envelope, body);
+            if peer.output != Output::Deaf {
+                peer.zmtp.reply(&to.envelope, body);
+            }
             self.queue_unsent(to.connection);
         }
     }
 
     /// Sends as much as the peers take.
-    pub(crate) fn flush(&mut self, now: Instant) {
+    pub(crate) fn flush(&mut self) {
         for id in std::mem::take(&mut self.unsent) {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             peer.in_unsent = false;
             let held_up = !peer.zmtp.wants_input();
             match peer.send(&self.registry, id) {
-                Err(end) => self.end(id, &end, now),
+                Err(error) => {
+                    tracing::debug!(connection = id.0, %error, "the peer takes no more answers");
+                    peer.turn_deaf();
+                    peer.input = peer.input.at_its_end();
+                    self.queue_turn(id);
+                }
                 // It has read: what it asked meanwhile is looked at.
                 Ok(()) if held_up && peer.zmtp.wants_input() => self.queue_turn(id),
-                Ok(()) if peer.is_done() => {
-                    self.end(id, &End::Closed, now);
-                }
+                Ok(()) if peer.is_done() => self.end(id),
                 Ok(()) => {}
             }
         }
@@ -235,6 +256,11 @@ impl Connections {
         }
         self.accept_again = None;
         for _ in 0..ACCEPTS_A_ROUND {
+            // Without a reserve there is no way to close one connection more than there can be.
+            if !self.reserve.refill() {
+                self.accept_again = Some(now + ACCEPT_PAUSE);
+                return;
+            }
             match listener.accept() {
                 Ok((stream, user)) => self.admit(stream, user, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -256,7 +282,8 @@ impl Connections {
             self.handshakes.pop_front();
             if self.peers.get(&id).is_some_and(|peer| !peer.zmtp.is_open()) {
                 let silent = Violation::Handshake("it is not done after 10 s");
-                self.end(id, &End::Violated(silent), now);
+                self.tell_violation(id, &silent, now);
+                self.end(id);
             }
         }
     }
@@ -280,7 +307,7 @@ impl Connections {
 
     fn admit(&mut self, mut stream: Stream, user: User, now: Instant) {
         let held = self.per_user.get(&user).copied().unwrap_or(0);
-        // Nobody but the daemon's own user can take all the room.
+        // No other user alone can take all the room.
         let share = if user == User::Trusted { self.limit } else { self.limit.div_ceil(2) };
         if self.is_full() || held >= share {
             self.counters.refused += 1;
@@ -300,7 +327,8 @@ impl Connections {
         let id = ConnectionId(self.next_id);
         if let Err(error) = stream.register(&self.registry, Token(id.0), Interest::READABLE) {
             self.counters.refused += 1;
-            tracing::warn!(%error, "a new connection was closed: it cannot be watched");
+            self.accept_again = Some(now + ACCEPT_PAUSE);
+            self.tell_shed(&error, now);
             return;
         }
         self.next_id += 1;
@@ -312,41 +340,53 @@ impl Connections {
             zmtp: Connection::new(),
             user,
             input: Input::Dry,
+            output: Output::Flowing,
             in_turns: false,
             in_unsent: false,
-            awaits_room: false,
         };
         self.peers.insert(id, peer);
         self.queue_unsent(id);
         tracing::trace!(connection = id.0, ?user, "connected");
     }
 
-    /// The system could not give us a connection. With the reserve given up, one is taken and
-    /// closed; the door then stays shut for a moment.
-    fn shed(&mut self, listener: &Listener, error: &io::Error, now: Instant) {
-        self.counters.refused += u64::from(self.reserve.lend(|| listener.accept()).is_ok());
+    /// The system could not give us a connection. With the reserve given up, those that wait are
+    /// taken and closed, one after the other; the door then stays shut for a moment.
+    fn shed(&mut self, listener: &mut Listener, error: &io::Error, now: Instant) {
         self.accept_again = Some(now + ACCEPT_PAUSE);
-        if let Some(held_back) = self.refused_log.admit(now) {
+        for _ in 0..ACCEPTS_A_ROUND {
+            // Dropped at once: its descriptor is the reserve's.
+            match self.reserve.lend(|| listener.accept().map(drop)) {
+                Ok(()) => self.counters.refused += 1,
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        listener.may_have_more = false;
+                        self.accept_again = None;
+                    }
+                    break;
+                }
+            }
+        }
+        self.tell_shed(error, now);
+    }
+
+    fn tell_shed(&mut self, error: &io::Error, now: Instant) {
+        if let Some(held_back) = self.shed_log.admit(now) {
             let refused = self.counters.refused;
             tracing::warn!(%error, refused, held_back, "a connection could not be taken");
         }
     }
 
-    fn end(&mut self, id: ConnectionId, end: &End, now: Instant) {
-        let Some(mut peer) = self.peers.remove(&id) else { return };
-        match end {
-            End::Closed => tracing::trace!(connection = id.0, "disconnected"),
-            End::Failed(error) => tracing::debug!(connection = id.0, %error, "connection lost"),
-            End::Violated(violation) => {
-                self.counters.violations += 1;
-                if let Some(held_back) = self.violation_log.admit(now) {
-                    let user = peer.user;
-                    tracing::warn!(connection = id.0, ?user, held_back, "peer closed: {violation}");
-                }
-                // It may hold an ERROR that tells the peer why.
-                let _ = peer.send(&self.registry, id);
-            }
+    fn tell_violation(&mut self, id: ConnectionId, violation: &Violation, now: Instant) {
+        self.counters.violations += 1;
+        if let Some(held_back) = self.violation_log.admit(now) {
+            let user = self.peers.get(&id).map(|peer| peer.user);
+            tracing::warn!(connection = id.0, ?user, held_back, "peer closed: {violation}");
         }
+    }
+
+    fn end(&mut self, id: ConnectionId) {
+        let Some(mut peer) = self.peers.remove(&id) else { return };
+        tracing::trace!(connection = id.0, "disconnected");
         if let Err(error) = peer.stream.deregister(&self.registry) {
             tracing::debug!(connection = id.0, %error, "closed without being unwatched");
         }
@@ -376,9 +416,13 @@ impl Connections {
 }
 
 impl Peer {
-    /// Whether the peer asks no more and has all its answers.
+    /// Whether the connection has nothing left to do.
     fn is_done(&mut self) -> bool {
-        self.input == Input::Ended && !self.in_turns && self.zmtp.output().is_empty()
+        match self.input {
+            Input::Ended => !self.in_turns && self.zmtp.output().is_empty(),
+            Input::Violated => true,
+            Input::Dry | Input::Waiting | Input::Closing => false,
+        }
     }
 
     /// Reads what the peer asks, within bounds. True when there may be more.
@@ -388,19 +432,20 @@ impl Peer {
         buffer: &mut [u8],
         dropped: &mut u64,
         asked: &mut Vec<Asked>,
-    ) -> Result<bool, End> {
-        let (mut requests, mut reads) = (0, 0);
-        loop {
+    ) -> Result<bool, Violation> {
+        let (mut requests, mut bytes, mut reads) = (0, 0, 0);
+        while self.input != Input::Violated {
             while let Some(event) = self.zmtp.next_event()? {
                 match event {
                     Event::Request(request) => {
+                        bytes += request.bytes();
                         let to = ReplyTo { connection: id, envelope: request.envelope };
                         asked.push((to, request.body));
                         requests += 1;
                     }
                     Event::Dropped => *dropped += 1,
                 }
-                if requests == REQUESTS_A_TURN {
+                if requests == REQUESTS_A_TURN || bytes > BYTES_A_TURN {
                     return Ok(true);
                 }
             }
@@ -412,15 +457,17 @@ impl Peer {
                 return Ok(true);
             }
             reads += 1;
-            self.read(buffer)?;
+            self.read(buffer);
         }
+        Ok(false)
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+    fn read(&mut self, buffer: &mut [u8]) {
         match self.stream.read(buffer) {
             Ok(0) => self.input = Input::Ended,
             Ok(count) => {
-                // A short read leaves nothing behind; the poll tells when more comes.
+                // A short read leaves nothing behind that the poll will not tell of, except to a
+                // peer that mixes descriptors or urgent bytes in: it waits until its next bytes.
                 if count < buffer.len() && self.input == Input::Waiting {
                     self.input = Input::Dry;
                 }
@@ -428,38 +475,45 @@ impl Peer {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.input = Input::Dry,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(_) => {
+                self.turn_deaf();
+                self.input = Input::Ended;
+            }
         }
-        Ok(())
     }
 
     /// Sends as much as the peer takes.
-    fn send(&mut self, registry: &Registry, id: ConnectionId) -> Result<(), End> {
+    fn send(&mut self, registry: &Registry, id: ConnectionId) -> io::Result<()> {
         while !self.zmtp.output().is_empty() {
             match self.stream.write(&self.zmtp.output().slices()) {
                 Ok(count) => self.zmtp.output().advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(self.await_room(registry, id, true)?);
+                    return self.set_output(registry, id, Output::Stuck);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
-        Ok(self.await_room(registry, id, false)?)
+        self.set_output(registry, id, Output::Flowing)
     }
 
-    fn await_room(
+    fn turn_deaf(&mut self) {
+        self.output = Output::Deaf;
+        self.zmtp.forget_output();
+    }
+
+    fn set_output(
         &mut self,
         registry: &Registry,
         id: ConnectionId,
-        wanted: bool,
+        output: Output,
     ) -> io::Result<()> {
-        if self.awaits_room != wanted {
-            self.awaits_room = wanted;
-            let room = if wanted { Some(Interest::WRITABLE) } else { None };
-            let interest = room.map_or(Interest::READABLE, |room| room | Interest::READABLE);
-            self.stream.reregister(registry, Token(id.0), interest)?;
+        if self.output == output || self.output == Output::Deaf {
+            return Ok(());
         }
-        Ok(())
+        self.output = output;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let interest = if output == Output::Stuck { both } else { Interest::READABLE };
+        self.stream.reregister(registry, Token(id.0), interest)
     }
 }

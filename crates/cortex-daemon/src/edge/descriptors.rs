@@ -35,11 +35,20 @@ impl Reserve {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Runs `action` with one descriptor more than there would be.
+    /// Takes a descriptor again, if there was none to take the last time. False: there is none.
+    pub(super) fn refill(&mut self) -> bool {
+        if self.0.is_none() {
+            *self = Self::new();
+        }
+        self.0.is_some()
+    }
+
+    /// Runs `action` with one descriptor more than there would be. What it opens must be closed
+    /// when it is done.
     pub(super) fn lend<T>(&mut self, action: impl FnOnce() -> T) -> T {
         self.0 = None;
         let result = action();
-        *self = Self::new();
+        self.refill();
         result
     }
 }

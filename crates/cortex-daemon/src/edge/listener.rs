@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener};
 use mio::{Interest, Registry, Token};
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use thiserror::Error;
 
@@ -31,7 +30,7 @@ pub enum ListenError {
     #[error(transparent)]
     SocketFile(SocketFileError),
     /// The system refused.
-    #[error("cannot listen at {address}: {source}")]
+    #[error("cannot listen at {address}")]
     System {
         /// Where.
         address: Address,
@@ -117,7 +116,7 @@ impl Listener {
 
     /// The path of its socket file, when it leads elsewhere now.
     pub(crate) fn lost_file(&self) -> Option<&std::path::Path> {
-        self.file.as_ref().filter(|file| !file.is_ours()).map(SocketFile::path)
+        self.file.as_ref().filter(|file| file.is_lost()).map(SocketFile::path)
     }
 
     /// Takes one connection.
@@ -149,7 +148,7 @@ fn listen_abstract(name: &str) -> io::Result<std::os::unix::net::UnixListener> {
     #[cfg(not(target_os = "linux"))]
     {
         let _ = name;
-        Err(Errno::OPNOTSUPP.into())
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -166,8 +165,8 @@ fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Small replies go out at once, and a peer whose machine is gone is noticed some day.
 fn tune(stream: &TcpStream) {
-    let tuned = stream.set_nodelay(true).map_err(|_| Errno::NOPROTOOPT);
-    if let Err(error) = tuned.and_then(|()| sockopt::set_socket_keepalive(stream, true)) {
+    let keepalive = || sockopt::set_socket_keepalive(stream, true).map_err(io::Error::from);
+    if let Err(error) = stream.set_nodelay(true).and_then(|()| keepalive()) {
         tracing::debug!(%error, "a TCP connection keeps the system's defaults");
     }
 }

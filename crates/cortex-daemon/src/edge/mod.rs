@@ -6,6 +6,7 @@ mod credentials;
 pub(crate) mod descriptors;
 pub(crate) mod listener;
 mod log_limit;
+mod random;
 pub(crate) mod signals;
 pub(crate) mod socket_file;
 pub(crate) mod stop;

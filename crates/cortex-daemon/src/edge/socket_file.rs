@@ -3,8 +3,8 @@
 //!
 //! 1. `PATH.lock` is locked, so that two daemons never look at the same path at once.
 //! 2. The path is connected to: whoever answers keeps it, also a daemon that takes no lock.
-//! 3. The socket is made beside the path and renamed into it when it listens already: nobody
-//!    ever finds it absent or refusing.
+//! 3. The socket is made beside the path, under a name that nobody has, and renamed into it when
+//!    it listens already: nobody ever finds it absent or refusing.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -21,6 +21,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
 use super::listener::BACKLOG;
+use super::random::random_u64;
 use crate::config::MAX_SOCKET_PATH;
 
 /// A socket file that is ours, with its lock. Dropping it removes both, if they still are.
@@ -59,7 +60,7 @@ pub enum SocketFileError {
     #[error("{} is not a socket: it is left alone. Remove it, or choose another address", .0.display())]
     NotASocket(PathBuf),
     /// The lock file is not one of ours.
-    #[error("the lock file {} {what}: remove it, or choose another address", path.display())]
+    #[error("the lock file {} {what}: choose another address", path.display())]
     ForeignLock {
         /// The lock file.
         path: PathBuf,
@@ -67,7 +68,7 @@ pub enum SocketFileError {
         what: &'static str,
     },
     /// The system refused.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} {}", path.display())]
     System {
         /// What was tried.
         what: &'static str,
@@ -114,9 +115,14 @@ impl SocketFile {
         &self.path
     }
 
-    /// Whether the path still leads to our socket.
-    pub(crate) fn is_ours(&self) -> bool {
-        self.holds(&self.name, self.identity)
+    /// Whether the path leads elsewhere now, or nowhere. It is looked at anew: the directory may
+    /// have been moved.
+    pub(crate) fn is_lost(&self) -> bool {
+        match rustix::fs::lstat(&self.path) {
+            Ok(stat) => Identity::of(&stat) != self.identity,
+            // Whatever else keeps us from looking may not keep others from connecting.
+            Err(errno) => matches!(errno, Errno::NOENT | Errno::NOTDIR),
+        }
     }
 
     fn holds(&self, name: &OsStr, identity: Identity) -> bool {
@@ -126,13 +132,8 @@ impl SocketFile {
 
     /// Makes the socket under another name, and puts it into place when it listens.
     fn listen(&mut self, directory_path: &Path) -> Result<UnixListener, SocketFileError> {
-        let aside = with_suffix(&self.name, ".new");
+        let aside = OsString::from(format!(".new-{:016x}", random_u64()));
         let path = directory_path.join(&aside);
-        // What a daemon left that was killed at this very point; we hold the lock.
-        match unlinkat(&self.directory, &aside, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed("remove the leftover", &path)(errno)),
-        }
         let socket = unix_socket().map_err(failed("make a socket for", &self.path))?;
         let address = self.bindable(&path, &aside).map_err(failed("name the socket", &path))?;
         rustix::net::bind(&socket, &address).map_err(failed("create the socket", &path))?;
@@ -149,8 +150,8 @@ impl SocketFile {
         Ok(UnixListener::from(socket))
     }
 
-    /// An address for the name aside, which is longer than the one that clients use: where it
-    /// does not fit, the way leads through the directory's descriptor.
+    /// An address for the name aside, which may be longer than the one that clients use: where
+    /// it does not fit, the way leads through the directory's descriptor.
     fn bindable(&self, path: &Path, aside: &OsStr) -> Result<SocketAddrUnix, Errno> {
         if path.as_os_str().len() <= MAX_SOCKET_PATH {
             return SocketAddrUnix::new(path);
@@ -163,7 +164,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Best effort: whatever stays behind is replaced at the next start.
-        if self.is_ours() {
+        if self.holds(&self.name, self.identity) {
             let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());
         }
         // Removed while it is locked: whoever waits for it sees that it is not the path's any
@@ -244,7 +245,9 @@ fn try_lock(
         let lock = match openat(directory, name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(lock) => lock,
             Err(Errno::LOOP) => return Err(foreign("is a symbolic link")),
-            Err(Errno::ACCESS) => return Err(foreign("cannot be opened")),
+            Err(Errno::ACCESS) if statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() => {
+                return Err(foreign("cannot be opened; it may be of another user's daemon"));
+            }
             Err(errno) => return Err(failed("open the lock file", path)(errno)),
         };
         let locked = fstat(&lock).map_err(failed("look at", path))?;
@@ -252,7 +255,7 @@ fn try_lock(
             return Err(foreign("is not a regular file"));
         }
         if locked.st_uid != our_uid() {
-            return Err(foreign("belongs to another user"));
+            return Err(foreign("belongs to another user, whose daemon may run there"));
         }
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}

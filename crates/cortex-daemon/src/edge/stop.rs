@@ -6,19 +6,36 @@ use std::sync::Arc;
 
 /// Ends a daemon from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct StopHandle(Arc<UnixStream>);
+pub struct StopHandle {
+    /// Written to by who wants the end.
+    asking: Arc<UnixStream>,
+    /// Read by the daemon.
+    asked: Arc<UnixStream>,
+}
 
 impl StopHandle {
+    /// A handle for a daemon that is bound later, with
+    /// [`DiscoveryDaemon::bind_with`](crate::DiscoveryDaemon::bind_with).
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let (asking, asked) = UnixStream::pair()?;
+        asking.set_nonblocking(true)?;
+        asked.set_nonblocking(true)?;
+        Ok(Self { asking: Arc::new(asking), asked: Arc::new(asked) })
+    }
+
     /// Asks the daemon to answer what it has read, and to end. Returns at once; may be called
-    /// again, also when the daemon has ended.
+    /// again, also when the daemon has ended, or before it runs.
     pub fn stop(&self) {
         // A full pipe says the same already, and a closed one that the daemon is gone.
-        let _ = (&*self.0).write(b"x");
+        let _ = (&*self.asking).write(b"x");
     }
 
     /// The handle's own end, to be written to by a signal handler.
     pub(super) fn pipe(&self) -> io::Result<UnixStream> {
-        self.0.try_clone()
+        self.asking.try_clone()
     }
 }
 
@@ -27,11 +44,8 @@ impl StopHandle {
 pub(crate) struct StopSource(mio::net::UnixStream);
 
 impl StopSource {
-    pub(crate) fn pair() -> io::Result<(StopHandle, Self)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        theirs.set_nonblocking(true)?;
-        Ok((StopHandle(Arc::new(theirs)), Self(mio::net::UnixStream::from_std(ours))))
+    pub(crate) fn of(handle: &StopHandle) -> io::Result<Self> {
+        Ok(Self(mio::net::UnixStream::from_std(handle.asked.try_clone()?)))
     }
 
     pub(crate) fn source(&mut self) -> &mut mio::net::UnixStream {

@@ -77,6 +77,15 @@ pub enum Body {
     },
 }
 
+impl Request {
+    /// About how many bytes it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let body = if let Body::Whole(bytes) = &self.body { bytes.len() } else { 0 };
+        self.envelope.0.len() + body
+    }
+}
+
 impl Default for Connection {
     fn default() -> Self {
         Self::new()
@@ -114,6 +123,11 @@ impl Connection {
     #[must_use]
     pub fn output(&mut self) -> &mut Output {
         &mut self.output
+    }
+
+    /// Forgets what is to be sent: the peer takes no more, but what it asked still counts.
+    pub fn forget_output(&mut self) {
+        self.output.clear();
     }
 
     /// Takes bytes that the peer sent.

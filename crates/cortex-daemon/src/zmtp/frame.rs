@@ -45,6 +45,10 @@ impl FrameReader {
     pub(super) fn receive(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);
         self.start = 0;
+        // A burst is over: what it needed is given back.
+        if self.buffer.capacity() > 4 * (self.buffer.len() + bytes.len()) {
+            self.buffer.shrink_to(self.buffer.len() + bytes.len());
+        }
         self.buffer.extend_from_slice(bytes);
     }
 

@@ -44,7 +44,7 @@ pub enum Violation {
     #[error("its handshake is malformed: {0}")]
     Handshake(&'static str),
     /// A socket type that cannot ask questions.
-    #[error("it is a {0} socket; this daemon answers REQ and DEALER")]
+    #[error("it is a {0:?} socket; this daemon answers REQ and DEALER")]
     SocketType(String),
     /// Flag bits that mean nothing, or a command in several frames.
     #[error("a frame has the flags {0:#04x}, which mean nothing")]

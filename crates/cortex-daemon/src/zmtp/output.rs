@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 /// Shorter bodies are copied behind what is there already; longer ones are shared.
 const SHARED_FROM: usize = 4096;
+/// A piece of our own that is longer is not added to: what is sent of it would stay in memory for
+/// as long as there is always something behind it.
+const PIECE_UP_TO: usize = 16 * 1024;
 /// The most pieces handed to one system call.
 const MAX_SLICES: usize = 16;
 
@@ -69,9 +72,16 @@ impl Output {
         }
     }
 
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// Appends what `write` writes.
     pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if !matches!(self.pieces.back(), Some(Piece::Own(_))) {
+        let last_has_room =
+            matches!(self.pieces.back(), Some(Piece::Own(bytes)) if bytes.len() < PIECE_UP_TO);
+        if !last_has_room {
             self.pieces.push_back(Piece::Own(Vec::new()));
         }
         if let Some(Piece::Own(bytes)) = self.pieces.back_mut() {
@@ -119,5 +129,18 @@ mod tests {
             assert!(sent == expected, "in steps of {step}");
             assert!(output.slices().is_empty(), "nothing is kept of it");
         }
+    }
+
+    #[test]
+    fn what_is_sent_is_forgotten_also_when_there_is_always_more() {
+        let mut output = Output::default();
+        for _ in 0..10_000 {
+            output.append(|bytes| bytes.extend([7; 1000]));
+            if output.len() > 100_000 {
+                output.advance(1000);
+            }
+        }
+        let kept: usize = output.pieces.iter().map(|piece| piece.bytes().len()).sum();
+        assert!(kept <= output.len() + 2 * PIECE_UP_TO, "{kept} bytes for {}", output.len());
     }
 }

@@ -1,0 +1,404 @@
+//! `cortex` as a shell runs it: its output, its exit codes and what it says when things fail.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use cortex_client::TopicInfo;
+use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
+use cortex_tests::cli::{command, run, run_at};
+use cortex_tests::conformance::{client, done, every_command};
+use cortex_tests::daemon::{Daemon, Place};
+use cortex_tests::messages::topic;
+use cortex_tests::process::{Ended, Process};
+use cortex_tests::scripted::Scripted;
+use cortex_tests::{binaries, not_run, python, raw};
+use rustix::net::{self, AddressFamily, SocketType};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// Longer than any test waits: a command that ends has not waited for it.
+const ENDLESS: [&str; 2] = ["--timeout", "1h"];
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// A daemon with a few topics, registered in another order than that of their names.
+fn with_topics() -> Daemon {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    let image = |name, node| TopicInfo { message_type: "Image".into(), ..topic(name, node) };
+    for topic in [
+        topic("/lidar", "lidar_node"),
+        image("/camera/right", "camera_node"),
+        image("/camera/left", "camera_node"),
+        image("/camera/left/small", "scaler"),
+    ] {
+        client.register_topic(&topic).unwrap();
+    }
+    daemon
+}
+
+/// The error that a command told as JSON, and nothing else.
+fn told_error(ended: &Ended, exit: i32) -> String {
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(exit), ""), "{}", ended.stderr);
+    let told = parsed(&ended.stderr);
+    let error = &told["error"];
+    assert_eq!(error["exit"], exit, "{told}");
+    assert_ne!(error["message"].as_str().unwrap(), "", "{told}");
+    error["kind"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn every_command_does_what_it_says_at_our_daemon() {
+    for daemon in [Daemon::start(), Daemon::start_tcp()] {
+        every_command(daemon.address());
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn a_list_shows_what_a_python_node_registered() {
+    let daemon = Daemon::start();
+    let node = ["register", "/from/python", "python_node"];
+    let registered = python::run("peer.py", &[&[daemon.address()], &node[..]].concat());
+    assert_eq!(registered.code, Some(0), "{}", registered.stderr);
+    let table = done(run_at(daemon.address(), &["topic", "list"]));
+    let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let row = ["/from/python", "TestMessage", "python_node", "ipc:///run/nodes/from/python.sock"];
+    assert_eq!(rows, [&["TOPIC", "TYPE", "NODE", "ADDRESS"], &row]);
+}
+
+#[test]
+fn a_list_is_sorted_by_name_in_every_format() {
+    let daemon = with_topics();
+    let cortex = |arguments: &[&str]| done(run_at(daemon.address(), arguments));
+    let names = ["/camera/left", "/camera/left/small", "/camera/right", "/lidar"];
+
+    let table = cortex(&["list"]);
+    let first = |line: &str| line.split_whitespace().next().unwrap().to_owned();
+    assert_eq!(table.lines().skip(1).map(first).collect::<Vec<_>>(), names);
+    let at = table.find("TYPE").unwrap();
+    for line in table.lines() {
+        assert!(line[..at].ends_with("  "), "the columns are aligned:\n{table}");
+    }
+    let bare = cortex(&["list", "--no-headers"]);
+    assert_eq!(bare.lines().map(first).collect::<Vec<_>>(), names);
+
+    assert_eq!(cortex(&["list", "-o", "name"]).lines().collect::<Vec<_>>(), names);
+
+    let array = parsed(&cortex(&["list", "-o", "json"]));
+    let array = array.as_array().unwrap();
+    assert_eq!(array.iter().map(|topic| &topic["name"]).collect::<Vec<_>>(), names);
+    let lines = cortex(&["list", "-o", "jsonl"]);
+    assert_eq!(lines.lines().map(parsed).collect::<Vec<_>>(), *array);
+    let camera = json!({
+        "name": "/camera/left",
+        "address": "ipc:///run/nodes/camera/left.sock",
+        "message_type": "Image",
+        "fingerprint": "0x123456789abcdef0",
+        "publisher_node": "camera_node",
+    });
+    assert_eq!(array[0], camera);
+}
+
+#[test]
+fn a_list_can_be_narrowed_by_pattern_type_and_node() {
+    let daemon = with_topics();
+    for (filter, expected) in [
+        (&["/camera/*"][..], &["/camera/left", "/camera/right"][..]),
+        (&["/camera/**"], &["/camera/left", "/camera/left/small", "/camera/right"]),
+        (&["/lida?"], &["/lidar"]),
+        (&["--type", "TestMessage"], &["/lidar"]),
+        (&["--node", "scaler"], &["/camera/left/small"]),
+        (&["/camera/*", "--type", "Image", "--node", "scaler"], &[]),
+    ] {
+        let arguments = [&["-q", "-o", "name", "topic", "list"], filter].concat();
+        let listed = done(run_at(daemon.address(), &arguments));
+        assert_eq!(listed.lines().collect::<Vec<_>>(), expected, "{filter:?}");
+    }
+}
+
+#[test]
+fn nothing_to_list_is_no_failure() {
+    let daemon = Daemon::start();
+    for (format, expected) in [("name", ""), ("json", "[]\n"), ("jsonl", "")] {
+        assert_eq!(done(run_at(daemon.address(), &["-q", "list", "-o", format])), expected);
+    }
+    let table = run_at(daemon.address(), &["list"]);
+    assert_eq!((table.code, table.stdout.lines().count()), (Some(0), 1), "a header");
+}
+
+#[test]
+fn a_lookup_shows_a_topic_or_one_of_its_fields() {
+    let daemon = with_topics();
+    let cortex = |arguments: &[&str]| done(run_at(daemon.address(), arguments));
+    assert!(cortex(&["topic", "lookup", "/lidar"]).contains("ipc:///run/nodes/lidar.sock"));
+    assert_eq!(cortex(&["lookup", "/lidar"]), cortex(&["topic", "lookup", "/lidar"]));
+    let topic = parsed(&cortex(&["lookup", "/lidar", "-o", "json"]));
+    for field in ["name", "address", "message_type", "fingerprint", "publisher_node"] {
+        let printed = cortex(&["lookup", "/lidar", "--field", field]);
+        assert_eq!(printed.trim_end(), topic[field].as_str().unwrap(), "{field}");
+    }
+}
+
+#[test]
+fn names_and_messages_cannot_act_on_the_terminal() {
+    let daemon = Daemon::start();
+    let name = "/a\u{1b}[31m\nb\u{202e}";
+    client(daemon.address()).register_topic(&topic(name, "node\r\u{7}")).unwrap();
+    let acts = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    for arguments in [&["list"][..], &["list", "-o", "name"], &["lookup", name]] {
+        let shown = done(run_at(daemon.address(), arguments));
+        assert!(!shown.contains(acts), "{arguments:?}: {shown:?}");
+    }
+    let listed = parsed(&done(run_at(daemon.address(), &["list", "-o", "json"])));
+    assert_eq!(listed[0]["name"], name, "data stays as it is");
+
+    let refusing = Scripted::start(|request| {
+        let response = DiscoveryResponse::new(DiscoveryStatus::Error, "no\u{1b}[2J\r\u{202e}");
+        vec![request.reply(response.to_bytes())]
+    });
+    let refused = run_at(&refusing.address(), &["list"]);
+    assert_eq!(refused.code, Some(1));
+    assert!(!refused.stderr.contains(acts), "{:?}", refused.stderr);
+}
+
+#[test]
+fn exit_codes_tell_failures_apart() {
+    let daemon = Daemon::start();
+    let nowhere = Place::new().address();
+    let refusing = Scripted::start(|request| {
+        let response = DiscoveryResponse::new(DiscoveryStatus::Error, "not today");
+        vec![request.reply(response.to_bytes())]
+    });
+    let babbling = Scripted::start(|request| vec![request.reply("nonsense")]);
+    for (address, arguments, exit) in [
+        (&refusing.address(), &["ping"][..], 1),
+        (&refusing.address(), &["list"], 1),
+        (&daemon.address().to_owned(), &["nonsense"], 2),
+        (&daemon.address().to_owned(), &["list", "--nonsense"], 2),
+        (&daemon.address().to_owned(), &["list", "/a["], 2),
+        (&daemon.address().to_owned(), &["lookup"], 2),
+        (&daemon.address().to_owned(), &["lookup", ""], 2),
+        (&daemon.address().to_owned(), &["ping", "--timeout", "2"], 2),
+        (&daemon.address().to_owned(), &["list", "-o", "xml"], 2),
+        (&"nonsense".to_owned(), &["ping"], 2),
+        (&nowhere, &["ping"], 3),
+        (&nowhere, &["list"], 3),
+        (&nowhere, &["lookup", "/x"], 3),
+        (&nowhere, &["shutdown"], 3),
+        (&daemon.address().to_owned(), &["lookup", "/nope"], 4),
+        (&daemon.address().to_owned(), &["topic", "lookup", "/nope"], 4),
+        (&babbling.address(), &["ping"], 6),
+        (&babbling.address(), &["list"], 6),
+        (&babbling.address(), &["lookup", "/x"], 6),
+    ] {
+        let ended = run_at(address, arguments);
+        assert_eq!(ended.code, Some(exit), "{arguments:?}: {}", ended.stderr);
+        assert_eq!(ended.stdout, "", "{arguments:?}");
+        assert!(ended.stderr.starts_with("error: "), "{arguments:?}: {}", ended.stderr);
+
+        // A wrong format cannot be asked to tell of itself.
+        if !arguments.contains(&"xml") {
+            let as_json = run_at(address, &[arguments, &["-o", "json"]].concat());
+            told_error(&as_json, exit);
+        }
+    }
+}
+
+#[test]
+fn a_missing_daemon_is_told_without_waiting_and_in_its_own_words() {
+    let place = Place::new();
+    let absent = run_at(&place.address(), &[&ENDLESS[..], &["ping"]].concat());
+    drop(UnixListener::bind(place.socket()).unwrap());
+    let stale = run_at(&place.address(), &[&ENDLESS[..], &["ping"]].concat());
+    let (_held, port) = port_without_listener();
+    let port_address = format!("tcp://127.0.0.1:{port}");
+    let port = run_at(&port_address, &[&ENDLESS[..], &["ping"]].concat());
+
+    let mut sentences = Vec::new();
+    for ended in [absent, stale, port] {
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(3), ""), "{}", ended.stderr);
+        assert!(ended.stderr.contains("\nhint: "), "{}", ended.stderr);
+        sentences.push(ended.stderr);
+    }
+    assert!(sentences[0].contains(&place.address()) && sentences[2].contains(&port_address));
+    assert_ne!(sentences[0], sentences[1], "no socket, and nobody behind it");
+}
+
+/// A port at which nobody listens, and which nobody else can take while it is held.
+fn port_without_listener() -> (OwnedFd, u16) {
+    let held = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    net::bind(&held, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = SocketAddr::try_from(net::getsockname(&held).unwrap()).unwrap();
+    (held, address.port())
+}
+
+#[test]
+fn a_socket_that_one_may_not_open_is_told_as_such() {
+    if !rustix::process::geteuid().is_root() {
+        not_run("only root can be somebody else");
+        return;
+    }
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(binaries::cli()).args(arguments).env_remove("CORTEX_DISCOVERY_ADDRESS");
+        command.output()
+    };
+    if !as_nobody(&["--version"]).is_ok_and(|output| output.status.success()) {
+        not_run("setpriv is missing, or others may not run the binary");
+        return;
+    }
+    let daemon = Daemon::start();
+    let socket = daemon.place().socket();
+    fs::set_permissions(socket.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&socket, Permissions::from_mode(0o700)).unwrap();
+    let arguments = [&["-a", daemon.address()], &ENDLESS[..], &["ping"]].concat();
+    let output = as_nobody(&arguments).unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(told.contains("permission") || told.contains("may not"), "{told}");
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_is_given_up_in_time() {
+    let silent = Scripted::start(|_| Vec::new());
+    let ended = run_at(&silent.address(), &["--timeout", "200ms", "-o", "json", "list"]);
+    let no_answer = told_error(&ended, 3);
+    let nowhere = run_at(&Place::new().address(), &["-o", "json", "list"]);
+    assert_ne!(no_answer, told_error(&nowhere, 3), "silence and absence are different kinds");
+
+    let stopped = Daemon::start();
+    stopped.signal(Signal::STOP);
+    let ended = run_at(stopped.address(), &["--timeout", "200ms", "ping"]);
+    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    stopped.signal(Signal::CONT);
+    assert_eq!(run_at(stopped.address(), &["ping"]).code, Some(0));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    for number in 0..1000 {
+        client.register_topic(&topic(&format!("/topic/{number:04}"), "node")).unwrap();
+    }
+    for format in ["table", "name", "json", "jsonl"] {
+        for lines in 0..2 {
+            let (reader, writer) = io::pipe().unwrap();
+            let mut command = command(&["-a", daemon.address(), "list", "-o", format]);
+            command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+            let process = Process::spawn(&mut command);
+            drop(command);
+            BufReader::new(reader).lines().take(lines).for_each(|line| drop(line.unwrap()));
+            let ended = process.wait();
+            assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{format}");
+        }
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let daemon = with_topics();
+    let mut command = command(&["-a", daemon.address(), "list"]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let process = Process::spawn(command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()));
+    let ended = process.wait();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.starts_with("error: "), "{}", ended.stderr);
+}
+
+#[test]
+fn the_address_comes_from_the_option_or_else_from_the_environment() {
+    let daemon = with_topics();
+    let nowhere = Place::new().address();
+    let list = |variable: &str, option: &[&str]| {
+        let mut command = command(&[option, &["list", "-o", "name"]].concat());
+        Process::spawn_captured(command.env("CORTEX_DISCOVERY_ADDRESS", variable)).wait()
+    };
+    assert_eq!(done(list(daemon.address(), &[])).lines().count(), 4);
+    assert_eq!(done(list(&nowhere, &["-a", daemon.address()])).lines().count(), 4);
+    assert_eq!(list(&nowhere, &[]).code, Some(3));
+    assert_eq!(list(daemon.address(), &["-a", &nowhere]).code, Some(3));
+}
+
+#[test]
+fn global_options_may_stand_before_or_after_the_command() {
+    let daemon = with_topics();
+    let address = daemon.address();
+    let expected = done(run(&["-a", address, "-o", "json", "--timeout", "9s", "topic", "list"]));
+    for arguments in [
+        &["topic", "list", "-a", address, "-o", "json", "--timeout", "9s"][..],
+        &["topic", "-a", address, "--timeout=9s", "list", "--output=json"],
+        &["list", "-ojson", "--address", address],
+    ] {
+        assert_eq!(done(run(arguments)), expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn colours_are_for_terminals_or_for_who_asks() {
+    let daemon = with_topics();
+    let is_coloured = |arguments: &[&str]| {
+        let ended = run_at(daemon.address(), arguments);
+        format!("{}{}", ended.stdout, ended.stderr).contains('\u{1b}')
+    };
+    for command in [&["list"][..], &["lookup", "/nope"]] {
+        assert!(!is_coloured(command), "a pipe");
+        assert!(!is_coloured(&[&["--color", "never"], command].concat()));
+        assert!(is_coloured(&[&["--color", "always"], command].concat()));
+        for format in ["name", "json", "jsonl"] {
+            let plain = [&["--color", "always", "-o", format], &["list"][..]].concat();
+            assert!(!is_coloured(&plain), "{format} is for programs");
+        }
+    }
+}
+
+#[test]
+fn ping_asks_as_often_as_it_is_told() {
+    let daemon = Daemon::start();
+    let lines = done(run_at(daemon.address(), &["ping", "-c", "3", "-i", "1ms", "-o", "jsonl"]));
+    assert_eq!(lines.lines().map(parsed).count(), 3);
+}
+
+#[test]
+fn an_interrupt_ends_a_command_as_such() {
+    let daemon = Daemon::start();
+    let arguments = ["-a", daemon.address(), "ping", "-c", "9", "-i", "1h"];
+    let pinging = Process::spawn_captured(&mut command(&arguments));
+    pinging.stdout_line("the first answer", |_| Some(()));
+    pinging.signal(Signal::INT);
+    let ended = pinging.wait();
+    // A shell shows both as 130.
+    assert!(ended.code == Some(130) || ended.signal == Some(2), "{ended:?}");
+}
+
+#[test]
+fn shutdown_can_wait_until_the_daemon_is_gone() {
+    for daemon in [Daemon::start(), Daemon::start_tcp()] {
+        let address = daemon.address().to_owned();
+        let _ = done(run_at(&address, &["shutdown", "--wait", "--timeout", "30s"]));
+        assert!(raw::ping(&address).is_err());
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn it_explains_itself() {
+    let version = done(run(&["--version"]));
+    assert_eq!(version.trim(), concat!("cortex ", env!("CARGO_PKG_VERSION")));
+    for arguments in
+        [&["--help"][..], &["topic", "--help"], &["list", "--help"], &["lookup", "--help"]]
+    {
+        assert!(done(run(arguments)).contains("Usage:"), "{arguments:?}");
+    }
+}

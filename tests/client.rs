@@ -1,0 +1,285 @@
+//! Our client: at our daemon, at none, and at daemons that are late, silent or talk nonsense.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::thread;
+use std::time::Duration;
+
+use cortex_client::{DiscoveryClient, Error, TopicInfo, UnreadableReply};
+use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
+use cortex_tests::conformance::{client, every_client_call};
+use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::messages::topic;
+use cortex_tests::scripted::{Reply, Request, Scripted};
+
+/// Long enough for an answer that comes, also on a busy machine; short enough to wait for one
+/// that never does.
+const SHORT: Duration = Duration::from_secs(1);
+
+fn hasty_client(address: &str, retries: u32) -> DiscoveryClient {
+    DiscoveryClient::builder().address(address).timeout(SHORT).retries(retries).build().unwrap()
+}
+
+fn found(name: &str) -> Vec<u8> {
+    let topic_info = Some(topic(name, "node"));
+    DiscoveryResponse { topic_info, ..DiscoveryResponse::new(DiscoveryStatus::Ok, "") }.to_bytes()
+}
+
+fn says(status: DiscoveryStatus, message: &str) -> Vec<u8> {
+    DiscoveryResponse::new(status, message).to_bytes()
+}
+
+/// A daemon that gives the same answer to everything.
+fn always(body: impl Into<Vec<u8>>) -> Scripted {
+    let body = body.into();
+    Scripted::start(move |request| vec![request.reply(body.clone())])
+}
+
+/// A daemon that answers only the request of this number, counted from 1.
+fn only(number: usize, body: Vec<u8>) -> Scripted {
+    let mut seen = 0;
+    Scripted::start(move |request| {
+        seen += 1;
+        if seen == number { vec![request.reply(body.clone())] } else { Vec::new() }
+    })
+}
+
+#[test]
+fn every_call_does_what_it_says_at_our_daemon() {
+    for daemon in [Daemon::start(), Daemon::start_tcp()] {
+        every_client_call(daemon.address());
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
+    let address = Place::new().address();
+    let timeout = Duration::from_millis(50);
+    let builder = DiscoveryClient::builder().address(&address).timeout(timeout);
+    let mut client = builder.retries(2).build().unwrap();
+    let no_answer = Error::NoAnswer { address: address.clone(), waited: timeout * 3, attempts: 3 };
+    assert_eq!(no_answer.to_string(), format!("no daemon answered within 150 ms at {address}"));
+    assert_eq!(client.ping(), Err(no_answer.clone()));
+    assert_eq!(client.list_topics(), Err(no_answer.clone()));
+    assert_eq!(client.lookup_topic("/x"), Err(no_answer.clone()));
+    assert_eq!(client.register_topic(&topic("/x", "n")), Err(no_answer.clone()));
+    assert_eq!(client.unregister_topic("/x"), Err(no_answer.clone()));
+    assert_eq!(client.shutdown(), Err(no_answer));
+    let waited = client.wait_for_topic("/x", timeout);
+    assert!(matches!(waited, Err(Error::NoAnswer { .. })), "{waited:?}");
+}
+
+#[test]
+fn an_address_that_is_none_is_told_when_the_client_is_made() {
+    for address in ["", "nonsense", "ipc", "tcp://127.0.0.1", "udp+x://y"] {
+        let made = DiscoveryClient::builder().address(address).build().map(drop);
+        let Err(Error::Address { address: told, .. }) = made else { panic!("{address}: {made:?}") };
+        assert_eq!(told, address);
+    }
+}
+
+#[test]
+fn a_refusal_is_told_in_the_daemons_words() {
+    let daemon = always(says(DiscoveryStatus::Error, "not today"));
+    let mut client = client(&daemon.address());
+    let refused = Error::Refused { message: "not today".into() };
+    assert_eq!(client.ping(), Err(refused.clone()));
+    assert_eq!(client.list_topics(), Err(refused.clone()));
+    assert_eq!(client.lookup_topic("/x"), Err(refused.clone()));
+    assert_eq!(client.register_topic(&topic("/x", "n")), Err(refused.clone()));
+    assert_eq!(client.unregister_topic("/x"), Err(refused.clone()));
+    assert_eq!(client.wait_for_topic("/x", PATIENCE), Err(refused.clone()));
+    assert_eq!(client.shutdown(), Err(refused));
+}
+
+#[test]
+fn our_daemon_refuses_what_exceeds_a_limit() {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    for length in [1025, 100_000] {
+        let long = || "l".repeat(length);
+        for info in [
+            TopicInfo { address: long(), ..topic("/x", "n") },
+            TopicInfo { message_type: long(), ..topic("/x", "n") },
+            TopicInfo { publisher_node: long(), ..topic("/x", "n") },
+        ] {
+            let refused = client.register_topic(&info);
+            assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+        }
+    }
+    assert_eq!(client.list_topics(), Ok(Vec::new()));
+    let longest = || "l".repeat(1024);
+    let info = TopicInfo {
+        address: longest(),
+        message_type: longest(),
+        publisher_node: longest(),
+        ..topic(&longest(), "n")
+    };
+    client.register_topic(&info).unwrap();
+    assert_eq!(client.list_topics(), Ok(vec![info]));
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_is_an_error_of_its_own() {
+    let nonsense = always(b"nonsense".to_vec());
+    let mut client_of_nonsense = client(&nonsense.address());
+    for _ in 0..2 {
+        let error = client_of_nonsense.ping().unwrap_err();
+        assert!(matches!(error, Error::Unreadable(UnreadableReply::Decode(_))), "{error:?}");
+    }
+
+    let lookup = |body| client(&always(body).address()).lookup_topic("/asked");
+    let unreadable = |why| Err(Error::Unreadable(why));
+    assert_eq!(
+        lookup(says(DiscoveryStatus::Ok, "")),
+        unreadable(UnreadableReply::NoTopicInfo),
+        "OK without the topic"
+    );
+    assert_eq!(
+        lookup(found("/other")),
+        unreadable(UnreadableReply::OtherTopic { found: "/other".into() })
+    );
+    let status = DiscoveryStatus::AlreadyExists;
+    assert_eq!(lookup(says(status, "")), unreadable(UnreadableReply::Status { status }));
+}
+
+#[test]
+fn an_answer_of_several_parts_is_not_taken_for_one() {
+    let daemon = Scripted::start(|mut request: Request| {
+        request.envelope.push(says(DiscoveryStatus::Ok, "pong"));
+        vec![request.reply("and more")]
+    });
+    let answer = client(&daemon.address()).ping();
+    assert_eq!(answer, Err(Error::Unreadable(UnreadableReply::Parts { count: 2 })));
+}
+
+#[test]
+fn after_a_timeout_the_next_call_works_and_never_gets_the_late_reply() {
+    let mut held: Option<Request> = None;
+    // Each second request is answered, right after the late answer to the one before it.
+    let daemon = Scripted::start(move |request| match held.take() {
+        None => {
+            held = Some(request);
+            Vec::new()
+        }
+        Some(late) => vec![late.reply(found("/late")), request.reply(found("/wanted"))],
+    });
+    let mut client = hasty_client(&daemon.address(), 0);
+    for _ in 0..2 {
+        let late = client.lookup_topic("/late");
+        assert!(matches!(late, Err(Error::NoAnswer { attempts: 1, .. })), "{late:?}");
+        assert_eq!(client.lookup_topic("/wanted"), Ok(topic("/wanted", "node")));
+    }
+}
+
+#[test]
+fn a_retry_never_takes_the_answer_to_another_call() {
+    let mut seen = 0;
+    let mut held: Vec<Request> = Vec::new();
+    let daemon = Scripted::start(move |request| {
+        seen += 1;
+        if seen < 4 {
+            held.push(request);
+            return Vec::new();
+        }
+        let late = held.drain(..).map(|late| late.reply(found("/late")));
+        let mut replies: Vec<Reply> = late.collect();
+        replies.push(request.reply(found("/wanted")));
+        replies
+    });
+    let mut client = hasty_client(&daemon.address(), 1);
+    let late = client.lookup_topic("/late");
+    assert!(matches!(late, Err(Error::NoAnswer { attempts: 2, .. })), "{late:?}");
+    assert_eq!(client.lookup_topic("/wanted"), Ok(topic("/wanted", "node")));
+}
+
+#[test]
+fn retries_are_counted_after_the_first_attempt() {
+    let daemon = only(2, says(DiscoveryStatus::Ok, "pong"));
+    let none = hasty_client(&daemon.address(), 0).ping();
+    assert!(matches!(none, Err(Error::NoAnswer { attempts: 1, .. })), "{none:?}");
+
+    let daemon = only(3, says(DiscoveryStatus::Ok, "pong"));
+    assert_eq!(hasty_client(&daemon.address(), 2).ping(), Ok(()));
+
+    let daemon = only(3, says(DiscoveryStatus::Ok, "pong"));
+    let one = hasty_client(&daemon.address(), 1).ping();
+    assert!(matches!(one, Err(Error::NoAnswer { attempts: 2, .. })), "{one:?}");
+}
+
+#[test]
+fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
+    let daemon = only(2, says(DiscoveryStatus::NotFound, "Topic /x not found"));
+    assert_eq!(hasty_client(&daemon.address(), 1).unregister_topic("/x"), Ok(()));
+}
+
+#[test]
+fn a_wait_goes_on_until_the_topic_is_there() {
+    let mut seen = 0;
+    let daemon = Scripted::start(move |request| {
+        seen += 1;
+        let absent = says(DiscoveryStatus::NotFound, "Topic /x not found");
+        vec![request.reply(if seen < 4 { absent } else { found("/x") })]
+    });
+    let builder = DiscoveryClient::builder().address(daemon.address());
+    let mut client = builder.poll_interval(Duration::from_millis(5)).build().unwrap();
+    assert_eq!(client.wait_for_topic("/x", PATIENCE), Ok(topic("/x", "node")));
+}
+
+#[test]
+fn a_waiting_client_gets_the_topic_that_another_registers() {
+    let daemon = Daemon::start();
+    let address = daemon.address().to_owned();
+    let waiting = thread::spawn(move || client(&address).wait_for_topic("/x", PATIENCE));
+    daemon.process().stderr_line("it has asked", |line| line.contains("/x").then_some(()));
+    client(daemon.address()).register_topic(&topic("/x", "node")).unwrap();
+    assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
+}
+
+#[test]
+fn a_wait_in_vain_tells_whether_a_daemon_was_there() {
+    let waited = Duration::from_millis(300);
+    let daemon = Daemon::start();
+    let over = client(daemon.address()).wait_for_topic("/x", waited);
+    assert_eq!(over, Err(Error::WaitTimedOut { topic: "/x".into(), waited }));
+}
+
+#[test]
+fn a_client_may_be_made_before_its_daemon_and_outlives_it() {
+    let place = Place::new();
+    let mut client = client(&place.address());
+    for _ in 0..3 {
+        let daemon = Launch::at(&place).start();
+        client.ping().unwrap();
+        client.register_topic(&topic("/x", "node")).unwrap();
+        let _ = daemon.kill();
+    }
+}
+
+#[test]
+fn a_dropped_client_leaves_no_connection() {
+    let daemon = Daemon::start();
+    let mut first = client(daemon.address());
+    first.ping().unwrap();
+    let before = daemon.open_files();
+    let mut clients: Vec<_> = (0..10).map(|_| client(daemon.address())).collect();
+    for client in &mut clients {
+        client.ping().unwrap();
+    }
+    assert!(daemon.open_files() >= before + 10);
+    drop(clients);
+    eventually("the connections are closed", PATIENCE, || {
+        (daemon.open_files() <= before).then_some(())
+    });
+    first.ping().unwrap();
+}
+
+#[test]
+fn a_client_may_move_to_another_thread() {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    client.ping().unwrap();
+    thread::spawn(move || client.ping()).join().unwrap().unwrap();
+}

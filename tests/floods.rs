@@ -1,0 +1,160 @@
+//! More peers at once than is reasonable, or than there are descriptors for.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Barrier;
+use std::thread;
+
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
+use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::messages::{names, topic};
+use cortex_tests::peers::ZmqPeer;
+use cortex_tests::process::Process;
+use cortex_tests::raw::{self, RawPeer};
+use cortex_tests::{descriptors, python};
+use rustix::process::{Resource, Signal, getrlimit};
+
+#[test]
+fn two_hundred_clients_at_once_each_get_their_own_replies() {
+    const CLIENTS: usize = 200;
+    descriptors::raise_limit();
+    let daemon = Daemon::start();
+    let all_connected = Barrier::new(CLIENTS);
+    let all_registered = Barrier::new(CLIENTS);
+    let context = zmq::Context::new();
+    let client = |number: usize| {
+        let peer = ZmqPeer::within(&context, daemon.address(), zmq::REQ, |_| Ok(()));
+        let mine = topic(&format!("/client/{number}"), &format!("node_{number}"));
+        assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+        all_connected.wait();
+        let status = peer.ask(&DiscoveryRequest::register(mine.clone())).status;
+        assert_eq!(status, DiscoveryStatus::Ok);
+        for _ in 0..10 {
+            let found = peer.ask(&DiscoveryRequest::lookup(mine.name.as_str()));
+            assert_eq!(found.topic_info.as_ref(), Some(&mine));
+        }
+        all_registered.wait();
+        assert_eq!(names(&peer.ask(&DiscoveryRequest::list())).len(), CLIENTS);
+    };
+    thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let client = &client;
+            scope.spawn(move || client(number));
+        }
+    });
+}
+
+#[test]
+fn a_flood_of_12000_connections_beyond_a_limit_of_4096_is_survived() {
+    survives_flood(Launch::at(&Place::new()), 4096, 12_000);
+}
+
+#[test]
+fn a_flood_of_300_connections_beyond_a_limit_of_64_is_survived() {
+    survives_flood(Launch::at(&Place::new()), 64, 300);
+}
+
+#[test]
+fn a_flood_of_300_tcp_connections_beyond_a_limit_of_64_is_survived() {
+    survives_flood(Launch::at_address(&Place::new(), "tcp://127.0.0.1:0"), 64, 300);
+}
+
+#[test]
+fn clients_beyond_the_limit_are_served_as_others_leave() {
+    descriptors::raise_limit();
+    let daemon = Launch::at(&Place::new()).after_shell("ulimit -n 64").start();
+    let context = zmq::Context::new();
+    let request = DiscoveryRequest::ping().to_bytes();
+    let mut waiting: Vec<_> = (0..300)
+        .map(|_| {
+            let peer = ZmqPeer::within(&context, daemon.address(), zmq::REQ, |_| Ok(()));
+            peer.socket().send(&request, 0).unwrap();
+            peer
+        })
+        .collect();
+    // Each client that has its reply goes, and makes room for one that tries to connect again.
+    eventually("every client has had its reply", PATIENCE, || {
+        waiting.retain(|peer| !peer.hears_within(0));
+        waiting.is_empty().then_some(())
+    });
+}
+
+#[test]
+fn of_many_nodes_that_want_the_same_topic_one_gets_it() {
+    let daemon = Daemon::start();
+    let start = Barrier::new(50);
+    let status = |number: usize| {
+        let peer = ZmqPeer::req(daemon.address());
+        start.wait();
+        let mine = topic("/wanted", &format!("node_{number}"));
+        peer.ask(&DiscoveryRequest::register(mine)).status
+    };
+    let statuses: Vec<_> = thread::scope(|scope| {
+        let status = &status;
+        let nodes: Vec<_> = (0..50).map(|number| scope.spawn(move || status(number))).collect();
+        nodes.into_iter().map(|node| node.join().unwrap()).collect()
+    });
+    let count = |wanted| statuses.iter().filter(|status| **status == wanted).count();
+    assert_eq!((count(DiscoveryStatus::Ok), count(DiscoveryStatus::AlreadyExists)), (1, 49));
+}
+
+/// Clients that are connected before a flood are served all through it, and new ones after it.
+fn survives_flood(launch: Launch, descriptors: u64, connections: u64) {
+    let daemon =
+        launch.log_level(Some("info")).after_shell(&format!("ulimit -n {descriptors}")).start();
+    let address = daemon.address();
+    let mut raw = RawPeer::open(address).unwrap();
+    let zmq = ZmqPeer::req(address);
+    let mut are_served = || {
+        raw.ping().unwrap();
+        assert_eq!(zmq.ask(&DiscoveryRequest::ping()).message, "pong");
+    };
+    are_served();
+
+    let mut flood = open_flood(&daemon, connections);
+    let opened: u64 = eventually("all connections are opened", PATIENCE, || {
+        are_served();
+        flood
+            .iter_mut()
+            .map(|process| {
+                process.assert_runs();
+                process.stdout_so_far().trim().parse::<u64>().ok()
+            })
+            .sum()
+    });
+    assert_eq!(opened, connections);
+    for _ in 0..100 {
+        are_served();
+    }
+
+    for process in &mut flood {
+        process.close_stdin();
+    }
+    for process in flood {
+        assert_eq!(process.wait().code, Some(0));
+        are_served();
+    }
+    let new = ZmqPeer::req(address);
+    assert_eq!(new.ask(&DiscoveryRequest::ping()).message, "pong");
+    eventually("a new connection is accepted", PATIENCE, || raw::ping(address).ok());
+    are_served();
+
+    daemon.signal(Signal::TERM);
+    let ended = daemon.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+/// Starts processes that open so many connections between them: as many processes as the limit
+/// of open files asks for.
+fn open_flood(daemon: &Daemon, connections: u64) -> Vec<Process> {
+    // Python itself has a few files open.
+    let for_one = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).saturating_sub(50).max(1);
+    let processes = connections.div_ceil(for_one).max(2);
+    (0..processes)
+        .map(|number| {
+            let share = connections / processes + u64::from(number < connections % processes);
+            python::spawn("flood.py", &[daemon.address(), &share.to_string()])
+        })
+        .collect()
+}

@@ -1,0 +1,71 @@
+//! The project's executables, built by whoever needs them first.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+struct Binaries {
+    daemon: PathBuf,
+    cli: PathBuf,
+}
+
+/// The daemon, `cortex-discovery`.
+#[must_use]
+pub fn daemon() -> &'static Path {
+    &binaries().daemon
+}
+
+/// The command line, `cortex`.
+#[must_use]
+pub fn cli() -> &'static Path {
+    &binaries().cli
+}
+
+/// Cargo's target directory.
+///
+/// # Panics
+/// When the tests do not run from one.
+#[must_use]
+pub fn target_directory() -> PathBuf {
+    let executable = std::env::current_exe().unwrap();
+    let deps = executable.ancestors().find(|path| path.ends_with("deps"));
+    deps.and_then(|deps| deps.parent()?.parent()).expect("a test lies in target/*/deps").to_owned()
+}
+
+/// `cargo test` builds no binary of another package, so one could be missing or stale: each test
+/// process has Cargo look once.
+fn binaries() -> &'static Binaries {
+    static BINARIES: OnceLock<Binaries> = OnceLock::new();
+    BINARIES.get_or_init(|| {
+        let messages = build();
+        let find = |name: &str| {
+            let executable = messages.iter().find_map(|message| {
+                let is_it = message["target"]["name"] == name
+                    && message["target"]["kind"].as_array()?.contains(&Value::from("bin"));
+                is_it.then(|| message["executable"].as_str())?
+            });
+            PathBuf::from(executable.unwrap_or_else(|| panic!("cargo built no `{name}`")))
+        };
+        Binaries { daemon: find("cortex-discovery"), cli: find("cortex") }
+    })
+}
+
+fn build() -> Vec<Value> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--package=cortex-daemon", "--package=cortex-cli"])
+        .args(["--message-format=json", "--quiet"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "cargo could not build the binaries: {}", output.status);
+    let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+}

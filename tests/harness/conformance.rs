@@ -1,0 +1,96 @@
+//! What our client and command line find at any daemon of the protocol: ours, or the reference.
+
+use cortex_client::{DiscoveryClient, Error, TopicInfo};
+use serde_json::{Value, json};
+
+use crate::cli;
+use crate::deadline::PATIENCE;
+use crate::messages::topic;
+use crate::process::Ended;
+
+/// A client of the daemon at `address`, with a wide deadline.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn client(address: &str) -> DiscoveryClient {
+    DiscoveryClient::builder().address(address).timeout(PATIENCE).build().unwrap()
+}
+
+/// Makes every call of the client at an empty daemon, and ends it.
+///
+/// # Panics
+/// When a call gives something else than it should.
+pub fn every_client_call(address: &str) {
+    let mut client = client(address);
+    let camera = topic("/camera", "camera_node");
+    let moved = TopicInfo { address: "tcp://10.0.0.1:5".into(), ..camera.clone() };
+    let stolen = topic("/camera", "thief");
+    let lidar = TopicInfo { fingerprint: u64::MAX, ..topic("/lidar/größe", "lidar_node") };
+
+    client.ping().unwrap();
+    assert_eq!(client.list_topics(), Ok(Vec::new()));
+    client.register_topic(&camera).unwrap();
+    client.register_topic(&lidar).unwrap();
+    assert_eq!(client.lookup_topic("/camera").as_ref(), Ok(&camera));
+    assert_eq!(client.wait_for_topic("/lidar/größe", PATIENCE).as_ref(), Ok(&lidar));
+
+    let Err(Error::AlreadyRegistered { topic, node, .. }) = client.register_topic(&stolen) else {
+        panic!("another node's topic cannot be registered");
+    };
+    assert_eq!((topic.as_str(), node.as_deref()), ("/camera", Some("camera_node")));
+    client.register_topic(&moved).unwrap();
+    assert_eq!(client.list_topics(), Ok(vec![moved, lidar.clone()]));
+
+    client.unregister_topic("/camera").unwrap();
+    let unknown = Error::NoSuchTopic { topic: "/camera".into() };
+    assert_eq!(client.unregister_topic("/camera").as_ref(), Err(&unknown));
+    assert_eq!(client.lookup_topic("/camera").as_ref(), Err(&unknown));
+    assert!(matches!(client.lookup_topic(""), Err(Error::Refused { .. })));
+    assert_eq!(client.list_topics(), Ok(vec![lidar]));
+    client.shutdown().unwrap();
+}
+
+/// Runs every command of the command line at an empty daemon, and ends it.
+///
+/// # Panics
+/// When a command gives something else than it should.
+pub fn every_command(address: &str) {
+    let cortex = |line: &str| cli::run_at(address, &line.split(' ').collect::<Vec<_>>());
+    let json = |line: &str| -> Value { serde_json::from_str(&done(cortex(line))).unwrap() };
+
+    assert_ne!(done(cortex("ping")), "");
+    assert_eq!(json("-o json topic list"), json!([]));
+    assert_eq!(done(cortex("-q topic list -o name")), "");
+
+    let mut client = client(address);
+    client.register_topic(&topic("/lidar", "lidar_node")).unwrap();
+    client.register_topic(&topic("/camera", "camera_node")).unwrap();
+    let camera = json!({
+        "name": "/camera",
+        "address": "ipc:///run/nodes/camera.sock",
+        "message_type": "TestMessage",
+        "fingerprint": "0x123456789abcdef0",
+        "publisher_node": "camera_node",
+    });
+    assert_eq!(done(cortex("topic list -o name")), "/camera\n/lidar\n");
+    assert_eq!(done(cortex("list --node lidar_node -o name")), "/lidar\n");
+    assert_eq!(json("topic list /c* -o json"), json!([camera]));
+    assert_eq!(json("topic lookup /camera -o json"), camera);
+    assert_eq!(done(cortex("lookup /lidar --field address")), "ipc:///run/nodes/lidar.sock\n");
+
+    let missing = cortex("topic lookup /nope");
+    assert_eq!((missing.code, missing.stdout.as_str()), (Some(4), ""));
+    assert!(missing.stderr.contains("/nope"), "{}", missing.stderr);
+    let _ = done(cortex("shutdown"));
+}
+
+/// The output of a command that did what it should.
+///
+/// # Panics
+/// When it did not, or grumbled.
+#[must_use]
+pub fn done(ended: Ended) -> String {
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{}", ended.stdout);
+    ended.stdout
+}

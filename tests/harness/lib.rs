@@ -1,0 +1,35 @@
+//! What the end-to-end tests stand on: real daemons, real peers and honest waiting.
+//!
+//! Each test runs the project's own binaries ([`binaries`]) in processes of its own ([`daemon`],
+//! [`cli`], [`python`]), with every socket in a temporary directory of its own. Nothing here
+//! pauses and hopes: whoever waits, waits for a condition with a [`deadline`].
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{self, Write as _};
+
+pub mod binaries;
+pub mod cli;
+pub mod conformance;
+pub mod daemon;
+pub mod deadline;
+pub mod descriptors;
+pub mod messages;
+pub mod peers;
+pub mod process;
+pub mod python;
+pub mod raw;
+pub mod scripted;
+pub mod transcript;
+
+/// Says that a test cannot run here, and why, where the test runner does not swallow it.
+pub fn not_run(why: &str) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    // Nothing is lost when nobody listens.
+    let _ = writeln!(io::stderr(), "not run: {name}: {why}");
+}

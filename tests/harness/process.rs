@@ -1,0 +1,219 @@
+//! A child process whose output is kept, and which does not outlive its test.
+
+use std::io::{Read, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::deadline::{PATIENCE, eventually};
+
+/// A running child process.
+pub struct Process {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Capture,
+    stderr: Capture,
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code, unless a signal ended it.
+    pub code: Option<i32>,
+    /// The number of the signal that ended it.
+    pub signal: Option<i32>,
+    /// All it wrote to its standard output.
+    pub stdout: String,
+    /// All it wrote to its standard error.
+    pub stderr: String,
+}
+
+impl Process {
+    /// Starts `command`, with its output (where it does not go elsewhere) captured.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let stdin = child.stdin.take();
+        let stdout = Capture::of(child.stdout.take());
+        let stderr = Capture::of(child.stderr.take());
+        Self { child, stdin, stdout, stderr }
+    }
+
+    /// Starts `command` with nothing to read and both outputs captured.
+    #[must_use]
+    pub fn spawn_captured(command: &mut Command) -> Self {
+        Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// Never: a child's id is positive.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When it is gone already.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Panics
+    /// When it takes no input.
+    pub fn write_line(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("the process was started with an input");
+        writeln!(stdin, "{line}").unwrap();
+    }
+
+    /// Closes its standard input.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Whether it has ended, without waiting.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Looks whether it still runs.
+    ///
+    /// # Panics
+    /// When it does not, with what it said last.
+    pub fn assert_runs(&mut self) {
+        assert!(!self.has_ended(), "it has ended, and said:\n{}", self.stderr.all());
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it goes on for longer than [`PATIENCE`].
+    #[must_use]
+    pub fn wait(mut self) -> Ended {
+        self.stdin = None;
+        let status = eventually("the process ends", PATIENCE, || self.child.try_wait().unwrap());
+        Ended {
+            code: status.code(),
+            signal: status.signal(),
+            stdout: self.stdout.all(),
+            stderr: self.stderr.all(),
+        }
+    }
+
+    /// Waits for a line of its standard output in which `find` finds something.
+    ///
+    /// # Panics
+    /// When there is none within [`PATIENCE`].
+    pub fn stdout_line<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
+        self.stdout.line(what, find).unwrap_or_else(|| self.panic_about(what))
+    }
+
+    /// Waits for a line of its standard error in which `find` finds something.
+    ///
+    /// # Panics
+    /// When there is none within [`PATIENCE`].
+    pub fn stderr_line<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
+        self.stderr.line(what, find).unwrap_or_else(|| self.panic_about(what))
+    }
+
+    /// What it has written to its standard output so far.
+    #[must_use]
+    pub fn stdout_so_far(&self) -> String {
+        self.stdout.so_far()
+    }
+
+    /// What it has written to its standard error so far.
+    #[must_use]
+    pub fn stderr_so_far(&self) -> String {
+        self.stderr.so_far()
+    }
+
+    fn panic_about(&self, what: &str) -> ! {
+        panic!("not told: {what}\nits standard error:\n{}", self.stderr_so_far())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a thread has read from a pipe, and whether the pipe has ended.
+struct Capture {
+    text: Arc<(Mutex<(String, bool)>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Capture {
+    fn of(pipe: Option<impl Read + Send + 'static>) -> Self {
+        let text = Arc::new((Mutex::new((String::new(), pipe.is_none())), Condvar::new()));
+        let thread = pipe.map(|mut pipe| {
+            let text = Arc::clone(&text);
+            thread::spawn(move || {
+                let mut buffer = vec![0; 64 * 1024];
+                loop {
+                    let count = pipe.read(&mut buffer).unwrap_or(0);
+                    let mut captured = text.0.lock().unwrap();
+                    captured.0.push_str(&String::from_utf8_lossy(&buffer[..count]));
+                    captured.1 = count == 0;
+                    text.1.notify_all();
+                    if count == 0 {
+                        return;
+                    }
+                }
+            })
+        });
+        Self { text, thread }
+    }
+
+    fn all(&mut self) -> String {
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+        self.so_far()
+    }
+
+    fn so_far(&self) -> String {
+        self.text.0.lock().unwrap().0.clone()
+    }
+
+    fn line<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> Option<T> {
+        let (captured, changed) = &*self.text;
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = 0;
+        let mut captured = captured.lock().unwrap();
+        loop {
+            while let Some(length) = captured.0[seen..].find('\n') {
+                let line = &captured.0[seen..seen + length];
+                seen += length + 1;
+                if let Some(found) = find(line) {
+                    return Some(found);
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if captured.1 || left == Duration::ZERO {
+                return None;
+            }
+            captured = changed.wait_timeout(captured, left).expect(what).0;
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! A ZMTP peer that can say anything, right or wrong, one byte at a time.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
+use std::time::Duration;
+
+use cortex_proto::{DiscoveryRequest, DiscoveryResponse};
+
+use crate::deadline::PATIENCE;
+
+/// More frames of the message follow.
+pub const MORE: u8 = 0x01;
+/// The length has eight bytes.
+pub const LONG: u8 = 0x02;
+/// The frame is a command.
+pub const COMMAND: u8 = 0x04;
+
+/// The bytes of a greeting.
+pub const GREETING_LENGTH: usize = 64;
+
+/// The greeting that peers of this version send, for the mechanism NULL.
+#[must_use]
+pub fn greeting() -> Vec<u8> {
+    greeting_of((3, 1), b"NULL")
+}
+
+/// A greeting with another version or mechanism.
+///
+/// # Panics
+/// When the mechanism's name does not fit.
+#[must_use]
+pub fn greeting_of(version: (u8, u8), mechanism: &[u8]) -> Vec<u8> {
+    let mut greeting = vec![0; GREETING_LENGTH];
+    greeting[0] = 0xff;
+    greeting[8] = 1;
+    greeting[9] = 0x7f;
+    (greeting[10], greeting[11]) = version;
+    greeting[12..32][..mechanism.len()].copy_from_slice(mechanism);
+    greeting
+}
+
+/// A frame with the shortest length that fits.
+#[must_use]
+pub fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
+    u8::try_from(body.len())
+        .map_or_else(|_| long_frame(flags, body), |length| [&[flags, length], body].concat())
+}
+
+/// A frame with a length of eight bytes, whatever its size.
+#[must_use]
+pub fn long_frame(flags: u8, body: &[u8]) -> Vec<u8> {
+    [&long_frame_header(flags, body.len() as u64)[..], body].concat()
+}
+
+/// The header of a frame that claims to be so long.
+#[must_use]
+pub fn long_frame_header(flags: u8, length: u64) -> Vec<u8> {
+    [&[flags | LONG][..], &length.to_be_bytes()].concat()
+}
+
+/// A command.
+///
+/// # Panics
+/// When the name is too long for one.
+#[must_use]
+pub fn command(name: &str, data: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(name.len()).unwrap();
+    frame(COMMAND, &[&[length], name.as_bytes(), data].concat())
+}
+
+/// The READY of a peer with this socket type and further properties.
+#[must_use]
+pub fn ready(socket_type: &str, further: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut data = property("Socket-Type", socket_type.as_bytes());
+    for (name, value) in further {
+        data.extend(property(name, value));
+    }
+    command("READY", &data)
+}
+
+fn property(name: &str, value: &[u8]) -> Vec<u8> {
+    let name_length = u8::try_from(name.len()).unwrap();
+    let value_length = u32::try_from(value.len()).unwrap();
+    [&[name_length], name.as_bytes(), &value_length.to_be_bytes(), value].concat()
+}
+
+/// A message of these frames.
+#[must_use]
+pub fn message(frames: &[&[u8]]) -> Vec<u8> {
+    let last = frames.len() - 1;
+    let flags = |index| if index == last { 0 } else { MORE };
+    frames.iter().enumerate().flat_map(|(index, body)| frame(flags(index), body)).collect()
+}
+
+/// The message that a REQ socket makes of a request: an empty delimiter and the body.
+#[must_use]
+pub fn request(body: &[u8]) -> Vec<u8> {
+    message(&[b"", body])
+}
+
+/// One frame as it came.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// [`MORE`], [`LONG`] and [`COMMAND`].
+    pub flags: u8,
+    /// What it holds.
+    pub body: Vec<u8>,
+}
+
+/// What a peer says after the handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A message of all its frames.
+    Message(Vec<Vec<u8>>),
+    /// A command's name and data.
+    Command(String, Vec<u8>),
+}
+
+impl Said {
+    /// The body of a reply to a REQ: an empty delimiter and one frame.
+    #[must_use]
+    pub fn into_reply(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Message(frames) => match <[Vec<u8>; 2]>::try_from(frames) {
+                Ok([delimiter, body]) if delimiter.is_empty() => Some(body),
+                Ok(_) | Err(_) => None,
+            },
+            Self::Command(..) => None,
+        }
+    }
+}
+
+/// A connection.
+pub struct RawPeer {
+    stream: Stream,
+}
+
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl RawPeer {
+    /// Connects, and says nothing. Reads give up after [`PATIENCE`].
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    ///
+    /// # Panics
+    /// When the address is neither ipc nor tcp.
+    pub fn connect(address: &str) -> io::Result<Self> {
+        let stream = if let Some(name) = address.strip_prefix("ipc://@") {
+            let address = UnixAddress::from_abstract_name(name)?;
+            Stream::Unix(UnixStream::connect_addr(&address)?)
+        } else if let Some(path) = address.strip_prefix("ipc://") {
+            Stream::Unix(UnixStream::connect(path)?)
+        } else if let Some(host) = address.strip_prefix("tcp://") {
+            let stream = TcpStream::connect(host)?;
+            stream.set_nodelay(true)?;
+            Stream::Tcp(stream)
+        } else {
+            panic!("neither ipc nor tcp: {address}");
+        };
+        let peer = Self { stream };
+        peer.set_read_patience(PATIENCE)?;
+        Ok(peer)
+    }
+
+    /// Connects and shakes hands as a REQ.
+    ///
+    /// # Errors
+    /// When the other end does not play along.
+    pub fn open(address: &str) -> io::Result<Self> {
+        let mut peer = Self::connect(address)?;
+        peer.shake_hands("REQ")?;
+        Ok(peer)
+    }
+
+    /// Greets, and announces a socket type.
+    ///
+    /// # Errors
+    /// When the other end does not play along.
+    pub fn shake_hands(&mut self, socket_type: &str) -> io::Result<()> {
+        self.send(&greeting())?;
+        self.send(&ready(socket_type, &[]))?;
+        self.read_handshake()
+    }
+
+    /// Reads the other end's greeting and READY.
+    ///
+    /// # Errors
+    /// When it says something else.
+    pub fn read_handshake(&mut self) -> io::Result<()> {
+        self.read_greeting()?;
+        let said = self.read_said()?;
+        let is_ready = matches!(&said, Said::Command(name, _) if name == "READY");
+        if is_ready { Ok(()) } else { Err(io::Error::other(format!("not READY: {said:?}"))) }
+    }
+
+    /// Reads a whole greeting.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn read_greeting(&mut self) -> io::Result<Vec<u8>> {
+        self.read_exactly(GREETING_LENGTH)
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    /// When the other end has closed.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Sends as much as the other end takes before it has not taken anything for `patience`:
+    /// how much that was.
+    ///
+    /// # Errors
+    /// When the other end has closed.
+    pub fn send_what_fits(&mut self, bytes: &[u8], patience: Duration) -> io::Result<usize> {
+        match &self.stream {
+            Stream::Unix(stream) => stream.set_write_timeout(Some(patience))?,
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(patience))?,
+        }
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.stream.write(&bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Reads so many bytes.
+    ///
+    /// # Errors
+    /// When the other end closes before, or says nothing for the read patience.
+    pub fn read_exactly(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads one frame.
+    ///
+    /// # Errors
+    /// As [`Self::read_exactly`].
+    ///
+    /// # Panics
+    /// When its length is absurd.
+    pub fn read_frame(&mut self) -> io::Result<Frame> {
+        let flags = self.read_exactly(1)?[0];
+        let length = if flags & LONG == 0 {
+            u64::from(self.read_exactly(1)?[0])
+        } else {
+            u64::from_be_bytes(self.read_exactly(8)?.try_into().unwrap())
+        };
+        assert!(length < 1 << 30, "a frame that claims {length} B");
+        let body = self.read_exactly(usize::try_from(length).unwrap())?;
+        Ok(Frame { flags, body })
+    }
+
+    /// Reads one message or command.
+    ///
+    /// # Errors
+    /// As [`Self::read_exactly`]; when a command is malformed or comes inside a message.
+    pub fn read_said(&mut self) -> io::Result<Said> {
+        let mut frames = Vec::new();
+        loop {
+            let frame = self.read_frame()?;
+            if frame.flags & COMMAND != 0 {
+                return said_command(&frame.body, frames.is_empty());
+            }
+            frames.push(frame.body);
+            if frame.flags & MORE == 0 {
+                return Ok(Said::Message(frames));
+            }
+        }
+    }
+
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// As [`Self::read_said`]; when it says something else.
+    pub fn read_reply(&mut self) -> io::Result<Vec<u8>> {
+        self.read_said()?.into_reply().ok_or_else(|| io::Error::other("not a reply"))
+    }
+
+    /// Sends a request's body and reads its reply.
+    ///
+    /// # Errors
+    /// As [`Self::read_reply`].
+    pub fn ask(&mut self, body: &[u8]) -> io::Result<Vec<u8>> {
+        self.send(&request(body))?;
+        self.read_reply()
+    }
+
+    /// Asks for a sign of life.
+    ///
+    /// # Errors
+    /// As [`Self::ask`]; when the answer is not the right one.
+    pub fn ping(&mut self) -> io::Result<()> {
+        let reply = self.ask(&DiscoveryRequest::ping().to_bytes())?;
+        match DiscoveryResponse::from_bytes(&reply) {
+            Ok(response) if response.message == "pong" => Ok(()),
+            other => Err(io::Error::other(format!("not a pong: {other:?}"))),
+        }
+    }
+
+    /// Reads all that comes until the other end closes.
+    ///
+    /// # Errors
+    /// When it says nothing for the read patience and does not close.
+    pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match self.stream.read_to_end(&mut bytes) {
+            Ok(_) => Ok(bytes),
+            // A close with unread bytes at the other end is told so.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(bytes),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads what there is, for at most `patience`: nothing at all is no bytes, a close is `None`.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn read_within(&mut self, patience: Duration) -> io::Result<Option<Vec<u8>>> {
+        self.set_read_patience(patience)?;
+        let mut buffer = vec![0; 64 * 1024];
+        let read = self.stream.read(&mut buffer);
+        self.set_read_patience(PATIENCE)?;
+        match read {
+            Ok(0) => Ok(None),
+            Ok(count) => Ok(Some(buffer[..count].to_vec())),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Some(Vec::new())),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_read_patience(&self, patience: Duration) -> io::Result<()> {
+        match &self.stream {
+            Stream::Unix(stream) => stream.set_read_timeout(Some(patience)),
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(patience)),
+        }
+    }
+}
+
+/// Connects, shakes hands, asks for a sign of life, and leaves.
+///
+/// # Errors
+/// When nobody answers.
+pub fn ping(address: &str) -> io::Result<()> {
+    RawPeer::open(address)?.ping()
+}
+
+fn said_command(body: &[u8], between_messages: bool) -> io::Result<Said> {
+    let malformed = || io::Error::other(format!("a malformed command: {}", body.escape_ascii()));
+    let (&length, rest) = body.split_first().ok_or_else(malformed)?;
+    let (name, data) = rest.split_at_checked(length.into()).ok_or_else(malformed)?;
+    let name = String::from_utf8(name.to_vec()).map_err(|_| malformed())?;
+    if between_messages {
+        Ok(Said::Command(name, data.to_vec()))
+    } else {
+        Err(io::Error::other(format!("{name} inside a message")))
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(buffer),
+            Self::Tcp(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.write(bytes),
+            Self::Tcp(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

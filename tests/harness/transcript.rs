@@ -1,0 +1,86 @@
+//! The recorded exchanges with the Python reference.
+
+use std::fs;
+
+use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
+use serde_json::Value;
+
+/// One recorded exchange.
+pub struct Step {
+    /// What it shows.
+    pub label: String,
+    /// The request's bytes.
+    pub request: Vec<u8>,
+    /// The reference's reply.
+    pub reply: Vec<u8>,
+    compare: Compare,
+}
+
+#[derive(Clone, Copy)]
+enum Compare {
+    Bytes,
+    Status,
+    Error,
+}
+
+/// All recorded exchanges, in order.
+///
+/// # Panics
+/// When the recording cannot be read.
+#[must_use]
+pub fn steps() -> Vec<Step> {
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/cortex-proto/tests/golden/transcript.json");
+    let steps: Vec<Value> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let steps = steps.iter().map(|step| Step {
+        label: text(&step["label"]),
+        request: from_hex(&text(&step["request"])),
+        reply: from_hex(&text(&step["reply"])),
+        compare: match text(&step["compare"]).as_str() {
+            "bytes" => Compare::Bytes,
+            "status" => Compare::Status,
+            "error" => Compare::Error,
+            other => panic!("no such comparison: {other}"),
+        },
+    });
+    steps.collect()
+}
+
+impl Step {
+    /// Whether the reply must be the recorded one, byte for byte.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        matches!(self.compare, Compare::Bytes)
+    }
+
+    /// Holds our daemon's reply against the recorded one.
+    ///
+    /// # Panics
+    /// When it differs in what must match.
+    pub fn check(&self, reply: &[u8]) {
+        let label = &self.label;
+        match self.compare {
+            Compare::Bytes => assert_eq!(printable(reply), printable(&self.reply), "{label}"),
+            Compare::Status => assert_eq!(status(reply), status(&self.reply), "{label}"),
+            Compare::Error => assert_eq!(status(reply), DiscoveryStatus::Error, "{label}"),
+        }
+    }
+}
+
+/// The status of a reply.
+///
+/// # Panics
+/// When the bytes are no reply.
+#[must_use]
+pub fn status(reply: &[u8]) -> DiscoveryStatus {
+    DiscoveryResponse::from_bytes(reply).unwrap().status
+}
+
+fn printable(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
+
+fn from_hex(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}

@@ -1,0 +1,402 @@
+//! The daemon as a process: how it starts, what it leaves alone, how it ends, what it tells.
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
+
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
+use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::messages::{names, topic};
+use cortex_tests::peers::ZmqPeer;
+use cortex_tests::process::{Ended, Process};
+use cortex_tests::python::ReferenceDaemon;
+use cortex_tests::raw::{self, RawPeer};
+use cortex_tests::{not_run, transcript};
+use rustix::process::Signal;
+use serde_json::Value;
+
+fn assert_tidied(place: &Place) {
+    assert!(!place.socket().exists(), "the socket is gone");
+    assert!(!place.lock_file().exists(), "the lock is gone");
+}
+
+/// One that refuses to start says why, in one sentence without a backtrace.
+fn assert_told(ended: &Ended, code: i32, words: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{}", ended.stderr);
+    for word in words {
+        assert!(ended.stderr.contains(word), "`{word}` is not in: {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    for line in ended.stderr.lines() {
+        let reasons = line.matches("(os error").count();
+        assert!(reasons <= 1, "the system's reason is told {reasons} times: {line}");
+    }
+}
+
+fn assert_refused(ended: &Ended, words: &[&str]) {
+    assert!(matches!(ended.code, Some(1 | 2)), "{:?}: {}", ended.code, ended.stderr);
+    assert_told(ended, ended.code.unwrap_or_default(), words);
+}
+
+fn register(address: &str, name: &str) -> DiscoveryStatus {
+    ZmqPeer::req(address).ask(&DiscoveryRequest::register(topic(name, "node"))).status
+}
+
+#[test]
+fn sigint_and_sigterm_end_it_tidily() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let daemon = Daemon::start();
+        let place = daemon.place().clone();
+        assert!(place.lock_file().exists(), "it holds a lock while it runs");
+        let _connected = RawPeer::open(daemon.address()).unwrap();
+        daemon.signal(signal);
+        assert_eq!(daemon.wait().code, Some(0), "{signal:?}");
+        assert_tidied(&place);
+    }
+}
+
+#[test]
+fn it_can_be_ended_tidily_from_the_moment_that_its_socket_is_there() {
+    for _ in 0..20 {
+        let place = Place::new();
+        let process = Launch::at(&place).spawn();
+        let deadline = Instant::now() + PATIENCE;
+        // Without a pause: the very moment counts.
+        while !place.socket().exists() {
+            assert!(Instant::now() < deadline, "no socket appears");
+        }
+        process.signal(Signal::TERM);
+        let ended = process.wait();
+        assert_eq!((ended.code, ended.signal), (Some(0), None), "{}", ended.stderr);
+        assert_tidied(&place);
+    }
+}
+
+#[test]
+fn the_reply_to_shutdown_arrives_before_it_ends() {
+    for _ in 0..10 {
+        let daemon = Launch::at(&Place::new()).and_tcp().start();
+        let place = daemon.place().clone();
+        let [asked, other] = [&daemon.addresses()[0], &daemon.addresses()[1]];
+        let _connected = ZmqPeer::req(other);
+        let reply = ZmqPeer::req(asked).ask(&DiscoveryRequest::shutdown());
+        assert_eq!((reply.status, reply.message.as_str()), (DiscoveryStatus::Ok, "Shutting down"));
+        assert_eq!(daemon.wait().code, Some(0));
+        assert_tidied(&place);
+    }
+}
+
+#[test]
+fn the_reply_to_shutdown_arrives_over_tcp_too() {
+    for _ in 0..10 {
+        let daemon = Daemon::start_tcp();
+        let reply = ZmqPeer::req(daemon.address()).ask(&DiscoveryRequest::shutdown());
+        assert_eq!(reply.message, "Shutting down");
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_read_cannot_keep_it_from_ending() {
+    for by_signal in [true, false] {
+        let daemon = Daemon::start();
+        let peer = ZmqPeer::req(daemon.address());
+        for number in 0..100 {
+            let name = format!("/{number}");
+            let _ = peer.ask(&DiscoveryRequest::register(topic(&name, "node")));
+        }
+        let mut deaf = RawPeer::open(daemon.address()).unwrap();
+        deaf.send(&raw::request(&DiscoveryRequest::list().to_bytes()).repeat(1000)).unwrap();
+        if by_signal {
+            daemon.signal(Signal::TERM);
+        } else {
+            assert_eq!(peer.ask(&DiscoveryRequest::shutdown()).message, "Shutting down");
+        }
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn a_second_daemon_refuses_an_address_that_one_serves_and_leaves_that_one_alone() {
+    let daemon = Daemon::start();
+    assert_eq!(register(daemon.address(), "/kept"), DiscoveryStatus::Ok);
+    let before = fs::metadata(daemon.place().socket()).unwrap().ino();
+    for _ in 0..3 {
+        let second = Launch::at(daemon.place()).run();
+        assert_told(&second, 5, &[daemon.address()]);
+    }
+    assert_eq!(fs::metadata(daemon.place().socket()).unwrap().ino(), before);
+    assert!(daemon.place().lock_file().exists());
+    let list = ZmqPeer::req(daemon.address()).ask(&DiscoveryRequest::list());
+    assert_eq!(names(&list), ["/kept"]);
+}
+
+#[test]
+fn two_daemons_started_at_once_end_as_one() {
+    for _ in 0..10 {
+        let place = Place::new();
+        let mut rivals: Vec<_> = (0..4).map(|_| Launch::at(&place).spawn()).collect();
+        eventually("all but one have ended", PATIENCE, || {
+            let ended =
+                rivals.iter_mut().filter_map(|rival| rival.has_ended().then_some(())).count();
+            (ended == 3).then_some(())
+        });
+        eventually("the last one serves", PATIENCE, || raw::ping(&place.address()).ok());
+        let (ended, mut serving): (Vec<_>, Vec<_>) =
+            rivals.into_iter().map(|mut rival| (rival.has_ended(), rival)).partition(|(e, _)| *e);
+        for (_, rival) in ended {
+            assert_told(&rival.wait(), 5, &[&place.address()]);
+        }
+        let (_, serving) = serving.pop().unwrap();
+        serving.signal(Signal::TERM);
+        assert_eq!(serving.wait().code, Some(0));
+        assert_tidied(&place);
+    }
+}
+
+#[test]
+fn it_does_not_steal_the_address_of_a_running_reference_daemon() {
+    let place = Place::new();
+    let _reference = ReferenceDaemon::start(&place);
+    let peer = ZmqPeer::req(&place.address());
+    assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+
+    assert_told(&Launch::at(&place).run(), 5, &[&place.address()]);
+    assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+    assert_eq!(register(&place.address(), "/new"), DiscoveryStatus::Ok, "new peers find it, too");
+}
+
+#[test]
+fn it_starts_at_once_over_what_a_killed_daemon_left() {
+    let place = Place::new();
+    for _ in 0..3 {
+        let daemon = Launch::at(&place).start();
+        let killed = daemon.kill();
+        assert_eq!(killed.signal, Some(9));
+        assert!(place.socket().exists() && place.lock_file().exists(), "it tidied up nothing");
+    }
+    let daemon = Launch::at(&place).start();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+    assert_tidied(&place);
+}
+
+#[test]
+fn what_is_not_a_socket_is_refused_and_left_alone() {
+    let place = Place::new();
+    fs::write(place.socket(), "precious").unwrap();
+    assert_refused(&Launch::at(&place).run(), &[place.socket().to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(place.socket()).unwrap(), "precious");
+
+    let place = Place::new();
+    fs::create_dir(place.socket()).unwrap();
+    assert_refused(&Launch::at(&place).run(), &[place.socket().to_str().unwrap()]);
+    assert!(place.socket().is_dir());
+}
+
+#[test]
+fn it_says_so_and_ends_when_its_socket_is_removed() {
+    let daemon = Daemon::start();
+    let place = daemon.place().clone();
+    fs::remove_file(place.socket()).unwrap();
+    let ended = daemon.wait();
+    assert_refused(&ended, &[place.socket().to_str().unwrap()]);
+    assert!(!place.socket().exists());
+}
+
+#[test]
+fn it_says_so_and_ends_when_its_socket_is_replaced_and_leaves_the_new_one_alone() {
+    let daemon = Daemon::start();
+    let place = daemon.place().clone();
+    let other = place.path("other.sock");
+    let _listener = UnixListener::bind(&other).unwrap();
+    let number = fs::metadata(&other).unwrap().ino();
+    fs::rename(other, place.socket()).unwrap();
+    let ended = daemon.wait();
+    assert_refused(&ended, &[place.socket().to_str().unwrap()]);
+    assert_eq!(fs::metadata(place.socket()).unwrap().ino(), number);
+}
+
+#[test]
+fn it_makes_the_sockets_directory() {
+    let place = Place::new();
+    let socket = place.path("not/there/yet/discovery.sock");
+    let daemon = Launch::at_address(&place, ipc(&socket)).start();
+    assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
+}
+
+/// A socket's path in `place` of exactly so many bytes.
+fn address_of_length(place: &Place, length: usize) -> String {
+    let used = place.path("").as_os_str().len();
+    let path = place.path(&"s".repeat(length - used));
+    assert_eq!(path.as_os_str().len(), length);
+    ipc(&path)
+}
+
+#[test]
+fn a_socket_path_has_107_bytes_at_most() {
+    let place = Place::new();
+    let daemon = Launch::at_address(&place, address_of_length(&place, 107)).start();
+    assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+
+    let too_long = Launch::at_address(&place, address_of_length(&place, 108)).run();
+    assert_refused(&too_long, &["107", "108"]);
+}
+
+#[test]
+fn an_address_that_cannot_be_served_is_told_in_a_sentence() {
+    let place = Place::new();
+    let taken = Daemon::start_tcp();
+    for address in ["/no/scheme", "udp://127.0.0.1:5", "tcp://127.0.0.1", "ipc://", "tcp://host:x"]
+    {
+        assert_refused(&Launch::at_address(&place, address).run(), &[address]);
+    }
+    let second = Launch::at_address(&place, taken.address()).run();
+    assert!(matches!(second.code, Some(1 | 5)), "{:?}", second.code);
+    assert!(second.stderr.contains(taken.address()), "{}", second.stderr);
+    let impossible = ipc(Path::new("/proc/no/discovery.sock"));
+    assert_refused(&Launch::at_address(&place, impossible).run(), &["/proc/no"]);
+    taken.assert_serves();
+}
+
+#[test]
+fn it_serves_ipc_and_tcp_at_once_from_one_registry() {
+    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
+    assert_eq!(register(ipc, "/over/ipc"), DiscoveryStatus::Ok);
+    assert_eq!(register(tcp, "/over/tcp"), DiscoveryStatus::Ok);
+    for address in [ipc, tcp] {
+        let list = ZmqPeer::req(address).ask(&DiscoveryRequest::list());
+        assert_eq!(names(&list), ["/over/ipc", "/over/tcp"]);
+    }
+}
+
+#[test]
+fn it_serves_a_name_of_the_abstract_namespace() {
+    let place = Place::new();
+    // The directory's name is nobody else's.
+    let address = format!("ipc://@{}", place.path("abstract").display());
+    let daemon = Launch::at_address(&place, address).start();
+    assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
+    assert_told(&Launch::at_address(&place, daemon.address()).run(), 5, &[daemon.address()]);
+    daemon.assert_serves();
+}
+
+#[test]
+fn it_serves_ipv6() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        not_run("this host has no IPv6");
+        return;
+    }
+    let daemon = Launch::at_address(&Place::new(), "tcp://[::1]:0").start();
+    let peer = ZmqPeer::new(daemon.address(), zmq::REQ, |socket| socket.set_ipv6(true));
+    assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+}
+
+#[test]
+fn log_levels_are_those_of_the_reference_in_any_case() {
+    for level in ["DEBUG", "info", "Warning", "ERROR", "trace", "eRrOr"] {
+        let daemon = Launch::at(&Place::new()).log_level(Some(level)).start();
+        assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
+        daemon.signal(Signal::TERM);
+        let ended = daemon.wait();
+        assert_eq!(ended.code, Some(0), "{level}: {}", ended.stderr);
+        let tells = ["debug", "info", "trace"].contains(&level.to_lowercase().as_str());
+        assert_eq!(ended.stderr.contains("/x"), tells, "{level}: {}", ended.stderr);
+    }
+    let bad = Launch::at(&Place::new()).log_level(Some("loud")).run();
+    assert_told(&bad, 2, &["loud"]);
+}
+
+#[test]
+fn the_log_as_json_has_one_line_of_level_info_for_each_change() {
+    let daemon = Launch::at(&Place::new()).args(["--log-format", "json"]).start();
+    let peer = ZmqPeer::req(daemon.address());
+    for request in [
+        DiscoveryRequest::register(topic("/camera", "a")),
+        DiscoveryRequest::register(topic("/camera", "b")),
+        DiscoveryRequest::lookup("/camera"),
+        DiscoveryRequest::list(),
+        DiscoveryRequest::unregister("/camera"),
+        DiscoveryRequest::unregister("/camera"),
+    ] {
+        let _ = peer.ask(&request);
+    }
+    daemon.signal(Signal::TERM);
+    let ended = daemon.wait();
+    let lines: Vec<Value> = ended
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let changes: Vec<_> = lines
+        .iter()
+        .filter(|line| line["level"] == "INFO" && line.to_string().contains("/camera"))
+        .collect();
+    assert_eq!(changes.len(), 2, "{changes:#?}");
+    let debug = |line: &&Value| line["level"] == "DEBUG" && line.to_string().contains("/camera");
+    assert!(lines.iter().any(|line| debug(&line)), "lookups are told at DEBUG");
+}
+
+#[test]
+fn the_port_taken_is_in_the_log_as_json_too() {
+    let launch = Launch::at_address(&Place::new(), "tcp://127.0.0.1:0");
+    launch.args(["--log-format", "json"]).start().assert_serves();
+}
+
+#[test]
+fn nobody_needs_to_read_its_log() {
+    let place = Place::new();
+    let closed = Launch::at(&place).after_shell("exec 2>&-").start();
+    for number in 0..100 {
+        assert_eq!(register(closed.address(), &format!("/{number}")), DiscoveryStatus::Ok);
+    }
+    closed.signal(Signal::TERM);
+    assert_eq!(closed.wait().code, Some(0));
+
+    let (reader, writer) = io::pipe().unwrap();
+    let launch = Launch::at(&place);
+    let mut command = launch.command();
+    let broken = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer));
+    drop(reader);
+    eventually("the daemon answers", PATIENCE, || raw::ping(&place.address()).ok());
+    for number in 0..100 {
+        assert_eq!(register(&place.address(), &format!("/{number}")), DiscoveryStatus::Ok);
+    }
+    broken.signal(Signal::TERM);
+    assert_eq!(broken.wait().code, Some(0));
+}
+
+#[test]
+fn it_tells_its_version_and_explains_itself() {
+    let place = Place::new();
+    let version = Launch::at(&place).args(["--version"]).run();
+    assert_eq!(version.code, Some(0));
+    assert_eq!(version.stdout.trim(), concat!("cortex-discovery ", env!("CARGO_PKG_VERSION")));
+
+    let help = Launch::at(&place).args(["--help"]).run();
+    assert_eq!(help.code, Some(0));
+    for word in ["--address", "--log-level", "--log-format", "ipc://", "tcp://", "json", "exit"] {
+        assert!(help.stdout.to_lowercase().contains(word), "`{word}` is not in the help");
+    }
+    assert_told(&Launch::at(&place).args(["--nonsense"]).run(), 2, &["--nonsense"]);
+    assert!(!place.socket().exists());
+}
+
+#[test]
+fn it_goes_on_after_every_recorded_nonsense() {
+    let daemon = Daemon::start();
+    for step in transcript::steps().iter().filter(|step| !step.is_exact()) {
+        let mut peer = RawPeer::open(daemon.address()).unwrap();
+        step.check(&peer.ask(&step.request).unwrap());
+        peer.ping().unwrap();
+    }
+}

@@ -1,0 +1,40 @@
+"""A node that does what its arguments say, and prints each reply as a line of JSON.
+
+    peer.py DISCOVERY ACTION [then ACTION]...
+
+The actions: ping, list, shutdown, lookup NAME, unregister NAME, register NAME NODE [ADDRESS].
+"""
+
+import itertools
+import json
+import sys
+
+import zmq
+
+import wire
+
+COMMANDS = {
+    "ping": wire.PING,
+    "list": wire.LIST,
+    "shutdown": wire.SHUTDOWN,
+    "lookup": wire.LOOKUP,
+    "unregister": wire.UNREGISTER,
+}
+
+
+def act(node, verb, *operands):
+    if verb == "register":
+        return node.ask(wire.REGISTER, topic=wire.a_topic(*operands))
+    return node.ask(COMMANDS[verb], *operands)
+
+
+def main(discovery, *words):
+    with zmq.Context() as context:
+        node = wire.Node(context, discovery)
+        for is_action, action in itertools.groupby(words, lambda word: word != "then"):
+            if is_action:
+                print(json.dumps(act(node, *action)), flush=True)
+        node.socket.close()
+
+
+main(*sys.argv[1:])

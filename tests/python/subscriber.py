@@ -1,0 +1,41 @@
+"""A node that waits for a topic, subscribes to it and prints what it hears, a line each.
+
+    subscriber.py DISCOVERY TOPIC COUNT
+"""
+
+import json
+import sys
+
+import zmq
+
+import wire
+
+
+def find(node, name, data):
+    for _ in range(wire.PATIENCE_MS // 20):
+        found = node.ask(wire.LOOKUP, name)
+        if found["status"] == wire.OK:
+            return found["topic_info"]
+        print(json.dumps(found), flush=True)
+        # A legacy node has nothing to wait on between two looks.
+        data.poll(20)
+    raise TimeoutError(f"nobody registers {name}")
+
+
+def main(discovery, name, count):
+    with zmq.Context() as context, context.socket(zmq.SUB) as data:
+        data.linger = 0
+        data.rcvtimeo = wire.PATIENCE_MS
+        node = wire.Node(context, discovery)
+        topic = find(node, name, data)
+        print(json.dumps(topic), flush=True)
+
+        data.subscribe(name)
+        data.connect(topic["address"])
+        for _ in range(int(count)):
+            heard, payload = data.recv_multipart()
+            print(json.dumps({"topic": heard.decode(), **wire.unpack(payload)}), flush=True)
+        node.socket.close()
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,111 @@
+//! Unmodified Python nodes and our daemon.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use cortex_tests::daemon::{Daemon, ipc};
+use cortex_tests::process::{Ended, Process};
+use cortex_tests::python;
+use serde_json::{Value, json};
+
+/// Has one Python node do these actions, and gives the reply to each.
+fn node(daemon: &Daemon, actions: &str) -> Vec<Value> {
+    let arguments: Vec<_> = [daemon.address()].into_iter().chain(actions.split(' ')).collect();
+    lines(&python::run("peer.py", &arguments))
+}
+
+fn lines(ended: &Ended) -> Vec<Value> {
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn said(replies: &[Value]) -> Vec<(u64, &str)> {
+    let said = |reply: &Value| reply["status"].as_u64().unwrap();
+    replies.iter().map(|reply| (said(reply), reply["message"].as_str().unwrap())).collect()
+}
+
+fn names(reply: &Value) -> Vec<&str> {
+    let topics = reply["topics"].as_array().unwrap();
+    topics.iter().map(|topic| topic["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_python_node_registers_looks_up_lists_pings_and_shuts_down() {
+    let daemon = Daemon::start();
+    let replies = node(
+        &daemon,
+        "ping then list then register /camera camera_node then lookup /camera then list \
+         then unregister /camera then lookup /camera then shutdown",
+    );
+    let told = [
+        (0, "pong"),
+        (0, ""),
+        (0, "Registered topic: /camera"),
+        (0, ""),
+        (0, ""),
+        (0, "Unregistered topic: /camera"),
+        (1, "Topic /camera not found"),
+        (0, "Shutting down"),
+    ];
+    assert_eq!(said(&replies), told);
+    let camera = json!({
+        "name": "/camera",
+        "address": "ipc:///run/nodes/camera.sock",
+        "message_type": "TestMessage",
+        "fingerprint": 0x1234_5678_9abc_def0_u64,
+        "publisher_node": "camera_node",
+    });
+    assert_eq!(replies[1]["topics"], json!([]));
+    assert_eq!(replies[3]["topic_info"], camera);
+    assert_eq!(replies[4]["topics"], json!([camera]));
+    assert_eq!(daemon.wait().code, Some(0));
+}
+
+#[test]
+fn a_topic_belongs_to_the_first_node_that_registers_it() {
+    let daemon = Daemon::start();
+    assert_eq!(said(&node(&daemon, "register /camera a")), [(0, "Registered topic: /camera")]);
+    let replies = node(&daemon, "register /camera b then lookup /camera");
+    assert_eq!(said(&replies), [(2, "Topic /camera already registered by a"), (0, "")]);
+    assert_eq!(replies[1]["topic_info"]["publisher_node"], "a");
+}
+
+#[test]
+fn a_list_is_in_the_order_of_first_registration() {
+    let daemon = Daemon::start();
+    let replies = node(
+        &daemon,
+        "register /c n then register /a n then register /b n then list \
+         then register /c n ipc:///elsewhere then list \
+         then unregister /c then register /c n then list",
+    );
+    assert_eq!(names(&replies[3]), ["/c", "/a", "/b"]);
+    assert_eq!(names(&replies[5]), ["/c", "/a", "/b"], "registered anew, it keeps its place");
+    assert_eq!(replies[5]["topics"][0]["address"], "ipc:///elsewhere");
+    assert_eq!(names(&replies[8]), ["/a", "/b", "/c"], "removed before, it goes last");
+}
+
+#[test]
+fn a_subscriber_finds_a_publisher_through_the_daemon_and_hears_all_it_says() {
+    let daemon = Daemon::start();
+    let data = ipc(&daemon.place().path("numbers.sock"));
+    let listen = ["/numbers", "20"];
+    let subscriber = Process::spawn_captured(&mut python::script(
+        "subscriber.py",
+        &[&[daemon.address()], &listen[..]].concat(),
+    ));
+    subscriber.stdout_line("the topic is not there yet", |line| {
+        line.contains("Topic /numbers not found").then_some(())
+    });
+
+    let mut publisher = python::spawn("publisher.py", &[daemon.address(), "/numbers", &data, "20"]);
+    let heard = lines(&subscriber.wait());
+    let at = heard.iter().position(|line| line["address"] == data.as_str()).unwrap();
+    let wanted: Vec<_> =
+        (0..20).map(|number| json!({"topic": "/numbers", "number": number})).collect();
+    assert_eq!(heard[at + 1..], wanted);
+
+    publisher.close_stdin();
+    let told = lines(&publisher.wait());
+    let told = said(&told);
+    assert_eq!(told, [(0, "Registered topic: /numbers"), (0, "Unregistered topic: /numbers")]);
+}

@@ -1,0 +1,416 @@
+//! What the daemon makes of bytes: cut anywhere, wrong, too many, too slow or never read.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
+use cortex_tests::daemon::Daemon;
+use cortex_tests::deadline::{PATIENCE, QUIET, eventually};
+use cortex_tests::messages::{ping_of_size, response, topic};
+use cortex_tests::raw::{self, COMMAND, GREETING_LENGTH, MORE, RawPeer, Said};
+use cortex_tests::transcript::status;
+use rustix::process::Signal;
+
+fn ping() -> Vec<u8> {
+    DiscoveryRequest::ping().to_bytes()
+}
+
+fn lookup(name: &str) -> Vec<u8> {
+    DiscoveryRequest::lookup(name).to_bytes()
+}
+
+/// All that a well-behaved peer may say, once, in one piece.
+fn conversation() -> Vec<u8> {
+    let envelope = raw::message(&[b"one", b"", &ping()]);
+    [
+        raw::greeting(),
+        raw::ready("DEALER", &[("Identity", b"somebody"), ("X-Other", b"")]),
+        raw::request(&ping()),
+        raw::command("PING", b"\x00\x05context"),
+        raw::long_frame(MORE, b""),
+        raw::long_frame(0, &lookup("/nope")),
+        envelope,
+        raw::request(&lookup(&"n".repeat(300))),
+    ]
+    .concat()
+}
+
+/// What the daemon says to all of it: the messages and the commands, each in their order.
+type Answer = (Vec<Vec<Vec<u8>>>, Vec<(String, Vec<u8>)>);
+
+fn read_answer(peer: &mut RawPeer) -> Answer {
+    let (mut messages, mut commands) = (Vec::new(), Vec::new());
+    peer.read_greeting().unwrap();
+    while messages.len() < 4 || commands.len() < 2 {
+        match peer.read_said().unwrap() {
+            Said::Message(frames) => messages.push(frames),
+            Said::Command(name, data) => commands.push((name, data)),
+        }
+    }
+    (messages, commands)
+}
+
+/// Returns once the daemon has read all that was sent to it before.
+fn settle(witness: &mut RawPeer) {
+    // The first round trip may end in the very round in which the other bytes became readable;
+    // the second can only end after that round.
+    witness.ping().unwrap();
+    witness.ping().unwrap();
+}
+
+#[test]
+fn the_daemon_greets_first() {
+    let daemon = Daemon::start();
+    let mut peer = RawPeer::connect(daemon.address()).unwrap();
+    let greeting = peer.read_greeting().unwrap();
+    assert_eq!(greeting[..10], [0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f]);
+    assert_eq!(greeting[10], 3, "the major version");
+    assert_eq!(greeting[12..32], raw::greeting()[12..32], "the mechanism");
+}
+
+#[test]
+fn a_conversation_means_the_same_wherever_it_is_cut() {
+    let daemon = Daemon::start();
+    let conversation = conversation();
+    let mut whole = RawPeer::connect(daemon.address()).unwrap();
+    whole.send(&conversation).unwrap();
+    let expected = read_answer(&mut whole);
+    let (messages, commands) = &expected;
+    assert_eq!(messages[2][0], b"one", "frames before the delimiter are echoed");
+    assert_eq!(commands[1], ("PONG".into(), b"context".to_vec()));
+    let found: Vec<_> = messages.iter().map(|frames| status(frames.last().unwrap())).collect();
+    let (ok, not_found) = (DiscoveryStatus::Ok, DiscoveryStatus::NotFound);
+    assert_eq!(found, [ok, not_found, ok, not_found]);
+
+    let mut witness = RawPeer::open(daemon.address()).unwrap();
+    for cut in 1..conversation.len() {
+        let mut peer = RawPeer::connect(daemon.address()).unwrap();
+        peer.send(&conversation[..cut]).unwrap();
+        settle(&mut witness);
+        peer.send(&conversation[cut..]).unwrap();
+        assert_eq!(read_answer(&mut peer), expected, "cut at byte {cut}");
+    }
+}
+
+#[test]
+fn a_conversation_may_come_byte_by_byte() {
+    let daemon = Daemon::start();
+    let mut whole = RawPeer::connect(daemon.address()).unwrap();
+    whole.send(&conversation()).unwrap();
+    let expected = read_answer(&mut whole);
+
+    let mut witness = RawPeer::open(daemon.address()).unwrap();
+    let mut peer = RawPeer::connect(daemon.address()).unwrap();
+    for byte in conversation() {
+        peer.send(&[byte]).unwrap();
+        settle(&mut witness);
+    }
+    assert_eq!(read_answer(&mut peer), expected);
+}
+
+#[test]
+fn many_requests_in_one_piece_are_answered_in_their_order() {
+    let daemon = Daemon::start();
+    let mut peer = RawPeer::open(daemon.address()).unwrap();
+    let requests: Vec<_> = (0..300).map(|n| raw::request(&lookup(&format!("/{n}")))).collect();
+    peer.send(&requests.concat()).unwrap();
+    for n in 0..300 {
+        let reply = response(&peer.read_reply().unwrap());
+        assert_eq!(reply.message, format!("Topic /{n} not found"));
+    }
+}
+
+#[test]
+fn peers_of_another_mechanism_or_version_are_closed_and_logged() {
+    for (greeting, told) in [
+        (raw::greeting_of((3, 1), b"CURVE"), "CURVE"),
+        (raw::greeting_of((3, 0), b"PLAIN"), "PLAIN"),
+        (raw::greeting_of((2, 0), b""), "ZMTP 2"),
+        (raw::greeting_of((1, 0), b""), "ZMTP 1"),
+        (b"\x01\x00\x01\x00".to_vec(), "ZMTP"),
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "ZMTP"),
+    ] {
+        // Each at its own, since a flood of such lines is held back.
+        let daemon = Daemon::start();
+        let mut peer = RawPeer::connect(daemon.address()).unwrap();
+        peer.send(&greeting).unwrap();
+        let said = peer.read_to_close().unwrap();
+        assert!(said.len() <= GREETING_LENGTH, "{told}: nothing but a greeting");
+        daemon.process().stderr_line(told, |line| line.contains(told).then_some(()));
+        daemon.assert_serves();
+    }
+}
+
+#[test]
+fn a_peer_of_version_3_0_is_served() {
+    let daemon = Daemon::start();
+    let mut peer = RawPeer::connect(daemon.address()).unwrap();
+    peer.send(&raw::greeting_of((3, 0), b"NULL")).unwrap();
+    peer.send(&raw::ready("REQ", &[])).unwrap();
+    peer.read_handshake().unwrap();
+    peer.ping().unwrap();
+}
+
+#[test]
+fn a_socket_that_cannot_ask_is_told_so_and_closed() {
+    let daemon = Daemon::start();
+    for socket_type in ["SUB", "PUB", "REP", "ROUTER", "PUSH", "PAIR", "", "NONSENSE"] {
+        let mut peer = RawPeer::connect(daemon.address()).unwrap();
+        peer.send(&raw::greeting()).unwrap();
+        peer.send(&raw::ready(socket_type, &[])).unwrap();
+        peer.read_greeting().unwrap();
+        let reason = loop {
+            let Said::Command(name, data) = peer.read_said().unwrap() else {
+                panic!("a message to a {socket_type}");
+            };
+            if name == "ERROR" {
+                break data;
+            }
+            assert_eq!(name, "READY");
+        };
+        assert_eq!(usize::from(reason[0]), reason.len() - 1, "a reason with its length");
+        assert_eq!(peer.read_to_close().unwrap(), b"", "{socket_type}");
+    }
+    daemon.assert_serves();
+}
+
+#[test]
+fn what_a_peer_says_cannot_forge_a_line_of_the_log() {
+    const FORGED: &str = "X\n2000-01-01T00:00:00Z ERROR forged\r\u{1b}[2J";
+    let is_line = |line: &str| {
+        ["TRACE", "DEBUG", "INFO", "WARN"].iter().any(|level| line.contains(level))
+            && !line.contains(char::is_control)
+    };
+    let register = DiscoveryRequest::register(topic(FORGED, FORGED)).to_bytes();
+    let shake_hands = || [raw::greeting(), raw::ready("REQ", &[])].concat();
+    for bytes in [
+        [shake_hands(), raw::request(&register), raw::request(&lookup(FORGED))].concat(),
+        [shake_hands(), raw::command("ERROR", &[b"\x33", FORGED.as_bytes()].concat())].concat(),
+        [raw::greeting(), raw::ready(FORGED, &[])].concat(),
+        raw::greeting_of((3, 1), b"X\nERROR forged\x1b"),
+    ] {
+        // Each at its own, since a flood of such lines is held back.
+        let daemon = Daemon::start();
+        let mut peer = RawPeer::connect(daemon.address()).unwrap();
+        peer.send(&bytes).unwrap();
+        settle(&mut RawPeer::open(daemon.address()).unwrap());
+        daemon.signal(Signal::TERM);
+        let log = daemon.wait().stderr;
+        assert!(log.contains("forged"), "what was said is told:\n{log}");
+        let wrong: Vec<_> = log.lines().filter(|line| !is_line(line)).collect();
+        assert_eq!(wrong, [""; 0], "each line is one of the daemon's own:\n{log}");
+    }
+}
+
+#[test]
+fn a_handshake_out_of_order_is_closed() {
+    let daemon = Daemon::start();
+    for (what, bytes) in [
+        ("a request before READY", raw::request(&ping())),
+        ("a command before READY", raw::command("HELLO", b"")),
+        ("a READY cut short inside", raw::command("READY", b"\x0bSocket-Type\x00\x00\x00\x09REQ")),
+        ("a READY without a socket type", raw::command("READY", b"")),
+        ("an ERROR", raw::command("ERROR", b"\x02no")),
+    ] {
+        let mut peer = RawPeer::connect(daemon.address()).unwrap();
+        peer.send(&[raw::greeting(), bytes].concat()).unwrap();
+        assert!(peer.read_to_close().is_ok(), "{what}");
+    }
+    daemon.assert_serves();
+}
+
+#[test]
+fn claimed_identities_mean_nothing() {
+    let daemon = Daemon::start();
+    // The last one is what libzmq's ROUTER would give to its first anonymous peer.
+    let long = [b'i'; 255];
+    for identity in [&b"same"[..], b"same", b"", &long, b"\0\0\0\0\x01"] {
+        let mut peer = RawPeer::connect(daemon.address()).unwrap();
+        peer.send(&raw::greeting()).unwrap();
+        peer.send(&raw::ready("REQ", &[("Identity", identity)])).unwrap();
+        peer.read_handshake().unwrap();
+        peer.ping().unwrap();
+        daemon.assert_serves();
+    }
+}
+
+#[test]
+fn a_request_of_several_parts_gets_one_error() {
+    let daemon = Daemon::start();
+    let mut peer = RawPeer::open(daemon.address()).unwrap();
+    for parts in [&[&b""[..], &ping(), b"more"][..], &[b"", b"", b"", b""]] {
+        peer.send(&raw::message(parts)).unwrap();
+        assert_eq!(status(&peer.read_reply().unwrap()), DiscoveryStatus::Error);
+        peer.ping().unwrap();
+    }
+}
+
+#[test]
+fn a_message_without_a_delimiter_or_a_body_is_dropped_and_the_next_request_answered() {
+    let daemon = Daemon::start();
+    let mut peer = RawPeer::open(daemon.address()).unwrap();
+    for parts in [&[&ping()[..]][..], &[b"x", b"y", b"z"], &[b""], &[b"x", b""]] {
+        peer.send(&raw::message(parts)).unwrap();
+        peer.ping().unwrap();
+    }
+    assert_eq!(peer.read_within(QUIET).unwrap(), Some(Vec::new()), "nothing else is answered");
+}
+
+#[test]
+fn a_heartbeat_gets_its_context_back() {
+    let daemon = Daemon::start();
+    let mut peer = RawPeer::open(daemon.address()).unwrap();
+    for context in [&b""[..], b"x", b"sixteen bytes it"] {
+        let data = [&b"\x00\x64"[..], context].concat();
+        peer.send(&raw::command("PING", &data)).unwrap();
+        let pong = Said::Command("PONG".into(), context.to_vec());
+        assert_eq!(peer.read_said().unwrap(), pong);
+    }
+    peer.send(&raw::command("PONG", b"unasked")).unwrap();
+    peer.ping().unwrap();
+}
+
+#[test]
+fn frames_that_cannot_be_are_closed() {
+    let daemon = Daemon::start();
+    let over = ping_of_size(1024 * 1024 + 1).len() as u64;
+    for (what, bytes) in [
+        ("a body of over 1 MiB", raw::long_frame_header(0, over)),
+        ("a body of 2^63 B", raw::long_frame_header(0, 1 << 63)),
+        ("a body of 2^64 - 1 B", raw::long_frame_header(0, u64::MAX)),
+        ("a command of 2^40 B", raw::long_frame_header(COMMAND, 1 << 40)),
+        ("flags that mean nothing", vec![0x80, 0]),
+        ("a command of no bytes", vec![COMMAND, 0]),
+        ("a command whose name is cut", vec![COMMAND, 2, 9, b'P']),
+    ] {
+        let mut peer = RawPeer::open(daemon.address()).unwrap();
+        peer.send(&raw::frame(MORE, b"")).unwrap();
+        let at = if bytes[0] & COMMAND == 0 { &bytes[..] } else { &[&[0, 0], &bytes[..]].concat() };
+        peer.send(at).unwrap();
+        assert!(peer.read_to_close().is_ok(), "{what}");
+    }
+    daemon.assert_serves();
+    let (_, peak) = daemon.memory_kib();
+    assert!(peak < 50_000, "what a length claims is not allocated: {peak} KiB");
+}
+
+#[test]
+fn a_message_without_end_is_closed() {
+    let daemon = Daemon::start();
+    let delimiter = raw::frame(MORE, b"");
+    for (what, start, part, count) in [
+        ("frames before the delimiter", vec![], raw::frame(MORE, &[b'x'; 200]), 1_000),
+        ("parts of a body", delimiter.clone(), raw::frame(MORE, &[b'x'; 200]), 10_000),
+        ("empty parts of a body", delimiter, raw::frame(MORE, b""), 1_100_000),
+    ] {
+        let mut peer = RawPeer::open(daemon.address()).unwrap();
+        // It is closed before all is said.
+        let _ = peer.send(&[start, part.repeat(count)].concat());
+        assert!(peer.read_to_close().is_ok(), "{what}");
+        daemon.assert_serves();
+    }
+    let (_, peak) = daemon.memory_kib();
+    assert!(peak < 50_000, "{peak} KiB at most");
+}
+
+#[test]
+fn peers_that_vanish_before_the_reply_leave_nothing_behind() {
+    for daemon in [Daemon::start(), Daemon::start_tcp()] {
+        let mut witness = RawPeer::open(daemon.address()).unwrap();
+        let conversation = conversation();
+        for cut in (0..conversation.len()).step_by(3).chain([conversation.len()]) {
+            let mut peer = RawPeer::connect(daemon.address()).unwrap();
+            peer.send(&conversation[..cut]).unwrap();
+            drop(peer);
+            witness.ping().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_finish_its_handshake_is_closed_and_others_are_served_meanwhile() {
+    let daemon = Daemon::start();
+    let mut patient = RawPeer::open(daemon.address()).unwrap();
+    let started = Instant::now();
+    let mut silent = RawPeer::connect(daemon.address()).unwrap();
+    let mut greeted = RawPeer::connect(daemon.address()).unwrap();
+    greeted.send(&raw::greeting()).unwrap();
+    let mut slow = RawPeer::connect(daemon.address()).unwrap();
+    slow.read_greeting().unwrap();
+
+    let greeting = raw::greeting();
+    let mut unsent = greeting.iter();
+    for byte in unsent.by_ref() {
+        // A close that was not seen yet is seen by the next read.
+        let _ = slow.send(&[*byte]);
+        if slow.read_within(Duration::from_secs(1)).unwrap().is_none() {
+            break;
+        }
+        daemon.assert_serves();
+    }
+    assert!(unsent.len() > 0, "the slow peer was closed before it was done");
+    let elapsed = started.elapsed();
+    assert!(elapsed > Duration::from_secs(9), "it had its time: {elapsed:?}");
+    assert_eq!(silent.read_to_close().unwrap().len(), GREETING_LENGTH);
+    assert!(greeted.read_to_close().unwrap().len() > GREETING_LENGTH, "a greeting and READY");
+    patient.ping().unwrap();
+}
+
+#[test]
+fn a_peer_that_never_reads_costs_little_and_hinders_nobody() {
+    let daemon = Daemon::start();
+    let mut other = RawPeer::open(daemon.address()).unwrap();
+    let list = fill(&mut other, 1000);
+
+    let mut deaf = RawPeer::open(daemon.address()).unwrap();
+    let requests = raw::request(&DiscoveryRequest::list().to_bytes()).repeat(10_000);
+    deaf.send_what_fits(&requests, Duration::from_secs(1)).unwrap();
+    for _ in 0..100 {
+        other.ping().unwrap();
+    }
+    assert_eq!(other.ask(&DiscoveryRequest::list().to_bytes()).unwrap(), list);
+    let (now, peak) = daemon.memory_kib();
+    assert!(now < 50_000 && peak < 50_000, "{now} KiB in use, {peak} KiB at most");
+
+    let before = daemon.processor_time();
+    assert_eq!(other.read_within(Duration::from_secs(1)).unwrap(), Some(Vec::new()));
+    let used = daemon.processor_time().saturating_sub(before);
+    assert!(used < Duration::from_millis(300), "{used:?} in a second of waiting for that peer");
+
+    let connected = daemon.open_files();
+    drop(deaf);
+    eventually("its connection is closed", PATIENCE, || {
+        (daemon.open_files() < connected).then_some(())
+    });
+    other.ping().unwrap();
+}
+
+#[test]
+fn a_peer_that_reads_late_gets_every_reply() {
+    let daemon = Daemon::start();
+    let mut other = RawPeer::open(daemon.address()).unwrap();
+    let list = fill(&mut other, 300);
+
+    let mut late = RawPeer::open(daemon.address()).unwrap();
+    let requests = raw::request(&DiscoveryRequest::list().to_bytes()).repeat(1_000);
+    let sent = late.send_what_fits(&requests, QUIET).unwrap();
+    assert_eq!(sent, requests.len(), "the requests fit into the socket's buffer");
+    other.ping().unwrap();
+    for number in 0..1_000 {
+        assert!(late.read_reply().unwrap() == list, "reply {number} is the list");
+    }
+    late.ping().unwrap();
+}
+
+/// Registers so many topics; the reply to LIST.
+fn fill(peer: &mut RawPeer, topics: usize) -> Vec<u8> {
+    for number in 0..topics {
+        let register = DiscoveryRequest::register(topic(&format!("/topic/{number}"), "node"));
+        let reply = peer.ask(&register.to_bytes()).unwrap();
+        assert_eq!(status(&reply), DiscoveryStatus::Ok);
+    }
+    let list = peer.ask(&DiscoveryRequest::list().to_bytes()).unwrap();
+    assert_eq!(response(&list).topics.len(), topics);
+    list
+}

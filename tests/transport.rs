@@ -1,0 +1,245 @@
+//! The daemon's transport against libzmq's sockets, from Rust and from Python.
+
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
+use cortex_tests::daemon::Daemon;
+use cortex_tests::descriptors;
+use cortex_tests::messages::{names, ping_of_size, response, topic};
+use cortex_tests::peers::ZmqPeer;
+use cortex_tests::python;
+use cortex_tests::transcript::status;
+use zmq::{Context, DEALER, REQ, SocketEvent};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+fn both_transports() -> [Daemon; 2] {
+    [Daemon::start(), Daemon::start_tcp()]
+}
+
+fn lookup(name: &str) -> Vec<u8> {
+    DiscoveryRequest::lookup(name).to_bytes()
+}
+
+/// Whether the reply is the one to a lookup of this unknown name, and so to no other request.
+fn is_about(reply: &[u8], name: &str) -> bool {
+    response(reply).message == format!("Topic {name} not found")
+}
+
+#[test]
+fn a_req_asks_again_and_again() {
+    for daemon in both_transports() {
+        let peer = ZmqPeer::req(daemon.address());
+        for turn in 0..200 {
+            let name = format!("/{turn}");
+            assert!(is_about(&peer.ask_bytes(&lookup(&name)), &name));
+        }
+    }
+}
+
+#[test]
+fn a_dealer_gets_each_reply_with_the_frames_before_its_delimiter() {
+    for daemon in both_transports() {
+        let peer = ZmqPeer::dealer(daemon.address());
+        let long = vec![7; 300];
+        for envelope in [&[][..], &[&b"one"[..]], &[b"one", b"two", &long, b"\0"]] {
+            let body = lookup("/x");
+            peer.send_parts(&[envelope, &[b"", &body]].concat());
+            let parts = peer.receive_parts();
+            let (reply, before) = parts.split_last().unwrap();
+            assert_eq!(before, [envelope, &[b""]].concat());
+            assert!(is_about(reply, "/x"));
+        }
+    }
+}
+
+#[test]
+fn a_dealer_that_sends_500_requests_ahead_gets_500_replies_in_order() {
+    for daemon in both_transports() {
+        let peer = ZmqPeer::dealer(daemon.address());
+        for number in 0..500 {
+            peer.send_parts(&[b"", &lookup(&format!("/{number}"))]);
+        }
+        for number in 0..500 {
+            let parts = peer.receive_parts();
+            assert_eq!((parts.len(), parts[0].len()), (2, 0));
+            assert!(is_about(&parts[1], &format!("/{number}")));
+        }
+        assert!(!peer.hears_within(20), "no reply comes twice");
+    }
+}
+
+#[test]
+fn a_correlated_req_is_answered() {
+    for daemon in both_transports() {
+        let peer = ZmqPeer::new(daemon.address(), REQ, |socket| socket.set_req_correlate(true));
+        for turn in 0..100 {
+            let name = format!("/{turn}");
+            assert!(is_about(&peer.ask_bytes(&lookup(&name)), &name));
+        }
+    }
+}
+
+#[test]
+fn a_relaxed_req_may_ask_anew_without_having_read_the_reply() {
+    for daemon in both_transports() {
+        let peer = ZmqPeer::new(daemon.address(), REQ, |socket| {
+            socket.set_req_relaxed(true)?;
+            socket.set_req_correlate(true)
+        });
+        for turn in 0..100 {
+            peer.socket().send(lookup("/abandoned"), 0).unwrap();
+            let name = format!("/{turn}");
+            assert!(is_about(&peer.ask_bytes(&lookup(&name)), &name));
+        }
+    }
+}
+
+#[test]
+fn heartbeats_are_answered_so_that_an_idle_connection_stays() {
+    for (daemon, monitor) in both_transports().iter().zip(["inproc://ipc", "inproc://tcp"]) {
+        let context = Context::new();
+        let socket_events = context.socket(zmq::PAIR).unwrap();
+        let peer = ZmqPeer::within(&context, daemon.address(), REQ, |socket| {
+            socket.set_heartbeat_ivl(50)?;
+            socket.set_heartbeat_timeout(1000)?;
+            socket.monitor(monitor, SocketEvent::DISCONNECTED.to_raw().into())?;
+            socket_events.connect(monitor)
+        });
+        let ask = || assert!(is_about(&peer.ask_bytes(&lookup("/x")), "/x"));
+        ask();
+        let disconnected = socket_events.poll(zmq::POLLIN, 2500).unwrap();
+        assert_eq!(disconnected, 0, "the connection was given up");
+        ask();
+    }
+}
+
+#[test]
+fn peers_may_claim_any_routing_id_even_the_same() {
+    for daemon in both_transports() {
+        let claim = |id: &'static [u8]| {
+            ZmqPeer::new(daemon.address(), DEALER, |socket| socket.set_identity(id))
+        };
+        let peers = [claim(b"same"), claim(b"same"), claim(b"same"), claim(b"other"), claim(b"x")];
+        for turn in 0..20 {
+            let name = |number| format!("/{number}/{turn}");
+            for (number, peer) in peers.iter().enumerate() {
+                peer.send_parts(&[b"", &lookup(&name(number))]);
+            }
+            for (number, peer) in peers.iter().enumerate() {
+                assert!(is_about(&peer.receive_parts()[1], &name(number)));
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_of_up_to_64_kib_are_served_and_of_up_to_1_mib_refused() {
+    for daemon in both_transports() {
+        let peer = ZmqPeer::req(daemon.address());
+        for size in [255, 256, 4 * KIB, 64 * KIB - 1, 64 * KIB] {
+            assert_eq!(response(&peer.ask_bytes(&ping_of_size(size))).message, "pong", "{size} B");
+        }
+        for size in [64 * KIB + 1, 100_000, MIB - 1, MIB] {
+            let reply = peer.ask_bytes(&ping_of_size(size));
+            assert_eq!(status(&reply), DiscoveryStatus::Error, "{size} B");
+        }
+        assert!(!peer.hears_within(20), "one reply each");
+        assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+    }
+}
+
+#[test]
+fn a_request_of_over_1_mib_costs_its_sender_the_connection_and_nobody_else_anything() {
+    for daemon in both_transports() {
+        let other = ZmqPeer::req(daemon.address());
+        assert_eq!(other.ask(&DiscoveryRequest::ping()).message, "pong");
+        let context = Context::new();
+        let events = context.socket(zmq::PAIR).unwrap();
+        let peer = ZmqPeer::within(&context, daemon.address(), REQ, |socket| {
+            socket.monitor("inproc://events", SocketEvent::DISCONNECTED.to_raw().into())?;
+            events.set_rcvtimeo(30_000)?;
+            events.connect("inproc://events")
+        });
+        peer.socket().send(ping_of_size(MIB + 1), 0).unwrap();
+        events.recv_multipart(0).expect("the connection is closed");
+        assert!(!peer.hears_within(20));
+        assert_eq!(other.ask(&DiscoveryRequest::ping()).message, "pong");
+    }
+}
+
+#[test]
+fn a_reply_of_over_1_mib_arrives_whole() {
+    const TOPICS: usize = 10_000;
+    for daemon in both_transports() {
+        let peer = ZmqPeer::new(daemon.address(), DEALER, |socket| {
+            socket.set_sndhwm(0)?;
+            socket.set_rcvhwm(0)
+        });
+        let name = |number| format!("/topic/{number}");
+        for number in 0..TOPICS {
+            let register = DiscoveryRequest::register(topic(&name(number), "node"));
+            peer.send_parts(&[b"", &register.to_bytes()]);
+        }
+        for _ in 0..TOPICS {
+            assert_eq!(status(&peer.receive_parts()[1]), DiscoveryStatus::Ok);
+        }
+        for _ in 0..3 {
+            peer.send_parts(&[b"", &DiscoveryRequest::list().to_bytes()]);
+        }
+        for _ in 0..3 {
+            let list = peer.receive_parts();
+            assert!(list[1].len() > MIB, "{} B", list[1].len());
+            assert!(names(&response(&list[1])).into_iter().eq((0..TOPICS).map(name)));
+        }
+    }
+}
+
+#[test]
+fn hundreds_of_sockets_that_connect_at_once_are_all_answered() {
+    descriptors::raise_limit();
+    for daemon in both_transports() {
+        let context = Context::new();
+        let name = |number| format!("/{number}");
+        let peers: Vec<_> = (0..300)
+            .map(|number| {
+                let peer = ZmqPeer::within(&context, daemon.address(), REQ, |_| Ok(()));
+                peer.socket().send(lookup(&name(number)), 0).unwrap();
+                peer
+            })
+            .collect();
+        for (number, peer) in peers.iter().enumerate() {
+            assert!(is_about(&peer.receive(), &name(number)));
+        }
+    }
+}
+
+#[test]
+fn libzmq_sockets_that_cannot_ask_or_want_a_password_get_nothing_and_hinder_nobody() {
+    for daemon in both_transports() {
+        let context = Context::new();
+        let refused: Vec<_> = [zmq::SUB, zmq::PUSH, zmq::PAIR, zmq::REP, zmq::ROUTER]
+            .into_iter()
+            .map(|kind| ZmqPeer::within(&context, daemon.address(), kind, |_| Ok(())))
+            .chain([ZmqPeer::within(&context, daemon.address(), REQ, |socket| {
+                socket.set_plain_username(Some("somebody"))?;
+                socket.set_plain_password(Some("secret"))
+            })])
+            .collect();
+        let plain = refused.last().unwrap();
+        plain.socket().send(lookup("/x"), 0).unwrap();
+        let peer = ZmqPeer::req(daemon.address());
+        for _ in 0..20 {
+            assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+        }
+        assert!(!plain.hears_within(50));
+    }
+}
+
+#[test]
+fn pyzmq_finds_the_transport_as_it_should_be() {
+    for daemon in both_transports() {
+        let ended = python::run("transport_peer.py", &[daemon.address()]);
+        assert_eq!(ended.code, Some(0), "after {}:\n{}", ended.stdout, ended.stderr);
+        assert_eq!(ended.stdout.lines().count(), 7, "every check ran:\n{}", ended.stdout);
+    }
+}
