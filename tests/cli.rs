@@ -58,7 +58,7 @@ fn told_error(ended: &Ended, exit: i32) -> String {
 
 #[test]
 fn every_command_does_what_it_says_at_our_daemon() {
-    for daemon in [Daemon::start(), Daemon::start_tcp()] {
+    for daemon in [Daemon::start(), Daemon::start_tcp_that_anybody_may_end()] {
         every_command(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
     }
@@ -67,9 +67,9 @@ fn every_command_does_what_it_says_at_our_daemon() {
 #[test]
 fn a_list_shows_what_a_python_node_registered() {
     let daemon = Daemon::start();
-    let node = ["register", "/from/python", "python_node"];
-    let registered = python::run("peer.py", &[&[daemon.address()], &node[..]].concat());
-    assert_eq!(registered.code, Some(0), "{}", registered.stderr);
+    let node = ["register", "/from/python", "python_node", "then", "hold"];
+    let node = python::spawn("peer.py", &[&[daemon.address()], &node[..]].concat());
+    node.stdout_line("its topic is registered", |line| line.contains("Registered").then_some(()));
     let table = done(run_at(daemon.address(), &["topic", "list"]));
     let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     let row = ["/from/python", "TestMessage", "python_node", "ipc:///run/nodes/from/python.sock"];
@@ -384,7 +384,7 @@ fn an_interrupt_ends_a_command_as_such() {
 
 #[test]
 fn shutdown_can_wait_until_the_daemon_is_gone() {
-    for daemon in [Daemon::start(), Daemon::start_tcp()] {
+    for daemon in [Daemon::start(), Daemon::start_tcp_that_anybody_may_end()] {
         let address = daemon.address().to_owned();
         let _ = done(run_at(&address, &["shutdown", "--wait", "--timeout", "30s"]));
         assert!(raw::ping(&address).is_err());

@@ -47,7 +47,7 @@ fn only(number: usize, body: Vec<u8>) -> Scripted {
 
 #[test]
 fn every_call_does_what_it_says_at_our_daemon() {
-    for daemon in [Daemon::start(), Daemon::start_tcp()] {
+    for daemon in [Daemon::start(), Daemon::start_tcp_that_anybody_may_end()] {
         every_client_call(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
     }

@@ -95,11 +95,28 @@ fn the_reply_to_shutdown_arrives_before_it_ends() {
 #[test]
 fn the_reply_to_shutdown_arrives_over_tcp_too() {
     for _ in 0..10 {
-        let daemon = Daemon::start_tcp();
+        let daemon = Daemon::start_tcp_that_anybody_may_end();
         let reply = ZmqPeer::req(daemon.address()).ask(&DiscoveryRequest::shutdown());
         assert_eq!(reply.message, "Shutting down");
         assert_eq!(daemon.wait().code, Some(0));
     }
+}
+
+#[test]
+fn over_tcp_nobody_may_end_it_unless_all_may() {
+    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
+    let stranger = ZmqPeer::req(tcp);
+    let reply = stranger.ask(&DiscoveryRequest::shutdown());
+    assert_eq!((reply.status, reply.topics.len()), (DiscoveryStatus::Error, 0));
+    assert!(reply.message.contains("not shut down"), "{}", reply.message);
+    daemon.process().stderr_line("a warning", |line| {
+        (line.contains("WARN") && line.contains(&reply.message)).then_some(())
+    });
+    assert_eq!(stranger.ask(&DiscoveryRequest::ping()).message, "pong");
+    let allowed = ZmqPeer::req(ipc).ask(&DiscoveryRequest::shutdown());
+    assert_eq!(allowed.message, "Shutting down");
+    assert_eq!(daemon.wait().code, Some(0));
 }
 
 #[test]
@@ -221,6 +238,18 @@ fn it_says_so_and_ends_when_its_socket_is_replaced_and_leaves_the_new_one_alone(
     let ended = daemon.wait();
     assert_refused(&ended, &[place.socket().to_str().unwrap()]);
     assert_eq!(fs::metadata(place.socket()).unwrap().ino(), number);
+}
+
+#[test]
+fn it_says_so_and_ends_when_its_sockets_directory_is_moved_away() {
+    let place = Place::new();
+    let directory = place.path("here");
+    let socket = directory.join("discovery.sock");
+    let daemon = Launch::at_address(&place, ipc(&socket)).start();
+    fs::rename(&directory, place.path("there")).unwrap();
+    let ended = daemon.wait();
+    assert_told(&ended, 1, &[socket.to_str().unwrap()]);
+    assert!(!directory.exists());
 }
 
 #[test]
@@ -373,6 +402,24 @@ fn nobody_needs_to_read_its_log() {
     }
     broken.signal(Signal::TERM);
     assert_eq!(broken.wait().code, Some(0));
+}
+
+#[test]
+fn a_log_that_nobody_reads_on_stops_nothing() {
+    let (_reader, writer) = io::pipe().unwrap();
+    let place = Place::new();
+    let mut command = Launch::at(&place).command();
+    let daemon = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer));
+    eventually("the daemon answers", PATIENCE, || raw::ping(&place.address()).ok());
+    // Each is a line of some 100 bytes at least, and the pipe holds 64 KiB.
+    let peer = ZmqPeer::req(&place.address());
+    for number in 0..2_000 {
+        let register = DiscoveryRequest::register(topic(&format!("/{number}"), "node"));
+        assert_eq!(peer.ask(&register).status, DiscoveryStatus::Ok);
+    }
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+    assert_tidied(&place);
 }
 
 #[test]

@@ -63,7 +63,11 @@ fn a_python_node_registers_looks_up_lists_pings_and_shuts_down() {
 #[test]
 fn a_topic_belongs_to_the_first_node_that_registers_it() {
     let daemon = Daemon::start();
-    assert_eq!(said(&node(&daemon, "register /camera a")), [(0, "Registered topic: /camera")]);
+    let first = ["register", "/camera", "a", "then", "hold"];
+    let first = python::spawn("peer.py", &[&[daemon.address()], &first[..]].concat());
+    first.stdout_line("it has the topic", |line| {
+        line.contains("Registered topic: /camera").then_some(())
+    });
     let replies = node(&daemon, "register /camera b then lookup /camera");
     assert_eq!(said(&replies), [(2, "Topic /camera already registered by a"), (0, "")]);
     assert_eq!(replies[1]["topic_info"]["publisher_node"], "a");

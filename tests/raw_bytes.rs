@@ -4,9 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
-use cortex_tests::daemon::Daemon;
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus, TopicInfo};
+use cortex_tests::daemon::{Daemon, Launch, Place};
 use cortex_tests::deadline::{PATIENCE, QUIET, eventually};
+use cortex_tests::measured;
 use cortex_tests::messages::{ping_of_size, response, topic};
 use cortex_tests::raw::{self, COMMAND, GREETING_LENGTH, MORE, RawPeer, Said};
 use cortex_tests::transcript::status;
@@ -401,6 +402,126 @@ fn a_peer_that_reads_late_gets_every_reply() {
         assert!(late.read_reply().unwrap() == list, "reply {number} is the list");
     }
     late.ping().unwrap();
+}
+
+#[test]
+fn every_request_of_a_peer_that_leaves_at_once_is_served() {
+    const TOPICS: usize = 1_000;
+    let daemon = Daemon::start();
+    let mut other = RawPeer::open(daemon.address()).unwrap();
+    fill(&mut other, TOPICS);
+
+    let mut hasty = RawPeer::open(daemon.address()).unwrap();
+    let unregister = |n| DiscoveryRequest::unregister(format!("/topic/{n}")).to_bytes();
+    let requests: Vec<_> = (0..TOPICS).map(|n| raw::request(&unregister(n))).collect();
+    hasty.send(&requests.concat()).unwrap();
+    drop(hasty);
+    eventually("all topics are unregistered", PATIENCE, || {
+        let list = response(&other.ask(&DiscoveryRequest::list().to_bytes()).unwrap());
+        list.topics.is_empty().then_some(())
+    });
+}
+
+#[test]
+fn what_is_behind_a_shutdown_in_the_same_piece_is_answered() {
+    for _ in 0..5 {
+        let daemon = Daemon::start();
+        let mut peer = RawPeer::open(daemon.address()).unwrap();
+        let shutdown = DiscoveryRequest::shutdown().to_bytes();
+        let register = DiscoveryRequest::register(topic("/late", "node")).to_bytes();
+        let requests = [&ping(), &shutdown, &ping(), &register, &lookup("/late"), &lookup("/x")];
+        peer.send(&requests.map(|body| raw::request(body)).concat()).unwrap();
+        let replies = requests.map(|_| response(&peer.read_reply().unwrap()).message);
+        assert_eq!(
+            replies,
+            ["pong", "Shutting down", "pong", "Registered topic: /late", "", "Topic /x not found"]
+        );
+        assert_eq!(peer.read_to_close().unwrap(), b"");
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn what_is_asked_before_a_violation_in_the_same_piece_is_answered() {
+    for daemon in [Daemon::start(), Daemon::start_tcp()] {
+        for violation in [vec![0x80, 0], raw::long_frame_header(0, u64::MAX), vec![COMMAND, 0]] {
+            let mut peer = RawPeer::open(daemon.address()).unwrap();
+            peer.send(&[raw::request(&ping()), violation].concat()).unwrap();
+            assert_eq!(response(&peer.read_reply().unwrap()).message, "pong");
+            assert!(peer.read_to_close().is_ok());
+        }
+        daemon.assert_serves();
+    }
+}
+
+#[test]
+fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let mut other = RawPeer::open(daemon.address()).unwrap();
+    let text = "t".repeat(1_000);
+    let large = |name: &str, address: &str| {
+        let info = topic(name, "node");
+        let info = TopicInfo { address: address.into(), message_type: text.clone(), ..info };
+        raw::request(&DiscoveryRequest::register(info).to_bytes())
+    };
+    let registers: Vec<_> = (0..1_000).map(|n| large(&format!("/topic/{n}"), &text)).collect();
+    for registers in registers.chunks(50) {
+        other.send(&registers.concat()).unwrap();
+        for _ in registers {
+            assert_eq!(status(&other.read_reply().unwrap()), DiscoveryStatus::Ok);
+        }
+    }
+
+    let (before, _) = daemon.memory_kib();
+    let mut deaf = RawPeer::open(daemon.address()).unwrap();
+    let list = raw::request(&DiscoveryRequest::list().to_bytes());
+    // Each REGISTER changes the topic, so that no list is another's.
+    let pairs: Vec<_> =
+        (0..32).flat_map(|n| [large("/topic/0", &format!("ipc:///{n}")), list.clone()]).collect();
+    deaf.send_what_fits(&pairs.concat().repeat(50), Duration::from_secs(1)).unwrap();
+    let started = Instant::now();
+    for _ in 0..20 {
+        other.ping().unwrap();
+    }
+    let took = started.elapsed();
+    assert!(took < PATIENCE, "{took:?} for 20 PINGs");
+    let (now, peak) = daemon.memory_kib();
+    measured(&format!(
+        "{before} KiB before, {peak} KiB at most; 20 PINGs of another peer: {took:?}"
+    ));
+    assert!(now < 60_000 && peak < 60_000, "{now} KiB in use, {peak} KiB at most");
+}
+
+#[test]
+fn a_peer_that_always_leaves_something_unread_costs_no_more_with_time() {
+    const UNREAD: usize = 800 * 1024;
+    const ENVELOPE: usize = 16 * 1024;
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let mut peer = RawPeer::open(daemon.address()).unwrap();
+    let envelope = vec![b'e'; ENVELOPE];
+    let request = raw::message(&[&envelope, b"", &ping()]);
+    let read_reply = |peer: &mut RawPeer| {
+        let said = peer.read_said().unwrap();
+        let Said::Message(frames) = said else { panic!("{said:?}") };
+        assert_eq!((frames.len(), frames[0].len()), (3, ENVELOPE));
+        assert_eq!(response(&frames[2]).message, "pong");
+    };
+    let ahead = UNREAD / ENVELOPE;
+    for _ in 0..ahead {
+        peer.send(&request).unwrap();
+    }
+    // 160 MB go through it.
+    for _ in 0..10_000 {
+        peer.send(&request).unwrap();
+        read_reply(&mut peer);
+    }
+    let (now, peak) = daemon.memory_kib();
+    measured(&format!("{peak} KiB at most"));
+    assert!(now < 40_000 && peak < 40_000, "{now} KiB in use, {peak} KiB at most");
+    for _ in 0..ahead {
+        read_reply(&mut peer);
+    }
+    peer.ping().unwrap();
 }
 
 /// Registers so many topics; the reply to LIST.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::binaries;
 use crate::deadline::{PATIENCE, eventually};
 use crate::process::{Ended, Process};
-use crate::raw;
+use crate::raw::{self, RawPeer};
 
 /// A temporary directory with room for a discovery socket.
 #[derive(Clone)]
@@ -208,6 +208,13 @@ impl Daemon {
         Launch::at_address(&Place::new(), "tcp://127.0.0.1:0").start()
     }
 
+    /// The same, and peers over TCP, whom nobody knows, may end it.
+    #[must_use]
+    pub fn start_tcp_that_anybody_may_end() -> Self {
+        let launch = Launch::at_address(&Place::new(), "tcp://127.0.0.1:0");
+        launch.args(["--allow-remote-shutdown"]).start()
+    }
+
     /// The address it serves at (the first, when there are several).
     #[must_use]
     pub fn address(&self) -> &str {
@@ -258,6 +265,15 @@ impl Daemon {
         if let Err(error) = raw::ping(self.address()) {
             panic!("the daemon does not answer: {error}\n{}", self.process.stderr_so_far());
         }
+    }
+
+    /// A connection of its own to it.
+    ///
+    /// # Panics
+    /// When there is none to be had.
+    #[must_use]
+    pub fn peer(&self) -> RawPeer {
+        RawPeer::open(self.address()).unwrap()
     }
 
     /// How many files it has open, its connections among them.

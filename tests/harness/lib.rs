@@ -19,7 +19,9 @@ pub mod conformance;
 pub mod daemon;
 pub mod deadline;
 pub mod descriptors;
+pub mod hex;
 pub mod messages;
+pub mod nursery;
 pub mod peers;
 pub mod process;
 pub mod python;
@@ -32,4 +34,11 @@ pub fn not_run(why: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     // Nothing is lost when nobody listens.
     let _ = writeln!(io::stderr(), "not run: {name}: {why}");
+}
+
+/// Tells a measured figure, where the test runner does not swallow it.
+pub fn measured(figure: &str) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    // Nothing is lost when nobody listens.
+    let _ = writeln!(io::stderr(), "measured: {name}: {figure}");
 }

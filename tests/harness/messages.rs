@@ -1,6 +1,8 @@
 //! Requests and topics as the tests use them.
 
-use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
+use cortex_proto::{
+    DiscoveryRequest, DiscoveryResponse, Hold, RequestExt, Session, TopicInfo, TopicName,
+};
 
 /// A topic of this name, registered by `node`.
 ///
@@ -46,4 +48,35 @@ pub fn response(bytes: &[u8]) -> DiscoveryResponse {
 #[must_use]
 pub fn names(response: &DiscoveryResponse) -> Vec<&str> {
     response.topics.iter().map(|topic| topic.name.as_str()).collect()
+}
+
+/// A topic of this name, registered by `node`, that is published there.
+#[must_use]
+pub fn topic_at(name: &str, node: &str, address: &str) -> TopicInfo {
+    TopicInfo { address: address.into(), ..topic(name, node) }
+}
+
+/// What a daemon of level 1 says of itself.
+#[must_use]
+pub fn hello() -> DiscoveryRequest {
+    DiscoveryRequest::ping().with_ext(RequestExt::default())
+}
+
+/// A REGISTER of a topic that nothing but UNREGISTER ends.
+#[must_use]
+pub fn register_static(topic: TopicInfo) -> DiscoveryRequest {
+    let hold = Some(Hold::Static);
+    DiscoveryRequest::register(topic).with_ext(RequestExt { hold, ..RequestExt::default() })
+}
+
+/// A REGISTER of a topic that stays as long as a session is renewed.
+#[must_use]
+pub fn register_in_session(topic: TopicInfo, id: &str, lease_ms: u64) -> DiscoveryRequest {
+    let session = Some(Session { id: id.into(), lease_ms: Some(lease_ms) });
+    let hold = Some(Hold::Session);
+    DiscoveryRequest::register(topic).with_ext(RequestExt {
+        hold,
+        session,
+        ..RequestExt::default()
+    })
 }

@@ -1,6 +1,6 @@
 //! A child process whose output is kept, and which does not outlive its test.
 
-use std::io::{Read, Write as _};
+use std::io::{self, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -75,8 +75,19 @@ impl Process {
     /// # Panics
     /// When it takes no input.
     pub fn write_line(&mut self, line: &str) {
+        self.try_write_line(line).unwrap();
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Errors
+    /// When it has ended.
+    ///
+    /// # Panics
+    /// When it takes no input.
+    pub fn try_write_line(&mut self, line: &str) -> io::Result<()> {
         let stdin = self.stdin.as_mut().expect("the process was started with an input");
-        writeln!(stdin, "{line}").unwrap();
+        writeln!(stdin, "{line}")
     }
 
     /// Closes its standard input.

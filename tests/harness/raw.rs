@@ -301,6 +301,15 @@ impl RawPeer {
         self.read_reply()
     }
 
+    /// Sends a request and reads its reply.
+    ///
+    /// # Errors
+    /// As [`Self::read_reply`]; when the reply is none of the protocol.
+    pub fn request(&mut self, request: &DiscoveryRequest) -> io::Result<DiscoveryResponse> {
+        let reply = self.ask(&request.to_bytes())?;
+        DiscoveryResponse::from_bytes(&reply).map_err(io::Error::other)
+    }
+
     /// Asks for a sign of life.
     ///
     /// # Errors

@@ -5,6 +5,8 @@ use std::fs;
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
 use serde_json::Value;
 
+use crate::hex;
+
 /// One recorded exchange.
 pub struct Step {
     /// What it shows.
@@ -35,8 +37,8 @@ pub fn steps() -> Vec<Step> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let steps = steps.iter().map(|step| Step {
         label: text(&step["label"]),
-        request: from_hex(&text(&step["request"])),
-        reply: from_hex(&text(&step["reply"])),
+        request: hex::decode(&text(&step["request"])),
+        reply: hex::decode(&text(&step["reply"])),
         compare: match text(&step["compare"]).as_str() {
             "bytes" => Compare::Bytes,
             "status" => Compare::Status,
@@ -79,8 +81,4 @@ pub fn status(reply: &[u8]) -> DiscoveryStatus {
 
 fn printable(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
-}
-
-fn from_hex(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }

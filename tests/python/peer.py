@@ -2,7 +2,8 @@
 
     peer.py DISCOVERY ACTION [then ACTION]...
 
-The actions: ping, list, shutdown, lookup NAME, unregister NAME, register NAME NODE [ADDRESS].
+The actions: ping, list, shutdown, lookup NAME, unregister NAME, register NAME NODE [ADDRESS];
+bind ADDRESS, which publishes there; and hold, which goes on when standard input closes.
 """
 
 import itertools
@@ -29,10 +30,17 @@ def act(node, verb, *operands):
 
 
 def main(discovery, *words):
-    with zmq.Context() as context:
+    with zmq.Context() as context, context.socket(zmq.PUB) as data:
         node = wire.Node(context, discovery)
         for is_action, action in itertools.groupby(words, lambda word: word != "then"):
-            if is_action:
+            if not is_action:
+                continue
+            action = list(action)
+            if action == ["hold"]:
+                sys.stdin.read()
+            elif action[0] == "bind":
+                data.bind(action[1])
+            else:
                 print(json.dumps(act(node, *action)), flush=True)
         node.socket.close()
 

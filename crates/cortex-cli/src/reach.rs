@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
 use crate::address::{Address, Target};
 use crate::error::{CliError, Kind};
@@ -76,8 +76,10 @@ fn probe_abstract(_name: &str) -> Finding {
 }
 
 fn connect(socket: &SocketAddrUnix) -> rustix::io::Result<()> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let ours = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Flags at its making would be shorter, but not every Unix has them; this process has no
+    // children that could inherit it.
+    let ours = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
     rustix::net::connect(&ours, socket)
 }
 
@@ -216,9 +218,7 @@ mod tests {
     fn a_full_backlog_is_somebody() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("busy");
-        let flags = SocketFlags::CLOEXEC;
-        let listener =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         let address = SocketAddrUnix::new(&path).unwrap();
         rustix::net::bind(&listener, &address).unwrap();
         rustix::net::listen(&listener, 0).unwrap();

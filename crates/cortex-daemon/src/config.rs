@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -17,17 +18,42 @@ pub const MAX_SOCKET_PATH: usize = 107;
 pub struct Config {
     /// Where to listen; at least one.
     pub addresses: Vec<Address>,
+    /// Where topics are kept between one life of the daemon and the next.
+    pub state: State,
+    /// The access mode of the socket files; `None`: as the process's umask gives.
+    pub socket_mode: Option<u32>,
     /// The most connections at once. `None`: as many as the descriptor limit has room for.
     pub max_connections: Option<usize>,
     /// What peers can make the daemon keep.
     pub limits: Limits,
+    /// Whether peers whose user is unknown (over TCP) may end the daemon.
+    pub allow_remote_shutdown: bool,
+    /// The time between two looks at an endpoint whose process cannot tell whether it lives.
+    pub probe_interval: Duration,
+}
+
+/// Where topics are kept between one life of the daemon and the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nowhere: they are lost when the daemon ends.
+    None,
+    /// In this file.
+    File(PathBuf),
 }
 
 impl Config {
-    /// A daemon at one address, with the default limits.
+    /// A daemon at one address that keeps no state, with the default limits.
     #[must_use]
     pub fn at(address: Address) -> Self {
-        Self { addresses: vec![address], max_connections: None, limits: Limits::default() }
+        Self {
+            addresses: vec![address],
+            state: State::None,
+            socket_mode: None,
+            max_connections: None,
+            limits: Limits::default(),
+            allow_remote_shutdown: false,
+            probe_interval: Duration::from_secs(5),
+        }
     }
 }
 

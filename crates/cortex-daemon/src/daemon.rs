@@ -1,38 +1,49 @@
 //! The daemon: one poll, one round after the other.
 //!
-//! A round reads what peers ask, lets the registry decide, performs its effects in order, and
-//! sends. New connections come last, so that those that have just closed make room for them.
+//! A round takes in what happened (processes' ends and looks at endpoints before requests), lets
+//! the registry decide, stores what has changed, performs the effects in order, and sends. New
+//! connections come last, so that those that have just closed make room for them.
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DiscoveryRequest, DiscoveryStatus, TopicInfo};
-use mio::{Events, Poll, Token};
-use thiserror::Error;
+use cortex_proto::{DiscoveryCommand, DiscoveryRequest, TopicName};
+use mio::{Events, Interest, Poll, Token};
 
-use crate::config::{Address, Config};
-use crate::edge::clock::now;
-use crate::edge::connections::{Asked, Connections};
-use crate::edge::descriptors::room_for_connections;
-use crate::edge::listener::{ListenError, Listener};
+use crate::config::{Address, Config, State};
+use crate::edge::clock::{GapWatch, moment, now};
+use crate::edge::connections::{Connections, Received};
+use crate::edge::credentials::Credentials;
+use crate::edge::descriptors::Budget;
+use crate::edge::listener::Listener;
+use crate::edge::probe::Probes;
+use crate::edge::processes::{Host, Processes, Watched, host};
+use crate::edge::random::random_u64;
 use crate::edge::stop::{StopHandle, StopSource};
-use crate::peer::ReplyTo;
-use crate::registry::{Change, Effect, Input, Registry, reply_bytes};
+use crate::edge::store::Store;
+use crate::error::{BindError, RunError};
+use crate::peer::{Peer, Process};
+use crate::registry::{Asked, Effects, Finding, Input, Moment, Registry, Unreadable};
+use crate::report;
+use crate::startup::restore;
 use crate::zmtp::{Body, MAX_BODY};
 
 const STOP: Token = Token(usize::MAX - 1);
-/// Listeners have the tokens below, connections those from here on.
-const FIRST_CONNECTION: usize = 1 << 16;
+// Tokens below 2^16 are listeners; processes and probes have a range each, and connections, which
+// count up for ever, all that is above.
+const PROCESS_TOKENS: std::ops::Range<usize> = (1 << 16)..(1 << 32);
+const PROBE_TOKENS: std::ops::Range<usize> = (1 << 32)..(1 << 48);
+const FIRST_CONNECTION: usize = 1 << 48;
 const EVENTS_A_ROUND: usize = 1024;
-/// With more bytes than this in new replies, a round is over: what is left comes next.
-const BYTES_A_ROUND: usize = 1024 * 1024;
-/// How often the socket files are looked at.
+/// With more bytes than this in new replies, a batch is over: what is left comes next.
+const BYTES_A_BATCH: usize = 256 * 1024;
+/// How often the socket files and the state file are looked at.
 const FILE_CHECK: Duration = Duration::from_secs(1);
 /// How long peers have at the end to take the replies that they are owed.
 const LAST_REPLIES: Duration = Duration::from_millis(40);
+/// How long the first looks at restored topics may take before requests are served.
+const SETTLING: Duration = Duration::from_millis(250);
 
 /// A discovery daemon that listens already.
 ///
@@ -50,50 +61,24 @@ pub struct DiscoveryDaemon {
     poll: Poll,
     listeners: Vec<Listener>,
     connections: Connections,
+    processes: Processes,
+    probes: Probes,
     registry: Registry,
+    store: Store,
+    state: State,
+    host: Host,
+    /// What happened, for the next batch.
+    inbox: Vec<Input>,
+    /// Empty between two calls.
+    findings: Vec<(TopicName, u64, Finding)>,
     /// Requests that were read and could not be answered yet, in the order in which they came.
-    held: Vec<Asked>,
+    held: Vec<Received>,
     /// Some of them could be answered now.
     is_behind: bool,
     stop_handle: StopHandle,
     stop_source: StopSource,
+    gaps: GapWatch,
     next_file_check: Instant,
-}
-
-/// Why a daemon does not start.
-#[derive(Debug, Error)]
-pub enum BindError {
-    /// An address cannot be listened at.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// There is nowhere to listen.
-    #[error("a daemon needs an address to listen at")]
-    NoAddress,
-    /// The system refused something else.
-    #[error("cannot set up the daemon's poll and pipe")]
-    Poll(#[from] io::Error),
-}
-
-impl BindError {
-    /// Whether somebody serves at the address already.
-    #[must_use]
-    pub fn is_already_running(&self) -> bool {
-        matches!(self, Self::Listen(ListenError::AlreadyRuns(_) | ListenError::InUse(_)))
-    }
-}
-
-/// Why a daemon ended, other than because it was asked to.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// Another program has taken the socket's place: no client can reach this daemon any more.
-    #[error(
-        "the socket file {} was removed or replaced by another program: nobody can reach this \
-         daemon any more. Start it again when the other program has ended", .0.display()
-    )]
-    SocketLost(PathBuf),
-    /// The system failed us.
-    #[error("the daemon's poll failed")]
-    Poll(#[from] io::Error),
 }
 
 /// Whether the loop goes on.
@@ -104,10 +89,11 @@ enum Next {
 }
 
 impl DiscoveryDaemon {
-    /// Listens at all addresses of `config`.
+    /// Listens at all addresses of `config`, and takes up the topics of its state. Nobody is
+    /// answered before [`run`](Self::run).
     ///
     /// # Errors
-    /// When one of them cannot be had; then none is kept.
+    /// When an address or the state cannot be had; then nothing is kept.
     pub fn bind(config: &Config) -> Result<Self, BindError> {
         Self::bind_with(config, StopHandle::new()?)
     }
@@ -123,30 +109,42 @@ impl DiscoveryDaemon {
         }
         let poll = Poll::new()?;
         let mut stop_source = StopSource::of(&stop_handle)?;
-        poll.registry().register(stop_source.source(), STOP, mio::Interest::READABLE)?;
+        poll.registry().register(stop_source.source(), STOP, Interest::READABLE)?;
+        // The socket's lock comes first: whoever has it has the state to itself.
         let mut listeners = Vec::new();
         for (index, address) in config.addresses.iter().enumerate() {
             if config.addresses[..index].contains(address) {
                 continue;
             }
-            let mut listener = Listener::bind(address)?;
+            let mut listener = Listener::bind(address, config.socket_mode)?;
             listener.register(poll.registry(), Token(listeners.len()))?;
             listeners.push(listener);
         }
+        let host = host();
+        let (store, registry) = restore(config, &host)?;
         for listener in &listeners {
             tracing::info!(address = %listener.address(), "listening");
+            warn_if_exposed(listener.address());
         }
-        let limit = config.max_connections.unwrap_or_else(room_for_connections);
-        let connections = Connections::new(poll.registry().try_clone()?, FIRST_CONNECTION, limit);
+        let budget = Budget::new(config.max_connections);
+        let registrar = || poll.registry().try_clone();
         Ok(Self {
-            poll,
             listeners,
-            connections,
-            registry: Registry::new(config.limits),
+            connections: Connections::new(registrar()?, FIRST_CONNECTION, budget.connections),
+            processes: Processes::new(registrar()?, PROCESS_TOKENS, budget.processes),
+            probes: Probes::new(registrar()?, PROBE_TOKENS, budget.probes),
+            poll,
+            registry,
+            store,
+            state: config.state.clone(),
+            host,
+            inbox: Vec::new(),
+            findings: Vec::new(),
             held: Vec::new(),
             is_behind: false,
             stop_handle,
             stop_source,
+            gaps: GapWatch::new(),
             next_file_check: now() + FILE_CHECK,
         })
     }
@@ -169,38 +167,250 @@ impl DiscoveryDaemon {
     /// When the daemon can't serve any more.
     pub fn run(mut self) -> Result<(), RunError> {
         let mut events = Events::with_capacity(EVENTS_A_ROUND);
-        let (mut asked, mut effects) = (Vec::new(), Vec::new());
-        let end = loop {
-            match self.round(&mut events, &mut asked, &mut effects) {
-                Ok(Next::Round) => {}
-                Ok(Next::Stop) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
+        let end = self.serve(&mut events);
         self.finish(&mut events)?;
         end
+    }
+
+    fn serve(&mut self, events: &mut Events) -> Result<(), RunError> {
+        let mut next = self.settle(events)?;
+        let mut received = Vec::new();
+        while next == Next::Round {
+            next = self.round(events, &mut received)?;
+        }
+        Ok(())
+    }
+
+    /// Finds out which of the restored topics' publishers still live, before anybody is answered.
+    fn settle(&mut self, events: &mut Events) -> Result<Next, RunError> {
+        let end = now() + SETTLING;
+        let mut next = self.decide(&mut Vec::new(), moment());
+        while next == Next::Round && !(self.inbox.is_empty() && self.registry.is_settled()) {
+            if now() >= end {
+                tracing::info!("some endpoints have not answered yet: their topics stay for now");
+                break;
+            }
+            let timeout =
+                if self.inbox.is_empty() { self.probes_timeout(end) } else { Duration::ZERO };
+            self.wait(events, timeout)?;
+            next = self.mark(events);
+            self.take_findings();
+            if self.decide(&mut Vec::new(), moment()) == Next::Stop {
+                next = Next::Stop;
+            }
+        }
+        tracing::info!(topics = self.registry.topic_count(), "serving");
+        Ok(next)
+    }
+
+    fn probes_timeout(&self, end: Instant) -> Duration {
+        let deadline = self.probes.next_deadline().map_or(end, |at| at.min(end));
+        if self.probes.has_findings() {
+            Duration::ZERO
+        } else {
+            deadline.saturating_duration_since(now())
+        }
     }
 
     fn round(
         &mut self,
         events: &mut Events,
-        asked: &mut Vec<Asked>,
-        effects: &mut Vec<Effect>,
+        received: &mut Vec<Received>,
     ) -> Result<Next, RunError> {
-        self.wait(events, self.timeout(now()))?;
+        let planned = self.next_wake_up(now());
+        self.wait(events, planned.saturating_duration_since(now()))?;
+        // One reading for all that follows: time must not run out between two of them.
+        let woken = moment();
+        if self.gaps.has_passed(planned, woken.instant) {
+            tracing::info!("time has passed unseen: sessions get a full term");
+            self.inbox.push(Input::TimeGap);
+        }
         let is_crowded = events.iter().count() >= EVENTS_A_ROUND;
         let mut next = self.mark(events);
-        let now = now();
-
-        self.connections.collect(asked, now);
-        if self.answer_all(asked, effects) == Next::Stop {
+        self.take_findings();
+        self.connections.collect(received, woken.instant);
+        if self.decide(received, woken) == Next::Stop {
             next = Next::Stop;
         }
         self.connections.flush();
-        if next == Next::Stop {
-            return Ok(next);
+        if next == Next::Round {
+            self.take_connections(is_crowded, now());
+            self.check_files(now())?;
         }
+        Ok(next)
+    }
 
+    /// One batch: the registry takes what happened and what was asked, what it changes is stored,
+    /// and then its effects are performed.
+    fn decide(&mut self, received: &mut Vec<Received>, now: Moment) -> Next {
+        for input in std::mem::take(&mut self.inbox) {
+            self.registry.handle(input, now);
+        }
+        self.hear(received, now);
+        let all_heard = !self.connections.has_turns() && self.held.is_empty();
+        self.registry.handle(Input::Tick { all_heard }, now);
+        let effects = match self.store.save(self.registry.writes()) {
+            Ok(()) => self.registry.commit(),
+            Err(error) => {
+                tracing::error!("{error}");
+                self.registry.rollback(&error.to_string(), now)
+            }
+        };
+        self.perform(effects)
+    }
+
+    /// Hands over what was held and what was received, except what is asked by peers that must
+    /// first read what they were sent, and what goes beyond a batch's work.
+    fn hear(&mut self, received: &mut Vec<Received>, now: Moment) {
+        self.is_behind = false;
+        let mut held_up = HashSet::new();
+        for one in std::mem::take(&mut self.held).into_iter().chain(received.drain(..)) {
+            let connection = one.from.connection;
+            let is_too_much = self.registry.new_bytes() >= BYTES_A_BATCH;
+            // A peer's later requests stay behind its earlier ones.
+            if is_too_much
+                || held_up.contains(&connection)
+                || self.connections.is_held_up(connection)
+            {
+                self.is_behind |= is_too_much;
+                held_up.insert(connection);
+                self.held.push(one);
+                continue;
+            }
+            let Received { from, peer, body } = one;
+            let request = parse(from.connection.0, body);
+            let peer = self.identify(peer, &request);
+            self.registry.handle(Input::Request(Asked { from, peer, request }), now);
+        }
+    }
+
+    /// Who a peer is. Its process matters only where it registers something, or may be refused.
+    fn identify(&self, peer: Credentials, request: &Result<DiscoveryRequest, Unreadable>) -> Peer {
+        use DiscoveryCommand::{RegisterTopic, Shutdown, UnregisterTopic};
+        let matters = request.as_ref().is_ok_and(|request| {
+            [RegisterTopic, UnregisterTopic, Shutdown].map(Into::into).contains(&request.command)
+        });
+        let process = peer.pid.filter(|_| matters).and_then(|pid| self.processes.identify(pid));
+        Peer { uid: peer.uid, process }
+    }
+
+    fn perform(&mut self, effects: Effects) -> Next {
+        for change in &effects.changed {
+            report::change(change);
+        }
+        for refusal in &effects.refused {
+            report::refusal(refusal);
+        }
+        for reply in &effects.replies {
+            let (connection, bytes) = (reply.to.connection.0, reply.body.len());
+            tracing::debug!(connection, status = %reply.status, bytes, "answered");
+            self.connections.reply(&reply.to, &reply.body);
+        }
+        for process in effects.unwatch {
+            self.processes.unwatch(process);
+        }
+        for process in effects.watch {
+            self.watch(process);
+        }
+        for process in effects.look {
+            if self.processes.is_gone(process) {
+                self.end_of(process);
+            } else if !self.processes.is_dying(process) {
+                self.inbox.push(Input::ProcessLooked(process));
+            }
+        }
+        for probe in effects.probe {
+            self.probes.start(probe.name, probe.revision, &probe.address);
+        }
+        if effects.stop {
+            tracing::info!("shut down by a client");
+            return Next::Stop;
+        }
+        Next::Round
+    }
+
+    /// A process's end also answers whoever waits for a look at it.
+    fn end_of(&mut self, process: Process) {
+        self.inbox.push(Input::ProcessExited(process));
+        self.inbox.push(Input::ProcessLooked(process));
+    }
+
+    fn take_findings(&mut self) {
+        self.probes.take_findings(now(), &mut self.findings);
+        let told = self.findings.drain(..).map(|(name, revision, finding)| Input::EndpointProbed {
+            name,
+            revision,
+            finding,
+        });
+        self.inbox.extend(told);
+    }
+
+    fn watch(&mut self, process: Process) {
+        match self.processes.watch(process) {
+            Watched::Alive => {}
+            Watched::Gone => self.inbox.push(Input::ProcessExited(process)),
+            Watched::Unseen => self.inbox.push(Input::ProcessUnseen(process)),
+        }
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout: Duration) -> io::Result<()> {
+        let mut timeout = timeout;
+        loop {
+            match self.poll.poll(events, Some(timeout)) {
+                // A signal, such as the one that lets us go on after a stop: what has come
+                // meanwhile is heard before the clock is.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    timeout = Duration::ZERO;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Until when the poll may sleep.
+    fn next_wake_up(&self, now: Instant) -> Instant {
+        let someone_waits = self.listeners.iter().any(Listener::is_ready);
+        let is_busy = self.connections.has_turns()
+            || self.is_behind
+            || !self.inbox.is_empty()
+            || self.probes.has_findings()
+            || (someone_waits && !self.connections.is_pausing(now));
+        if is_busy {
+            return now;
+        }
+        let deadlines = [
+            self.connections.next_deadline(),
+            self.registry.next_deadline(),
+            self.probes.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().fold(self.next_file_check, Instant::min)
+    }
+
+    fn mark(&mut self, events: &Events) -> Next {
+        let mut next = Next::Round;
+        for event in events {
+            let token = event.token();
+            if token == STOP {
+                if self.stop_source.is_asked() {
+                    tracing::info!("asked to stop");
+                    next = Next::Stop;
+                }
+            } else if let Some(listener) = self.listeners.get_mut(token.0) {
+                listener.mark_ready();
+            } else if self.processes.owns(token) {
+                if let Some(process) = self.processes.exited(token) {
+                    self.end_of(process);
+                }
+            } else if self.probes.owns(token) {
+                self.probes.mark(token);
+            } else {
+                self.connections.mark(event);
+            }
+        }
+        next
+    }
+
+    fn take_connections(&mut self, is_crowded: bool, now: Instant) {
         self.connections.expire(now);
         for listener in self.listeners.iter_mut().filter(|listener| listener.is_ready()) {
             // While it is full, and more connections may have closed than one poll can tell,
@@ -210,124 +420,6 @@ impl DiscoveryDaemon {
             }
         }
         self.connections.flush();
-        self.check_files(now)?;
-        Ok(next)
-    }
-
-    fn wait(&mut self, events: &mut Events, timeout: Duration) -> io::Result<()> {
-        match self.poll.poll(events, Some(timeout)) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                events.clear();
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
-    /// How long the poll may sleep.
-    fn timeout(&self, now: Instant) -> Duration {
-        let waiting = self.listeners.iter().any(Listener::is_ready);
-        if self.connections.has_turns()
-            || self.is_behind
-            || (waiting && !self.connections.is_pausing(now))
-        {
-            return Duration::ZERO;
-        }
-        let deadline = self.connections.next_deadline();
-        let deadline = deadline.map_or(self.next_file_check, |at| at.min(self.next_file_check));
-        deadline.saturating_duration_since(now)
-    }
-
-    fn mark(&mut self, events: &Events) -> Next {
-        let mut next = Next::Round;
-        for event in events {
-            if event.token() == STOP {
-                if self.stop_source.is_asked() {
-                    tracing::info!("asked to stop");
-                    next = Next::Stop;
-                }
-            } else if let Some(listener) = self.listeners.get_mut(event.token().0) {
-                listener.mark_ready();
-            } else {
-                self.connections.mark(event);
-            }
-        }
-        next
-    }
-
-    /// Answers what was held and what was asked, except what is asked by peers that must first
-    /// read what they were sent, and what goes beyond a round's work.
-    fn answer_all(&mut self, asked: &mut Vec<Asked>, effects: &mut Vec<Effect>) -> Next {
-        let (mut next, mut work) = (Next::Round, 0);
-        self.is_behind = false;
-        let mut held_up = HashSet::new();
-        for (from, body) in std::mem::take(&mut self.held).into_iter().chain(asked.drain(..)) {
-            let connection = from.connection;
-            let is_too_much = work >= BYTES_A_ROUND;
-            // A peer's later requests stay behind its earlier ones.
-            if is_too_much
-                || held_up.contains(&connection)
-                || self.connections.is_held_up(connection)
-            {
-                self.is_behind |= is_too_much;
-                held_up.insert(connection);
-                self.held.push((from, body));
-                continue;
-            }
-            self.answer(from, body, effects);
-            work += new_bytes(effects);
-            if self.perform(effects) == Next::Stop {
-                next = Next::Stop;
-            }
-        }
-        next
-    }
-
-    /// Appends what a request leads to: at least one reply.
-    fn answer(&mut self, from: ReplyTo, body: Body, effects: &mut Vec<Effect>) {
-        let problem = match body {
-            Body::Whole(bytes) => match DiscoveryRequest::from_bytes(&bytes) {
-                Ok(request) => {
-                    tracing::debug!(
-                        connection = from.connection.0,
-                        command = %request.command,
-                        topic = request.topic_name,
-                        "asked"
-                    );
-                    return self.registry.handle(Input::Request { from, request }, effects);
-                }
-                Err(error) => error.to_string(),
-            },
-            Body::TooLong { length } => {
-                format!("it has {length} bytes, at most {MAX_BODY} are allowed")
-            }
-            Body::SeveralParts { count } => {
-                format!("its body has {count} parts, and the protocol has one")
-            }
-        };
-        let status = DiscoveryStatus::Error;
-        let body = reply_bytes(status, &format!("Failed to parse request: {problem}"));
-        tracing::debug!(connection = from.connection.0, problem, "asked what cannot be read");
-        effects.push(Effect::Reply { to: from, status, body });
-    }
-
-    fn perform(&mut self, effects: &mut Vec<Effect>) -> Next {
-        let mut next = Next::Round;
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::Changed(change) => log_change(&change),
-                Effect::Reply { to, status, body } => {
-                    let (connection, bytes) = (to.connection.0, body.len());
-                    tracing::debug!(connection, %status, bytes, "answered");
-                    self.connections.reply(&to, &body);
-                }
-                Effect::Stop => {
-                    tracing::info!("shut down by a client");
-                    next = Next::Stop;
-                }
-            }
-        }
-        next
     }
 
     fn check_files(&mut self, now: Instant) -> Result<(), RunError> {
@@ -335,9 +427,32 @@ impl DiscoveryDaemon {
             return Ok(());
         }
         self.next_file_check = now + FILE_CHECK;
-        match self.listeners.iter().find_map(Listener::lost_file) {
-            Some(path) => Err(RunError::SocketLost(path.to_owned())),
-            None => Ok(()),
+        if let Some(path) = self.listeners.iter().find_map(Listener::lost_file) {
+            return Err(RunError::SocketLost(path.to_owned()));
+        }
+        if self.store.is_lost() {
+            self.store_anew();
+        }
+        Ok(())
+    }
+
+    /// The state file was deleted under us: all goes into a new one. The history is gone with the
+    /// old one, so another begins.
+    fn store_anew(&mut self) {
+        let State::File(path) = &self.state else { return };
+        let epoch = random_u64();
+        let snapshot = self.registry.snapshot(epoch);
+        let written = Store::open(path).and_then(|(mut store, _)| {
+            store.reset(&snapshot, &self.host)?;
+            Ok(store)
+        });
+        match written {
+            Ok(store) => {
+                self.store = store;
+                self.registry.begin_epoch(epoch);
+                tracing::warn!("the state file was deleted or replaced: a new one is written");
+            }
+            Err(error) => tracing::error!("the state file was deleted or replaced: {error}"),
         }
     }
 
@@ -357,44 +472,55 @@ impl DiscoveryDaemon {
             self.connections.flush();
         }
         self.connections.discard_input();
-        let counters = self.connections.counters();
+        let (transport, registry) = (self.connections.counters(), self.registry.counters());
         tracing::info!(
             topics = self.registry.topic_count(),
-            connections = counters.accepted,
-            refused = counters.refused,
-            violations = counters.violations,
-            requests = counters.requests,
-            dropped = counters.dropped,
+            connections = transport.accepted,
+            refused = transport.refused,
+            violations = transport.violations,
+            requests = transport.requests,
+            dropped = transport.dropped,
+            unreadable = registry.unreadable,
+            over_limit = registry.over_limit,
+            no_access = registry.no_access,
+            evicted = registry.evicted,
+            not_stored = registry.not_stored,
             "stopped"
         );
         Ok(())
     }
 }
 
-/// The bytes that were made for these replies; those that many peers share count for nothing.
-fn new_bytes(effects: &[Effect]) -> usize {
-    let bytes = |effect: &Effect| match effect {
-        Effect::Reply { body, .. } if Arc::strong_count(body) == 1 => body.len(),
-        Effect::Reply { .. } | Effect::Changed(_) | Effect::Stop => 0,
-    };
-    effects.iter().map(bytes).sum()
-}
-
-fn log_change(change: &Change) {
-    match change {
-        Change::Registered(info) => log_entry("registered", info),
-        Change::Updated(info) => log_entry("updated", info),
-        Change::Unregistered(name) => tracing::info!(topic = name.as_str(), "unregistered"),
+/// Over TCP nobody is known, and this protocol has no encryption.
+fn warn_if_exposed(address: &Address) {
+    if let Address::Tcp { host, .. } = address
+        && !host.is_loopback()
+    {
+        tracing::warn!(
+            %address,
+            "every machine that reaches this address can register and unregister topics here, \
+             unencrypted: use it only in a network that you trust"
+        );
     }
 }
 
-fn log_entry(what: &str, info: &TopicInfo) {
-    tracing::info!(
-        topic = info.name.as_str(),
-        node = info.publisher_node,
-        address = info.address,
-        message_type = info.message_type,
-        fingerprint = format_args!("{:#018x}", info.fingerprint),
-        "{what}"
-    );
+fn parse(connection: usize, body: Body) -> Result<DiscoveryRequest, Unreadable> {
+    let (problem, asks_for_ext) = match body {
+        Body::Whole(bytes) => match DiscoveryRequest::from_bytes(&bytes) {
+            Ok(request) => {
+                let (command, topic) = (request.command, &request.topic_name);
+                tracing::debug!(connection, %command, topic, "asked");
+                return Ok(request);
+            }
+            Err(error) => (error.to_string(), DiscoveryRequest::asks_for_ext(&bytes)),
+        },
+        Body::TooLong { length } => {
+            (format!("it has {length} bytes, at most {MAX_BODY} are allowed"), false)
+        }
+        Body::SeveralParts { count } => {
+            (format!("its body has {count} parts, and the protocol has one"), false)
+        }
+    };
+    tracing::debug!(connection, problem, "asked what cannot be read");
+    Err(Unreadable { problem, asks_for_ext })
 }

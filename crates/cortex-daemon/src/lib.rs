@@ -15,14 +15,20 @@ mod config;
 mod daemon;
 #[expect(clippy::disallowed_methods, reason = "the edge is where clocks and files are")]
 mod edge;
+mod error;
 pub mod peer;
 pub mod registry;
+mod report;
+mod startup;
 pub mod zmtp;
 
-pub use config::{Address, AddressError, Config, MAX_SOCKET_PATH};
-pub use daemon::{BindError, DiscoveryDaemon, RunError};
+pub use config::{Address, AddressError, Config, MAX_SOCKET_PATH, State};
+pub use daemon::DiscoveryDaemon;
 pub use edge::descriptors::raise_descriptor_limit;
 pub use edge::listener::ListenError;
 pub use edge::signals::stop_on_signals;
 pub use edge::socket_file::SocketFileError;
+pub use edge::state_file::{StoreError, default_path as default_state_path};
 pub use edge::stop::StopHandle;
+pub use error::{BindError, RunError};
+pub use startup::StateError;

@@ -2,14 +2,17 @@
 
 mod log_writer;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
+use cortex_daemon::registry::Limits;
 use cortex_daemon::{
-    Address, BindError, Config, DiscoveryDaemon, StopHandle, raise_descriptor_limit,
-    stop_on_signals,
+    Address, BindError, Config, DiscoveryDaemon, State, StopHandle, default_state_path,
+    raise_descriptor_limit, stop_on_signals,
 };
 use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
 use log_writer::LogWriter;
@@ -40,9 +43,53 @@ struct Arguments {
     #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     log_format: LogFormat,
 
+    #[arg(
+        long,
+        value_name = "PATH",
+        help = "The file in which topics outlive the daemon [default: in $STATE_DIRECTORY, \
+                $XDG_STATE_HOME/cortex or ~/.local/state/cortex, named after the first address]"
+    )]
+    state: Option<PathBuf>,
+
+    /// Keep topics in memory only: they are lost when the daemon ends.
+    #[arg(long, conflicts_with = "state")]
+    no_state: bool,
+
+    /// The access mode of the socket files, in octal, such as 660 [default: as the umask gives].
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    socket_mode: Option<u32>,
+
+    /// Let peers over TCP end the daemon, whoever they are.
+    #[arg(long)]
+    allow_remote_shutdown: bool,
+
+    /// The most topics.
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+    max_topics: usize,
+
     /// The most connections at once [default: what the limit of open descriptors allows].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
+
+    /// The time between two looks at the endpoint of a publisher whose process cannot be watched.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_interval)]
+    probe_interval: Duration,
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("write three octal digits, such as 660".to_owned()),
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: write a number with its unit, such as 500ms or 5s"))?;
+    if interval < Duration::from_millis(100) {
+        return Err("less than 100ms would only load the machine".to_owned());
+    }
+    Ok(interval)
 }
 
 const AFTER_HELP: &str = "\
@@ -94,10 +141,22 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     raise_descriptor_limit();
+    let state = match arguments.state {
+        _ if arguments.no_state => State::None,
+        Some(path) => State::File(path),
+        None => State::File(default_state_path(&arguments.address).context(
+            "there is no place to keep topics in, since $HOME is not set: give --state PATH, or \
+             --no-state to keep them in memory only",
+        )?),
+    };
     let config = Config {
         addresses: arguments.address,
+        state,
+        socket_mode: arguments.socket_mode,
         max_connections: arguments.max_connections.map(|most| most as usize),
-        limits: cortex_daemon::registry::Limits::default(),
+        limits: Limits { topics: arguments.max_topics, ..Limits::default() },
+        allow_remote_shutdown: arguments.allow_remote_shutdown,
+        probe_interval: arguments.probe_interval,
     };
     // Before the socket is there: whoever sees it may end the daemon at once.
     let stop = StopHandle::new().context("cannot make the pipe for signals")?;

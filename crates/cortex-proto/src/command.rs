@@ -21,6 +21,8 @@ pub enum DiscoveryCommand {
     ListTopics = 4,
     /// Ask whether the daemon is there.
     Ping = 5,
+    /// Keep a session's topics (extension, level 1).
+    Renew = 66,
     /// Ask the daemon to end.
     Shutdown = 99,
 }
@@ -74,6 +76,7 @@ impl fmt::Display for RequestedCommand {
                 DiscoveryCommand::LookupTopic => "LOOKUP_TOPIC",
                 DiscoveryCommand::ListTopics => "LIST_TOPICS",
                 DiscoveryCommand::Ping => "PING",
+                DiscoveryCommand::Renew => "RENEW",
                 DiscoveryCommand::Shutdown => "SHUTDOWN",
             }),
             Self::Unknown(number) => write!(f, "{number}"),
@@ -87,12 +90,14 @@ mod tests {
 
     #[test]
     fn every_number_is_read_as_itself() {
-        for number in [1, 2, 3, 4, 5, 99] {
+        for number in [1, 2, 3, 4, 5, 66, 99] {
             let command = RequestedCommand::from_number(number);
             assert!(matches!(command, RequestedCommand::Known(_)), "{number} is a command");
             assert_eq!(command.number(), number);
         }
-        for number in [0, 6, 42, 98, 100, 256 + 5, -1, i128::from(i64::MIN), i128::from(u64::MAX)] {
+        for number in
+            [0, 6, 42, 63, 65, 68, 98, 100, 256 + 5, -1, i128::from(i64::MIN), i128::from(u64::MAX)]
+        {
             assert_eq!(RequestedCommand::from_number(number), RequestedCommand::Unknown(number));
         }
     }

@@ -43,6 +43,7 @@
 mod command;
 mod encode;
 mod error;
+mod ext;
 mod reader;
 mod request;
 mod response;
@@ -52,6 +53,7 @@ mod topic_name;
 
 pub use command::{DiscoveryCommand, RequestedCommand};
 pub use error::{DecodeError, DecodeErrorKind};
+pub use ext::{EXTENSION_LEVEL, EndpointState, EntryExt, Hold, RequestExt, ResponseExt, Session};
 pub use request::DiscoveryRequest;
 pub use response::{DiscoveryResponse, EncodedResponse};
 pub use status::DiscoveryStatus;

@@ -29,7 +29,7 @@ pub(crate) struct Reader<'a> {
 /// What a marker says about the value that it opens.
 enum Header {
     Nil,
-    Boolean,
+    Boolean(bool),
     Integer(i128),
     /// A value of `length` more bytes that this protocol has no use for.
     Opaque {
@@ -46,7 +46,7 @@ impl Header {
     fn kind(&self) -> &'static str {
         match self {
             Self::Nil => "nil",
-            Self::Boolean => "a boolean",
+            Self::Boolean(_) => "a boolean",
             Self::Integer(_) => "an integer",
             Self::Opaque { kind, .. } => kind,
             Self::Text(_) => "text",
@@ -130,6 +130,34 @@ impl<'a> Reader<'a> {
         if length == 0 { Ok(None) } else { self.nested(length).map(Some) }
     }
 
+    /// Reads an unsigned integer of 64 bits, or nil.
+    pub(crate) fn optional_unsigned(&mut self) -> Result<Option<u64>, DecodeError> {
+        let at = self.offset();
+        let number = self.typed("an unsigned integer or nil", |header| match header {
+            Header::Integer(number) => Some(Some(*number)),
+            Header::Nil => Some(None),
+            _ => None,
+        })?;
+        number.map(|found| to_unsigned(found, at)).transpose()
+    }
+
+    /// Reads a boolean or nil.
+    pub(crate) fn optional_boolean(&mut self) -> Result<Option<bool>, DecodeError> {
+        self.typed("a boolean or nil", |header| match header {
+            Header::Boolean(value) => Some(Some(*value)),
+            Header::Nil => Some(None),
+            _ => None,
+        })
+    }
+
+    /// Reads a nil, if one is next.
+    pub(crate) fn nil(&mut self) -> bool {
+        let is_nil =
+            self.bytes.get(self.position).map(|byte| Marker::from_u8(*byte)) == Some(Marker::Null);
+        self.position += usize::from(is_nil);
+        is_nil
+    }
+
     /// Passes over one value of any type, with a counter for each open array or map in place of
     /// recursion.
     pub(crate) fn skip(&mut self) -> Result<(), DecodeError> {
@@ -143,7 +171,7 @@ impl<'a> Reader<'a> {
             *left -= 1;
             let at = self.offset();
             match self.header()? {
-                Header::Nil | Header::Boolean | Header::Integer(_) => {}
+                Header::Nil | Header::Boolean(_) | Header::Integer(_) => {}
                 Header::Text(length) => {
                     self.utf8(length)?;
                 }
@@ -194,7 +222,8 @@ impl<'a> Reader<'a> {
         let marker = Marker::from_u8(self.array::<1>()?[0]);
         Ok(match marker {
             Marker::Null => Header::Nil,
-            Marker::True | Marker::False => Header::Boolean,
+            Marker::True => Header::Boolean(true),
+            Marker::False => Header::Boolean(false),
             Marker::FixPos(number) => Header::Integer(number.into()),
             Marker::FixNeg(number) => Header::Integer(number.into()),
             Marker::U8 => Header::Integer(u8::from_be_bytes(self.array()?).into()),
@@ -302,4 +331,12 @@ impl<'a> Reader<'a> {
         // On a 16-bit machine no such message fits into memory: its length is then "too long".
         Ok(usize::try_from(u32::from_be_bytes(self.array()?)).unwrap_or(usize::MAX))
     }
+}
+
+/// An integer that was read at `at`, as one of 64 bits without a sign.
+pub(crate) fn to_unsigned(found: i128, at: usize) -> Result<u64, DecodeError> {
+    u64::try_from(found).map_err(|_| {
+        let expected = "an unsigned integer of 64 bits";
+        DecodeError::new(at, DecodeErrorKind::OutOfRange { expected, found })
+    })
 }

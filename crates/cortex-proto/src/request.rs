@@ -4,7 +4,10 @@ use serde::Serialize;
 
 use crate::encode::{Bin, to_msgpack};
 use crate::reader::Reader;
-use crate::{DecodeError, DecodeErrorKind, DiscoveryCommand, RequestedCommand, TopicInfo};
+use crate::{
+    DecodeError, DecodeErrorKind, DiscoveryCommand, RequestExt, RequestedCommand, Session,
+    TopicInfo,
+};
 
 /// A request to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub struct DiscoveryRequest {
     pub topic_name: Option<String>,
     /// The topic to REGISTER (UNREGISTER also takes its name from here when `topic_name` has none).
     pub topic_info: Option<TopicInfo>,
+    /// The extension, which asks for an answer with one.
+    pub ext: Option<RequestExt>,
 }
 
 /// The keys in the reference's order; `topic_name` is packed also when it is nil.
@@ -24,6 +29,8 @@ struct Wire<'a> {
     topic_name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     topic_info: Option<Bin<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ext: Option<&'a RequestExt>,
 }
 
 #[derive(Serialize)]
@@ -87,8 +94,21 @@ impl DiscoveryRequest {
         Self::bare(DiscoveryCommand::Shutdown)
     }
 
+    /// RENEW (extension): keep the topics of a session.
+    #[must_use]
+    pub fn renew(session: Session) -> Self {
+        let ext = RequestExt { session: Some(session), ..RequestExt::default() };
+        Self { ext: Some(ext), ..Self::bare(DiscoveryCommand::Renew) }
+    }
+
+    /// The same request with an extension: an empty one asks for what there is to know.
+    #[must_use]
+    pub fn with_ext(self, ext: RequestExt) -> Self {
+        Self { ext: Some(ext), ..self }
+    }
+
     fn bare(command: DiscoveryCommand) -> Self {
-        Self { command: command.into(), topic_name: None, topic_info: None }
+        Self { command: command.into(), topic_name: None, topic_info: None, ext: None }
     }
 
     /// Packs the request into its canonical bytes.
@@ -99,6 +119,7 @@ impl DiscoveryRequest {
             command: self.command.into(),
             topic_name: self.topic_name.as_deref(),
             topic_info: topic_info.as_deref().map(Bin),
+            ext: self.ext.as_ref(),
         })
     }
 
@@ -110,7 +131,8 @@ impl DiscoveryRequest {
     /// [`RequestedCommand`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let (mut command, mut topic_name, mut topic_info) = (None, None, None);
+        let (mut command, mut topic_name) = (None, None);
+        let (mut topic_info, mut ext) = (None, None);
         for _ in 0..reader.map()? {
             let key = reader.text().map_err(|error| error.within("(key)"))?;
             let read = match key {
@@ -120,6 +142,7 @@ impl DiscoveryRequest {
                     .optional_binary()
                     .and_then(|inner| inner.map(TopicInfo::read).transpose())
                     .map(|info| topic_info = info),
+                "ext" => RequestExt::read(&mut reader).map(|value| ext = Some(value)),
                 _ => reader.skip(),
             };
             read.map_err(|error| error.within(key))?;
@@ -131,6 +154,27 @@ impl DiscoveryRequest {
             command: RequestedCommand::from_number(command.ok_or_else(missing)?),
             topic_name: topic_name.map(str::to_owned),
             topic_info,
+            ext,
         })
+    }
+
+    /// Whether bytes that are no request ask for an answer with an extension all the same: they
+    /// have the key `ext` or a command of the extensions (64 to 95), before what is wrong or
+    /// behind it.
+    #[must_use]
+    pub fn asks_for_ext(bytes: &[u8]) -> bool {
+        let mut reader = Reader::new(bytes);
+        let mut look = || -> Result<bool, DecodeError> {
+            for _ in 0..reader.map()? {
+                match reader.text()? {
+                    "ext" => return Ok(true),
+                    "command" if (64..96).contains(&reader.integer()?) => return Ok(true),
+                    "command" => {}
+                    _ => reader.skip()?,
+                }
+            }
+            Ok(false)
+        };
+        look().unwrap_or(false)
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::encode::{Bin, to_msgpack};
 use crate::reader::Reader;
-use crate::{DecodeError, DecodeErrorKind, DiscoveryStatus, TopicInfo};
+use crate::{DecodeError, DecodeErrorKind, DiscoveryStatus, ResponseExt, TopicInfo};
 
 /// The daemon's answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct DiscoveryResponse {
     pub topic_info: Option<TopicInfo>,
     /// The topics of a LIST, in the order of their first registration.
     pub topics: Vec<TopicInfo>,
+    /// The extension; without one the daemon speaks the legacy protocol alone, or was not asked.
+    pub ext: Option<ResponseExt>,
 }
 
 /// A response whose topics are packed already, as a daemon keeps them: [`to_bytes`] packs it
@@ -34,6 +36,8 @@ pub struct EncodedResponse<'a> {
     /// The bytes of [`TopicInfo::to_bytes`] of each topic. None at all leaves the key out, as the
     /// reference does.
     pub topics: &'a [&'a [u8]],
+    /// The extension, only for who asked with one.
+    pub ext: Option<&'a ResponseExt>,
 }
 
 /// The keys in the reference's order.
@@ -45,6 +49,8 @@ struct Wire<'a> {
     topic_info: Option<Bin<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     topics: Vec<Bin<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ext: Option<&'a ResponseExt>,
 }
 
 impl EncodedResponse<'_> {
@@ -56,6 +62,7 @@ impl EncodedResponse<'_> {
             message: self.message,
             topic_info: self.topic_info.map(Bin),
             topics: self.topics.iter().map(|topic| Bin(topic)).collect(),
+            ext: self.ext,
         })
     }
 }
@@ -64,7 +71,7 @@ impl DiscoveryResponse {
     /// A response without topics.
     #[must_use]
     pub fn new(status: DiscoveryStatus, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), topic_info: None, topics: Vec::new() }
+        Self { status, message: message.into(), topic_info: None, topics: Vec::new(), ext: None }
     }
 
     /// Packs the response into its canonical bytes.
@@ -77,6 +84,7 @@ impl DiscoveryResponse {
             message: &self.message,
             topic_info: topic_info.as_deref(),
             topics: &topics.iter().map(Vec::as_slice).collect::<Vec<_>>(),
+            ext: self.ext.as_ref(),
         }
         .to_bytes()
     }
@@ -89,7 +97,7 @@ impl DiscoveryResponse {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let (mut status, mut message) = (None, None);
-        let (mut topic_info, mut topics) = (None, Vec::new());
+        let (mut topic_info, mut topics, mut ext) = (None, Vec::new(), None);
         for _ in 0..reader.map()? {
             let key = reader.text().map_err(|error| error.within("(key)"))?;
             let read = match key {
@@ -100,6 +108,7 @@ impl DiscoveryResponse {
                     .and_then(|inner| inner.map(TopicInfo::read).transpose())
                     .map(|info| topic_info = info),
                 "topics" => read_topics(&mut reader).map(|value| topics = value),
+                "ext" => ResponseExt::read(&mut reader).map(|value| ext = Some(value)),
                 _ => reader.skip(),
             };
             read.map_err(|error| error.within(key))?;
@@ -112,6 +121,7 @@ impl DiscoveryResponse {
             message: message.unwrap_or_default().to_owned(),
             topic_info,
             topics,
+            ext,
         })
     }
 }

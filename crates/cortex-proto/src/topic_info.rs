@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::encode::to_msgpack;
-use crate::reader::Reader;
+use crate::reader::{Reader, to_unsigned};
 use crate::{DecodeError, DecodeErrorKind, TopicName};
 
 /// A topic as its publisher registered it.
@@ -83,9 +83,5 @@ fn read_name(reader: &mut Reader<'_>) -> Result<TopicName, DecodeError> {
 
 fn read_fingerprint(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
     let at = reader.offset();
-    let found = reader.integer()?;
-    u64::try_from(found).map_err(|_| {
-        let expected = "an unsigned integer of 64 bits";
-        DecodeError::new(at, DecodeErrorKind::OutOfRange { expected, found })
-    })
+    to_unsigned(reader.integer()?, at)
 }

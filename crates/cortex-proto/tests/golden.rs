@@ -4,7 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use cortex_proto::{
-    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestedCommand, TopicInfo, TopicName,
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, Hold,
+    RequestExt, RequestedCommand, ResponseExt, Session, TopicInfo, TopicName,
 };
 use serde_json::Value;
 
@@ -43,11 +44,59 @@ fn optional_topic_info(fields: &Value) -> Option<TopicInfo> {
     (!fields.is_null()).then(|| topic_info(fields))
 }
 
+/// A number, which JSON holds as text.
+fn number(value: &Value) -> Option<u64> {
+    value.as_str().map(|text| text.parse().unwrap())
+}
+
+fn word(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+fn request_ext(fields: &Value) -> Option<RequestExt> {
+    let session = &fields["session"];
+    fields.is_object().then(|| RequestExt {
+        hold: fields["hold"].as_str().map(Hold::from),
+        session: word(&session["id"])
+            .map(|id| Session { id, lease_ms: number(&session["lease_ms"]) }),
+        publisher_node: word(&fields["publisher_node"]),
+        revision: number(&fields["revision"]),
+    })
+}
+
+fn entry(fields: &Value) -> EntryExt {
+    EntryExt {
+        uid: number(&fields["uid"]),
+        pid: number(&fields["pid"]),
+        hold: Hold::from(fields["hold"].as_str().unwrap()),
+        revision: number(&fields["revision"]).unwrap(),
+        age_ms: number(&fields["age_ms"]).unwrap(),
+        endpoint: EndpointState::from(fields["endpoint"].as_str().unwrap()),
+    }
+}
+
+fn response_ext(fields: &Value) -> Option<ResponseExt> {
+    fields.is_object().then(|| ResponseExt {
+        level: number(&fields["level"]),
+        server: word(&fields["server"]),
+        epoch: number(&fields["epoch"]),
+        revision: number(&fields["revision"]),
+        pid: number(&fields["pid"]),
+        uptime_ms: number(&fields["uptime_ms"]),
+        topics: number(&fields["topics"]),
+        entry: fields["entry"].is_object().then(|| entry(&fields["entry"])),
+        entries: fields["entries"].as_array().map(|all| all.iter().map(entry).collect()),
+        lease_ms: number(&fields["lease_ms"]),
+        known: fields["known"].as_bool(),
+    })
+}
+
 fn request(fields: &Value) -> DiscoveryRequest {
     DiscoveryRequest {
         command: RequestedCommand::from_number(text(&fields["command"]).parse().unwrap()),
         topic_name: fields["topic_name"].as_str().map(str::to_owned),
         topic_info: optional_topic_info(&fields["topic_info"]),
+        ext: request_ext(&fields["ext"]),
     }
 }
 
@@ -57,6 +106,7 @@ fn response(fields: &Value) -> DiscoveryResponse {
         message: text(&fields["message"]),
         topic_info: optional_topic_info(&fields["topic_info"]),
         topics: fields["topics"].as_array().unwrap().iter().map(topic_info).collect(),
+        ext: response_ext(&fields["ext"]),
     }
 }
 

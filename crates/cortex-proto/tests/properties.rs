@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use cortex_proto::{
-    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestedCommand, TopicInfo, TopicName,
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, Hold,
+    RequestExt, RequestedCommand, ResponseExt, Session, TopicInfo, TopicName,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -35,9 +36,10 @@ prop_compose! {
         ],
         topic_name in option::of("\\PC{0,80}"),
         topic_info in option::of(topic_infos()),
+        ext in option::of(request_exts()),
     ) -> DiscoveryRequest {
         let command = RequestedCommand::from_number(number);
-        DiscoveryRequest { command, topic_name, topic_info }
+        DiscoveryRequest { command, topic_name, topic_info, ext }
     }
 }
 
@@ -47,9 +49,54 @@ prop_compose! {
         message in "\\PC{0,80}",
         topic_info in option::of(topic_infos()),
         topics in vec(topic_infos(), 0..20),
+        ext in option::of(response_exts()),
     ) -> DiscoveryResponse {
         let status = DiscoveryStatus::from_number(status).unwrap();
-        DiscoveryResponse { status, message, topic_info, topics }
+        DiscoveryResponse { status, message, topic_info, topics, ext }
+    }
+}
+
+fn holds() -> impl Strategy<Value = Hold> {
+    "process|session|static|[a-z]{1,9}".prop_map(|word| Hold::from(&*word))
+}
+
+prop_compose! {
+    fn request_exts()(
+        hold in option::of(holds()),
+        session in option::of(("\\PC{0,80}", option::of(any::<u64>()))),
+        publisher_node in option::of("\\PC{0,40}"),
+        revision: Option<u64>,
+    ) -> RequestExt {
+        let session = session.map(|(id, lease_ms)| Session { id, lease_ms });
+        RequestExt { hold, session, publisher_node, revision }
+    }
+}
+
+prop_compose! {
+    fn entries()(
+        uid: Option<u64>,
+        pid: Option<u64>,
+        hold in holds(),
+        revision: u64,
+        age_ms: u64,
+        endpoint in "unknown|alive|orphaned|[a-z]{1,9}",
+    ) -> EntryExt {
+        EntryExt { uid, pid, hold, revision, age_ms, endpoint: EndpointState::from(&*endpoint) }
+    }
+}
+
+prop_compose! {
+    fn response_exts()(
+        numbers: [Option<u64>; 7],
+        server in option::of("\\PC{0,40}"),
+        known: Option<bool>,
+        entry in option::of(entries()),
+        entries in option::of(vec(entries(), 0..20)),
+    ) -> ResponseExt {
+        let [level, epoch, revision, pid, uptime_ms, topics, lease_ms] = numbers;
+        ResponseExt {
+            level, server, epoch, revision, pid, uptime_ms, topics, entry, entries, lease_ms, known,
+        }
     }
 }
 

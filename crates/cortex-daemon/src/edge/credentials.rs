@@ -2,39 +2,45 @@
 
 use std::os::fd::AsFd;
 
-/// A user's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum User {
-    /// The daemon's own user, or root.
-    Trusted,
-    /// Another user of this machine.
-    Other(u32),
-    /// A peer over TCP, or from a user namespace that this machine's numbers don't reach.
-    Unknown,
+/// What the kernel noted of a Unix socket's peer when it connected. Over TCP it notes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    /// `None` when unknown: an unknown user is nobody's equal.
+    pub(crate) uid: Option<u32>,
+    pub(crate) pid: Option<u32>,
 }
 
-/// What an unmapped user of another namespace looks like.
+/// What a user looks like who has no number in our user namespace.
 #[cfg(target_os = "linux")]
 const OVERFLOW_UID: u32 = 65_534;
 
-impl User {
-    /// The user at the other end of a Unix socket, as the kernel noted it at connect.
+impl Credentials {
     #[cfg(target_os = "linux")]
     pub(super) fn of_peer(socket: &impl AsFd) -> Self {
         use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
         let Ok(credentials) = getsockopt(socket, PeerCredentials) else {
-            return Self::Unknown;
+            return Self::default();
         };
-        match credentials.uid() {
-            OVERFLOW_UID => Self::Unknown,
-            uid if uid == 0 || uid == rustix::process::geteuid().as_raw() => Self::Trusted,
-            uid => Self::Other(uid),
+        Self {
+            uid: Some(credentials.uid()).filter(|uid| *uid != OVERFLOW_UID),
+            // 0 is a process of another pid namespace.
+            pid: u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0),
         }
     }
 
     #[cfg(not(target_os = "linux"))]
     pub(super) fn of_peer(_socket: &impl AsFd) -> Self {
-        Self::Unknown
+        Self::default()
     }
+
+    /// Whether it is the daemon's own user, or root.
+    pub(super) fn is_trusted(self) -> bool {
+        self.uid.is_some_and(|uid| uid == 0 || uid == own_uid())
+    }
+}
+
+/// The daemon's own user.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
 }

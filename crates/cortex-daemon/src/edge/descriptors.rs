@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that the daemon needs for itself: standard streams, the poll, listeners, locks,
 /// the stop pipe and the reserve, and some for what a library opens for a moment.
-const OWN: u64 = 32;
+const OWN: usize = 32;
 
 /// Raises the soft limit of open descriptors to the hard one, as far as the system lets it.
 pub fn raise_descriptor_limit() {
@@ -19,10 +19,35 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// How many connections the descriptor limit has room for.
-pub(crate) fn room_for_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit.saturating_sub(OWN).max(OWN / 4)).unwrap_or(usize::MAX)
+/// How the descriptors that there may be are shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) connections: usize,
+    /// Processes that are watched; a process usually has a connection as well.
+    pub(crate) processes: usize,
+    /// Endpoints that are looked at at once.
+    pub(crate) probes: usize,
+}
+
+impl Budget {
+    /// `max_connections` bounds the connections further.
+    pub(crate) fn new(max_connections: Option<usize>) -> Self {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Self::of(limit).with_most(max_connections)
+    }
+
+    fn of(limit: usize) -> Self {
+        let free = limit.saturating_sub(OWN).max(OWN / 2);
+        let probes = (free / 8).min(64);
+        let processes = free / 4;
+        Self { connections: free - probes - processes, processes, probes }
+    }
+
+    fn with_most(self, connections: Option<usize>) -> Self {
+        let connections = connections.unwrap_or(self.connections).min(self.connections);
+        Self { connections, ..self }
+    }
 }
 
 /// A descriptor to give up when none is left, so that a connection can be taken and closed rather
@@ -50,5 +75,19 @@ impl Reserve {
         let result = action();
         self.refill();
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_fit_into_the_limit() {
+        for limit in [0, 10, 32, 48, 64, 1024, 4096, 1 << 20] {
+            let Budget { connections, processes, probes } = Budget::of(limit);
+            assert!(connections > processes && processes >= probes && probes > 0, "{limit}");
+            assert!(connections + processes + probes + OWN <= limit.max(OWN + OWN / 2), "{limit}");
+        }
     }
 }

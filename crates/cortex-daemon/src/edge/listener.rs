@@ -9,7 +9,7 @@ use mio::{Interest, Registry, Token};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use thiserror::Error;
 
-use super::credentials::User;
+use super::credentials::Credentials;
 use super::socket_file::{SocketFile, SocketFileError, unix_socket};
 use super::stream::Stream;
 use crate::config::Address;
@@ -56,7 +56,7 @@ enum Socket {
 }
 
 impl Listener {
-    pub(crate) fn bind(address: &Address) -> Result<Self, ListenError> {
+    pub(crate) fn bind(address: &Address, mode: Option<u32>) -> Result<Self, ListenError> {
         let failed = |source: io::Error| {
             let address = address.clone();
             if source.kind() == io::ErrorKind::AddrInUse {
@@ -68,7 +68,7 @@ impl Listener {
         let mut bound = address.clone();
         let (socket, file) = match address {
             Address::Ipc(path) => {
-                let (file, listener) = SocketFile::create(path).map_err(|error| {
+                let (file, listener) = SocketFile::create(path, mode).map_err(|error| {
                     if matches!(error, SocketFileError::AlreadyRuns(_)) {
                         ListenError::AlreadyRuns(address.clone())
                     } else {
@@ -120,17 +120,17 @@ impl Listener {
     }
 
     /// Takes one connection.
-    pub(super) fn accept(&self) -> io::Result<(Stream, User)> {
+    pub(super) fn accept(&self) -> io::Result<(Stream, Credentials)> {
         match &self.socket {
             Socket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
-                let user = User::of_peer(&stream);
-                Ok((Stream::Unix(stream), user))
+                let credentials = Credentials::of_peer(&stream);
+                Ok((Stream::Unix(stream), credentials))
             }
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept()?;
                 tune(&stream);
-                Ok((Stream::Tcp(stream), User::Unknown))
+                Ok((Stream::Tcp(stream), Credentials::default()))
             }
         }
     }

@@ -1,13 +1,19 @@
 //! Everything impure, a file each: sockets, files, descriptors, signals, the clock.
 
 pub(crate) mod clock;
+mod connection;
 pub(crate) mod connections;
-mod credentials;
+pub(crate) mod credentials;
 pub(crate) mod descriptors;
 pub(crate) mod listener;
 mod log_limit;
-mod random;
+pub(crate) mod probe;
+pub(crate) mod processes;
+pub(crate) mod random;
 pub(crate) mod signals;
 pub(crate) mod socket_file;
+pub(crate) mod state_file;
 pub(crate) mod stop;
+pub(crate) mod store;
 mod stream;
+mod tokens;

@@ -13,13 +13,14 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, open, openat, renameat,
-    statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, chmodat, flock, fstat, open, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
+use super::credentials::own_uid;
 use super::listener::BACKLOG;
 use super::random::random_u64;
 use crate::config::MAX_SOCKET_PATH;
@@ -38,14 +39,14 @@ pub(crate) struct SocketFile {
 
 /// A file, whatever it is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
+pub(super) struct Identity {
     device: u64,
     inode: u64,
 }
 
 impl Identity {
     #[allow(clippy::useless_conversion, reason = "the fields' types differ between systems")]
-    fn of(stat: &Stat) -> Self {
+    pub(super) fn of(stat: &Stat) -> Self {
         Self { device: stat.st_dev.into(), inode: stat.st_ino.into() }
     }
 }
@@ -59,6 +60,12 @@ pub enum SocketFileError {
     /// Something else than a socket is there, and stays there.
     #[error("{} is not a socket: it is left alone. Remove it, or choose another address", .0.display())]
     NotASocket(PathBuf),
+    /// The socket is another user's, whose daemon is gone.
+    #[error(
+        "the socket {} belongs to another user, who serves no more: it is left alone. Remove it, \
+         or choose another address", .0.display()
+    )]
+    ForeignSocket(PathBuf),
     /// The lock file is not one of ours.
     #[error("the lock file {} {what}: choose another address", path.display())]
     ForeignLock {
@@ -86,7 +93,10 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(Errno) -> SocketFileEr
 
 impl SocketFile {
     /// Takes the path and listens there.
-    pub(crate) fn create(path: &Path) -> Result<(Self, UnixListener), SocketFileError> {
+    pub(crate) fn create(
+        path: &Path,
+        mode: Option<u32>,
+    ) -> Result<(Self, UnixListener), SocketFileError> {
         let directory_path = match path.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
@@ -106,7 +116,7 @@ impl SocketFile {
             lock,
         };
         make_way(path)?;
-        let listener = file.listen(directory_path)?;
+        let listener = file.listen(directory_path, mode)?;
         Ok((file, listener))
     }
 
@@ -131,13 +141,20 @@ impl SocketFile {
     }
 
     /// Makes the socket under another name, and puts it into place when it listens.
-    fn listen(&mut self, directory_path: &Path) -> Result<UnixListener, SocketFileError> {
+    fn listen(
+        &mut self,
+        directory_path: &Path,
+        mode: Option<u32>,
+    ) -> Result<UnixListener, SocketFileError> {
         let aside = OsString::from(format!(".new-{:016x}", random_u64()));
         let path = directory_path.join(&aside);
         let socket = unix_socket().map_err(failed("make a socket for", &self.path))?;
         let address = self.bindable(&path, &aside).map_err(failed("name the socket", &path))?;
         rustix::net::bind(&socket, &address).map_err(failed("create the socket", &path))?;
         let placed = statat(&self.directory, &aside, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| {
+            if let Some(mode) = mode {
+                chmodat(&self.directory, &aside, Mode::from_raw_mode(mode), AtFlags::empty())?;
+            }
             rustix::net::listen(&socket, BACKLOG)?;
             renameat(&self.directory, &aside, &self.directory, &self.name)?;
             self.identity = Identity::of(&stat);
@@ -175,7 +192,7 @@ impl Drop for SocketFile {
     }
 }
 
-fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
+pub(super) fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
     let mut name = name.to_owned();
     name.push(suffix);
     name
@@ -204,7 +221,7 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
         tracing::debug!(directory = %path.display(), error = %errno, "the directory is not locked");
     }
     let owner = fstat(&directory).map_err(failed("look at", path))?.st_uid;
-    if owner != 0 && owner != our_uid() {
+    if owner != 0 && owner != own_uid() {
         tracing::warn!(
             directory = %path.display(),
             owner,
@@ -212,10 +229,6 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
         );
     }
     Ok(directory)
-}
-
-fn our_uid() -> u32 {
-    rustix::process::geteuid().as_raw()
 }
 
 /// Locks the lock file, which is made if it is not there. Where that fails, a daemon that runs is
@@ -254,7 +267,7 @@ fn try_lock(
         if FileType::from_raw_mode(locked.st_mode) != FileType::RegularFile {
             return Err(foreign("is not a regular file"));
         }
-        if locked.st_uid != our_uid() {
+        if locked.st_uid != own_uid() {
             return Err(foreign("belongs to another user, whose daemon may run there"));
         }
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -280,6 +293,12 @@ fn make_way(path: &Path) -> Result<(), SocketFileError> {
         Err(errno) => return Err(failed("look at", path)(errno)),
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
             return Err(SocketFileError::NotASocket(path.to_owned()));
+        }
+        Ok(stat) if stat.st_uid != own_uid() => {
+            return Err(match serves(path) {
+                Ok(true) => SocketFileError::AlreadyRuns(path.to_owned()),
+                _ => SocketFileError::ForeignSocket(path.to_owned()),
+            });
         }
         Ok(_) => {}
     }

@@ -4,33 +4,71 @@ use std::sync::Arc;
 
 use cortex_proto::{DiscoveryStatus, TopicInfo, TopicName};
 
-use crate::peer::ReplyTo;
+use super::EventKind;
+use crate::peer::{Peer, Process, ReplyTo};
 
-/// Something for the edge to do. Effects are performed in the order in which they come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// The set of topics has changed: tell whom it concerns.
-    Changed(Change),
-    /// Send a reply.
-    Reply {
-        /// Whom to answer.
-        to: ReplyTo,
-        /// How the request ended.
-        status: DiscoveryStatus,
-        /// The reply's bytes; one allocation may serve many peers.
-        body: Arc<[u8]>,
-    },
-    /// End the daemon, after all that came before.
-    Stop,
+/// What is to be done after a batch, in the order of these fields.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// The topics that have changed.
+    pub changed: Vec<Change>,
+    /// The peers that were refused what they asked for, and why.
+    pub refused: Vec<Refusal>,
+    /// The replies, in the order of the requests.
+    pub replies: Vec<Reply>,
+    /// The processes to watch from now on: their end is to be told as
+    /// [`Input::ProcessExited`](super::Input::ProcessExited), at once if they are gone already.
+    pub watch: Vec<Process>,
+    /// The processes that need not be watched any more.
+    pub unwatch: Vec<Process>,
+    /// The watched processes to look at now.
+    pub look: Vec<Process>,
+    /// The endpoints to look at.
+    pub probe: Vec<Probe>,
+    /// Whether the daemon is to end, after all that came before.
+    pub stop: bool,
 }
 
-/// A change in the set of topics.
+/// A change of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A topic is there that was not.
-    Registered(TopicInfo),
-    /// A topic's publisher registered it again; what is known of it now is this.
-    Updated(TopicInfo),
-    /// A topic is gone.
-    Unregistered(TopicName),
+pub struct Change {
+    /// The number of the change.
+    pub revision: u64,
+    /// What happened.
+    pub kind: EventKind,
+    /// The topic; the last that was known when it is gone.
+    pub info: Arc<TopicInfo>,
+    /// Whose topic it is, or was.
+    pub owner: Peer,
+}
+
+/// A peer that may not do what it wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Who.
+    pub peer: Peer,
+    /// What it was told.
+    pub message: String,
+}
+
+/// A reply to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Whom to answer.
+    pub to: ReplyTo,
+    /// How the request ended.
+    pub status: DiscoveryStatus,
+    /// The reply's bytes; one allocation may serve many peers.
+    pub body: Arc<[u8]>,
+}
+
+/// An endpoint to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The topic whose endpoint it is.
+    pub name: TopicName,
+    /// The registration whose endpoint it is.
+    pub revision: u64,
+    /// The endpoint.
+    pub address: String,
 }

@@ -1,17 +1,82 @@
 //! What the registry is told.
 
-use cortex_proto::DiscoveryRequest;
+use std::time::Instant;
 
-use crate::peer::ReplyTo;
+use cortex_proto::{DiscoveryRequest, TopicName};
+
+use crate::peer::{Peer, Process, ReplyTo};
 
 /// Something that happened outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all inputs are requests")]
 pub enum Input {
     /// A peer asks for something.
-    Request {
-        /// Whom to answer.
-        from: ReplyTo,
-        /// What it asks for.
-        request: DiscoveryRequest,
+    Request(Asked),
+    /// A process that was watched is gone. Told of a process that is not watched, it means
+    /// nothing.
+    ProcessExited(Process),
+    /// A process cannot be watched: whether it lives must be told from its topics' endpoints.
+    ProcessUnseen(Process),
+    /// The look at a process that [`Effects::look`](super::Effects::look) asked for has been
+    /// taken. That it is gone, if it is, was told before.
+    ProcessLooked(Process),
+    /// An endpoint was looked at. For another registration than the present one it means nothing.
+    EndpointProbed {
+        /// The topic.
+        name: TopicName,
+        /// The registration whose endpoint it was.
+        revision: u64,
+        /// What was found.
+        finding: Finding,
     },
+    /// Time may have come for something; told too early it means nothing.
+    Tick {
+        /// Whether all requests that have arrived were handed over.
+        all_heard: bool,
+    },
+    /// Time has passed in which nobody could be heard: the machine or the daemon stood still.
+    TimeGap,
+}
+
+/// A request, and who sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Whom to answer.
+    pub from: ReplyTo,
+    /// Who that is.
+    pub peer: Peer,
+    /// What it asks for.
+    pub request: Result<DiscoveryRequest, Unreadable>,
+}
+
+/// A request that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// What is wrong with it.
+    pub problem: String,
+    /// Whether its answer is to have an extension.
+    pub asks_for_ext: bool,
+}
+
+/// What a look at an endpoint has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Finding {
+    /// Nobody listens there.
+    Dead,
+    /// Somebody listens there, but did not say the first byte of a ZMTP greeting within 1 s, or
+    /// has no room for a connection.
+    Silent,
+    /// A ZeroMQ socket is there.
+    Greets,
+    /// It cannot be told.
+    Unknown,
+}
+
+/// A point in time, on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// For deadlines: it never jumps.
+    pub instant: Instant,
+    /// For ages that outlive the daemon: ms since 1970.
+    pub unix_ms: u64,
 }

@@ -1,23 +1,49 @@
-//! The core: which topics there are, and what each request does to them.
+//! The core: which topics there are, what keeps them, and what each request does to them.
 //!
-//! It knows no clock, no socket and no file. What happens outside comes in as an [`Input`], what
-//! is to be done outside goes out as [`Effect`]s, in order: a test can play a whole fleet's life
-//! without either.
+//! It knows no clock, no socket and no file. What happens outside comes in as an [`Input`] with
+//! the time, what is to be done outside goes out as [`Effects`]: a test can play a whole fleet's
+//! life without either.
+//!
+//! Inputs come in batches. What a batch changes is staged: [`Registry::writes`] are what must be
+//! stored; then [`Registry::commit`] makes it count, or [`Registry::rollback`] takes it back and
+//! answers the batch's requests from what is still there.
 
+mod access;
+mod contests;
 mod effect;
+mod holds;
 mod input;
+mod liveness;
+mod owners;
+mod publishers;
+mod record;
+mod requests;
+mod staging;
 mod topics;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cortex_proto::{
-    DiscoveryCommand, DiscoveryRequest, DiscoveryStatus, EncodedResponse, RequestedCommand,
-    TopicInfo,
+    DecodeError, DiscoveryStatus, EncodedResponse, ResponseExt, TopicInfo, TopicName,
 };
 
-pub use effect::{Change, Effect};
-pub use input::Input;
-use topics::Topics;
+pub use access::Access;
+use contests::Contest;
+pub use effect::{Change, Effects, Probe, Refusal, Reply};
+use holds::Sessions;
+pub use input::{Asked, Finding, Input, Moment, Unreadable};
+use owners::Owners;
+use publishers::vigil_for;
+pub use record::{Event, EventKind, Keep, Reason, Record, Snapshot, Write};
+use staging::Staged;
+use topics::{Entry, Topics};
+
+/// While there are requests that were not read yet, sessions have this much longer.
+const HEARING: Duration = Duration::from_secs(1);
+/// After a change could not be stored, evictions wait this long before they are tried again.
+const EVICTION_RETRY: Duration = Duration::from_secs(1);
 
 /// Bounds for what peers can make the registry keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +51,7 @@ pub struct Limits {
     /// The most topics.
     pub topics: usize,
     /// The most bytes in each of a topic's texts other than its name, which
-    /// [`TopicName`](cortex_proto::TopicName) bounds.
+    /// [`TopicName`] bounds.
     pub field_bytes: usize,
 }
 
@@ -35,53 +61,115 @@ impl Default for Limits {
     }
 }
 
+/// What a registry is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bounds for what peers can make it keep.
+    pub limits: Limits,
+    /// Who may do what.
+    pub access: Access,
+    /// The time between two looks at an endpoint.
+    pub probe_interval: Duration,
+    /// The daemon's name and version, for who asks.
+    pub server: String,
+    /// The daemon's process, for who asks.
+    pub pid: u32,
+}
+
+/// How often something happened since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests that could not be read, among them those that are too long.
+    pub unreadable: u64,
+    /// Requests refused since a limit was reached.
+    pub over_limit: u64,
+    /// Requests refused since the peer may not do that.
+    pub no_access: u64,
+    /// Topics removed by the daemon.
+    pub evicted: u64,
+    /// Batches that could not be stored.
+    pub not_stored: u64,
+}
+
 /// The set of topics and the protocol's rules.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
-    limits: Limits,
+    settings: Settings,
+    started: Instant,
+    epoch: u64,
+    revision: u64,
     topics: Topics,
+    owners: Owners,
+    sessions: Sessions,
+    /// When which topic's endpoint is to be looked at.
+    agenda: BTreeSet<(Instant, TopicName)>,
+    contests: Vec<Contest>,
     /// The reply to LIST, made when somebody asks and kept until a topic changes.
     list_reply: Option<Arc<[u8]>>,
-}
-
-/// A reply, and whether it was the last.
-struct Outcome {
-    status: DiscoveryStatus,
-    reply: Arc<[u8]>,
-    change: Option<Change>,
-    stop: bool,
-}
-
-impl Outcome {
-    /// An answer without topics that changes nothing.
-    fn answer(status: DiscoveryStatus, message: &str) -> Self {
-        Self { status, reply: reply_bytes(status, message), change: None, stop: false }
-    }
-
-    fn refused(message: &str) -> Self {
-        Self::answer(DiscoveryStatus::Error, message)
-    }
-
-    fn not_found(name: &str) -> Self {
-        Self::answer(DiscoveryStatus::NotFound, &format!("Topic {name} not found"))
-    }
-
-    fn found(reply: Arc<[u8]>) -> Self {
-        Self { status: DiscoveryStatus::Ok, reply, change: None, stop: false }
-    }
+    /// What the batch changes, and beside each change what is to be stored for it.
+    staged: Vec<Staged>,
+    writes: Vec<Write>,
+    /// The requests that were answered in this batch.
+    answered: Vec<Asked>,
+    effects: Effects,
+    new_bytes: usize,
+    evict_again: Option<Instant>,
+    counters: Counters,
 }
 
 /// The bytes of a reply without topics.
-#[must_use]
-pub fn reply_bytes(status: DiscoveryStatus, message: &str) -> Arc<[u8]> {
-    EncodedResponse { status, message, topic_info: None, topics: &[] }.to_bytes().into()
+fn reply_bytes(status: DiscoveryStatus, message: &str, ext: Option<&ResponseExt>) -> Arc<[u8]> {
+    EncodedResponse { status, message, topic_info: None, topics: &[], ext }.to_bytes().into()
 }
 
 impl Registry {
-    /// A registry without topics.
-    #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
+    /// A registry with the topics of a former life. Their processes are watched anew, and the
+    /// endpoints of those that are gone are looked at: see [`is_settled`](Self::is_settled).
+    ///
+    /// # Errors
+    /// When a record holds no topic.
+    pub fn restore(
+        settings: Settings,
+        snapshot: Snapshot,
+        now: Moment,
+    ) -> Result<Self, DecodeError> {
+        let mut registry = Self {
+            settings,
+            started: now.instant,
+            epoch: snapshot.epoch,
+            revision: snapshot.revision,
+            topics: Topics::default(),
+            owners: Owners::default(),
+            sessions: Sessions::default(),
+            agenda: BTreeSet::new(),
+            contests: Vec::new(),
+            list_reply: None,
+            staged: Vec::new(),
+            writes: Vec::new(),
+            answered: Vec::new(),
+            effects: Effects::default(),
+            new_bytes: 0,
+            evict_again: None,
+            counters: Counters::default(),
+        };
+        for record in snapshot.records {
+            let info = TopicInfo::from_bytes(&record.packed)?;
+            let owner = crate::peer::Peer { uid: record.uid, process: record.process };
+            let vigil = vigil_for(&record.keep, record.process, now.instant);
+            let entry = Entry {
+                info: Arc::new(info),
+                packed: record.packed,
+                place: record.place,
+                revision: record.revision,
+                changed_ms: record.changed_ms,
+                owner,
+                keep: record.keep,
+                found_alive: record.found_alive,
+                vigil,
+            };
+            registry.attach(entry.into(), now.instant);
+        }
+        Ok(registry)
     }
 
     /// How many topics there are.
@@ -90,128 +178,86 @@ impl Registry {
         self.topics.len()
     }
 
-    /// Takes what happened and appends what is to be done.
-    pub fn handle(&mut self, input: Input, effects: &mut Vec<Effect>) {
-        let Input::Request { from, request } = input;
-        let Outcome { status, reply, change, stop } = self.answer(request);
-        if let Some(change) = change {
-            self.list_reply = None;
-            effects.push(Effect::Changed(change));
-        }
-        effects.push(Effect::Reply { to: from, status, body: reply });
-        if stop {
-            effects.push(Effect::Stop);
-        }
+    /// All that is to be stored where nothing is stored yet, for the history of this number.
+    #[must_use]
+    pub fn snapshot(&self, epoch: u64) -> Snapshot {
+        let records = self.topics.iter().map(Entry::record).collect();
+        Snapshot { epoch, revision: self.revision, records }
     }
 
-    fn answer(&mut self, request: DiscoveryRequest) -> Outcome {
-        let command = match request.command {
-            RequestedCommand::Known(command) => command,
-            RequestedCommand::Unknown(number) => {
-                let message = format!("Failed to parse request: {number} is not a known command");
-                return Outcome::refused(&message);
+    /// The history so far is lost: another one begins.
+    pub fn begin_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+    }
+
+    /// What has happened since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether no endpoint is being looked at.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.topics.iter().all(|entry| !entry.vigil.is_probing())
+    }
+
+    /// The bytes that were made for this batch's replies; a LIST that was there already counts for
+    /// nothing.
+    #[must_use]
+    pub fn new_bytes(&self) -> usize {
+        self.new_bytes
+    }
+
+    /// When an [`Input::Tick`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let probe = self.agenda.first().map(|(due, _)| *due);
+        let lease = self.sessions.next_end();
+        // Evictions that could not be stored are not tried again at once.
+        let lease = lease.map(|end| self.evict_again.map_or(end, |again| again.max(end)));
+        let contest = self.contests.iter().map(|contest| contest.end).min();
+        probe.into_iter().chain(lease).chain(contest).min()
+    }
+
+    /// Takes what happened. What follows is staged until [`commit`](Self::commit) or
+    /// [`rollback`](Self::rollback).
+    pub fn handle(&mut self, input: Input, now: Moment) {
+        match input {
+            Input::Request(asked) => self.receive(asked, now),
+            Input::ProcessExited(process) => self.orphan(process, now),
+            Input::ProcessUnseen(process) => self.lose_sight(process, now),
+            Input::ProcessLooked(process) => self.looked(process, now),
+            Input::EndpointProbed { name, revision, finding } => {
+                self.probed(&name, revision, finding, now);
             }
-        };
-        match command {
-            DiscoveryCommand::RegisterTopic => self.register(request.topic_info),
-            DiscoveryCommand::UnregisterTopic => self.unregister(&request),
-            DiscoveryCommand::LookupTopic => self.lookup(request.topic_name.as_deref()),
-            DiscoveryCommand::ListTopics => self.list(),
-            DiscoveryCommand::Ping => Outcome::answer(DiscoveryStatus::Ok, "pong"),
-            DiscoveryCommand::Shutdown => {
-                Outcome { stop: true, ..Outcome::answer(DiscoveryStatus::Ok, "Shutting down") }
+            Input::Tick { all_heard } => self.tick(all_heard, now),
+            Input::TimeGap => self.sessions.renew_all(now.instant),
+        }
+    }
+
+    /// What must be stored before the batch counts.
+    #[must_use]
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    fn tick(&mut self, all_heard: bool, now: Moment) {
+        self.begin_probes(now);
+        if self.evict_again.is_none_or(|again| again <= now.instant) {
+            self.evict_again = None;
+            // Who asked in time for a session to stay may not have been heard yet.
+            let grace = if all_heard { Duration::ZERO } else { HEARING };
+            for name in self.sessions.ended(now.instant.checked_sub(grace).unwrap_or(now.instant)) {
+                self.evict(&name, Reason::LeaseExpired, now);
             }
         }
+        self.settle_contests(|contest| contest.end <= now.instant, now);
     }
 
-    fn register(&mut self, info: Option<TopicInfo>) -> Outcome {
-        let Some(info) = info else {
-            return Outcome::refused("Missing topic_info in register request");
-        };
-        if let Err(refusal) = self.check_fields(&info) {
-            return Outcome::refused(&refusal);
-        }
-        let existing = self.topics.get(info.name.as_str());
-        if let Some(existing) = existing
-            && existing.info.publisher_node != info.publisher_node
-        {
-            let node = &existing.info.publisher_node;
-            let message = format!("Topic {} already registered by {node}", info.name);
-            return Outcome::answer(DiscoveryStatus::AlreadyExists, &message);
-        }
-        let is_new = existing.is_none();
-        if is_new && self.topics.len() >= self.limits.topics {
-            let message = format!(
-                "Topic {} is not registered: this daemon holds {} topics and takes no more",
-                info.name, self.limits.topics
-            );
-            return Outcome::refused(&message);
-        }
-        self.topics.put(info.clone());
-        let message = format!("Registered topic: {}", info.name);
-        let change = if is_new { Change::Registered(info) } else { Change::Updated(info) };
-        Outcome { change: Some(change), ..Outcome::answer(DiscoveryStatus::Ok, &message) }
+    fn evict(&mut self, name: &TopicName, reason: Reason, now: Moment) {
+        let Some(detached) = self.detach(name.as_str()) else { return };
+        self.stage_removal(detached, EventKind::Evicted(reason));
+        self.settle_contests(|contest| contest.name == *name, now);
     }
-
-    fn check_fields(&self, info: &TopicInfo) -> Result<(), String> {
-        let most = self.limits.field_bytes;
-        let fields = [
-            ("address", &info.address),
-            ("message_type", &info.message_type),
-            ("publisher_node", &info.publisher_node),
-        ];
-        match fields.into_iter().find(|(_, value)| value.len() > most) {
-            None => Ok(()),
-            Some((field, value)) => Err(format!(
-                "Topic {} is not registered: its {field} has {} bytes, at most {most} are allowed",
-                info.name,
-                value.len()
-            )),
-        }
-    }
-
-    fn unregister(&mut self, request: &DiscoveryRequest) -> Outcome {
-        let in_info = || request.topic_info.as_ref().map(|info| info.name.as_str());
-        let Some(name) = non_empty(request.topic_name.as_deref()).or_else(in_info) else {
-            return Outcome::refused("Missing topic name in unregister request");
-        };
-        let Some(removed) = self.topics.remove(name) else {
-            return Outcome::not_found(name);
-        };
-        let message = format!("Unregistered topic: {removed}");
-        let change = Some(Change::Unregistered(removed));
-        Outcome { change, ..Outcome::answer(DiscoveryStatus::Ok, &message) }
-    }
-
-    fn lookup(&self, name: Option<&str>) -> Outcome {
-        let Some(name) = non_empty(name) else {
-            return Outcome::refused("Missing topic_name in lookup request");
-        };
-        let Some(entry) = self.topics.get(name) else {
-            return Outcome::not_found(name);
-        };
-        let response = EncodedResponse {
-            status: DiscoveryStatus::Ok,
-            message: "",
-            topic_info: Some(&entry.packed),
-            topics: &[],
-        };
-        Outcome::found(response.to_bytes().into())
-    }
-
-    fn list(&mut self) -> Outcome {
-        let reply = self.list_reply.get_or_insert_with(|| {
-            let topics: Vec<_> = self.topics.iter().map(|entry| &*entry.packed).collect();
-            let status = DiscoveryStatus::Ok;
-            let response =
-                EncodedResponse { status, message: "", topic_info: None, topics: &topics };
-            response.to_bytes().into()
-        });
-        Outcome::found(Arc::clone(reply))
-    }
-}
-
-/// The reference takes an empty name for none.
-fn non_empty(name: Option<&str>) -> Option<&str> {
-    name.filter(|name| !name.is_empty())
 }

@@ -36,24 +36,38 @@ def topic_item(label, topic):
     return item(label, "topic_info", pack(topic), {"topic_info": shown(topic)})
 
 
-def request_item(label, command, name=None, topic=None):
+def numbers_as_text(value):
+    if isinstance(value, dict):
+        return {key: numbers_as_text(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [numbers_as_text(each) for each in value]
+    return str(value) if type(value) is int else value
+
+
+def request_item(label, command, name=None, topic=None, ext=None):
     message = {"command": command, "topic_name": name}
     if topic is not None:
         message["topic_info"] = pack(topic)
+    if ext is not None:
+        message["ext"] = ext
     fields = {"command": str(command), "topic_name": name}
     fields["topic_info"] = None if topic is None else shown(topic)
+    fields["ext"] = numbers_as_text(ext)
     return item(label, "request", pack(message), fields)
 
 
-def response_item(label, status, text="", topic=None, topics=()):
+def response_item(label, status, text="", topic=None, topics=(), ext=None):
     message = {"status": status, "message": text}
     if topic is not None:
         message["topic_info"] = pack(topic)
     if topics:
         message["topics"] = [pack(each) for each in topics]
+    if ext is not None:
+        message["ext"] = ext
     fields = {"status": status, "message": text}
     fields["topic_info"] = None if topic is None else shown(topic)
     fields["topics"] = [shown(each) for each in topics]
+    fields["ext"] = numbers_as_text(ext)
     return item(label, "response", pack(message), fields)
 
 
@@ -91,6 +105,38 @@ def items():
     for count in (0, 1, 15, 16, 300):
         topics = [info(name=f"/t/{number}", fingerprint=number) for number in range(count)]
         yield response_item(f"{count} topics", 0, topics=topics)
+
+    # The extensions of level 1.
+    yield request_item("hello", 5, ext={})
+    yield request_item("describe", 3, name="/camera/image", ext={})
+    yield request_item("hold by the process", 1, topic=info(), ext={"hold": "process"})
+    session = {"id": "session of camera_node", "lease_ms": 10_000}
+    yield request_item("hold by a session", 1, topic=info(), ext={"hold": "session", "session": session})
+    yield request_item("static", 1, topic=info(), ext={"hold": "static"})
+    yield request_item("renew", 66, ext={"session": {"id": "session of camera_node"}})
+    guard = {"publisher_node": "camera_node", "revision": 2**64 - 1}
+    yield request_item("guard", 2, name="/camera/image", ext=guard)
+
+    hello = {
+        "level": 1,
+        "server": "cortex-discovery/0.1.0",
+        "epoch": 2**64 - 1,
+        "revision": 2**32,
+        "pid": 4194304,
+        "uptime_ms": 128,
+        "topics": 0,
+    }
+    yield response_item("hello", 0, "pong", ext=hello)
+    known = {"uid": 1000, "pid": 300, "hold": "process", "revision": 7, "age_ms": 65536, "endpoint": "alive"}
+    unknown = {"uid": None, "pid": None, "hold": "static", "revision": 8, "age_ms": 0, "endpoint": "unknown"}
+    yield response_item("description", 0, topic=info(), ext={"entry": known})
+    described = {"entries": [known, {**unknown, "hold": "session", "endpoint": "orphaned"}]}
+    yield response_item("descriptions", 0, topics=[info(), info(name="/x")], ext=described)
+    yield response_item("no descriptions", 0, ext={"entries": []})
+    yield response_item("held", 0, "Registered topic: /x", ext={"revision": 9, "lease_ms": 10_000})
+    yield response_item("renewed", 0, ext={"lease_ms": 10_000, "known": True})
+    yield response_item("not known", 0, ext={"lease_ms": 500, "known": False})
+    yield response_item("error to a request with ext", 3, "Missing topic_name in lookup request", ext={})
 
 
 json.dump(list(items()), sys.stdout, ensure_ascii=False, indent=1)

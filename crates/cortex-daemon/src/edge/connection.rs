@@ -1,0 +1,252 @@
+//! One peer's connection: reading what it asks, and sending what it is answered.
+
+use std::io;
+use std::sync::Arc;
+
+use mio::event::Event as PollEvent;
+use mio::{Interest, Registry, Token};
+
+use super::connections::Received;
+use super::credentials::Credentials;
+use super::stream::Stream;
+use crate::peer::{ConnectionId, ReplyTo};
+use crate::zmtp::{Connection, Envelope, Event, Violation};
+
+/// The most requests taken from one peer in one turn.
+const REQUESTS_A_TURN: usize = 64;
+/// With more bytes than this in its requests, a peer's turn is over.
+const BYTES_A_TURN: usize = 64 * 1024;
+/// The most reads from one peer in one turn.
+const READS_A_TURN: usize = 4;
+
+pub(super) struct Peer {
+    pub(super) stream: Stream,
+    zmtp: Connection,
+    pub(super) credentials: Credentials,
+    input: Input,
+    output: Output,
+    /// Requests that were taken from it and are not answered yet.
+    owed: usize,
+    /// It stands in the queue of those with something to do.
+    pub(super) in_turns: bool,
+    /// It stands in the list of those that may have something to send.
+    pub(super) in_unsent: bool,
+}
+
+/// Whether a peer takes what it is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Flowing,
+    /// Something is stuck, and the poll tells when there is room. It is asked only then: it would
+    /// tell after each reply that the peer reads.
+    Stuck,
+    /// It takes no more, but what it has asked still counts: a node that unregisters its topics
+    /// and ends does not wait for the answers.
+    Deaf,
+}
+
+/// What there may be to read from a peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Input {
+    /// Nothing; the poll tells when there is.
+    Dry,
+    /// Something.
+    Waiting,
+    /// Something, and then the end: the peer has closed its side, or is gone.
+    Closing,
+    /// The end has been read.
+    Ended,
+    /// The peer broke the protocol: it is answered what it had asked before, and closed.
+    Violated,
+}
+
+impl Input {
+    /// What a peer that has closed its side may still have sent comes before the end.
+    fn at_its_end(self) -> Self {
+        match self {
+            Self::Dry | Self::Waiting | Self::Closing => Self::Closing,
+            Self::Ended | Self::Violated => self,
+        }
+    }
+}
+
+impl Peer {
+    /// A peer that has just connected.
+    pub(super) fn new(stream: Stream, credentials: Credentials) -> Self {
+        Self {
+            stream,
+            zmtp: Connection::new(),
+            credentials,
+            input: Input::Dry,
+            output: Output::Flowing,
+            owed: 0,
+            in_turns: false,
+            in_unsent: false,
+        }
+    }
+
+    /// Notes what the poll says of its input. True when it has something to do.
+    pub(super) fn mark(&mut self, event: &PollEvent) -> bool {
+        let is_closing = event.is_read_closed() || event.is_error();
+        if is_closing {
+            self.input = self.input.at_its_end();
+        } else if event.is_readable() && self.input == Input::Dry {
+            self.input = Input::Waiting;
+        }
+        is_closing || event.is_readable()
+    }
+
+    /// Whether its handshake is done.
+    pub(super) fn is_open(&self) -> bool {
+        self.zmtp.is_open()
+    }
+
+    /// Whether it must read before it is listened to again.
+    pub(super) fn is_held_up(&self) -> bool {
+        !self.zmtp.wants_input()
+    }
+
+    /// Whether it has been sent all that there is for it.
+    pub(super) fn has_all(&mut self) -> bool {
+        self.zmtp.output().is_empty()
+    }
+
+    /// Puts a reply on its way.
+    pub(super) fn reply(&mut self, envelope: &Envelope, body: &Arc<[u8]>) {
+        self.owed = self.owed.saturating_sub(1);
+        if self.output != Output::Deaf {
+            self.zmtp.reply(envelope, body);
+        }
+    }
+
+    /// It takes no more answers; what it has asked is still read.
+    pub(super) fn stop_sending(&mut self) {
+        self.turn_deaf();
+        self.input = self.input.at_its_end();
+    }
+
+    /// Reads and forgets what it still says.
+    pub(super) fn discard_input(&mut self, buffer: &mut [u8]) {
+        for _ in 0..READS_A_TURN {
+            if !matches!(self.stream.read(buffer), Ok(count) if count > 0) {
+                break;
+            }
+        }
+    }
+
+    /// Whether the connection has nothing left to do.
+    pub(super) fn is_done(&mut self) -> bool {
+        match self.input {
+            Input::Ended => !self.in_turns && self.owed == 0 && self.has_all(),
+            Input::Violated => true,
+            Input::Dry | Input::Waiting | Input::Closing => false,
+        }
+    }
+
+    /// Reads what the peer asks, within bounds. True when there may be more. When it breaks the
+    /// protocol, nothing more is read from it.
+    pub(super) fn take_turn(
+        &mut self,
+        id: ConnectionId,
+        buffer: &mut [u8],
+        dropped: &mut u64,
+        received: &mut Vec<Received>,
+    ) -> Result<bool, Violation> {
+        let before = received.len();
+        let turn = self.read_requests(id, buffer, dropped, received);
+        self.owed += received.len() - before;
+        turn.inspect_err(|_| self.input = Input::Violated)
+    }
+
+    fn read_requests(
+        &mut self,
+        id: ConnectionId,
+        buffer: &mut [u8],
+        dropped: &mut u64,
+        received: &mut Vec<Received>,
+    ) -> Result<bool, Violation> {
+        let (mut requests, mut bytes, mut reads) = (0, 0, 0);
+        while self.input != Input::Violated {
+            while let Some(event) = self.zmtp.next_event()? {
+                match event {
+                    Event::Request(request) => {
+                        bytes += request.bytes();
+                        let to = ReplyTo { connection: id, envelope: request.envelope };
+                        let peer = self.credentials;
+                        received.push(Received { from: to, peer, body: request.body });
+                        requests += 1;
+                    }
+                    Event::Dropped => *dropped += 1,
+                }
+                if requests == REQUESTS_A_TURN || bytes > BYTES_A_TURN {
+                    return Ok(true);
+                }
+            }
+            let may_read = matches!(self.input, Input::Waiting | Input::Closing);
+            if !may_read || !self.zmtp.wants_input() {
+                return Ok(false);
+            }
+            if reads == READS_A_TURN {
+                return Ok(true);
+            }
+            reads += 1;
+            self.read(buffer);
+        }
+        Ok(false)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) {
+        match self.stream.read(buffer) {
+            Ok(0) => self.input = Input::Ended,
+            Ok(count) => {
+                // A short read leaves nothing behind that the poll will not tell of, except to a
+                // peer that mixes descriptors or urgent bytes in: it waits until its next bytes.
+                if count < buffer.len() && self.input == Input::Waiting {
+                    self.input = Input::Dry;
+                }
+                self.zmtp.receive(&buffer[..count]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.input = Input::Dry,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => {
+                self.turn_deaf();
+                self.input = Input::Ended;
+            }
+        }
+    }
+
+    /// Sends as much as the peer takes.
+    pub(super) fn send(&mut self, registry: &Registry, id: ConnectionId) -> io::Result<()> {
+        while !self.zmtp.output().is_empty() {
+            match self.stream.write(&self.zmtp.output().slices()) {
+                Ok(count) => self.zmtp.output().advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.set_output(registry, id, Output::Stuck);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.set_output(registry, id, Output::Flowing)
+    }
+
+    fn turn_deaf(&mut self) {
+        self.output = Output::Deaf;
+        self.zmtp.forget_output();
+    }
+
+    fn set_output(
+        &mut self,
+        registry: &Registry,
+        id: ConnectionId,
+        output: Output,
+    ) -> io::Result<()> {
+        if self.output == output || self.output == Output::Deaf {
+            return Ok(());
+        }
+        self.output = output;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let interest = if output == Output::Stuck { both } else { Interest::READABLE };
+        self.stream.reregister(registry, Token(id.0), interest)
+    }
+}

@@ -1,0 +1,332 @@
+//! Looks at endpoints: does somebody listen there, and is it a ZeroMQ socket?
+//!
+//! A probe connects, waits for the first byte and closes. It says nothing: a ZeroMQ socket sends
+//! its signature to whoever connects. A process that is stopped, or a forked child that keeps the
+//! socket but does not serve it, lets the kernel take connections and stays silent.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::unix::net::SocketAddr as UnixAddr;
+use std::time::{Duration, Instant};
+
+use cortex_proto::TopicName;
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+
+use super::stream::Stream;
+use super::tokens::Tokens;
+use crate::config::MAX_SOCKET_PATH;
+use crate::registry::Finding;
+
+#[cfg(test)]
+mod tests;
+
+/// How long a probe may take, from its connect on.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A round of the loop starts no more, so that a long queue of endpoints that answer at once
+/// keeps nobody waiting.
+const STARTS_A_ROUND: usize = 64;
+/// The first byte of a ZMTP greeting.
+const SIGNATURE: u8 = 0xff;
+
+/// The probes that run, those that wait for a socket, and what has been found.
+#[derive(Debug)]
+pub(crate) struct Probes {
+    registry: Registry,
+    tokens: Tokens,
+    limit: usize,
+    waiting: VecDeque<Target>,
+    running: HashMap<Token, Probe>,
+    /// Those that the poll has told of.
+    ready: Vec<Token>,
+    findings: Vec<(TopicName, u64, Finding)>,
+}
+
+/// What is to be looked at, and on whose behalf.
+#[derive(Debug)]
+struct Target {
+    name: TopicName,
+    revision: u64,
+    endpoint: Endpoint,
+}
+
+#[derive(Clone, Debug)]
+enum Endpoint {
+    Unix(UnixAddr),
+    Tcp(SocketAddr),
+}
+
+#[derive(Debug)]
+struct Probe {
+    target: Target,
+    deadline: Instant,
+    attempt: Attempt,
+    stream: Stream,
+}
+
+/// A connection that is closed without a word may have waited at a listener that was just closed
+/// itself. Another one tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Second,
+}
+
+/// What a look at a connection has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Closed,
+    Found(Finding),
+}
+
+impl Probes {
+    /// Has at most `limit` sockets at once, but one at least. `tokens` has room for every
+    /// descriptor's number that the process can have; what has a higher one finds nothing.
+    pub(crate) fn new(registry: Registry, tokens: Range<usize>, limit: usize) -> Self {
+        Self {
+            registry,
+            tokens: Tokens::new(tokens),
+            limit: limit.max(1),
+            waiting: VecDeque::new(),
+            running: HashMap::new(),
+            ready: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// Wants an endpoint looked at. Each call leads to one finding.
+    pub(crate) fn start(&mut self, name: TopicName, revision: u64, address: &str) {
+        match Endpoint::parse(address) {
+            Some(endpoint) => self.waiting.push_back(Target { name, revision, endpoint }),
+            None => self.findings.push((name, revision, Finding::Unknown)),
+        }
+    }
+
+    /// Notes that the poll has told of a probe. A late event does no harm.
+    pub(crate) fn mark(&mut self, token: Token) {
+        if self.running.contains_key(&token) {
+            self.ready.push(token);
+        }
+    }
+
+    /// Moves all probes on as far as they get without waiting, and appends what they have found.
+    pub(crate) fn take_findings(&mut self, now: Instant, out: &mut Vec<(TopicName, u64, Finding)>) {
+        for token in std::mem::take(&mut self.ready) {
+            self.look(token);
+        }
+        self.expire(now);
+        for _ in 0..STARTS_A_ROUND {
+            if self.running.len() >= self.limit {
+                break;
+            }
+            let Some(target) = self.waiting.pop_front() else { break };
+            self.connect(target, now + PATIENCE, Attempt::First);
+        }
+        out.append(&mut self.findings);
+    }
+
+    /// Whether [`take_findings`](Self::take_findings) has something to do without an event.
+    pub(crate) fn has_findings(&self) -> bool {
+        let may_start = !self.waiting.is_empty() && self.running.len() < self.limit;
+        may_start || !self.findings.is_empty() || !self.ready.is_empty()
+    }
+
+    /// When [`take_findings`](Self::take_findings) has a probe to give up.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.running.values().map(|probe| probe.deadline).min()
+    }
+
+    /// Whether an event is for [`mark`](Self::mark).
+    pub(crate) fn owns(&self, token: Token) -> bool {
+        self.tokens.owns(token)
+    }
+
+    fn connect(&mut self, target: Target, deadline: Instant, attempt: Attempt) {
+        match target.endpoint.connect() {
+            Ok(stream) => self.follow(Probe { target, deadline, attempt, stream }),
+            Err(finding) => self.report(target, finding),
+        }
+    }
+
+    fn follow(&mut self, mut probe: Probe) {
+        match probe.look() {
+            None => self.keep(probe),
+            Some(seen) => self.conclude(probe, seen),
+        }
+    }
+
+    /// Leaves a probe to the poll, which tells at once of what has come before.
+    fn keep(&mut self, mut probe: Probe) {
+        let Some(token) = probe.stream.token(&self.tokens) else {
+            return self.report(probe.target, Finding::Unknown);
+        };
+        if let Err(error) = probe.stream.register(&self.registry, token, Interest::READABLE) {
+            tracing::debug!(%error, "a probe cannot be watched");
+            return self.report(probe.target, Finding::Unknown);
+        }
+        self.running.insert(token, probe);
+    }
+
+    fn look(&mut self, token: Token) {
+        let seen = self.running.get_mut(&token).and_then(Probe::look);
+        if let Some(seen) = seen {
+            self.end(token, seen);
+        }
+    }
+
+    /// Gives up those that are late; not before a last look, as the loop may have been late too.
+    fn expire(&mut self, now: Instant) {
+        let late = |(&token, probe): (&Token, &Probe)| (probe.deadline <= now).then_some(token);
+        let late: Vec<_> = self.running.iter().filter_map(late).collect();
+        for token in late {
+            let Some(probe) = self.running.get_mut(&token) else { continue };
+            let seen = probe.look().unwrap_or_else(|| Seen::Found(probe.finding_when_late()));
+            self.end(token, seen);
+        }
+    }
+
+    fn end(&mut self, token: Token, seen: Seen) {
+        let Some(mut probe) = self.running.remove(&token) else { return };
+        if let Err(error) = probe.stream.deregister(&self.registry) {
+            tracing::debug!(%error, "a probe was closed without being unwatched");
+        }
+        self.conclude(probe, seen);
+    }
+
+    fn conclude(&mut self, probe: Probe, seen: Seen) {
+        let Probe { target, deadline, attempt, stream } = probe;
+        drop(stream);
+        match (seen, attempt) {
+            (Seen::Found(finding), _) => self.report(target, finding),
+            (Seen::Closed, Attempt::First) => self.connect(target, deadline, Attempt::Second),
+            // Somebody listens, and does not want us.
+            (Seen::Closed, Attempt::Second) => self.report(target, Finding::Silent),
+        }
+    }
+
+    fn report(&mut self, target: Target, finding: Finding) {
+        self.findings.push((target.name, target.revision, finding));
+    }
+}
+
+impl Endpoint {
+    /// An address at which it can be told who listens, without asking a resolver. `None` for all
+    /// others: names, wildcards, files relative to a directory that is not ours, and transports
+    /// that nobody else can connect to.
+    fn parse(address: &str) -> Option<Self> {
+        if let Some(path) = address.strip_prefix("ipc://") {
+            parse_unix(path).map(Self::Unix)
+        } else {
+            parse_tcp(address.strip_prefix("tcp://")?).map(Self::Tcp)
+        }
+    }
+
+    fn connect(&self) -> Result<Stream, Finding> {
+        match self {
+            Self::Unix(address) => match UnixStream::connect_addr(address) {
+                Ok(stream) => Ok(Stream::Unix(stream)),
+                // There is a listener, and its backlog is full.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Finding::Silent),
+                Err(error) => Err(finding_of(&error)),
+            },
+            Self::Tcp(address) => {
+                TcpStream::connect(*address).map(Stream::Tcp).map_err(|error| finding_of(&error))
+            }
+        }
+    }
+}
+
+fn parse_unix(path: &str) -> Option<UnixAddr> {
+    // The kernel allows abstract names one byte more, and libzmq does not.
+    if path.len() > MAX_SOCKET_PATH || path.contains('\0') {
+        return None;
+    }
+    match path.strip_prefix('@') {
+        Some("") => None,
+        Some(name) => abstract_address(name),
+        None if path.starts_with('/') => UnixAddr::from_pathname(path).ok(),
+        None => None,
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &str) -> Option<UnixAddr> {
+    use std::os::linux::net::SocketAddrExt as _;
+
+    UnixAddr::from_abstract_name(name).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_name: &str) -> Option<UnixAddr> {
+    None
+}
+
+fn parse_tcp(text: &str) -> Option<SocketAddr> {
+    let address: SocketAddr = text.parse().ok()?;
+    let is_wildcard = address.ip().to_canonical().is_unspecified() || address.port() == 0;
+    (!is_wildcard).then_some(address)
+}
+
+/// What an error says of an endpoint. Most say something of the way there, or of us.
+fn finding_of(error: &io::Error) -> Finding {
+    match Errno::from_io_error(error) {
+        Some(Errno::CONNREFUSED | Errno::NOENT) => Finding::Dead,
+        _ => Finding::Unknown,
+    }
+}
+
+impl Probe {
+    /// `None` when nothing has happened yet.
+    fn look(&mut self) -> Option<Seen> {
+        let mut byte = [0];
+        let error = match self.stream.read(&mut byte) {
+            Ok(0) => return Some(Seen::Closed),
+            Ok(_) if byte[0] == SIGNATURE => return Some(Seen::Found(Finding::Greets)),
+            Ok(_) => return Some(Seen::Found(Finding::Silent)),
+            Err(error) => error,
+        };
+        match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN) if self.stream.meets_itself() => Some(Seen::Found(Finding::Dead)),
+            // Not connected: some systems say so of a connect that is on its way.
+            Some(Errno::AGAIN | Errno::NOTCONN | Errno::INTR) => None,
+            Some(Errno::CONNRESET) => Some(Seen::Closed),
+            _ => Some(Seen::Found(finding_of(&error))),
+        }
+    }
+
+    fn finding_when_late(&self) -> Finding {
+        if self.stream.is_connected() { Finding::Silent } else { Finding::Unknown }
+    }
+}
+
+impl Stream {
+    fn token(&self, tokens: &Tokens) -> Option<Token> {
+        match self {
+            Self::Unix(stream) => tokens.of(stream),
+            Self::Tcp(stream) => tokens.of(stream),
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        match self {
+            // Either at once or not at all.
+            Self::Unix(_) => true,
+            Self::Tcp(stream) => stream.peer_addr().is_ok(),
+        }
+    }
+
+    /// Where nobody listens on a local port that the system hands out to clients, it may hand out
+    /// this very port: TCP then connects the socket to itself.
+    fn meets_itself(&self) -> bool {
+        match self {
+            Self::Unix(_) => false,
+            Self::Tcp(stream) => match (stream.local_addr(), stream.peer_addr()) {
+                (Ok(local), Ok(peer)) => local == peer,
+                _ => false,
+            },
+        }
+    }
+}

@@ -1,0 +1,537 @@
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+
+use mio::{Events, Poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tempfile::TempDir;
+
+use super::*;
+
+const FIRST: usize = 1 << 32;
+/// Far more than anything here takes.
+const MUCH: Duration = Duration::from_secs(20);
+
+struct Prober {
+    poll: Poll,
+    probes: Probes,
+    most: usize,
+}
+
+impl Prober {
+    fn new(limit: usize) -> Self {
+        let poll = Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let probes = Probes::new(registry, FIRST..FIRST + (1 << 24), limit);
+        Self { poll, probes, most: 0 }
+    }
+
+    fn start(&mut self, revision: u64, address: &str) {
+        self.probes.start(TopicName::new("/topic").unwrap(), revision, address);
+    }
+
+    /// One round of a loop: the findings of what is there at the latest by `until`.
+    fn round(&mut self, until: Instant) -> Vec<(u64, Finding)> {
+        let mut events = Events::with_capacity(64);
+        let deadline = self.probes.next_deadline().map_or(until, |at| at.min(until));
+        let wait = if self.probes.has_findings() {
+            Duration::ZERO
+        } else {
+            deadline.saturating_duration_since(Instant::now())
+        };
+        self.poll.poll(&mut events, Some(wait)).unwrap();
+        for event in &events {
+            assert!(self.probes.owns(event.token()));
+            self.probes.mark(event.token());
+        }
+        let findings = self.take(Instant::now());
+        self.most = self.most.max(self.probes.running.len());
+        findings
+    }
+
+    fn take(&mut self, now: Instant) -> Vec<(u64, Finding)> {
+        let mut found = Vec::new();
+        self.probes.take_findings(now, &mut found);
+        found.into_iter().map(|(_, revision, finding)| (revision, finding)).collect()
+    }
+
+    /// The next `count` findings, by revision.
+    fn findings(&mut self, count: usize) -> Vec<(u64, Finding)> {
+        let until = Instant::now() + MUCH;
+        let mut found = Vec::new();
+        while found.len() < count {
+            assert!(Instant::now() < until, "{} of {count} findings", found.len());
+            found.extend(self.round(until));
+        }
+        found.sort_unstable_by_key(|(revision, _)| *revision);
+        found
+    }
+
+    fn is_idle(&self) -> bool {
+        let probes = &self.probes;
+        probes.running.is_empty() && probes.waiting.is_empty() && !probes.has_findings()
+    }
+}
+
+fn probe(address: &str) -> Finding {
+    let mut prober = Prober::new(4);
+    prober.start(1, address);
+    let found = prober.findings(1);
+    assert!(prober.is_idle());
+    assert_eq!(prober.probes.next_deadline(), None);
+    found[0].1
+}
+
+fn verdict_at_once(address: &str) -> Finding {
+    let mut prober = Prober::new(4);
+    prober.start(1, address);
+    assert!(prober.probes.has_findings());
+    let found = prober.take(Instant::now());
+    assert_eq!(found.len(), 1, "{address}");
+    assert!(prober.is_idle());
+    found[0].1
+}
+
+fn ipc(path: &Path) -> String {
+    format!("ipc://{}", path.display())
+}
+
+fn unix_listener() -> (TempDir, UnixListener, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    (directory, listener, ipc(&path))
+}
+
+fn tcp_listener() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    (listener, address)
+}
+
+/// An address at which nobody listens, nor will while the socket is kept: a port that is merely
+/// free may soon be another program's.
+fn reserved_tcp() -> (OwnedFd, SocketAddr) {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = rustix::net::getsockname(&socket).unwrap().try_into().unwrap();
+    (socket, address)
+}
+
+/// Says `words` to all of the next `count` connections, each of which then has to say nothing
+/// and to be closed by the probe.
+fn serve_unix(listener: UnixListener, words: &'static [u8], count: usize) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for _ in 0..count {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(MUCH)).unwrap();
+            stream.write_all(words).unwrap();
+            let mut heard = [0];
+            match stream.read(&mut heard) {
+                Ok(count) => assert_eq!(count, 0, "a probe says nothing"),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+            }
+        }
+    })
+}
+
+#[test]
+fn a_greeting_is_known_by_its_first_byte() {
+    let cases: [(&[u8], Finding); 4] = [
+        (b"\xff\0\0\0\0\0\0\0\x01\x7f", Finding::Greets),
+        (b"\xff", Finding::Greets),
+        (b"HTTP/1.1 400 Bad Request", Finding::Silent),
+        (b"\x7f\xff", Finding::Silent),
+    ];
+    for (words, finding) in cases {
+        let (_directory, listener, address) = unix_listener();
+        let server = serve_unix(listener, words, 1);
+        assert_eq!(probe(&address), finding, "{words:?}");
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn a_greeting_is_heard_over_tcp() {
+    for host in ["127.0.0.1", "::1"] {
+        let Ok(listener) = TcpListener::bind((host, 0)) else {
+            assert_eq!(host, "::1", "only IPv6 may be missing");
+            continue;
+        };
+        let address = format!("tcp://{}", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"\xff").unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "a probe says nothing");
+        });
+        assert_eq!(probe(&address), Finding::Greets);
+        server.join().unwrap();
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn abstract_sockets_are_found() {
+    let name = format!("cortex-probe-test-{}", std::process::id());
+    let address = format!("ipc://@{name}");
+    assert_eq!(verdict_at_once(&address), Finding::Dead);
+    let listener = UnixListener::bind_addr(&abstract_address(&name).unwrap()).unwrap();
+    let server = serve_unix(listener, b"\xff", 1);
+    assert_eq!(probe(&address), Finding::Greets);
+    server.join().unwrap();
+}
+
+#[test]
+fn where_nobody_listens_is_dead_at_once() {
+    let (directory, listener, address) = unix_listener();
+    drop(listener);
+    assert_eq!(verdict_at_once(&address), Finding::Dead, "a socket file without a socket");
+    assert_eq!(verdict_at_once(&ipc(&directory.path().join("missing"))), Finding::Dead);
+    assert_eq!(verdict_at_once(&ipc(&directory.path().join("no/such"))), Finding::Dead);
+    let file = directory.path().join("file");
+    std::fs::write(&file, "text").unwrap();
+    assert_eq!(verdict_at_once(&ipc(&file)), Finding::Dead, "a file is no socket");
+    let (_reserved, refusing) = reserved_tcp();
+    assert_eq!(probe(&format!("tcp://{refusing}")), Finding::Dead);
+}
+
+#[test]
+fn a_listener_that_accepts_nobody_is_silent() {
+    let (_directory, _listener, unix) = unix_listener();
+    let mut prober = Prober::new(4);
+    let start = Instant::now();
+    prober.start(1, &unix);
+    assert_eq!(prober.take(start), []);
+    assert_eq!(prober.probes.next_deadline(), Some(start + PATIENCE));
+    assert!(!prober.probes.has_findings());
+    assert_eq!(prober.take(start + PATIENCE * 999 / 1000), []);
+    assert_eq!(prober.take(start + PATIENCE), [(1, Finding::Silent)]);
+    assert!(prober.is_idle());
+
+    let (_listener, tcp) = tcp_listener();
+    assert_eq!(probe(&tcp), Finding::Silent);
+}
+
+#[test]
+fn what_came_while_the_loop_was_late_still_counts() {
+    let (_directory, listener, address) = unix_listener();
+    let mut prober = Prober::new(4);
+    let start = Instant::now();
+    prober.start(1, &address);
+    assert_eq!(prober.take(start), []);
+    listener.accept().unwrap().0.write_all(b"\xff").unwrap();
+    assert_eq!(prober.take(start + MUCH), [(1, Finding::Greets)]);
+}
+
+#[test]
+fn a_full_backlog_is_silent_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let waiting: Vec<_> =
+        std::iter::from_fn(|| UnixStream::connect(&path).ok()).take(100).collect();
+    assert!(waiting.len() < 100, "the backlog has an end");
+    assert_eq!(verdict_at_once(&ipc(&path)), Finding::Silent);
+    drop(waiting);
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_unknown_after_a_second() {
+    let (listener, address) = reserved_tcp();
+    rustix::net::listen(&listener, 0).unwrap();
+    // Once its queue of connections is full, the kernel leaves others without an answer.
+    let queued: Vec<_> = std::iter::from_fn(|| {
+        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok()
+    })
+    .take(100)
+    .collect();
+    assert!(queued.len() < 100, "the queue has an end");
+
+    let start = Instant::now();
+    assert_eq!(probe(&format!("tcp://{address}")), Finding::Unknown);
+    let took = start.elapsed();
+    assert!(took >= PATIENCE, "{took:?}");
+    assert!(took < PATIENCE * 3, "{took:?}");
+    drop(queued);
+}
+
+#[test]
+fn who_closes_without_a_word_is_silent() {
+    let (_directory, listener, unix) = unix_listener();
+    let server = std::thread::spawn(move || {
+        for _ in 0..2 {
+            drop(listener.accept().unwrap());
+        }
+        listener
+    });
+    assert_eq!(probe(&unix), Finding::Silent);
+    let listener = server.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "two attempts are enough");
+
+    let (listener, tcp) = tcp_listener();
+    let server = std::thread::spawn(move || {
+        for _ in 0..2 {
+            drop(listener.accept().unwrap());
+        }
+        listener
+    });
+    assert_eq!(probe(&tcp), Finding::Silent);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_listener_that_closes_meanwhile_is_dead() {
+    let (_directory, listener, unix) = unix_listener();
+    let mut prober = Prober::new(4);
+    prober.start(1, &unix);
+    assert_eq!(prober.take(Instant::now()), []);
+    drop(listener);
+    assert_eq!(prober.findings(1), [(1, Finding::Dead)]);
+    assert!(prober.is_idle());
+
+    let (_reserved, address) = reserved_tcp();
+    let listener = TcpListener::bind(address).unwrap();
+    prober.start(2, &format!("tcp://{address}"));
+    assert_eq!(prober.take(Instant::now()), []);
+    // Taken and closed first, so that the connection is certainly there.
+    drop(listener.accept().unwrap());
+    drop(listener);
+    assert_eq!(prober.findings(1), [(2, Finding::Dead)]);
+}
+
+#[test]
+fn a_successor_that_listens_meanwhile_is_heard() {
+    let (directory, listener, address) = unix_listener();
+    let mut prober = Prober::new(4);
+    prober.start(1, &address);
+    assert_eq!(prober.take(Instant::now()), []);
+    drop(listener);
+    let path = directory.path().join("s");
+    std::fs::remove_file(&path).unwrap();
+    let server = serve_unix(UnixListener::bind(&path).unwrap(), b"\xff", 1);
+    assert_eq!(prober.findings(1), [(1, Finding::Greets)]);
+    server.join().unwrap();
+}
+
+#[test]
+fn what_cannot_be_told_is_unknown_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("loop");
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "text").unwrap();
+    let long = format!("ipc:///{}", "x".repeat(MAX_SOCKET_PATH));
+    let long_name = format!("ipc://@{}", "x".repeat(MAX_SOCKET_PATH));
+    for address in [
+        "",
+        "nonsense",
+        "/tmp/s",
+        "ipc",
+        "ipc://",
+        "ipc://*",
+        "ipc://@",
+        "ipc://relative.sock",
+        "ipc://./s",
+        "ipc:///tmp/a\0b",
+        "ipc://@a\0b",
+        "IPC:///tmp/s",
+        "inproc://a",
+        "pgm://eth0;239.192.1.1:5555",
+        "epgm://239.192.1.1:5555",
+        "udp://127.0.0.1:5555",
+        "ws://127.0.0.1:5555",
+        "tcp://",
+        "tcp://*:5555",
+        "tcp://*:*",
+        "tcp://0.0.0.0:5555",
+        "tcp://[::]:5555",
+        "tcp://[::ffff:0.0.0.0]:5555",
+        "tcp://127.0.0.1",
+        "tcp://127.0.0.1:",
+        "tcp://127.0.0.1:0",
+        "tcp://127.0.0.1:*",
+        "tcp://127.0.0.1:65536",
+        "tcp://127.0.0.1:5555/path",
+        "tcp://127.0.0.1:5555;127.0.0.1:5556",
+        "tcp://::1:5555",
+        "tcp://localhost:5555",
+        "tcp://robot.local:5555",
+        "tcp://eth0:5555",
+        // A loop of links, a file as a directory, and what TCP cannot connect to.
+        &ipc(&link),
+        &ipc(&file.join("s")),
+        "tcp://255.255.255.255:5555",
+        &long,
+        &long_name,
+    ] {
+        assert_eq!(verdict_at_once(address), Finding::Unknown, "{address}");
+    }
+}
+
+#[test]
+fn the_longest_path_is_probed() {
+    let longest = format!("/tmp/{}", "x".repeat(MAX_SOCKET_PATH - 5));
+    assert!(parse_unix(&longest).is_some());
+    assert!(parse_unix(&format!("{longest}x")).is_none());
+}
+
+#[test]
+fn a_socket_that_is_connected_to_itself_has_met_nobody() {
+    let (socket, address) = reserved_tcp();
+    let stream = std::net::TcpStream::from(socket);
+    rustix::net::connect(&stream, &address).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut probe = Probe {
+        target: Target {
+            name: TopicName::new("/topic").unwrap(),
+            revision: 1,
+            endpoint: Endpoint::Tcp(address),
+        },
+        deadline: Instant::now(),
+        attempt: Attempt::First,
+        stream: Stream::Tcp(TcpStream::from_std(stream)),
+    };
+    assert_eq!(probe.look(), Some(Seen::Found(Finding::Dead)));
+}
+
+#[test]
+fn a_thousand_probes_share_a_few_sockets() {
+    const EACH: usize = 250;
+    let (directory, listener, greeting) = unix_listener();
+    let server = serve_unix(listener, b"\xff", EACH);
+    let missing = ipc(&directory.path().join("missing"));
+    let (_reserved, refusing) = reserved_tcp();
+    let refusing = format!("tcp://{refusing}");
+    let mut prober = Prober::new(16);
+    let mut expected = Vec::new();
+    for index in 0..EACH {
+        let cases = [
+            (greeting.as_str(), Finding::Greets),
+            (&missing, Finding::Dead),
+            (&refusing, Finding::Dead),
+            ("tcp://name:1", Finding::Unknown),
+        ];
+        for (revision, (address, finding)) in (4 * index as u64..).zip(cases) {
+            prober.start(revision, address);
+            expected.push((revision, finding));
+        }
+    }
+    let mut found = prober.findings(4 * EACH);
+    assert_eq!(found.len(), expected.len());
+    found.retain(|finding| !expected.contains(finding));
+    assert_eq!(found, [], "all others are as expected");
+    assert!(prober.is_idle());
+    assert!(prober.most <= 16, "{} sockets at once", prober.most);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_round_starts_a_bounded_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = ipc(&directory.path().join("missing"));
+    let mut prober = Prober::new(4);
+    for revision in 0..=STARTS_A_ROUND as u64 {
+        prober.start(revision, &missing);
+    }
+    assert_eq!(prober.take(Instant::now()).len(), STARTS_A_ROUND);
+    assert!(prober.probes.has_findings());
+    assert_eq!(prober.take(Instant::now()).len(), 1);
+    assert!(prober.is_idle());
+}
+
+#[test]
+fn those_that_hang_hold_up_only_who_waits_behind_them() {
+    let (directory, _listener, silent) = unix_listener();
+    let missing = ipc(&directory.path().join("missing"));
+    let mut prober = Prober::new(2);
+    for (revision, address) in [&silent, &silent, &missing].into_iter().enumerate() {
+        prober.start(revision as u64, address);
+    }
+    let start = Instant::now();
+    assert_eq!(prober.take(start), []);
+    assert!(!prober.probes.has_findings(), "there is nothing to do but wait");
+    let mut found = prober.take(start + PATIENCE);
+    found.sort_unstable_by_key(|(revision, _)| *revision);
+    assert_eq!(found, [(0, Finding::Silent), (1, Finding::Silent), (2, Finding::Dead)]);
+}
+
+#[test]
+fn late_events_mean_nothing() {
+    let (_directory, listener, address) = unix_listener();
+    let mut prober = Prober::new(4);
+    prober.start(1, &address);
+    assert_eq!(prober.take(Instant::now()), []);
+    let token = *prober.probes.running.keys().next().unwrap();
+
+    // Nothing has come yet.
+    prober.probes.mark(token);
+    assert_eq!(prober.take(Instant::now()), []);
+    prober.probes.mark(token);
+    prober.probes.mark(token);
+    listener.accept().unwrap().0.write_all(b"\xff").unwrap();
+    assert_eq!(prober.take(Instant::now()), [(1, Finding::Greets)]);
+    // The probe is over.
+    prober.probes.mark(token);
+    assert!(prober.is_idle());
+    // Its descriptor's number may belong to the next one.
+    prober.start(2, &address);
+    assert_eq!(prober.take(Instant::now()), []);
+    prober.probes.mark(token);
+    assert_eq!(prober.take(Instant::now()), []);
+    assert!(!prober.probes.owns(Token(FIRST - 1)));
+}
+
+#[test]
+fn one_probe_at_a_time_is_the_least() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut prober = Prober::new(0);
+    prober.start(1, &ipc(&directory.path().join("missing")));
+    assert_eq!(prober.findings(1), [(1, Finding::Dead)]);
+}
+
+#[test]
+fn a_descriptor_beyond_the_tokens_finds_nothing() {
+    let (_directory, _listener, address) = unix_listener();
+    let mut prober = Prober::new(4);
+    prober.probes.tokens = Tokens::new(FIRST..FIRST + 1);
+    prober.start(1, &address);
+    assert_eq!(prober.take(Instant::now()), [(1, Finding::Unknown)]);
+}
+
+/// The limit of descriptors is the whole process's: the test runs itself again, alone.
+#[test]
+fn without_a_descriptor_nothing_is_found() {
+    const ALONE: &str = "CORTEX_TEST_PROBE_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return out_of_descriptors();
+    }
+    let test = "edge::probe::tests::without_a_descriptor_nothing_is_found";
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", test]).env(ALONE, "1").stdout(Stdio::null());
+    assert!(again.status().unwrap().success());
+}
+
+fn out_of_descriptors() {
+    let (directory, _listener, address) = unix_listener();
+    let missing = ipc(&directory.path().join("missing"));
+    let mut prober = Prober::new(4);
+    let limit = Rlimit { current: Some(64), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    for (revision, address) in [&address, &missing].into_iter().enumerate() {
+        prober.start(revision as u64, address);
+    }
+    let found = prober.take(Instant::now());
+    drop(taken);
+    assert_eq!(found, [(0, Finding::Unknown), (1, Finding::Unknown)]);
+}

@@ -1,0 +1,328 @@
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::*;
+
+const FIRST: usize = 1 << 32;
+/// Far more than anything here takes, far less than it takes to run into by chance.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Watcher {
+    poll: Poll,
+    processes: Processes,
+}
+
+impl Watcher {
+    fn new(limit: usize) -> Self {
+        let poll = Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let processes = Processes::new(registry, FIRST..FIRST + (1 << 24), limit);
+        Self { poll, processes }
+    }
+
+    fn events(&mut self, patience: Duration) -> Vec<Token> {
+        let mut events = Events::with_capacity(64);
+        self.poll.poll(&mut events, Some(patience)).unwrap();
+        events.iter().map(mio::event::Event::token).collect()
+    }
+
+    /// The processes that the next events tell of.
+    fn next_exits(&mut self) -> Vec<Process> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no exit was noticed");
+            let tokens = self.events(left);
+            let exits: Vec<_> =
+                tokens.iter().filter_map(|&token| self.processes.exited(token)).collect();
+            if !exits.is_empty() {
+                return exits;
+            }
+        }
+    }
+}
+
+/// A process that runs until it is told to end, and is not left behind by a failed test.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> Self {
+        Self::start_program(Path::new("/bin/cat"))
+    }
+
+    fn start_program(program: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Its remains stay until it is reaped.
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+    }
+
+    fn reap(&mut self) {
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn process_of(watcher: &Watcher, sleeper: &Sleeper) -> Process {
+    watcher.processes.identify(sleeper.pid()).unwrap()
+}
+
+#[test]
+fn an_exit_is_noticed_though_nobody_has_reaped_the_process() {
+    let mut watcher = Watcher::new(8);
+    let mut sleeper = Sleeper::start();
+    let process = process_of(&watcher, &sleeper);
+    assert_eq!(watcher.processes.watch(process), Watched::Alive);
+    assert!(!watcher.processes.is_gone(process));
+
+    sleeper.kill();
+    assert_eq!(watcher.next_exits(), [process]);
+    assert!(watcher.processes.pidfds.is_empty());
+    assert!(watcher.processes.by_token.is_empty());
+
+    // It is a zombie now, and still has its files in /proc.
+    assert_eq!(watcher.processes.identify(sleeper.pid()), Some(process));
+    assert_eq!(watcher.processes.watch(process), Watched::Gone);
+    assert!(watcher.processes.is_gone(process));
+    assert!(watcher.processes.pidfds.is_empty());
+}
+
+#[test]
+fn a_process_without_a_trace_is_gone_under_any_start_time() {
+    let mut watcher = Watcher::new(8);
+    let mut sleeper = Sleeper::start();
+    let process = process_of(&watcher, &sleeper);
+    sleeper.kill();
+    sleeper.reap();
+    let late = watcher.processes.identify(sleeper.pid()).unwrap();
+    assert_ne!(late, process);
+    for process in [process, late] {
+        assert_eq!(watcher.processes.watch(process), Watched::Gone);
+        assert!(watcher.processes.is_gone(process));
+    }
+}
+
+#[test]
+fn a_pid_that_another_process_has_now_is_gone() {
+    let mut watcher = Watcher::new(8);
+    let sleeper = Sleeper::start();
+    let now = process_of(&watcher, &sleeper);
+    for start_time in [now.start_time - 1, now.start_time + 1, NEVER] {
+        let before = Process { start_time, ..now };
+        assert_eq!(watcher.processes.watch(before), Watched::Gone);
+        assert!(watcher.processes.is_gone(before));
+    }
+    assert_eq!(watcher.processes.watch(now), Watched::Alive);
+}
+
+#[test]
+fn a_pid_that_a_thread_has_now_is_gone() {
+    let of_thread = std::thread::spawn(|| {
+        let link = std::fs::read_link("/proc/thread-self").unwrap();
+        system::pidfd(link.file_name().unwrap().to_str().unwrap().parse().unwrap())
+    });
+    assert_eq!(of_thread.join().unwrap().err(), Some(Unopened::Gone));
+    assert!(system::pidfd(std::process::id()).is_ok());
+}
+
+#[test]
+fn a_process_has_one_pidfd_however_often_it_is_watched() {
+    let mut watcher = Watcher::new(8);
+    let mut sleeper = Sleeper::start();
+    let process = process_of(&watcher, &sleeper);
+    for _ in 0..3 {
+        assert_eq!(watcher.processes.watch(process), Watched::Alive);
+    }
+    assert_eq!(watcher.processes.pidfds.len(), 1);
+    assert_eq!(process_of(&watcher, &sleeper), process, "from memory");
+
+    sleeper.kill();
+    let tokens = watcher.events(PATIENCE);
+    // Whoever asks in between gets the truth, and takes nothing from the event.
+    assert_eq!(watcher.processes.watch(process), Watched::Gone);
+    assert!(watcher.processes.is_gone(process));
+    assert_eq!(tokens.len(), 1);
+    assert!(watcher.processes.owns(tokens[0]));
+    assert_eq!(watcher.processes.exited(tokens[0]), Some(process));
+    assert_eq!(watcher.processes.exited(tokens[0]), None, "the event is late");
+}
+
+#[test]
+fn events_without_an_exit_mean_nothing() {
+    let mut watcher = Watcher::new(8);
+    let sleeper = Sleeper::start();
+    let process = process_of(&watcher, &sleeper);
+    watcher.processes.watch(process);
+    let token = *watcher.processes.by_token.keys().next().unwrap();
+    assert_eq!(watcher.processes.exited(token), None);
+    assert_eq!(watcher.processes.exited(Token(FIRST - 1)), None);
+    assert!(!watcher.processes.owns(Token(FIRST - 1)));
+    assert_eq!(watcher.processes.watch(process), Watched::Alive);
+}
+
+#[test]
+fn what_is_unwatched_tells_nothing_and_makes_room() {
+    let mut watcher = Watcher::new(1);
+    let (mut first, second) = (Sleeper::start(), Sleeper::start());
+    let processes = [process_of(&watcher, &first), process_of(&watcher, &second)];
+    assert_eq!(watcher.processes.watch(processes[0]), Watched::Alive);
+    assert_eq!(watcher.processes.watch(processes[1]), Watched::Unseen);
+    watcher.processes.unwatch(processes[0]);
+    watcher.processes.unwatch(processes[0]);
+    assert_eq!(watcher.processes.watch(processes[1]), Watched::Alive);
+    first.kill();
+    first.reap();
+    assert_eq!(watcher.events(Duration::ZERO), []);
+}
+
+#[test]
+fn beyond_the_limit_the_gone_are_still_told_from_the_unseen() {
+    let mut watcher = Watcher::new(0);
+    let mut sleeper = Sleeper::start();
+    let process = process_of(&watcher, &sleeper);
+    assert_eq!(watcher.processes.watch(process), Watched::Unseen);
+    assert!(!watcher.processes.is_gone(process));
+    sleeper.kill();
+    sleeper.reap();
+    assert_eq!(watcher.processes.watch(process), Watched::Gone);
+    assert!(watcher.processes.is_gone(process));
+}
+
+#[test]
+fn a_descriptor_beyond_the_tokens_is_unseen() {
+    let mut watcher = Watcher::new(8);
+    watcher.processes.tokens = Tokens::new(FIRST..FIRST + 1);
+    let sleeper = Sleeper::start();
+    let process = process_of(&watcher, &sleeper);
+    assert_eq!(watcher.processes.watch(process), Watched::Unseen);
+    assert!(watcher.processes.pidfds.is_empty());
+}
+
+#[test]
+fn pids_that_no_process_can_have_are_unknown() {
+    let mut watcher = Watcher::new(8);
+    for pid in [0, 1 << 31, u32::MAX] {
+        assert_eq!(watcher.processes.identify(pid), None);
+        let process = Process { pid, start_time: 1 };
+        assert_eq!(watcher.processes.watch(process), Watched::Unseen);
+        assert!(!watcher.processes.is_gone(process));
+    }
+}
+
+#[test]
+fn a_program_may_be_called_anything() {
+    let directory = tempfile::tempdir().unwrap();
+    let plain = Watcher::new(1);
+    for name in ["a b", ") (", ") S 1 2 3", "((("] {
+        let program = directory.path().join(name);
+        std::os::unix::fs::symlink("/bin/cat", &program).unwrap();
+        let sleeper = Sleeper::start_program(&program);
+        let process = process_of(&plain, &sleeper);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap();
+        assert!(stat.contains(&format!("({name})")), "{stat}");
+        let ours = plain.processes.identify(std::process::id()).unwrap().start_time;
+        let age = process.start_time - ours;
+        assert!(age < 100 * 60 * 60, "{name}: {age} ticks after us");
+    }
+}
+
+#[test]
+fn the_start_time_is_the_22nd_field() {
+    let rest: Vec<_> = (4..=52).map(|field| field.to_string()).collect();
+    let stat = |name: &str| format!("17 ({name}) S {}\n", rest.join(" ")).into_bytes();
+    for name in ["cat", "", "a b", ") (", ") R 1 2", "\n", "\u{e4}"] {
+        assert_eq!(system::parse_start_time(&stat(name)), Some(22), "{name:?}");
+    }
+    let mut not_text = stat("cat");
+    not_text[4] = 0xff;
+    assert_eq!(system::parse_start_time(&not_text), Some(22));
+    for broken in ["", "17", "17 (cat)", "17 (cat) S 1 2", "17 (cat", ")"] {
+        assert_eq!(system::parse_start_time(broken.as_bytes()), None, "{broken:?}");
+    }
+}
+
+#[test]
+fn the_host_is_always_the_same() {
+    let host = host();
+    assert_eq!(host, super::host());
+    assert_eq!(host.boot_id.map(|id| id.len()), Some(36));
+    let link = std::fs::read_link("/proc/self/ns/pid").unwrap();
+    let inode = host.pid_namespace.unwrap();
+    assert_eq!(link.to_str(), Some(format!("pid:[{inode}]").as_str()));
+}
+
+/// The limit of descriptors is the whole process's: the test runs itself again, alone.
+#[test]
+fn without_a_descriptor_a_process_is_unseen() {
+    const ALONE: &str = "CORTEX_TEST_PROCESSES_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return out_of_descriptors();
+    }
+    let test = "edge::processes::tests::without_a_descriptor_a_process_is_unseen";
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", test]).env(ALONE, "1").stdout(Stdio::null());
+    assert!(again.status().unwrap().success());
+}
+
+fn out_of_descriptors() {
+    let mut watcher = Watcher::new(8);
+    let sleeper = Sleeper::start();
+    let process = process_of(&watcher, &sleeper);
+    let limit = Rlimit { current: Some(64), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let mut taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+
+    assert_eq!(watcher.processes.identify(process.pid), None);
+    assert_eq!(watcher.processes.watch(process), Watched::Unseen);
+    assert!(!watcher.processes.is_gone(process));
+    taken.pop();
+    // Enough for the pidfd, not for the file in /proc.
+    assert_eq!(watcher.processes.watch(process), Watched::Unseen);
+    taken.pop();
+    assert_eq!(watcher.processes.watch(process), Watched::Alive);
+}
+
+#[test]
+fn a_pending_sigkill_is_seen_among_other_signals() {
+    let status =
+        |thread: &str, process: &str| format!("Name:\tx\nSigPnd:\t{thread}\nShdPnd:\t{process}\n");
+    let (none, kill, others) = ("0000000000000000", "0000000000000100", "fffffffffffffeff");
+    assert!(!system::is_killed(&status(none, none)));
+    assert!(!system::is_killed(&status(others, others)));
+    assert!(system::is_killed(&status(kill, none)));
+    assert!(system::is_killed(&status(none, kill)));
+    assert!(!system::is_killed(""));
+}
+
+#[test]
+fn a_living_process_is_not_dying_and_a_zombie_is() {
+    assert!(!system::is_dying(std::process::id()));
+    let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
+    let dies = |pid| system::is_dying(pid);
+    let start = Instant::now();
+    while !dies(child.id()) {
+        assert!(start.elapsed() < Duration::from_secs(10), "it ends by itself");
+        std::thread::yield_now();
+    }
+    child.wait().unwrap();
+    assert!(!dies(child.id()), "what is gone is not dying any more");
+}

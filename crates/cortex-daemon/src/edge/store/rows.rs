@@ -1,0 +1,259 @@
+//! How a topic, an event and what else is kept lie in the rows of the tables, each with a checksum.
+
+use cortex_proto::{TopicInfo, TopicName};
+use rusqlite::types::{FromSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Row, params_from_iter};
+
+use super::{Fault, Host, Meta, damaged};
+use crate::edge::state_file::Fnv;
+use crate::peer::Process;
+use crate::registry::{Event, EventKind, Keep, Reason, Record, Write};
+
+const READ_META: &str = "SELECT id, epoch, revision, boot_id, pid_namespace, checksum FROM meta";
+const READ_TOPICS: &str = "SELECT name, place, info, revision, changed_ms, uid, pid, start_time, \
+     hold, session_id, lease_ms, found_alive, checksum FROM topics";
+const READ_EVENTS: &str = "SELECT revision, kind, reason, topic_name, info, checksum FROM events";
+
+const PUT_META: &str = "REPLACE INTO meta (id, epoch, revision, boot_id, pid_namespace, checksum)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+const PUT_TOPIC: &str =
+    "REPLACE INTO topics (name, place, info, revision, changed_ms, uid, pid, start_time, \
+     hold, session_id, lease_ms, found_alive, checksum)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+const REMOVE_TOPIC: &str = "DELETE FROM topics WHERE name = ?1";
+const ADD_EVENT: &str = "INSERT INTO events (revision, kind, reason, topic_name, info, checksum)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+
+/// Reads the topics, in the order of their names.
+pub(super) fn read_topics(
+    connection: &Connection,
+    mut take: impl FnMut(Record) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    each_row(connection, READ_TOPICS, |row| take(topic(row)?))
+}
+
+/// Reads the events, in no order that means anything.
+pub(super) fn read_events(
+    connection: &Connection,
+    mut take: impl FnMut(TopicName, Event),
+) -> Result<(), Fault> {
+    each_row(connection, READ_EVENTS, |row| {
+        let (name, event) = event(row)?;
+        take(name, event);
+        Ok(())
+    })
+}
+
+pub(super) fn read_meta(connection: &Connection) -> Result<Option<Meta>, Fault> {
+    let mut meta = None;
+    each_row(connection, READ_META, |row| match meta.replace(meta_of(row)?) {
+        None => Ok(()),
+        Some(_) => damaged("it has two heads"),
+    })?;
+    Ok(meta)
+}
+
+/// Hands on the rows whose checksum, their last column, is right.
+fn each_row(
+    connection: &Connection,
+    query: &str,
+    mut take: impl FnMut(&Row<'_>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut statement = connection.prepare(query)?;
+    let last = statement.column_count().saturating_sub(1);
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let mut sum = Checksum::default();
+        for column in 0..last {
+            sum.add(row.get_ref(column)?);
+        }
+        if row.get::<_, i64>(last)? != sum.sum() {
+            return damaged("the checksum of a row is wrong");
+        }
+        take(row)?;
+    }
+    Ok(())
+}
+
+fn meta_of(row: &Row<'_>) -> Result<Meta, Fault> {
+    Ok(Meta {
+        epoch: unsigned(row, "epoch")?,
+        revision: unsigned(row, "revision")?,
+        host: Host {
+            boot_id: optional(row, "boot_id")?,
+            pid_namespace: optional(row, "pid_namespace")?.map(i64::cast_unsigned),
+        },
+    })
+}
+
+fn topic(row: &Row<'_>) -> Result<Record, Fault> {
+    let name = topic_name(row, "name")?;
+    let lease_ms = optional(row, "lease_ms")?.map(i64::cast_unsigned);
+    let keep = match (text(row, "hold")?, optional(row, "session_id")?, lease_ms) {
+        ("process", None, None) => Keep::Process,
+        ("session", Some(id), Some(lease_ms)) => Keep::Session { id, lease_ms },
+        ("static", None, None) => Keep::Static,
+        (hold, ..) => return damaged(format!("a topic cannot be held by {hold}")),
+    };
+    let start_time = optional(row, "start_time")?.map(i64::cast_unsigned);
+    let process = match (optional(row, "pid")?, start_time) {
+        (None, None) => None,
+        (Some(pid), Some(start_time)) => Some(Process { pid, start_time }),
+        _ => return damaged("a topic has half of a process"),
+    };
+    Ok(Record {
+        place: unsigned(row, "place")?,
+        packed: info(row, &name)?.into(),
+        revision: unsigned(row, "revision")?,
+        changed_ms: unsigned(row, "changed_ms")?,
+        uid: optional(row, "uid")?,
+        process,
+        keep,
+        found_alive: row.get("found_alive")?,
+        name,
+    })
+}
+
+fn event(row: &Row<'_>) -> Result<(TopicName, Event), Fault> {
+    const KINDS: [EventKind; 6] = [
+        EventKind::Registered,
+        EventKind::Updated,
+        EventKind::Unregistered,
+        EventKind::Evicted(Reason::OwnerExited),
+        EventKind::Evicted(Reason::LeaseExpired),
+        EventKind::Evicted(Reason::EndpointDead),
+    ];
+    let name = topic_name(row, "topic_name")?;
+    let (word, reason) = (text(row, "kind")?, optional::<String>(row, "reason")?);
+    let meant = |kind: &EventKind| kind.word() == word && kind.reason() == reason.as_deref();
+    let Some(kind) = KINDS.into_iter().find(meant) else {
+        return damaged(format!("there is no event {word} with the reason {reason:?}"));
+    };
+    let packed = info(row, &name)?.into();
+    Ok((name, Event { revision: unsigned(row, "revision")?, kind, packed }))
+}
+
+fn topic_name(row: &Row<'_>, column: &str) -> Result<TopicName, Fault> {
+    TopicName::new(text(row, column)?).or_else(|error| damaged(error.to_string()))
+}
+
+/// A packed topic info, which is one and that of the topic called `name`.
+fn info<'row>(row: &'row Row<'_>, name: &TopicName) -> Result<&'row [u8], Fault> {
+    let packed = row.get_ref("info")?.as_blob().or_else(|error| damaged(error.to_string()))?;
+    match TopicInfo::from_bytes(packed) {
+        Ok(info) if info.name == *name => Ok(packed),
+        Ok(info) => damaged(format!("the topic {name} is stored as {}", info.name)),
+        Err(error) => damaged(error.to_string()),
+    }
+}
+
+fn text<'row>(row: &'row Row<'_>, column: &str) -> Result<&'row str, Fault> {
+    row.get_ref(column)?.as_str().or_else(|error| damaged(error.to_string()))
+}
+
+fn optional<T: FromSql>(row: &Row<'_>, column: &str) -> Result<Option<T>, Fault> {
+    Ok(row.get(column)?)
+}
+
+fn unsigned(row: &Row<'_>, column: &str) -> Result<u64, Fault> {
+    Ok(row.get::<_, i64>(column)?.cast_unsigned())
+}
+
+pub(super) fn put_write(connection: &Connection, write: &Write) -> rusqlite::Result<()> {
+    match &write.record {
+        Some(record) => put_topic(connection, record)?,
+        None => {
+            connection.prepare_cached(REMOVE_TOPIC)?.execute([write.name.as_str()])?;
+        }
+    }
+    let Some(event) = &write.event else { return Ok(()) };
+    let values = [
+        number(event.revision),
+        words(event.kind.word()),
+        nullable(event.kind.reason(), words),
+        words(write.name.as_str()),
+        ValueRef::Blob(&event.packed),
+    ];
+    put(connection, ADD_EVENT, &values)
+}
+
+pub(super) fn put_topic(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
+    let (hold, session, lease_ms) = match &record.keep {
+        Keep::Process => ("process", None, None),
+        Keep::Session { id, lease_ms } => ("session", Some(id.as_str()), Some(*lease_ms)),
+        Keep::Static => ("static", None, None),
+    };
+    let values = [
+        words(record.name.as_str()),
+        number(record.place),
+        ValueRef::Blob(&record.packed),
+        number(record.revision),
+        number(record.changed_ms),
+        nullable(record.uid, number),
+        nullable(record.process.map(|process| process.pid), number),
+        nullable(record.process.map(|process| process.start_time), number),
+        words(hold),
+        nullable(session, words),
+        nullable(lease_ms, number),
+        number(u32::from(record.found_alive)),
+    ];
+    put(connection, PUT_TOPIC, &values)
+}
+
+pub(super) fn put_meta(connection: &Connection, meta: &Meta) -> rusqlite::Result<()> {
+    let values = [
+        number(0_u32),
+        number(meta.epoch),
+        number(meta.revision),
+        nullable(meta.host.boot_id.as_deref(), words),
+        nullable(meta.host.pid_namespace, number),
+    ];
+    put(connection, PUT_META, &values)
+}
+
+/// Runs a statement on the values and their checksum.
+fn put(connection: &Connection, sql: &str, values: &[ValueRef<'_>]) -> rusqlite::Result<()> {
+    let mut sum = Checksum::default();
+    for value in values {
+        sum.add(*value);
+    }
+    let sum = ValueRef::Integer(sum.sum());
+    let values = values.iter().copied().chain([sum]).map(ToSqlOutput::Borrowed);
+    connection.prepare_cached(sql)?.execute(params_from_iter(values))?;
+    Ok(())
+}
+
+fn number(value: impl Into<u64>) -> ValueRef<'static> {
+    ValueRef::Integer(value.into().cast_signed())
+}
+
+fn words(value: &str) -> ValueRef<'_> {
+    ValueRef::Text(value.as_bytes())
+}
+
+fn nullable<'v, T>(value: Option<T>, some: impl FnOnce(T) -> ValueRef<'v>) -> ValueRef<'v> {
+    value.map_or(ValueRef::Null, some)
+}
+
+/// The sum over a row's values: of each its kind, its length and its bytes.
+#[derive(Default)]
+struct Checksum(Fnv);
+
+impl Checksum {
+    fn add(&mut self, value: ValueRef<'_>) {
+        let (kind, bytes): (u8, &[u8]) = match value {
+            ValueRef::Null => (0, &[]),
+            ValueRef::Integer(number) => (1, &number.to_le_bytes()),
+            ValueRef::Real(number) => (2, &number.to_le_bytes()),
+            ValueRef::Text(text) => (3, text),
+            ValueRef::Blob(blob) => (4, blob),
+        };
+        self.0.add(&[kind]);
+        self.0.add(&(bytes.len() as u64).to_le_bytes());
+        self.0.add(bytes);
+    }
+
+    fn sum(&self) -> i64 {
+        self.0.sum().cast_signed()
+    }
+}

@@ -1,0 +1,1021 @@
+//! The store against a naive model, and against everything that can happen to its file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use cortex_proto::TopicInfo;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::peer::Process;
+use crate::registry::{EventKind, Keep, Reason, Record};
+
+/// All that can be had from a file.
+type Content = (Option<Loaded>, Vec<(TopicName, Event)>);
+
+/// Reads what the open store would read if it started now.
+fn content(store: &Store) -> Content {
+    let loaded = store.open.as_ref().and_then(|open| read(&open.connection).unwrap());
+    (loaded, store.history().unwrap())
+}
+
+/// Opens the file, which is then closed again.
+fn reopened(path: &Path) -> Content {
+    let (store, loaded) = Store::open(path).unwrap();
+    (loaded, store.history().unwrap())
+}
+
+/// What a daemon finds that starts when this one has been killed: the files as they are now.
+fn after_kill(path: &Path) -> Content {
+    let directory = TempDir::new().unwrap();
+    reopened(&copied(path, directory.path()))
+}
+
+fn copied(path: &Path, directory: &Path) -> PathBuf {
+    let copy = directory.join("copy.db");
+    for suffix in ["", "-wal"] {
+        let from = beside(path, suffix);
+        if from.exists() {
+            fs::copy(from, beside(&copy, suffix)).unwrap();
+        }
+    }
+    copy
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+fn name(text: &str) -> TopicName {
+    TopicName::new(text).unwrap()
+}
+
+fn packed(name: &TopicName, node: &str) -> Arc<[u8]> {
+    let info = TopicInfo {
+        name: name.clone(),
+        address: format!("ipc:///tmp/cortex{name}.sock"),
+        message_type: "sensor/Image".into(),
+        fingerprint: u64::MAX,
+        publisher_node: node.into(),
+    };
+    info.to_bytes().into()
+}
+
+fn record(text: &str, revision: u64) -> Record {
+    let name = name(text);
+    Record {
+        place: revision,
+        packed: packed(&name, "node"),
+        revision,
+        changed_ms: revision.wrapping_add(1_700_000_000_000),
+        uid: Some(1000),
+        process: Some(Process { pid: 4711, start_time: 123_456 }),
+        keep: Keep::Process,
+        found_alive: true,
+        name,
+    }
+}
+
+fn registered(text: &str, revision: u64) -> Write {
+    let record = record(text, revision);
+    let packed = Arc::clone(&record.packed);
+    let event = Event { revision, kind: EventKind::Registered, packed };
+    Write { name: record.name.clone(), record: Some(record), event: Some(event) }
+}
+
+fn removed(text: &str, revision: u64) -> Write {
+    let name = name(text);
+    let packed = packed(&name, "node");
+    let event = Event { revision, kind: EventKind::Unregistered, packed };
+    Write { name, record: None, event: Some(event) }
+}
+
+fn batch(topics: std::ops::Range<u64>, revision: u64) -> Vec<Write> {
+    topics
+        .zip(revision..)
+        .map(|(topic, revision)| registered(&format!("/{topic}"), revision))
+        .collect()
+}
+
+fn host() -> Host {
+    Host { boot_id: Some("7d1a".into()), pid_namespace: Some(4_026_531_836) }
+}
+
+fn empty(epoch: u64) -> Snapshot {
+    Snapshot { epoch, ..Snapshot::default() }
+}
+
+/// A new store that was told its epoch.
+fn new_store() -> (TempDir, PathBuf, Store) {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("state.db");
+    let (mut store, loaded) = Store::open(&path).unwrap();
+    assert_eq!(loaded, None);
+    store.reset(&empty(7), &host()).unwrap();
+    (directory, path, store)
+}
+
+fn sentence(path: &Path) -> String {
+    match Store::open(path) {
+        Ok(_) => panic!("{} opens", path.display()),
+        Err(error) => {
+            let sentence = error.to_string();
+            assert!(sentence.contains(path.file_name().unwrap().to_str().unwrap()), "{sentence}");
+            sentence
+        }
+    }
+}
+
+/// What was set aside beside a file, without what belonged to that.
+fn set_aside(path: &Path) -> Vec<PathBuf> {
+    let prefix = format!("{}.damaged-", path.display());
+    let entries = fs::read_dir(path.parent().unwrap()).unwrap();
+    let mut aside: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_str().unwrap().starts_with(&prefix))
+        .filter(|path| !path.to_str().unwrap().ends_with(|last: char| last.is_alphabetic()))
+        .collect();
+    aside.sort();
+    aside
+}
+
+fn shell(connection: &Path, sql: &str) {
+    Connection::open(connection).unwrap().execute_batch(sql).unwrap();
+}
+
+mod model {
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Change {
+        topic: usize,
+        gone: bool,
+        told: bool,
+        kind: usize,
+        keep: Keep,
+        uid: Option<u32>,
+        process: Option<Process>,
+        found_alive: bool,
+        number: u64,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Operation {
+        Save(Vec<Change>),
+        MoveTo(Host, Vec<Change>),
+        Reset { epoch: u64, revision: u64, host: Host },
+        Reopen,
+        Kill,
+    }
+
+    const NAMES: [&str; 6] = ["/a", "/A", "/ä", "/a\u{308}", "a\0b", "☃"];
+
+    fn keep() -> impl Strategy<Value = Keep> {
+        prop_oneof![
+            Just(Keep::Process),
+            Just(Keep::Static),
+            ("[a-zé\"']{0,8}", any::<u64>())
+                .prop_map(|(id, lease_ms)| Keep::Session { id, lease_ms }),
+        ]
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let process = proptest::option::of((1..u32::MAX, any::<u64>()))
+            .prop_map(|process| process.map(|(pid, start_time)| Process { pid, start_time }));
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        let what =
+            (0..NAMES.len(), 0..6_usize, keep(), any::<Option<u32>>(), process, any::<u64>());
+        (flags, what).prop_map(
+            |((gone, told, found_alive), (topic, kind, keep, uid, process, number))| Change {
+                topic,
+                gone,
+                told,
+                kind,
+                keep,
+                uid,
+                process,
+                found_alive,
+                number,
+            },
+        )
+    }
+
+    fn host() -> impl Strategy<Value = Host> {
+        let boot_id = proptest::option::of("[0-9a-f-]{0,36}");
+        (boot_id, any::<Option<u64>>())
+            .prop_map(|(boot_id, pid_namespace)| Host { boot_id, pid_namespace })
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        let revision = prop_oneof![
+            Just(0),
+            Just(HISTORY - 3),
+            Just(i64::MAX.cast_unsigned() - 3),
+            Just(u64::MAX - 200)
+        ];
+        prop_oneof![
+            6 => vec(change(), 0..6).prop_map(Operation::Save),
+            1 => (host(), vec(change(), 0..3)).prop_map(|(host, changes)| Operation::MoveTo(host, changes)),
+            1 => (any::<u64>(), revision, host())
+                .prop_map(|(epoch, revision, host)| Operation::Reset { epoch, revision, host }),
+            1 => Just(Operation::Reopen),
+            1 => Just(Operation::Kill),
+        ]
+    }
+
+    #[derive(Default)]
+    struct Model {
+        epoch: u64,
+        revision: u64,
+        host: Host,
+        topics: BTreeMap<TopicName, Record>,
+        events: Vec<(TopicName, Event)>,
+    }
+
+    impl Model {
+        fn write(&mut self, change: Change) -> Write {
+            const REMOVALS: [EventKind; 4] = [
+                EventKind::Unregistered,
+                EventKind::Evicted(Reason::OwnerExited),
+                EventKind::Evicted(Reason::LeaseExpired),
+                EventKind::Evicted(Reason::EndpointDead),
+            ];
+            let name = name(NAMES[change.topic]);
+            let packed = packed(&name, &change.number.to_string());
+            let event = change.told.then(|| {
+                self.revision += 1;
+                let kind = match (change.gone, change.kind % 2) {
+                    (true, _) => REMOVALS[change.kind % REMOVALS.len()],
+                    (false, 0) => EventKind::Registered,
+                    (false, _) => EventKind::Updated,
+                };
+                Event { revision: self.revision, kind, packed: Arc::clone(&packed) }
+            });
+            self.events.extend(event.clone().map(|event| (name.clone(), event)));
+            let record = (!change.gone).then(|| Record {
+                name: name.clone(),
+                place: change.number,
+                packed,
+                revision: self.revision,
+                changed_ms: change.number,
+                uid: change.uid,
+                process: change.process,
+                keep: change.keep,
+                found_alive: change.found_alive,
+            });
+            match &record {
+                Some(record) => self.topics.insert(name.clone(), record.clone()),
+                None => self.topics.remove(&name),
+            };
+            Write { name, record, event }
+        }
+
+        fn snapshot(&self) -> Snapshot {
+            let mut records: Vec<_> = self.topics.values().cloned().collect();
+            records.sort_by_key(|record| record.place);
+            Snapshot { epoch: self.epoch, revision: self.revision, records }
+        }
+
+        fn content(&self) -> Content {
+            let loaded = Loaded { snapshot: self.snapshot(), host: self.host.clone() };
+            (Some(loaded), self.events.clone())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_file_holds_what_a_map_and_a_list_hold(operations in vec(operation(), 1..30)) {
+            let mut directory = TempDir::new().unwrap();
+            let mut path = directory.path().join("state.db");
+            let mut store = Store::open(&path).unwrap().0;
+            let mut model = Model::default();
+            store.reset(&model.snapshot(), &model.host).unwrap();
+            for operation in operations {
+                match operation {
+                    Operation::Save(changes) => {
+                        let writes: Vec<_> =
+                            changes.into_iter().map(|change| model.write(change)).collect();
+                        store.save(&writes).unwrap();
+                    }
+                    Operation::MoveTo(host, changes) => {
+                        model.host = host;
+                        let writes: Vec<_> =
+                            changes.into_iter().map(|change| model.write(change)).collect();
+                        store.move_to(&model.host, &writes).unwrap();
+                    }
+                    Operation::Reset { epoch, revision, host } => {
+                        model.epoch = epoch;
+                        model.revision = revision;
+                        model.host = host;
+                        model.events.clear();
+                        store.reset(&model.snapshot(), &model.host).unwrap();
+                    }
+                    Operation::Reopen => {
+                        drop(store);
+                        store = Store::open(&path).unwrap().0;
+                    }
+                    Operation::Kill => {
+                        let next = TempDir::new().unwrap();
+                        path = copied(&path, next.path());
+                        store = Store::open(&path).unwrap().0;
+                        directory = next;
+                    }
+                }
+                prop_assert_eq!(content(&store), model.content());
+            }
+            drop(store);
+            prop_assert_eq!(reopened(&path), model.content());
+            drop(directory);
+        }
+    }
+}
+
+#[test]
+fn a_new_file_holds_nothing_until_it_is_told_its_epoch() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("state.db");
+    assert_eq!(reopened(&path), (None, vec![]));
+    assert_eq!(reopened(&path), (None, vec![]));
+    // An empty file is as good as none: somebody may have made its name with `mktemp`.
+    let made = directory.path().join("made");
+    fs::write(&made, "").unwrap();
+    assert_eq!(reopened(&made), (None, vec![]));
+    assert_eq!(set_aside(&made), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn without_a_file_nothing_is_kept_and_nothing_fails() {
+    let mut store = Store::none();
+    store.reset(&empty(1), &host()).unwrap();
+    store.save(&batch(0..3, 1)).unwrap();
+    store.move_to(&host(), &[]).unwrap();
+    assert_eq!(store.history().unwrap(), vec![]);
+    assert!(!store.is_lost());
+}
+
+#[test]
+fn the_last_65536_events_are_kept() {
+    let (_directory, path, mut store) = new_store();
+    let mut revision = 1;
+    for events in [1000, HISTORY - 1000, 1, 1, 100, HISTORY + 3] {
+        store.save(&batch(0..1, revision)).unwrap();
+        let writes: Vec<_> = (revision + 1..revision + events)
+            .map(|revision| registered("/same", revision))
+            .collect();
+        store.save(&writes).unwrap();
+        revision += events;
+        let (mut first, mut count) = (u64::MAX, 0);
+        read_events(&store.open.as_ref().unwrap().connection, |_, event| {
+            first = first.min(event.revision);
+            count += 1;
+        })
+        .unwrap();
+        assert_eq!(count, (revision - 1).min(HISTORY));
+        assert_eq!(first, revision - count);
+    }
+    drop(store);
+    let (loaded, history) = reopened(&path);
+    assert_eq!(loaded.unwrap().snapshot.revision, revision - 1);
+    assert_eq!(history.len(), 65_536);
+    assert!(history.windows(2).all(|two| two[0].1.revision + 1 == two[1].1.revision));
+}
+
+/// Fails each write in turn, in the ways in which SQLite takes back a statement or all.
+#[test]
+fn a_save_that_fails_at_any_write_has_not_happened() {
+    for way in ["ABORT", "FAIL", "ROLLBACK"] {
+        let (_directory, path, mut store) = new_store();
+        store.save(&batch(0..20, 1)).unwrap();
+        let before = content(&store);
+        // So far ahead that it pushes the last 11 events out of the history.
+        let last = HISTORY + 20;
+        let mut writes = batch(15..25, last - 10);
+        writes.push(removed("/3", last));
+        writes.push(Write { event: None, ..registered("/4", 2) });
+
+        let mut failures = 0;
+        loop {
+            inject(&store, way, failures);
+            let saved = store.save(&writes);
+            assert_eq!(
+                store.open.as_ref().unwrap().meta.revision,
+                if saved.is_ok() { last } else { 20 }
+            );
+            recover(&store);
+            if saved.is_ok() {
+                break;
+            }
+            assert_eq!(content(&store), before, "{way} at write {failures}");
+            assert_eq!(after_kill(&path), before, "{way} at write {failures}");
+            failures += 1;
+        }
+        // Changes of topics, new events, forgotten events, the revision.
+        assert_eq!(failures, 12 + 11 + 11 + 1);
+        let after = content(&store);
+        assert_eq!(after.0.as_ref().unwrap().snapshot.revision, last);
+        assert_eq!(after_kill(&path), after);
+
+        inject(&store, way, 3);
+        assert!(store.reset(&empty(8), &host()).is_err());
+        recover(&store);
+        assert_eq!(content(&store), after);
+        store.reset(&empty(8), &host()).unwrap();
+        assert_eq!(content(&store).1, vec![]);
+    }
+}
+
+/// Lets the write after the next `good` ones fail.
+fn inject(store: &Store, way: &str, good: u32) {
+    let connection = &store.open.as_ref().unwrap().connection;
+    let left = format!("CREATE TEMP TABLE left (writes INTEGER); INSERT INTO left VALUES ({good})");
+    connection.execute_batch(&left).unwrap();
+    for (table, operation) in [
+        ("meta", "INSERT"),
+        ("topics", "INSERT"),
+        ("topics", "DELETE"),
+        ("events", "INSERT"),
+        ("events", "DELETE"),
+    ] {
+        let trigger = format!(
+            "CREATE TEMP TRIGGER {table}_{operation} BEFORE {operation} ON main.{table} BEGIN
+                 SELECT RAISE({way}, 'injected') FROM left WHERE writes = 0;
+                 UPDATE left SET writes = writes - 1;
+             END"
+        );
+        connection.execute_batch(&trigger).unwrap();
+    }
+}
+
+fn recover(store: &Store) {
+    let connection = &store.open.as_ref().unwrap().connection;
+    assert!(connection.is_autocommit());
+    connection
+        .execute_batch(
+            "DROP TRIGGER meta_INSERT; DROP TRIGGER topics_INSERT; DROP TRIGGER topics_DELETE;
+             DROP TRIGGER events_INSERT; DROP TRIGGER events_DELETE; DROP TABLE left;",
+        )
+        .unwrap();
+}
+
+#[test]
+fn a_save_that_finds_no_page_has_not_happened() {
+    let (_directory, path, mut store) = new_store();
+    store.save(&batch(0..20, 1)).unwrap();
+    let before = content(&store);
+    let writes = batch(20..200, 21);
+    let limit = |store: &Store, pages: u32| {
+        let connection = &store.open.as_ref().unwrap().connection;
+        connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+    };
+    let pages: u32 = store
+        .open
+        .as_ref()
+        .unwrap()
+        .connection
+        .pragma_query_value(None, "page_count", |row| row.get(0))
+        .unwrap();
+    let mut failures = 0;
+    loop {
+        limit(&store, pages + failures);
+        match store.save(&writes) {
+            Ok(()) => break,
+            Err(error) => {
+                assert!(error.to_string().ends_with("database or disk is full"), "{error}");
+            }
+        }
+        assert_eq!(content(&store), before);
+        assert_eq!(after_kill(&path), before);
+        failures += 1;
+    }
+    assert!(failures > 10, "{failures}");
+    limit(&store, u32::MAX >> 2);
+    store.save(&batch(200..300, 201)).unwrap();
+    assert_eq!(after_kill(&path), content(&store));
+}
+
+#[test]
+fn a_save_that_may_not_write_has_not_happened() {
+    let (_directory, path, mut store) = new_store();
+    store.save(&batch(0..5, 1)).unwrap();
+    let before = content(&store);
+    let writes = batch(3..8, 6);
+
+    let query_only = |store: &Store, on: bool| {
+        store.open.as_ref().unwrap().connection.pragma_update(None, "query_only", on).unwrap();
+    };
+    query_only(&store, true);
+    let error = store.save(&writes).unwrap_err().to_string();
+    assert!(error.contains("cannot save to the state file /"), "{error}");
+    query_only(&store, false);
+    assert_eq!(content(&store), before);
+
+    // Somebody who looks into the file is no hindrance, somebody who changes it is one at once.
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN; SELECT * FROM topics").unwrap();
+    store.save(&batch(8..9, 6)).unwrap();
+    other.execute_batch("COMMIT; BEGIN IMMEDIATE").unwrap();
+    let before = content(&store);
+    let started = std::time::Instant::now();
+    let error = store.save(&batch(9..10, 7)).unwrap_err().to_string();
+    assert!(error.ends_with("database is locked"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert_eq!(content(&store), before);
+    other.execute_batch("ROLLBACK").unwrap();
+    store.save(&batch(9..10, 7)).unwrap();
+    drop(other);
+    assert_eq!(after_kill(&path), content(&store));
+}
+
+/// A small file system; none where that is not permitted.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount(kilobytes: u32) -> Option<Self> {
+        let directory = TempDir::new().unwrap();
+        let size = format!("size={kilobytes}k");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(directory.path())
+            .output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Self(directory))
+    }
+
+    fn remount(&self, option: &str) {
+        let option = format!("remount,{option}");
+        let status = Command::new("mount").args(["-o", &option]).arg(self.0.path()).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Leaves so many bytes free.
+    fn fill(&self, free: u64) {
+        let filler = fs::File::create(self.0.path().join("filler")).unwrap();
+        let mut length = 0;
+        while rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), length, 4096)
+            .is_ok()
+        {
+            length += 4096;
+        }
+        filler.set_len(length.saturating_sub(free)).unwrap();
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that did not run says so")]
+fn a_full_disk_refuses_changes_and_loses_none() {
+    let Some(disk) = SmallDisk::mount(12 << 10) else {
+        eprintln!("not run: mounting a small file system is not permitted");
+        return;
+    };
+    let path = disk.0.path().join("state.db");
+    disk.fill(0);
+    assert!(sentence(&path).contains("cannot create the state file"));
+    disk.free();
+    // Past 1,000 pages in the log each save also tries to move it into the file.
+    for pages in (0..30).chain([60, 200, 900, 1100, 1500]) {
+        let (mut store, loaded) = Store::open(&path).unwrap();
+        assert_eq!(loaded, None);
+        store.reset(&empty(7), &host()).unwrap();
+        disk.fill(pages * 4096);
+        let mut revision = 1;
+        let mut topics = BTreeMap::new();
+        let mut keep = |writes: Vec<Write>| {
+            topics.extend(writes.into_iter().map(|write| (write.name, write.record.unwrap())));
+        };
+        loop {
+            let topic = revision % 600;
+            let count = 1 + revision % 23;
+            let writes = batch(topic..topic + count, revision);
+            if let Err(error) = store.save(&writes) {
+                let error = error.to_string();
+                assert!(error.contains("full") || error.contains("I/O"), "{error}");
+                break;
+            }
+            keep(writes);
+            revision += count;
+            assert!(revision < HISTORY, "the disk does not fill up");
+        }
+        let found = after_kill(&path);
+        assert!(content(&store) == found, "{pages} pages");
+        disk.free();
+        let writes = batch(0..1, revision);
+        store.save(&writes).unwrap();
+        assert!(after_kill(&path) == content(&store), "{pages} pages");
+        drop(store);
+
+        let Snapshot { revision: last, mut records, .. } = found.0.unwrap().snapshot;
+        assert_eq!(last, revision - 1);
+        records.sort_by(|a, b| a.name.cmp(&b.name));
+        assert!(records.iter().eq(topics.values()), "{pages} pages");
+        fs::remove_file(&path).unwrap();
+    }
+
+    let (mut store, _) = Store::open(&path).unwrap();
+    store.reset(&empty(8), &host()).unwrap();
+    drop(store);
+    disk.fill(0);
+    // Reading needs no room but for the file by which SQLite's processes agree.
+    assert!(sentence(&path).contains("cannot open the state file"));
+    disk.free();
+    disk.remount("ro");
+    assert!(sentence(&path).contains("Read-only file system"));
+    disk.remount("rw");
+    assert_eq!(reopened(&path).0.unwrap().snapshot, empty(8));
+    assert_eq!(set_aside(&path), [] as [PathBuf; 0]);
+}
+
+/// A file of a few pages in the main part and a few commits in the log, and the states that the
+/// commits left.
+fn with_a_log(directory: &Path) -> (Vec<u8>, Vec<u8>, Vec<Content>) {
+    let path = directory.join("base.db");
+    let (mut store, _) = Store::open(&path).unwrap();
+    let mut states = vec![content(&store)];
+    store.reset(&empty(7), &host()).unwrap();
+    states.push(content(&store));
+    store.save(&batch(0..30, 1)).unwrap();
+    states.push(content(&store));
+    drop(store);
+    let (mut store, _) = Store::open(&path).unwrap();
+    for revision in 31..36 {
+        store.save(&[registered(&format!("/{}", revision * 7 % 40), revision)]).unwrap();
+        states.push(content(&store));
+    }
+    (fs::read(&path).unwrap(), fs::read(beside(&path, "-wal")).unwrap(), states)
+}
+
+/// Opens a damaged file. It gives an earlier state, is set aside as it was, or is refused as it was.
+fn survive(main: &[u8], log: &[u8], states: &[Content]) -> &'static str {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("state.db");
+    fs::write(&path, main).unwrap();
+    fs::write(beside(&path, "-wal"), log).unwrap();
+    match Store::open(&path) {
+        Err(error) => {
+            assert!(error.to_string().contains("state.db"), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), main);
+            assert_eq!(fs::read(beside(&path, "-wal")).unwrap(), log);
+            "refused"
+        }
+        Ok((mut store, loaded)) => {
+            let found = (loaded, store.history().unwrap());
+            let aside = set_aside(&path);
+            if let Some(aside) = aside.first() {
+                assert_eq!(found, (None, vec![]));
+                if !main.is_empty() {
+                    assert_eq!(fs::read(aside).unwrap(), main);
+                    assert_eq!(fs::read(beside(aside, "-wal")).unwrap(), log);
+                }
+            } else {
+                assert!(states.contains(&found) || main.is_empty(), "a state that never was");
+            }
+            store.reset(&empty(9), &host()).unwrap();
+            store.save(&batch(0..40, 1)).unwrap();
+            let last = content(&store);
+            drop(store);
+            assert_eq!(reopened(&path), last);
+            if aside.is_empty() { "loaded" } else { "set aside" }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_off_is_an_earlier_one_or_makes_way() {
+    let directory = TempDir::new().unwrap();
+    let (main, log, states) = with_a_log(directory.path());
+    assert_eq!(survive(&main, &log, &states[states.len() - 1..]), "loaded");
+    let around = |length: usize| {
+        let page = 4096;
+        let near =
+            (0..=length / page).flat_map(move |n| [n * page, n * page + 1, (n * page).max(1) - 1]);
+        near.chain((0..length).step_by(503)).filter(move |cut| *cut < length)
+    };
+    for cut in around(main.len()) {
+        survive(&main[..cut], &log, &states);
+    }
+    for cut in around(log.len()) {
+        assert_eq!(survive(&main, &log[..cut], &states), "loaded");
+    }
+}
+
+#[test]
+fn a_file_with_a_wrong_byte_is_an_earlier_one_or_makes_way() {
+    let directory = TempDir::new().unwrap();
+    let (main, log, states) = with_a_log(directory.path());
+    let mut seen = BTreeMap::new();
+    let step = std::env::var("EVERY_NTH_BYTE").map_or(101, |step| step.parse().unwrap());
+    for (index, at) in (0..100).chain((100..main.len()).step_by(step)).enumerate() {
+        let mut main = main.clone();
+        main[at] ^= [0x01, 0x80, 0xff, 0x20][index % 4];
+        // Without the log, which has newer copies of some pages.
+        *seen.entry(survive(&main, &[], &states)).or_insert(0) += 1;
+    }
+    assert!(seen["loaded"] > 10 && seen["set aside"] > 10 && seen["refused"] > 10, "{seen:?}");
+    for at in (0..100).chain((100..log.len()).step_by(step * 7)) {
+        let mut log = log.clone();
+        log[at] ^= 0x10;
+        assert_eq!(survive(&main, &log, &states), "loaded");
+    }
+}
+
+#[test]
+fn a_row_that_was_not_written_by_the_store_is_damage() {
+    for sql in [
+        "UPDATE topics SET place = 5",
+        "UPDATE topics SET hold = 'mine' WHERE name = '/3'",
+        "UPDATE events SET kind = 'renamed' WHERE revision = 2",
+        "DELETE FROM events WHERE revision = 5",
+        "DELETE FROM meta",
+        "INSERT INTO meta SELECT 1, epoch, revision, boot_id, pid_namespace, checksum FROM meta",
+        "ALTER TABLE topics ADD COLUMN note TEXT",
+        "CREATE TRIGGER t AFTER INSERT ON topics BEGIN DELETE FROM topics; END",
+        "CREATE INDEX i ON topics (place)",
+        "DROP TABLE events",
+        "PRAGMA user_version = 0",
+    ] {
+        let (_directory, path, mut store) = new_store();
+        store.save(&batch(0..5, 1)).unwrap();
+        drop(store);
+        shell(&path, sql);
+        assert_eq!(reopened(&path), (None, vec![]), "{sql}");
+        let aside = set_aside(&path);
+        assert_eq!(aside.len(), 1, "{sql}: {aside:?}");
+        // The damaged one is whole, for whoever wants to look into it.
+        shell(&aside[0], "PRAGMA quick_check");
+    }
+}
+
+#[test]
+fn damaged_files_do_not_replace_each_other() {
+    let (_directory, path, store) = new_store();
+    drop(store);
+    for count in 1..4 {
+        shell(&path, "DROP TABLE events");
+        let (mut store, _) = Store::open(&path).unwrap();
+        store.reset(&empty(count), &host()).unwrap();
+        assert_eq!(set_aside(&path).len(), usize::try_from(count).unwrap());
+    }
+}
+
+#[test]
+fn a_file_of_something_else_or_of_a_later_version_is_left_alone() {
+    let directory = TempDir::new().unwrap();
+    let text = directory.path().join("text");
+    fs::write(&text, "not a database\n".repeat(50)).unwrap();
+    let database = directory.path().join("other.db");
+    shell(&database, "CREATE TABLE topics (name TEXT); PRAGMA application_id = 7");
+    let short = directory.path().join("short");
+    fs::write(&short, b"SQLite format 3\0").unwrap();
+    for path in [&text, &database, &short] {
+        let before = fs::read(path).unwrap();
+        assert!(sentence(path).contains("is not one of this daemon: it is left alone"));
+        assert_eq!(fs::read(path).unwrap(), before);
+    }
+
+    let (_directory, path, store) = new_store();
+    drop(store);
+    shell(&path, "PRAGMA user_version = 2; DROP TABLE topics");
+    let before = fs::read(&path).unwrap();
+    let said = sentence(&path);
+    assert!(said.contains("is of version 2, and this daemon knows versions up to 1"), "{said}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(set_aside(&path), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn only_a_regular_file_of_our_own_is_taken() {
+    let (directory, path, store) = new_store();
+    drop(store);
+    let at = |name: &str| directory.path().join(name);
+
+    symlink(&path, at("link")).unwrap();
+    assert!(sentence(&at("link")).contains("is a symbolic link"));
+    symlink(at("nothing"), at("dangling")).unwrap();
+    assert!(sentence(&at("dangling")).contains("is a symbolic link"));
+    assert!(!at("nothing").exists());
+    fs::create_dir(at("directory")).unwrap();
+    assert!(sentence(&at("directory")).contains("is a directory"));
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    assert!(sentence(&at("fifo")).contains("is not a regular file"));
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    assert!(sentence(&at("socket")).contains("is not a regular file"));
+    for none in ["", "/", ".."] {
+        assert!(Store::open(Path::new(none)).is_err());
+    }
+
+    for sidecar in ["-wal", "-shm", "-journal"] {
+        symlink(at("nothing"), beside(&path, sidecar)).unwrap();
+        let said = Store::open(&path).unwrap_err().to_string();
+        assert!(said.contains(sidecar) && said.contains("is a symbolic link"), "{said}");
+        fs::remove_file(beside(&path, sidecar)).unwrap();
+    }
+    assert!(!at("nothing").exists());
+    Store::open(&path).unwrap();
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that did not run says so")]
+fn a_file_of_another_user_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run: only root can give a file to another user");
+        return;
+    }
+    let (_directory, path, store) = new_store();
+    drop(store);
+    std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+    let before = fs::read(&path).unwrap();
+    assert!(sentence(&path).contains("belongs to another user: it is left alone"));
+    assert_eq!(fs::read(&path).unwrap(), before);
+    std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+
+    fs::write(beside(&path, "-wal"), "").unwrap();
+    std::os::unix::fs::chown(beside(&path, "-wal"), Some(65534), None).unwrap();
+    let said = Store::open(&path).unwrap_err().to_string();
+    assert!(said.contains("state.db-wal belongs to another user"), "{said}");
+}
+
+#[test]
+fn directory_and_files_are_for_us_alone() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("a/b/state.db");
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let (mut store, _) = Store::open(&path).unwrap();
+    store.reset(&empty(1), &host()).unwrap();
+    for made in ["a", "a/b"] {
+        assert_eq!(mode(&directory.path().join(made)), 0o700);
+    }
+    for suffix in ["", "-wal", "-shm"] {
+        assert_eq!(mode(&beside(&path, suffix)), 0o600, "{suffix}");
+    }
+    drop(store);
+    let there: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+    assert_eq!(there.len(), 1, "{there:?}");
+    // A copy may have come with another mode.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let _store = Store::open(&path).unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        assert_eq!(mode(&beside(&path, suffix)), 0o600, "{suffix}");
+    }
+}
+
+#[test]
+fn a_directory_may_be_a_link() {
+    let (directory, path, store) = new_store();
+    drop(store);
+    let link = directory.path().join("link");
+    symlink(directory.path(), &link).unwrap();
+    let (store, loaded) = Store::open(&link.join("state.db")).unwrap();
+    assert_eq!(loaded.unwrap().snapshot.epoch, 7);
+    // And is the same one.
+    assert!(sentence(&path).contains("another daemon keeps its state in"));
+    drop(store);
+    Store::open(&path).unwrap();
+}
+
+#[test]
+fn a_file_that_goes_away_is_missed() {
+    type Act = fn(&Path);
+    let acts: [Act; 4] = [
+        |path| fs::remove_file(path).unwrap(),
+        |path| fs::rename(path, beside(path, ".moved")).unwrap(),
+        |path| {
+            fs::copy(path, beside(path, ".copy")).unwrap();
+            fs::rename(beside(path, ".copy"), path).unwrap();
+        },
+        |path| fs::remove_file(beside(path, "-wal")).unwrap(),
+    ];
+    for act in acts {
+        let (_directory, path, mut store) = new_store();
+        store.save(&batch(0..5, 1)).unwrap();
+        assert!(!store.is_lost());
+        act(&path);
+        assert!(store.is_lost());
+        let error = store.save(&batch(5..6, 6)).unwrap_err();
+        assert!(matches!(error, StoreError::Lost(_)), "{error}");
+        assert!(error.to_string().contains("was deleted or replaced"));
+    }
+}
+
+#[test]
+fn a_lost_file_does_not_take_the_next_one_with_it() {
+    let (_directory, path, mut lost) = new_store();
+    lost.save(&batch(0..5, 1)).unwrap();
+    fs::remove_file(&path).unwrap();
+
+    // The log of the lost one must not be taken for the new one's.
+    let (mut store, loaded) = Store::open(&path).unwrap();
+    assert_eq!(loaded, None);
+    store.reset(&empty(8), &host()).unwrap();
+    store.save(&batch(0..9, 1)).unwrap();
+    let kept = content(&store);
+    drop(lost);
+    assert!(!store.is_lost());
+    assert_eq!(after_kill(&path), kept);
+    store.save(&batch(9..10, 10)).unwrap();
+    assert_eq!(after_kill(&path), content(&store));
+}
+
+#[test]
+fn what_an_interrupted_start_left_is_no_hindrance() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("state.db");
+    fs::write(&path, "").unwrap();
+    for suffix in [".new", ".new-journal", ".new-wal", ".new-shm"] {
+        fs::write(beside(&path, suffix), "leftover").unwrap();
+    }
+    assert_eq!(reopened(&path), (None, vec![]));
+    let there: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(there.len(), 1, "{there:?}");
+}
+
+/// What `tests/state/v1.db` holds. It never changes.
+fn version_1() -> Content {
+    let host = Host {
+        boot_id: Some("6e9a8a14-62a6-4e0c-8a25-5f0c6ad6e9a8".into()),
+        pid_namespace: Some(4_026_531_836),
+    };
+    let topic = |text: &str, place, revision| Record { place, ..record(text, revision) };
+    let seen = topic("/camera/image", 1, 3);
+    let records = vec![
+        seen,
+        Record { uid: None, process: None, found_alive: false, ..topic("/größe/☃", 2, 4) },
+        Record {
+            keep: Keep::Session { id: "sitzung-é".into(), lease_ms: 10_000 },
+            uid: Some(u32::MAX),
+            process: None,
+            ..topic("/a\u{308}", 5, u64::MAX - 1)
+        },
+        Record {
+            keep: Keep::Static,
+            uid: Some(0),
+            process: Some(Process { pid: u32::MAX, start_time: u64::MAX }),
+            changed_ms: u64::MAX,
+            ..topic("/ä", u64::MAX, u64::MAX)
+        },
+    ];
+    let kinds = [
+        EventKind::Registered,
+        EventKind::Updated,
+        EventKind::Unregistered,
+        EventKind::Evicted(Reason::OwnerExited),
+        EventKind::Evicted(Reason::LeaseExpired),
+        EventKind::Evicted(Reason::EndpointDead),
+        EventKind::Registered,
+    ];
+    let events = kinds.into_iter().zip(u64::MAX - 6..=u64::MAX).map(|(kind, revision)| {
+        let name = name("/größe/☃");
+        let packed = packed(&name, "knoten");
+        (name, Event { revision, kind, packed })
+    });
+    let snapshot = Snapshot { epoch: 0xfedc_ba98_7654_3210, revision: u64::MAX, records };
+    (Some(Loaded { snapshot, host }), events.collect())
+}
+
+fn version_1_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/state/v1.db")
+}
+
+#[test]
+fn a_file_of_version_1_loads() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("state.db");
+    fs::copy(version_1_file(), &path).unwrap();
+    assert_eq!(reopened(&path), version_1());
+    assert_eq!(reopened(&path), version_1());
+}
+
+/// What this test makes, and no other file, was checked in when the version was new.
+#[test]
+fn a_file_of_today_holds_the_same() {
+    let (Some(loaded), events) = version_1() else { panic!("it holds something") };
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("state.db");
+    let (mut store, _) = Store::open(&path).unwrap();
+    let before = Snapshot { revision: u64::MAX - 7, ..loaded.snapshot };
+    store.reset(&before, &loaded.host).unwrap();
+    let records = before.records.iter().find(|record| record.name == events[0].0);
+    let writes: Vec<_> = events
+        .into_iter()
+        .map(|(name, event)| Write { name, record: records.cloned(), event: Some(event) })
+        .collect();
+    store.save(&writes).unwrap();
+    drop(store);
+    assert_eq!(reopened(&path), version_1());
+}

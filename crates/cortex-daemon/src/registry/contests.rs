@@ -1,0 +1,32 @@
+//! REGISTERs that would be refused, and wait until it is known whether the one who has the topic
+//! still lives: a peer of the legacy protocol tries once and never again.
+
+use std::time::{Duration, Instant};
+
+use cortex_proto::TopicName;
+
+use super::Asked;
+use crate::peer::Process;
+
+/// How long a REGISTER may wait.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A REGISTER that waits.
+#[derive(Debug)]
+pub(super) struct Contest {
+    pub(super) asked: Asked,
+    pub(super) name: TopicName,
+    /// The registration that stands against it.
+    pub(super) revision: u64,
+    pub(super) end: Instant,
+    pub(super) awaits: Awaits,
+}
+
+/// What it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaits {
+    /// A look at the process of the present registration.
+    Look(Process),
+    /// A look at its endpoint.
+    Probe,
+}

@@ -1,0 +1,146 @@
+//! Sessions: topics that stay for as long as somebody renews them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use cortex_proto::{Hold, RequestExt, Session as AskedSession, TopicName};
+
+use super::Keep;
+
+const DEFAULT_LEASE_MS: u64 = 10_000;
+const SHORTEST_LEASE_MS: u64 = 500;
+const LONGEST_LEASE_MS: u64 = 24 * 60 * 60 * 1000;
+const LONGEST_ID: usize = 64;
+
+/// A session's name. Users cannot touch each other's; all peers whose user is unknown share theirs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct SessionKey {
+    pub(super) uid: Option<u32>,
+    pub(super) id: String,
+}
+
+#[derive(Debug)]
+struct Lease {
+    term_ms: u64,
+    end: Instant,
+    topics: BTreeSet<TopicName>,
+}
+
+impl Lease {
+    fn term(&self) -> Duration {
+        Duration::from_millis(self.term_ms)
+    }
+}
+
+/// All sessions that hold a topic.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    leases: HashMap<SessionKey, Lease>,
+    by_end: BTreeSet<(Instant, SessionKey)>,
+}
+
+impl Sessions {
+    /// Puts a topic into a session, which lasts until `end` from now on; `None` is a full term.
+    pub(super) fn add(
+        &mut self,
+        key: SessionKey,
+        term_ms: u64,
+        name: TopicName,
+        end: Option<Instant>,
+        now: Instant,
+    ) {
+        let topics = self.take(&key).map_or_else(BTreeSet::new, |lease| lease.topics);
+        let mut lease = Lease { term_ms, end: now, topics };
+        lease.topics.insert(name);
+        let end = end.unwrap_or(now + lease.term());
+        self.put(key, lease, end);
+    }
+
+    /// Takes a topic out; a session without topics is none.
+    pub(super) fn remove(&mut self, key: &SessionKey, name: &TopicName) {
+        let Some(lease) = self.leases.get_mut(key) else { return };
+        lease.topics.remove(name);
+        if lease.topics.is_empty() {
+            self.take(key);
+        }
+    }
+
+    /// Gives a session a full term; tells its length in ms, if there is such a session.
+    pub(super) fn renew(&mut self, key: &SessionKey, now: Instant) -> Option<u64> {
+        let lease = self.take(key)?;
+        let (term_ms, end) = (lease.term_ms, now + lease.term());
+        self.put(key.clone(), lease, end);
+        Some(term_ms)
+    }
+
+    /// Gives every session a full term.
+    pub(super) fn renew_all(&mut self, now: Instant) {
+        let keys: Vec<_> = self.leases.keys().cloned().collect();
+        for key in keys {
+            self.renew(&key, now);
+        }
+    }
+
+    /// When a session ends, if it is not renewed.
+    pub(super) fn end_of(&self, key: &SessionKey) -> Option<Instant> {
+        self.leases.get(key).map(|lease| lease.end)
+    }
+
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.by_end.first().map(|(end, _)| *end)
+    }
+
+    /// The topics of the sessions that have ended.
+    pub(super) fn ended(&self, now: Instant) -> Vec<TopicName> {
+        self.by_end
+            .iter()
+            .take_while(|(end, _)| *end <= now)
+            .filter_map(|(_, key)| self.leases.get(key))
+            .flat_map(|lease| lease.topics.iter().cloned())
+            .collect()
+    }
+
+    fn take(&mut self, key: &SessionKey) -> Option<Lease> {
+        let lease = self.leases.remove(key)?;
+        self.by_end.remove(&(lease.end, key.clone()));
+        Some(lease)
+    }
+
+    fn put(&mut self, key: SessionKey, lease: Lease, end: Instant) {
+        self.by_end.insert((end, key.clone()));
+        self.leases.insert(key, Lease { end, ..lease });
+    }
+}
+
+/// What shall keep a topic, by the extension of its REGISTER.
+pub(super) fn keep_asked_for(ext: Option<&RequestExt>) -> Result<Keep, String> {
+    let Some(ext) = ext else { return Ok(Keep::Process) };
+    match (&ext.hold, &ext.session) {
+        (None | Some(Hold::Process), None) => Ok(Keep::Process),
+        (Some(Hold::Static), None) => Ok(Keep::Static),
+        (None | Some(Hold::Session), Some(session)) => {
+            check_session_id(&session.id)?;
+            Ok(Keep::Session { id: session.id.clone(), lease_ms: term_of(session) })
+        }
+        (Some(Hold::Session), None) => Err("ext.session is missing: a session has an id".into()),
+        (Some(Hold::Other(word)), _) => Err(format!(
+            "ext.hold is `{}`, and can be process, session or static",
+            word.chars().take(64).collect::<String>()
+        )),
+        (Some(hold @ (Hold::Process | Hold::Static)), Some(_)) => {
+            Err(format!("ext.hold is {hold}, and ext.session is there: only one can keep a topic"))
+        }
+    }
+}
+
+pub(super) fn check_session_id(id: &str) -> Result<(), String> {
+    match id.len() {
+        1..=LONGEST_ID => Ok(()),
+        length => Err(format!("ext.session.id has {length} bytes, 1 to {LONGEST_ID} are allowed")),
+    }
+}
+
+/// The term that a session gets, in ms: what it asks for, within bounds.
+pub(super) fn term_of(session: &AskedSession) -> u64 {
+    session.lease_ms.unwrap_or(DEFAULT_LEASE_MS).clamp(SHORTEST_LEASE_MS, LONGEST_LEASE_MS)
+}

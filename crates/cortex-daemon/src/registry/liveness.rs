@@ -1,0 +1,150 @@
+//! Whether a topic's publisher still lives, where its process cannot tell: by its endpoint.
+//!
+//! | what is known of the process | what an endpoint's look can do |
+//! |---|---|
+//! | it is watched | nothing is looked at: a publisher that lives is never evicted |
+//! | it is gone (orphan) | evicted when dead, or twice without a greeting: a forked child may hold the listener |
+//! | it cannot be seen (unseen) | evicted when dead twice in a row, and only if it was once found alive: it may lie behind a firewall |
+//!
+//! What cannot be told never evicts.
+
+use std::time::{Duration, Instant};
+
+use super::{Finding, Reason};
+
+/// The longest pause between two looks at an endpoint that does not greet: each look takes a slot
+/// of a stopped publisher's backlog.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Looks in a row that must find the same before it counts.
+const TWICE: u32 = 2;
+
+/// How a topic's endpoint is looked after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Vigil {
+    kind: Kind,
+    /// When the next look is due.
+    due: Option<Instant>,
+    /// A look is under way.
+    probing: bool,
+    pause: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Rest,
+    Orphan { silent: u32 },
+    Unseen { failures: u32 },
+}
+
+/// What follows from a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Stays,
+    FoundAlive,
+    Evict(Reason),
+}
+
+impl Vigil {
+    /// Nothing is to be looked at.
+    pub(super) fn rest() -> Self {
+        Self { kind: Kind::Rest, due: None, probing: false, pause: Duration::ZERO }
+    }
+
+    /// The process cannot be seen. The first look, at once, is to find the endpoint alive.
+    pub(super) fn unseen(now: Instant) -> Self {
+        Self { kind: Kind::Unseen { failures: 0 }, due: Some(now), ..Self::rest() }
+    }
+
+    /// The process is gone: the first look follows at once.
+    pub(super) fn orphan(now: Instant) -> Self {
+        Self { kind: Kind::Orphan { silent: 0 }, due: Some(now), ..Self::rest() }
+    }
+
+    pub(super) fn rests(&self) -> bool {
+        self.kind == Kind::Rest
+    }
+
+    pub(super) fn is_orphan(&self) -> bool {
+        matches!(self.kind, Kind::Orphan { .. })
+    }
+
+    pub(super) fn is_probing(&self) -> bool {
+        self.probing
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Makes a look due now, unless one is under way or there is nothing to look at.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if !self.probing && !self.rests() {
+            self.due = Some(now);
+        }
+    }
+
+    /// A look begins.
+    pub(super) fn begin(&mut self) {
+        self.due = None;
+        self.probing = true;
+    }
+
+    /// A look has shown something.
+    pub(super) fn found(
+        &mut self,
+        finding: Finding,
+        found_alive: bool,
+        now: Instant,
+        interval: Duration,
+    ) -> Verdict {
+        self.probing = false;
+        let verdict = match &mut self.kind {
+            Kind::Rest => return Verdict::Stays,
+            Kind::Orphan { silent } => orphan_verdict(silent, finding),
+            Kind::Unseen { failures } => unseen_verdict(failures, finding, found_alive),
+        };
+        self.pause = match finding {
+            // What is dead but may stay is looked at rarely, what may be evicted soon.
+            Finding::Greets => interval,
+            Finding::Dead if found_alive || self.is_orphan() => interval,
+            Finding::Silent if self.is_orphan() => interval,
+            Finding::Dead | Finding::Silent | Finding::Unknown => {
+                (self.pause * 2).clamp(interval, LONGEST_PAUSE.max(interval))
+            }
+        };
+        self.due = Some(now + self.pause);
+        verdict
+    }
+}
+
+fn orphan_verdict(silent: &mut u32, finding: Finding) -> Verdict {
+    match finding {
+        Finding::Dead => Verdict::Evict(Reason::OwnerExited),
+        Finding::Silent => {
+            *silent += 1;
+            if *silent >= TWICE { Verdict::Evict(Reason::OwnerExited) } else { Verdict::Stays }
+        }
+        Finding::Greets => {
+            *silent = 0;
+            Verdict::FoundAlive
+        }
+        Finding::Unknown => Verdict::Stays,
+    }
+}
+
+fn unseen_verdict(failures: &mut u32, finding: Finding, found_alive: bool) -> Verdict {
+    match finding {
+        Finding::Dead if found_alive => {
+            *failures += 1;
+            if *failures >= TWICE { Verdict::Evict(Reason::EndpointDead) } else { Verdict::Stays }
+        }
+        Finding::Silent | Finding::Greets => {
+            *failures = 0;
+            Verdict::FoundAlive
+        }
+        Finding::Dead | Finding::Unknown => {
+            *failures = 0;
+            Verdict::Stays
+        }
+    }
+}

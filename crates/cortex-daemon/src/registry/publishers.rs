@@ -1,0 +1,110 @@
+//! What becomes of topics whose publishers end, cannot be seen, or are looked at.
+
+use std::time::Instant;
+
+use cortex_proto::TopicName;
+
+use super::contests::Awaits;
+use super::liveness::{Verdict, Vigil};
+use super::topics::Entry;
+use super::{Finding, Keep, Moment, Probe, Registry, Write};
+use crate::peer::Process;
+
+impl Registry {
+    /// The process is gone: its topics stay only as far as their endpoints live.
+    pub(super) fn orphan(&mut self, process: Process, now: Moment) {
+        for name in self.owners.forget(process) {
+            self.watch_endpoint(&name, Vigil::orphan(now.instant));
+        }
+        self.begin_probes(now);
+    }
+
+    /// The process cannot be watched: its topics' endpoints must tell.
+    pub(super) fn lose_sight(&mut self, process: Process, now: Moment) {
+        for name in self.owners.forget(process) {
+            self.watch_endpoint(&name, Vigil::unseen(now.instant));
+        }
+        self.begin_probes(now);
+    }
+
+    fn watch_endpoint(&mut self, name: &TopicName, vigil: Vigil) {
+        self.change_vigil(name, |entry| entry.vigil = vigil);
+    }
+
+    pub(super) fn probed(
+        &mut self,
+        name: &TopicName,
+        revision: u64,
+        finding: Finding,
+        now: Moment,
+    ) {
+        let interval = self.settings.probe_interval;
+        let verdict = self.change_vigil(name, |entry| {
+            if entry.revision != revision || !entry.vigil.is_probing() {
+                return None;
+            }
+            let found_alive = entry.found_alive;
+            Some(entry.vigil.found(finding, found_alive, now.instant, interval))
+        });
+        match verdict.flatten() {
+            // A late result, for a registration that is no more.
+            None => return,
+            Some(Verdict::Stays) => {}
+            Some(Verdict::FoundAlive) => self.note_alive(name),
+            Some(Verdict::Evict(reason)) => self.evict(name, reason, now),
+        }
+        self.settle_contests(
+            |contest| contest.awaits == Awaits::Probe && contest.name == *name,
+            now,
+        );
+    }
+
+    /// Asks for the looks that are due.
+    pub(super) fn begin_probes(&mut self, now: Moment) {
+        while let Some((due, name)) = self.agenda.first().cloned()
+            && due <= now.instant
+        {
+            let probe = self.change_vigil(&name, |entry| {
+                entry.vigil.begin();
+                let address = entry.info.address.clone();
+                Probe { name: entry.info.name.clone(), revision: entry.revision, address }
+            });
+            self.agenda.remove(&(due, name));
+            self.effects.probe.extend(probe);
+        }
+    }
+
+    /// Remembers that an endpoint was found alive, also beyond a restart.
+    fn note_alive(&mut self, name: &TopicName) {
+        let Some(entry) = self.topics.get_mut(name.as_str()) else { return };
+        if entry.found_alive {
+            return;
+        }
+        let before = entry.clone();
+        entry.found_alive = true;
+        let write = Write { name: name.clone(), record: Some(entry.record()), event: None };
+        self.stage(Some(before.into()), None, write);
+    }
+
+    /// Changes how an entry's endpoint is looked after, and the agenda with it.
+    pub(super) fn change_vigil<T>(
+        &mut self,
+        name: &TopicName,
+        change: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
+        let entry = self.topics.get_mut(name.as_str())?;
+        let before = entry.vigil.due();
+        let result = change(entry);
+        let after = entry.vigil.due();
+        if before != after {
+            before.map(|due| self.agenda.remove(&(due, name.clone())));
+            after.map(|due| self.agenda.insert((due, name.clone())));
+        }
+        Some(result)
+    }
+}
+
+/// How the endpoint of a new entry is looked after.
+pub(super) fn vigil_for(keep: &Keep, process: Option<Process>, now: Instant) -> Vigil {
+    if *keep == Keep::Process && process.is_none() { Vigil::unseen(now) } else { Vigil::rest() }
+}

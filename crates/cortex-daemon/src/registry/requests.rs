@@ -1,0 +1,467 @@
+//! What each request does.
+
+use std::sync::Arc;
+
+use cortex_proto::{
+    DiscoveryCommand, DiscoveryRequest, DiscoveryStatus, EXTENSION_LEVEL, EncodedResponse,
+    RequestExt, RequestedCommand, ResponseExt, TopicInfo,
+};
+
+use super::access::user;
+use super::contests::{Awaits, Contest, PATIENCE};
+use super::holds::{SessionKey, check_session_id, keep_asked_for, term_of};
+use super::publishers::vigil_for;
+use super::staging::session_of;
+use super::topics::Entry;
+use super::{Asked, EventKind, Keep, Moment, Refusal, Registry, Reply, reply_bytes};
+use crate::peer::{Peer, Process};
+
+/// Whether a REGISTER that would be refused may wait for a look at who has the topic.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt<'a> {
+    First,
+    Last,
+    /// Nothing can be stored: what would change something is refused.
+    WithoutStore(&'a str),
+}
+
+#[expect(clippy::large_enum_variant, reason = "nearly all answers are replies")]
+enum Answer {
+    Reply(Outcome),
+    /// Not now: see [`Contest`].
+    Contested(Awaits),
+}
+
+/// What a request has led to.
+struct Outcome {
+    status: DiscoveryStatus,
+    message: String,
+    content: Content,
+    ext: ResponseExt,
+}
+
+/// What goes along with the message.
+enum Content {
+    Nothing,
+    Topic(Arc<[u8]>),
+    AllTopics,
+}
+
+impl Outcome {
+    fn new(status: DiscoveryStatus, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status, message, content: Content::Nothing, ext: ResponseExt::default() }
+    }
+
+    fn ok(message: impl Into<String>) -> Self {
+        Self::new(DiscoveryStatus::Ok, message)
+    }
+
+    fn error(message: impl Into<String>) -> Self {
+        Self::new(DiscoveryStatus::Error, message)
+    }
+
+    fn not_found(name: &str) -> Self {
+        Self::new(DiscoveryStatus::NotFound, format!("Topic {name} not found"))
+    }
+}
+
+impl From<Outcome> for Answer {
+    fn from(outcome: Outcome) -> Self {
+        Self::Reply(outcome)
+    }
+}
+
+impl Registry {
+    /// Answers a request, or lets it wait.
+    pub(super) fn receive(&mut self, asked: Asked, now: Moment) {
+        self.counters.unreadable += u64::from(asked.request.is_err());
+        match self.answer(&asked, Attempt::First, now) {
+            Answer::Reply(outcome) => self.reply(asked, outcome, now),
+            Answer::Contested(awaits) => self.contest(asked, awaits, now),
+        }
+    }
+
+    /// Answers a request of a batch that could not be stored.
+    pub(super) fn answer_without_store(&mut self, asked: Asked, problem: &str, now: Moment) {
+        let attempt = Attempt::WithoutStore(problem);
+        if let Answer::Reply(outcome) = self.answer(&asked, attempt, now) {
+            self.reply(asked, outcome, now);
+        }
+    }
+
+    /// A look at a process was taken; if it is gone, that is known by now.
+    pub(super) fn looked(&mut self, process: Process, now: Moment) {
+        for contest in &mut self.contests {
+            let present = self.topics.get(contest.name.as_str());
+            let waits_for_this = contest.awaits == Awaits::Look(process);
+            if waits_for_this && present.is_some_and(|entry| entry.vigil.is_probing()) {
+                contest.awaits = Awaits::Probe;
+            }
+        }
+        self.settle_contests(|contest| contest.awaits == Awaits::Look(process), now);
+    }
+
+    /// Answers the waiting REGISTERs that `is_over` picks, in the order in which they came.
+    pub(super) fn settle_contests(&mut self, is_over: impl Fn(&Contest) -> bool, now: Moment) {
+        let (over, waiting) =
+            std::mem::take(&mut self.contests).into_iter().partition::<Vec<_>, _>(is_over);
+        self.contests = waiting;
+        for contest in over {
+            // The registration that stood against it may have given way to another one.
+            let present = self.topics.get(contest.name.as_str()).map(|entry| entry.revision);
+            let is_same = present == Some(contest.revision);
+            let attempt = if is_same { Attempt::Last } else { Attempt::First };
+            match self.answer(&contest.asked, attempt, now) {
+                Answer::Reply(outcome) => self.reply(contest.asked, outcome, now),
+                Answer::Contested(awaits) => self.contest(contest.asked, awaits, now),
+            }
+        }
+    }
+
+    fn contest(&mut self, asked: Asked, awaits: Awaits, now: Moment) {
+        let info = asked.request.as_ref().ok().and_then(|request| request.topic_info.as_ref());
+        let Some(name) = info.map(|info| info.name.clone()) else { return };
+        let Some(revision) = self.topics.get(name.as_str()).map(|entry| entry.revision) else {
+            return;
+        };
+        match awaits {
+            Awaits::Look(process) => self.effects.look.push(process),
+            Awaits::Probe => {
+                self.change_vigil(&name, |entry| entry.vigil.hurry(now.instant));
+                self.begin_probes(now);
+            }
+        }
+        let end = now.instant + PATIENCE;
+        self.contests.push(Contest { asked, name, revision, end, awaits });
+    }
+
+    fn reply(&mut self, asked: Asked, outcome: Outcome, now: Moment) {
+        let wants_ext = match &asked.request {
+            Ok(request) => request.ext.is_some() || (64..96).contains(&request.command.number()),
+            Err(unreadable) => unreadable.asks_for_ext,
+        };
+        let mut ext = wants_ext.then_some(outcome.ext);
+        let is_list = matches!(outcome.content, Content::AllTopics);
+        let is_shared = is_list && ext.is_none() && self.list_reply.is_some();
+        let body = match outcome.content {
+            Content::Nothing => reply_bytes(outcome.status, &outcome.message, ext.as_ref()),
+            Content::Topic(packed) => EncodedResponse {
+                status: outcome.status,
+                message: &outcome.message,
+                topic_info: Some(&packed),
+                topics: &[],
+                ext: ext.as_ref(),
+            }
+            .to_bytes()
+            .into(),
+            Content::AllTopics => match &mut ext {
+                None => self.plain_list(),
+                Some(ext) => {
+                    let entries = self.topics.iter().map(|entry| entry.describe(now.unix_ms));
+                    ext.entries = Some(entries.collect());
+                    pack_list(&self.topics, Some(ext))
+                }
+            },
+        };
+        if !is_shared {
+            self.new_bytes += body.len();
+        }
+        self.effects.replies.push(Reply { to: asked.from.clone(), status: outcome.status, body });
+        self.answered.push(asked);
+    }
+
+    /// The reply to a LIST without extension: made once after a change.
+    fn plain_list(&mut self) -> Arc<[u8]> {
+        Arc::clone(self.list_reply.get_or_insert_with(|| pack_list(&self.topics, None)))
+    }
+
+    fn answer(&mut self, asked: &Asked, attempt: Attempt<'_>, now: Moment) -> Answer {
+        let peer = &asked.peer;
+        let request = match &asked.request {
+            Ok(request) => request,
+            Err(unreadable) => return unparsable(&unreadable.problem).into(),
+        };
+        let command = match request.command {
+            RequestedCommand::Known(command) => command,
+            RequestedCommand::Unknown(number) => {
+                return unparsable(&format!("{number} is not a known command")).into();
+            }
+        };
+        match command {
+            DiscoveryCommand::RegisterTopic => self.register(peer, request, attempt, now),
+            DiscoveryCommand::UnregisterTopic => self.unregister(peer, request, attempt).into(),
+            DiscoveryCommand::LookupTopic => self.lookup(request, now).into(),
+            DiscoveryCommand::ListTopics => {
+                Outcome { content: Content::AllTopics, ..Outcome::ok("") }.into()
+            }
+            DiscoveryCommand::Ping => self.ping(now).into(),
+            DiscoveryCommand::Renew => self.renew(peer, request.ext.as_ref(), now).into(),
+            DiscoveryCommand::Shutdown => self.shutdown(peer).into(),
+        }
+    }
+
+    fn ping(&self, now: Moment) -> Outcome {
+        let uptime = now.instant.saturating_duration_since(self.started).as_millis();
+        let ext = ResponseExt {
+            level: Some(EXTENSION_LEVEL),
+            server: Some(self.settings.server.clone()),
+            epoch: Some(self.epoch),
+            revision: Some(self.revision),
+            pid: Some(self.settings.pid.into()),
+            uptime_ms: Some(u64::try_from(uptime).unwrap_or(u64::MAX)),
+            topics: Some(self.topics.len() as u64),
+            ..ResponseExt::default()
+        };
+        Outcome { ext, ..Outcome::ok("pong") }
+    }
+
+    fn register(
+        &mut self,
+        peer: &Peer,
+        request: &DiscoveryRequest,
+        attempt: Attempt<'_>,
+        now: Moment,
+    ) -> Answer {
+        let Some(info) = &request.topic_info else {
+            return Outcome::error("Missing topic_info in register request").into();
+        };
+        let keep = match self.check_registration(info, request.ext.as_ref()) {
+            Ok(keep) => keep,
+            Err(problem) => {
+                let message = format!("Topic {} is not registered: {problem}", info.name);
+                return Outcome::error(message).into();
+            }
+        };
+        if let Some(existing) = self.topics.get(info.name.as_str()) {
+            let is_other = existing.info.publisher_node != info.publisher_node;
+            if is_other || !self.settings.access.may_change(peer, existing) {
+                if attempt == Attempt::First
+                    && let Some(awaits) = doubt(existing)
+                {
+                    return Answer::Contested(awaits);
+                }
+                return self.refuse_registration(peer, info, is_other).into();
+            }
+            if existing.owner == *peer && existing.keep == keep && *existing.info == *info {
+                if let Some((key, _)) = session_of(existing) {
+                    self.sessions.renew(&key, now.instant);
+                }
+                return self.registered(info).into();
+            }
+        }
+        if let Attempt::WithoutStore(problem) = attempt {
+            // It was heard all the same: its session lives.
+            if let Keep::Session { id, .. } = keep {
+                self.sessions.renew(&SessionKey { uid: peer.uid, id }, now.instant);
+            }
+            let message = format!("Topic {} is not registered: {problem}", info.name);
+            return Outcome::error(message).into();
+        }
+        self.enter(peer, info, keep, now).into()
+    }
+
+    /// Checks what needs no look at the topics of others.
+    fn check_registration(
+        &mut self,
+        info: &TopicInfo,
+        ext: Option<&RequestExt>,
+    ) -> Result<Keep, String> {
+        let most = self.settings.limits.field_bytes;
+        let fields = [
+            ("address", &info.address),
+            ("message_type", &info.message_type),
+            ("publisher_node", &info.publisher_node),
+        ];
+        if let Some((field, value)) = fields.into_iter().find(|(_, value)| value.len() > most) {
+            self.counters.over_limit += 1;
+            let length = value.len();
+            return Err(format!("its {field} has {length} bytes, at most {most} are allowed"));
+        }
+        let most = self.settings.limits.topics;
+        if self.topics.len() >= most && self.topics.get(info.name.as_str()).is_none() {
+            self.counters.over_limit += 1;
+            return Err(format!("this daemon holds {most} topics and takes no more"));
+        }
+        keep_asked_for(ext)
+    }
+
+    fn refuse_registration(&mut self, peer: &Peer, info: &TopicInfo, is_other: bool) -> Outcome {
+        let Some(existing) = self.topics.get(info.name.as_str()) else {
+            return Outcome::not_found(info.name.as_str());
+        };
+        if is_other {
+            let node = &existing.info.publisher_node;
+            let message = format!("Topic {} already registered by {node}", info.name);
+            return Outcome::new(DiscoveryStatus::AlreadyExists, message);
+        }
+        let message = format!(
+            "Topic {} is not registered: it belongs to {}, and you are {}",
+            info.name,
+            user(existing.owner.uid),
+            user(peer.uid)
+        );
+        self.refuse_access(peer, message)
+    }
+
+    fn refuse_access(&mut self, peer: &Peer, message: String) -> Outcome {
+        self.counters.no_access += 1;
+        self.effects.refused.push(Refusal { peer: *peer, message: message.clone() });
+        Outcome::error(message)
+    }
+
+    /// What a REGISTER is told when all is as it wants.
+    fn registered(&self, info: &TopicInfo) -> Outcome {
+        let existing = self.topics.get(info.name.as_str());
+        let ext = existing.map(registration_ext).unwrap_or_default();
+        Outcome { ext, ..Outcome::ok(format!("Registered topic: {}", info.name)) }
+    }
+
+    fn enter(&mut self, peer: &Peer, info: &TopicInfo, keep: Keep, now: Moment) -> Outcome {
+        let existing = self.topics.get(info.name.as_str());
+        let place = existing.map_or_else(|| self.topics.next_place(), |entry| entry.place);
+        // The endpoint's past counts only as long as it is the same endpoint.
+        let found_alive =
+            existing.is_some_and(|entry| entry.found_alive && entry.info.address == info.address);
+        let entry = Entry {
+            info: Arc::new(info.clone()),
+            packed: info.to_bytes().into(),
+            place,
+            revision: 0,
+            changed_ms: now.unix_ms,
+            owner: *peer,
+            vigil: vigil_for(&keep, peer.process, now.instant),
+            keep,
+            found_alive,
+        };
+        self.stage_entry(entry, now.instant);
+        self.registered(info)
+    }
+
+    fn unregister(
+        &mut self,
+        peer: &Peer,
+        request: &DiscoveryRequest,
+        attempt: Attempt<'_>,
+    ) -> Outcome {
+        let in_info = || request.topic_info.as_ref().map(|info| info.name.as_str());
+        let Some(name) = non_empty(request.topic_name.as_deref()).or_else(in_info) else {
+            return Outcome::error("Missing topic name in unregister request");
+        };
+        let Some(entry) = self.topics.get(name) else {
+            return Outcome::not_found(name);
+        };
+        let is_refused = |problem: String| format!("Topic {name} is not unregistered: {problem}");
+        if let Some(problem) = guard_mismatch(entry, request.ext.as_ref()) {
+            return Outcome::error(is_refused(problem));
+        }
+        if !self.settings.access.may_change(peer, entry) {
+            let (owner, asker) = (user(entry.owner.uid), user(peer.uid));
+            let message = is_refused(format!("it belongs to {owner}, and you are {asker}"));
+            return self.refuse_access(peer, message);
+        }
+        if let Attempt::WithoutStore(problem) = attempt {
+            return Outcome::error(is_refused(problem.to_owned()));
+        }
+        if let Some(detached) = self.detach(name) {
+            self.stage_removal(detached, EventKind::Unregistered);
+        }
+        Outcome::ok(format!("Unregistered topic: {name}"))
+    }
+
+    fn lookup(&self, request: &DiscoveryRequest, now: Moment) -> Outcome {
+        let Some(name) = non_empty(request.topic_name.as_deref()) else {
+            return Outcome::error("Missing topic_name in lookup request");
+        };
+        let Some(entry) = self.topics.get(name) else {
+            return Outcome::not_found(name);
+        };
+        let mut found = Outcome::ok("");
+        found.content = Content::Topic(Arc::clone(&entry.packed));
+        if request.ext.is_some() {
+            found.ext.entry = Some(entry.describe(now.unix_ms));
+        }
+        found
+    }
+
+    fn renew(&mut self, peer: &Peer, ext: Option<&RequestExt>, now: Moment) -> Outcome {
+        let Some(session) = ext.and_then(|ext| ext.session.as_ref()) else {
+            return Outcome::error("Missing ext.session in renew request");
+        };
+        if let Err(problem) = check_session_id(&session.id) {
+            return Outcome::error(format!("The session is not renewed: {problem}"));
+        }
+        let key = SessionKey { uid: peer.uid, id: session.id.clone() };
+        let term = self.sessions.renew(&key, now.instant);
+        let ext = ResponseExt {
+            lease_ms: Some(term.unwrap_or_else(|| term_of(session))),
+            known: Some(term.is_some()),
+            ..ResponseExt::default()
+        };
+        Outcome { ext, ..Outcome::ok("") }
+    }
+
+    fn shutdown(&mut self, peer: &Peer) -> Outcome {
+        if self.settings.access.may_stop(peer) {
+            self.effects.stop = true;
+            return Outcome::ok("Shutting down");
+        }
+        let message = format!(
+            "The daemon is not shut down: only root and the daemon's own user may do that, and \
+             you are {}",
+            user(peer.uid)
+        );
+        self.refuse_access(peer, message)
+    }
+}
+
+/// What could show that who has a topic is gone.
+fn doubt(existing: &Entry) -> Option<Awaits> {
+    match existing.watched_process() {
+        Some(process) => Some(Awaits::Look(process)),
+        None => existing.vigil.is_orphan().then_some(Awaits::Probe),
+    }
+}
+
+fn unparsable(problem: &str) -> Outcome {
+    Outcome::error(format!("Failed to parse request: {problem}"))
+}
+
+/// What a REGISTER is told of the entry.
+fn registration_ext(entry: &Entry) -> ResponseExt {
+    let lease_ms = match entry.keep {
+        Keep::Session { lease_ms, .. } => Some(lease_ms),
+        Keep::Process | Keep::Static => None,
+    };
+    ResponseExt { revision: Some(entry.revision), lease_ms, ..ResponseExt::default() }
+}
+
+/// What of an UNREGISTER's conditions does not hold.
+fn guard_mismatch(entry: &Entry, ext: Option<&RequestExt>) -> Option<String> {
+    let ext = ext?;
+    if let Some(node) = &ext.publisher_node
+        && *node != entry.info.publisher_node
+    {
+        let present = &entry.info.publisher_node;
+        return Some(format!("it is registered by {present}, not by {node}"));
+    }
+    if let Some(revision) = ext.revision
+        && revision != entry.revision
+    {
+        return Some(format!("it is at revision {}, not at {revision}", entry.revision));
+    }
+    None
+}
+
+fn pack_list(topics: &super::Topics, ext: Option<&ResponseExt>) -> Arc<[u8]> {
+    let packed: Vec<_> = topics.iter().map(|entry| &*entry.packed).collect();
+    let status = DiscoveryStatus::Ok;
+    EncodedResponse { status, message: "", topic_info: None, topics: &packed, ext }
+        .to_bytes()
+        .into()
+}
+
+/// The reference takes an empty name for none.
+fn non_empty(name: Option<&str>) -> Option<&str> {
+    name.filter(|name| !name.is_empty())
+}

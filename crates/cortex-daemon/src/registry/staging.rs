@@ -1,0 +1,165 @@
+//! What a batch changes: staged first, and then kept or taken back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::holds::SessionKey;
+use super::topics::Entry;
+use super::{Change, EVICTION_RETRY, Effects, Event, EventKind, Keep, Moment, Registry, Write};
+
+/// A change that counts only when it is stored.
+#[derive(Debug)]
+pub(super) struct Staged {
+    before: Option<Detached>,
+    change: Option<Change>,
+}
+
+/// An entry that is not in place, and what was known of it beside it.
+#[derive(Debug)]
+pub(super) struct Detached {
+    entry: Entry,
+    /// When its session ends; `None`: after a full term, or it has none.
+    session_end: Option<Instant>,
+}
+
+impl From<Entry> for Detached {
+    fn from(entry: Entry) -> Self {
+        Self { entry, session_end: None }
+    }
+}
+
+impl Registry {
+    /// The batch is stored: gives what is to be done.
+    pub fn commit(&mut self) -> Effects {
+        let changes = self.staged.drain(..).filter_map(|staged| staged.change);
+        self.effects.changed.extend(changes);
+        let is_evicted = |change: &&Change| matches!(change.kind, EventKind::Evicted(_));
+        self.counters.evicted += self.effects.changed.iter().filter(is_evicted).count() as u64;
+        self.writes.clear();
+        self.answered.clear();
+        self.new_bytes = 0;
+        self.owners.settle(&mut self.effects);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The batch could not be stored: takes its changes back, answers them with ERROR and the
+    /// other requests from what is there. Evictions are tried again later.
+    pub fn rollback(&mut self, problem: &str, now: Moment) -> Effects {
+        self.counters.not_stored += 1;
+        let staged = std::mem::take(&mut self.staged);
+        let writes = std::mem::take(&mut self.writes);
+        for (staged, write) in staged.into_iter().zip(writes).rev() {
+            self.detach(write.name.as_str());
+            if let Some(before) = staged.before {
+                self.put_back(before, staged.change.as_ref(), now.instant);
+            }
+            self.revision -= u64::from(staged.change.is_some());
+        }
+        self.evict_again = Some(now.instant + EVICTION_RETRY);
+        self.effects.replies.clear();
+        self.effects.refused.clear();
+        for asked in std::mem::take(&mut self.answered) {
+            self.answer_without_store(asked, problem, now);
+        }
+        self.writes.clear();
+        self.answered.clear();
+        self.new_bytes = 0;
+        self.owners.settle(&mut self.effects);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Undoes a change. What was to be evicted is so again, a little later.
+    fn put_back(&mut self, mut before: Detached, change: Option<&Change>, now: Instant) {
+        if change.is_some_and(|change| matches!(change.kind, EventKind::Evicted(_))) {
+            before.entry.vigil.hurry(now + EVICTION_RETRY);
+        }
+        self.attach(before, now);
+    }
+
+    pub(super) fn stage(&mut self, before: Option<Detached>, change: Option<Change>, write: Write) {
+        self.staged.push(Staged { before, change });
+        self.writes.push(write);
+    }
+
+    /// Stages a topic that is new or new again.
+    pub(super) fn stage_entry(&mut self, mut entry: Entry, now: Instant) {
+        let name = entry.info.name.clone();
+        let before = self.detach(name.as_str());
+        self.revision += 1;
+        entry.revision = self.revision;
+        let kind = if before.is_some() { EventKind::Updated } else { EventKind::Registered };
+        let change = Change {
+            revision: self.revision,
+            kind,
+            info: Arc::clone(&entry.info),
+            owner: entry.owner,
+        };
+        let packed = Arc::clone(&entry.packed);
+        let event = Some(Event { revision: self.revision, kind, packed });
+        let write = Write { name, record: Some(entry.record()), event };
+        self.stage(before, Some(change), write);
+        self.attach(entry.into(), now);
+    }
+
+    /// Stages that a topic, which is detached already, is gone.
+    pub(super) fn stage_removal(&mut self, detached: Detached, kind: EventKind) {
+        self.revision += 1;
+        let entry = &detached.entry;
+        let change = Change {
+            revision: self.revision,
+            kind,
+            info: Arc::clone(&entry.info),
+            owner: entry.owner,
+        };
+        let packed = Arc::clone(&entry.packed);
+        let event = Some(Event { revision: self.revision, kind, packed });
+        let write = Write { name: entry.info.name.clone(), record: None, event };
+        self.stage(Some(detached), Some(change), write);
+    }
+
+    /// Puts an entry and all that hangs on it into place.
+    pub(super) fn attach(&mut self, detached: Detached, now: Instant) {
+        let Detached { entry, session_end } = detached;
+        let name = &entry.info.name;
+        if let Some(process) = entry.watched_process() {
+            self.owners.add(process, name.clone());
+        }
+        if let Some((key, lease_ms)) = session_of(&entry) {
+            self.sessions.add(key, lease_ms, name.clone(), session_end, now);
+        }
+        if let Some(due) = entry.vigil.due() {
+            self.agenda.insert((due, name.clone()));
+        }
+        self.topics.insert(entry);
+        self.list_reply = None;
+    }
+
+    /// The opposite of [`attach`](Self::attach).
+    pub(super) fn detach(&mut self, name: &str) -> Option<Detached> {
+        let entry = self.topics.remove(name)?;
+        let name = &entry.info.name;
+        if let Some(process) = entry.watched_process() {
+            self.owners.remove(process, name);
+        }
+        let mut session_end = None;
+        if let Some((key, _)) = session_of(&entry) {
+            session_end = self.sessions.end_of(&key);
+            self.sessions.remove(&key, name);
+        }
+        if let Some(due) = entry.vigil.due() {
+            self.agenda.remove(&(due, name.clone()));
+        }
+        self.list_reply = None;
+        Some(Detached { entry, session_end })
+    }
+}
+
+/// The session that keeps an entry, and its term in ms.
+pub(super) fn session_of(entry: &Entry) -> Option<(SessionKey, u64)> {
+    match &entry.keep {
+        Keep::Session { id, lease_ms } => {
+            Some((SessionKey { uid: entry.owner.uid, id: id.clone() }, *lease_ms))
+        }
+        Keep::Process | Keep::Static => None,
+    }
+}

@@ -1,0 +1,146 @@
+//! From what was stored to a registry: which of it still counts.
+
+use cortex_proto::DecodeError;
+use thiserror::Error;
+
+use crate::config::{Config, State};
+use crate::edge::clock::moment;
+use crate::edge::credentials::own_uid;
+use crate::edge::processes::Host;
+use crate::edge::random::random_u64;
+use crate::edge::state_file::StoreError;
+use crate::edge::store::{Loaded, Store};
+use crate::registry::{Access, Keep, Record, Registry, Settings, Snapshot, Write};
+
+/// Why a daemon cannot start from its state.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The state file cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored topic is none.
+    #[error("a stored topic cannot be read: {0}")]
+    Record(#[from] DecodeError),
+}
+
+/// Opens the store, and makes a registry of what is in it.
+pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry), StateError> {
+    let (mut store, loaded) = match &config.state {
+        State::None => (Store::none(), None),
+        State::File(path) => Store::open(path)?,
+    };
+    let snapshot = match loaded {
+        Some(Loaded { snapshot, host: stored }) if stored.boot_id == host.boot_id => {
+            if stored.pid_namespace == host.pid_namespace {
+                snapshot
+            } else {
+                move_namespace(snapshot, host, &mut store)?
+            }
+        }
+        other => {
+            let snapshot = begin(other.map(|loaded| loaded.snapshot));
+            store.reset(&snapshot, host)?;
+            snapshot
+        }
+    };
+    let settings = Settings {
+        limits: config.limits,
+        access: Access {
+            daemon_uid: own_uid(),
+            allow_remote_shutdown: config.allow_remote_shutdown,
+        },
+        probe_interval: config.probe_interval,
+        server: concat!("cortex-discovery/", env!("CARGO_PKG_VERSION")).to_owned(),
+        pid: std::process::id(),
+    };
+    Ok((store, Registry::restore(settings, snapshot, moment())?))
+}
+
+/// A new history, of which only what outlives a boot is known: after one no process is left, and
+/// endpoints may be anybody's.
+fn begin(stored: Option<Snapshot>) -> Snapshot {
+    let mut snapshot = stored.unwrap_or_default();
+    let before = snapshot.records.len();
+    snapshot.records.retain(|record| record.keep == Keep::Static);
+    if before > 0 {
+        let kept = snapshot.records.len();
+        tracing::info!(kept, dropped = before - kept, "the machine has booted: static topics stay");
+    }
+    snapshot.records.iter_mut().for_each(forget_process);
+    Snapshot { epoch: random_u64(), ..snapshot }
+}
+
+/// In another pid namespace a process's number says nothing.
+fn move_namespace(
+    mut snapshot: Snapshot,
+    host: &Host,
+    store: &mut Store,
+) -> Result<Snapshot, StoreError> {
+    snapshot.records.iter_mut().for_each(forget_process);
+    let write = |record: &Record| Write {
+        name: record.name.clone(),
+        record: Some(record.clone()),
+        event: None,
+    };
+    store.move_to(host, &snapshot.records.iter().map(write).collect::<Vec<_>>())?;
+    Ok(snapshot)
+}
+
+fn forget_process(record: &mut Record) {
+    record.process = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use cortex_proto::TopicName;
+
+    use super::*;
+    use crate::peer::Process;
+
+    fn record(name: &str, keep: Keep) -> Record {
+        Record {
+            name: TopicName::new(name).unwrap(),
+            place: 3,
+            packed: [].into(),
+            revision: 5,
+            changed_ms: 0,
+            uid: Some(1),
+            process: Some(Process { pid: 10, start_time: 20 }),
+            keep,
+            found_alive: true,
+        }
+    }
+
+    fn stored() -> Snapshot {
+        let session = Keep::Session { id: "s".into(), lease_ms: 10_000 };
+        let records = vec![
+            record("/process", Keep::Process),
+            record("/static", Keep::Static),
+            record("/session", session),
+        ];
+        Snapshot { epoch: 7, revision: 9, records }
+    }
+
+    #[test]
+    fn a_new_state_has_a_number_that_nobody_had() {
+        let (one, other) = (begin(None), begin(None));
+        assert_ne!(one.epoch, other.epoch);
+        assert_eq!((one.revision, one.records.len()), (0, 0));
+    }
+
+    #[test]
+    fn after_a_boot_only_static_topics_stay_in_another_epoch() {
+        let snapshot = begin(Some(stored()));
+        assert_ne!(snapshot.epoch, 7);
+        let expected = Record { process: None, ..record("/static", Keep::Static) };
+        assert_eq!((snapshot.revision, snapshot.records), (9, vec![expected]));
+    }
+
+    #[test]
+    fn in_another_pid_namespace_all_topics_stay_and_no_process_is_known() {
+        let host = Host { boot_id: Some("boot".into()), pid_namespace: Some(2) };
+        let snapshot = move_namespace(stored(), &host, &mut Store::none()).unwrap();
+        assert_eq!((snapshot.epoch, snapshot.revision, snapshot.records.len()), (7, 9, 3));
+        assert!(snapshot.records.iter().all(|record| record.process.is_none()));
+    }
+}

@@ -1,0 +1,285 @@
+//! A world for the registry: processes and endpoints that live and die, a store that can fail,
+//! and a clock that only the test moves.
+
+#![allow(dead_code, reason = "each test file uses its part of it")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use cortex_daemon::peer::{ConnectionId, Peer, Process, ReplyTo};
+pub(crate) use cortex_daemon::registry::Settings;
+use cortex_daemon::registry::{
+    Access, Asked, Change, Effects, Event, Finding, Input, Limits, Moment, Record, Refusal,
+    Registry, Snapshot, Write,
+};
+use cortex_daemon::zmtp::Envelope;
+use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
+
+pub(crate) const DAEMON_UID: u32 = 500;
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        limits: Limits::default(),
+        access: Access { daemon_uid: DAEMON_UID, allow_remote_shutdown: false },
+        probe_interval: PROBE_INTERVAL,
+        server: "cortex-discovery/test".into(),
+        pid: 42,
+    }
+}
+
+pub(crate) fn process(pid: u32) -> Process {
+    Process { pid, start_time: u64::from(pid) * 100 }
+}
+
+/// A peer over a Unix socket.
+pub(crate) fn local(uid: u32, pid: u32) -> Peer {
+    Peer { uid: Some(uid), process: Some(process(pid)) }
+}
+
+/// A peer over TCP.
+pub(crate) const REMOTE: Peer = Peer { uid: None, process: None };
+
+pub(crate) fn info(name: &str, node: &str) -> TopicInfo {
+    TopicInfo {
+        name: TopicName::new(name).unwrap(),
+        address: format!("ipc:///tmp{name}.{node}.sock"),
+        message_type: "M".into(),
+        fingerprint: 1,
+        publisher_node: node.into(),
+    }
+}
+
+/// Where the reply to a request of this number goes.
+pub(crate) fn reply_to(number: usize) -> ReplyTo {
+    ReplyTo { connection: ConnectionId(number), envelope: Envelope::default() }
+}
+
+/// The registry and what is around it. Every call performs the effects until none are left.
+pub(crate) struct World {
+    pub(crate) registry: Registry,
+    pub(crate) now: Moment,
+    pub(crate) dead: BTreeSet<Process>,
+    /// Processes that cannot be watched.
+    pub(crate) unseen: BTreeSet<Process>,
+    /// What a look at an endpoint shows; `Greets` where nothing is said.
+    pub(crate) endpoints: BTreeMap<String, Finding>,
+    /// Looks that wait for [`World::answer_probes`], when it is held back.
+    pub(crate) held_probes: Option<Vec<(TopicName, u64, String)>>,
+    pub(crate) stored: BTreeMap<TopicName, Record>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) disk_is_full: bool,
+    pub(crate) watched: BTreeSet<Process>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) refusals: Vec<Refusal>,
+    pub(crate) replies: BTreeMap<usize, DiscoveryResponse>,
+    pub(crate) stopped: bool,
+    asked: usize,
+    revision: u64,
+    epoch: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(settings(), Snapshot { epoch: 7, ..Snapshot::default() })
+    }
+
+    pub(crate) fn with(settings: Settings, snapshot: Snapshot) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "some instant to start from")]
+        let now = Moment { instant: Instant::now(), unix_ms: 1_000_000 };
+        let (revision, epoch) = (snapshot.revision, snapshot.epoch);
+        let stored = snapshot.records.iter().map(|r| (r.name.clone(), r.clone())).collect();
+        Self {
+            registry: Registry::restore(settings, snapshot, now).unwrap(),
+            now,
+            dead: BTreeSet::new(),
+            unseen: BTreeSet::new(),
+            endpoints: BTreeMap::new(),
+            held_probes: None,
+            stored,
+            events: Vec::new(),
+            disk_is_full: false,
+            watched: BTreeSet::new(),
+            changes: Vec::new(),
+            refusals: Vec::new(),
+            replies: BTreeMap::new(),
+            stopped: false,
+            asked: 0,
+            revision,
+            epoch,
+        }
+    }
+
+    /// What the daemon would find when it starts again.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut records: Vec<_> = self.stored.values().cloned().collect();
+        records.sort_by_key(|record| record.place);
+        Snapshot { epoch: self.epoch, revision: self.revision, records }
+    }
+
+    /// The daemon is killed and starts again; the world goes on.
+    pub(crate) fn restart(&mut self) {
+        self.registry = Registry::restore(settings(), self.snapshot(), self.now).unwrap();
+        self.watched.clear();
+        self.deliver(Vec::new());
+    }
+
+    /// Sends a request, and gives its number; the reply may come later.
+    pub(crate) fn send(&mut self, peer: Peer, request: DiscoveryRequest) -> usize {
+        self.asked += 1;
+        self.deliver(vec![self.asked_by(peer, request)]);
+        self.asked
+    }
+
+    fn asked_by(&self, peer: Peer, request: DiscoveryRequest) -> Input {
+        let from = reply_to(self.asked);
+        Input::Request(Asked { from, peer, request: Ok(request) })
+    }
+
+    /// Sends a request and gives its reply, which must be there at once.
+    pub(crate) fn ask(&mut self, peer: Peer, request: DiscoveryRequest) -> DiscoveryResponse {
+        let number = self.send(peer, request);
+        self.replies.remove(&number).unwrap()
+    }
+
+    /// Sends several requests that arrive in one batch.
+    pub(crate) fn ask_at_once(
+        &mut self,
+        requests: Vec<(Peer, DiscoveryRequest)>,
+    ) -> Vec<DiscoveryResponse> {
+        let first = self.asked + 1;
+        let inputs = requests
+            .into_iter()
+            .map(|(peer, request)| {
+                self.asked += 1;
+                self.asked_by(peer, request)
+            })
+            .collect();
+        self.deliver(inputs);
+        (first..=self.asked).map(|number| self.replies.remove(&number).unwrap()).collect()
+    }
+
+    pub(crate) fn list(&mut self) -> Vec<TopicInfo> {
+        self.ask(REMOTE, DiscoveryRequest::list()).topics
+    }
+
+    pub(crate) fn names(&mut self) -> Vec<String> {
+        self.list().into_iter().map(|info| info.name.to_string()).collect()
+    }
+
+    /// A process ends; the daemon is told if it watches it.
+    pub(crate) fn kill(&mut self, process: Process) {
+        self.dead.insert(process);
+        if self.watched.remove(&process) {
+            self.deliver(vec![Input::ProcessExited(process)]);
+        }
+    }
+
+    /// A process ends, and the daemon has not heard of it yet.
+    pub(crate) fn kill_unheard(&mut self, process: Process) {
+        self.dead.insert(process);
+    }
+
+    pub(crate) fn set_endpoint(&mut self, address: &str, finding: Finding) {
+        self.endpoints.insert(address.to_owned(), finding);
+    }
+
+    /// Lets time pass, in steps of a second.
+    pub(crate) fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now.instant += Duration::from_secs(1);
+            self.now.unix_ms += 1000;
+            self.deliver(Vec::new());
+        }
+    }
+
+    /// Answers the looks that were held back.
+    pub(crate) fn answer_probes(&mut self) {
+        let held = self.held_probes.take().unwrap_or_default();
+        let findings = held
+            .into_iter()
+            .map(|(name, revision, address)| self.find(name, revision, &address))
+            .collect();
+        self.deliver(findings);
+    }
+
+    fn find(&self, name: TopicName, revision: u64, address: &str) -> Input {
+        let finding = self.endpoints.get(address).copied().unwrap_or(Finding::Greets);
+        Input::EndpointProbed { name, revision, finding }
+    }
+
+    /// Hands over a batch as the daemon does, and then what its effects lead to, batch by batch.
+    pub(crate) fn deliver(&mut self, batch: Vec<Input>) {
+        let mut batch = batch;
+        loop {
+            for input in batch.drain(..) {
+                self.registry.handle(input, self.now);
+            }
+            self.registry.handle(Input::Tick { all_heard: true }, self.now);
+            let effects = if self.disk_is_full && !self.registry.writes().is_empty() {
+                self.registry.rollback("the disk is full", self.now)
+            } else {
+                let writes = self.registry.writes().to_vec();
+                self.store(writes);
+                self.registry.commit()
+            };
+            batch = self.perform(effects);
+            if batch.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn store(&mut self, writes: Vec<Write>) {
+        for write in writes {
+            match write.record {
+                Some(record) => self.stored.insert(write.name, record),
+                None => self.stored.remove(&write.name),
+            };
+            if let Some(event) = write.event {
+                assert_eq!(event.revision, self.revision + 1, "revisions have no gap");
+                self.revision = event.revision;
+                self.events.push(event);
+            }
+        }
+    }
+
+    fn perform(&mut self, effects: Effects) -> Vec<Input> {
+        let mut next = Vec::new();
+        self.changes.extend(effects.changed);
+        self.refusals.extend(effects.refused);
+        self.stopped |= effects.stop;
+        for reply in effects.replies {
+            let response = DiscoveryResponse::from_bytes(&reply.body).unwrap();
+            assert_eq!(response.status, reply.status);
+            let before = self.replies.insert(reply.to.connection.0, response);
+            assert_eq!(before, None, "a request is answered once");
+        }
+        for process in effects.unwatch {
+            assert!(self.watched.remove(&process), "what is unwatched was watched");
+        }
+        for process in effects.watch {
+            if self.dead.contains(&process) {
+                next.push(Input::ProcessExited(process));
+            } else if self.unseen.contains(&process) {
+                next.push(Input::ProcessUnseen(process));
+            } else {
+                assert!(self.watched.insert(process), "a process is watched once");
+            }
+        }
+        for process in effects.look {
+            if self.dead.contains(&process) && self.watched.remove(&process) {
+                next.push(Input::ProcessExited(process));
+            }
+            next.push(Input::ProcessLooked(process));
+        }
+        for probe in effects.probe {
+            let (name, revision) = (probe.name, probe.revision);
+            match &mut self.held_probes {
+                Some(held) => held.push((name, revision, probe.address)),
+                None => next.push(self.find(name, revision, &probe.address)),
+            }
+        }
+        next
+    }
+}

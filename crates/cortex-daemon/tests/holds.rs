@@ -1,0 +1,385 @@
+//! What keeps a topic, who may change it, and what the extensions tell.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{DAEMON_UID, REMOTE, World, info, local, process, settings};
+use cortex_daemon::peer::Peer;
+use cortex_daemon::registry::{EventKind, Finding, Input, Reason, Snapshot};
+use cortex_proto::{
+    DiscoveryCommand, DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, Hold, RequestExt,
+    RequestedCommand, ResponseExt, Session,
+};
+
+const ME: u32 = 1000;
+const SOMEBODY: u32 = 1001;
+
+fn session(id: &str, lease_ms: Option<u64>) -> Session {
+    Session { id: id.into(), lease_ms }
+}
+
+fn in_session(name: &str, session: Session) -> DiscoveryRequest {
+    let hold = Some(Hold::Session);
+    let ext = RequestExt { hold, session: Some(session), ..RequestExt::default() };
+    DiscoveryRequest::register(info(name, "n")).with_ext(ext)
+}
+
+fn held(name: &str, hold: Hold) -> DiscoveryRequest {
+    let ext = RequestExt { hold: Some(hold), ..RequestExt::default() };
+    DiscoveryRequest::register(info(name, "n")).with_ext(ext)
+}
+
+fn ext(response: &DiscoveryResponse) -> &ResponseExt {
+    response.ext.as_ref().unwrap()
+}
+
+fn renew(world: &mut World, peer: Peer, id: &str) -> (Option<bool>, Option<u64>) {
+    let reply = world.ask(peer, DiscoveryRequest::renew(session(id, None)));
+    assert_eq!(reply.status, DiscoveryStatus::Ok);
+    (ext(&reply).known, ext(&reply).lease_ms)
+}
+
+#[test]
+fn a_session_s_topics_go_when_it_is_not_renewed() {
+    let mut world = World::new();
+    let reply = world.ask(REMOTE, in_session("/a", session("s", Some(3000))));
+    assert_eq!((ext(&reply).revision, ext(&reply).lease_ms), (Some(1), Some(3000)));
+    world.ask(REMOTE, in_session("/b", session("s", Some(3000))));
+    world.ask(REMOTE, in_session("/c", session("other", None)));
+    for _ in 0..10 {
+        world.pass(2);
+        assert_eq!(renew(&mut world, REMOTE, "s"), (Some(true), Some(3000)));
+    }
+    assert_eq!(world.names(), ["/a", "/b"], "the other one had 10 s");
+    world.pass(3);
+    assert_eq!(world.names(), Vec::<String>::new());
+    let last = world.changes.last().unwrap();
+    assert_eq!(last.kind, EventKind::Evicted(Reason::LeaseExpired));
+    assert_eq!(renew(&mut world, REMOTE, "s"), (Some(false), Some(10_000)));
+}
+
+#[test]
+fn a_session_outlives_its_process() {
+    let mut world = World::new();
+    world.ask(local(ME, 10), in_session("/a", session("s", None)));
+    world.set_endpoint(&info("/a", "n").address, Finding::Dead);
+    assert!(world.watched.is_empty());
+    world.kill_unheard(process(10));
+    world.pass(9);
+    assert_eq!(renew(&mut world, local(ME, 11), "s").0, Some(true));
+    world.pass(9);
+    assert_eq!(world.names(), ["/a"]);
+}
+
+#[test]
+fn a_registration_renews_its_session_whether_it_changes_something_or_not() {
+    let mut world = World::new();
+    for _ in 0..5 {
+        world.ask(local(ME, 10), in_session("/a", session("s", None)));
+        world.pass(9);
+    }
+    assert_eq!(world.names(), ["/a"]);
+    assert_eq!(world.events.len(), 1, "the same again is no change");
+}
+
+#[test]
+fn a_session_belongs_to_its_user() {
+    let mut world = World::new();
+    world.ask(local(ME, 10), in_session("/a", session("s", None)));
+    assert_eq!(renew(&mut world, local(SOMEBODY, 11), "s").0, Some(false));
+    assert_eq!(renew(&mut world, REMOTE, "s").0, Some(false));
+    assert_eq!(renew(&mut world, local(ME, 12), "s").0, Some(true));
+}
+
+#[test]
+fn a_term_has_bounds() {
+    let mut world = World::new();
+    for (asked, given) in [
+        (None, 10_000),
+        (Some(0), 500),
+        (Some(499), 500),
+        (Some(60_000), 60_000),
+        (Some(u64::MAX), 86_400_000),
+    ] {
+        let reply = world.ask(REMOTE, in_session("/a", session("s", asked)));
+        assert_eq!(ext(&reply).lease_ms, Some(given), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_gap_in_which_nobody_was_heard_gives_a_full_term() {
+    let mut world = World::new();
+    world.ask(REMOTE, in_session("/a", session("s", None)));
+    world.now.instant += Duration::from_secs(3600);
+    world.deliver(vec![Input::TimeGap]);
+    world.pass(9);
+    assert_eq!(world.names(), ["/a"]);
+    world.pass(1);
+    assert_eq!(world.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_restart_gives_sessions_a_full_term() {
+    let mut world = World::new();
+    world.ask(REMOTE, in_session("/a", session("s", None)));
+    world.pass(9);
+    world.restart();
+    world.pass(9);
+    assert_eq!(renew(&mut world, REMOTE, "s").0, Some(true));
+}
+
+#[test]
+fn an_end_of_a_session_that_cannot_be_stored_is_tried_again() {
+    let mut world = World::new();
+    world.ask(REMOTE, in_session("/a", session("s", Some(1000))));
+    world.disk_is_full = true;
+    world.pass(30);
+    assert_eq!(world.names(), ["/a"]);
+    world.disk_is_full = false;
+    world.pass(3);
+    assert_eq!(world.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_static_topic_stays_whatever_dies() {
+    let mut world = World::new();
+    world.ask(local(ME, 10), held("/a", Hold::Static));
+    world.set_endpoint(&info("/a", "n").address, Finding::Dead);
+    world.kill_unheard(process(10));
+    world.pass(3600);
+    world.restart();
+    assert_eq!(world.names(), ["/a"]);
+    let reply = world.ask(local(ME, 11), DiscoveryRequest::unregister("/a"));
+    assert_eq!(reply.status, DiscoveryStatus::Ok);
+}
+
+#[test]
+fn another_hold_is_a_change() {
+    let mut world = World::new();
+    world.ask(local(ME, 10), held("/a", Hold::Static));
+    assert!(world.watched.is_empty());
+    world.ask(local(ME, 10), held("/a", Hold::Process));
+    assert_eq!(world.watched, [process(10)].into());
+    world.ask(local(ME, 10), in_session("/a", session("s", None)));
+    assert!(world.watched.is_empty());
+    assert_eq!(world.events.len(), 3);
+}
+
+#[test]
+fn holds_that_make_no_sense_are_refused_and_change_nothing() {
+    let mut world = World::new();
+    let both = RequestExt {
+        hold: Some(Hold::Static),
+        session: Some(session("s", None)),
+        ..RequestExt::default()
+    };
+    let requests = [
+        held("/a", Hold::Session),
+        held("/a", Hold::Other("forever".into())),
+        DiscoveryRequest::register(info("/a", "n")).with_ext(both),
+        in_session("/a", session("", None)),
+        in_session("/a", session(&"s".repeat(65), None)),
+    ];
+    for request in requests {
+        let reply = world.ask(local(ME, 10), request);
+        assert_eq!(reply.status, DiscoveryStatus::Error);
+        assert!(reply.message.starts_with("Topic /a is not registered: ext."), "{}", reply.message);
+        assert_eq!(reply.ext, Some(ResponseExt::default()), "an ERROR has an ext, too");
+    }
+    assert_eq!(world.events.len(), 0);
+    for request in [
+        DiscoveryRequest::renew(session(&"s".repeat(65), None)),
+        DiscoveryRequest { ext: None, ..DiscoveryRequest::renew(session("s", None)) },
+    ] {
+        let reply = world.ask(local(ME, 10), request);
+        assert_eq!((reply.status, reply.ext.is_some()), (DiscoveryStatus::Error, true));
+    }
+}
+
+#[test]
+fn only_its_user_root_and_the_daemon_s_user_may_unregister_a_topic() {
+    for (uid, may) in [(ME, true), (0, true), (DAEMON_UID, true), (SOMEBODY, false)] {
+        let mut world = World::new();
+        world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+        let reply = world.ask(local(uid, 11), DiscoveryRequest::unregister("/a"));
+        assert_eq!(reply.status == DiscoveryStatus::Ok, may, "user {uid}");
+        assert_eq!(world.names().is_empty(), may);
+        if !may {
+            let message =
+                "Topic /a is not unregistered: it belongs to user 1000, and you are user 1001";
+            assert_eq!((reply.status, &*reply.message), (DiscoveryStatus::Error, message));
+            let refusal = &world.refusals[0];
+            assert_eq!((refusal.peer.uid, &*refusal.message), (Some(SOMEBODY), message));
+            assert_eq!(world.registry.counters().no_access, 1);
+        }
+    }
+}
+
+#[test]
+fn unknown_peers_topics_are_unknown_peers_to_change() {
+    let mut world = World::new();
+    world.ask(REMOTE, DiscoveryRequest::register(info("/a", "n")));
+    let reply = world.ask(local(SOMEBODY, 11), DiscoveryRequest::unregister("/a"));
+    assert_eq!(reply.status, DiscoveryStatus::Error);
+    let reply = world.ask(REMOTE, DiscoveryRequest::unregister("/a"));
+    assert_eq!(reply.status, DiscoveryStatus::Ok);
+
+    world.ask(local(ME, 10), DiscoveryRequest::register(info("/b", "n")));
+    let reply = world.ask(REMOTE, DiscoveryRequest::unregister("/b"));
+    assert_eq!(reply.status, DiscoveryStatus::Error);
+    assert!(reply.message.contains("you are an unknown user"));
+}
+
+#[test]
+fn already_exists_is_said_before_no_access() {
+    let mut world = World::new();
+    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    let reply = world.ask(local(SOMEBODY, 11), DiscoveryRequest::register(info("/a", "other")));
+    assert_eq!(reply.status, DiscoveryStatus::AlreadyExists);
+    assert_eq!(reply.ext, None, "a legacy request gets a legacy reply");
+}
+
+#[test]
+fn only_root_and_the_daemon_s_user_may_end_the_daemon() {
+    for (peer, may) in
+        [(local(0, 1), true), (local(DAEMON_UID, 1), true), (local(ME, 1), false), (REMOTE, false)]
+    {
+        let mut world = World::new();
+        let reply = world.ask(peer, DiscoveryRequest::shutdown());
+        assert_eq!((reply.status == DiscoveryStatus::Ok, world.stopped), (may, may), "{peer:?}");
+        assert_eq!(world.refusals.is_empty(), may);
+    }
+    let mut open = settings();
+    open.access.allow_remote_shutdown = true;
+    let mut world = World::with(open, Snapshot::default());
+    assert_eq!(
+        world.ask(local(ME, 1), DiscoveryRequest::shutdown()).status,
+        DiscoveryStatus::Error
+    );
+    assert_eq!(world.ask(REMOTE, DiscoveryRequest::shutdown()).message, "Shutting down");
+}
+
+#[test]
+fn an_unregister_can_be_guarded() {
+    let mut world = World::new();
+    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    let guarded = |publisher_node: Option<&str>, revision| {
+        let publisher_node = publisher_node.map(str::to_owned);
+        let ext = RequestExt { publisher_node, revision, ..RequestExt::default() };
+        DiscoveryRequest::unregister("/a").with_ext(ext)
+    };
+    for (request, problem) in [
+        (guarded(Some("m"), None), "it is registered by n, not by m"),
+        (guarded(None, Some(7)), "it is at revision 1, not at 7"),
+        (guarded(Some("n"), Some(0)), "it is at revision 1, not at 0"),
+    ] {
+        let reply = world.ask(local(ME, 10), request);
+        assert_eq!(reply.message, format!("Topic /a is not unregistered: {problem}"));
+        assert_eq!(reply.status, DiscoveryStatus::Error);
+    }
+    let reply = world.ask(local(ME, 10), guarded(Some("n"), Some(1)));
+    assert_eq!(reply.status, DiscoveryStatus::Ok);
+}
+
+#[test]
+fn hello_tells_who_serves() {
+    let mut world = World::new();
+    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    world.pass(3);
+    let reply = world.ask(REMOTE, DiscoveryRequest::ping().with_ext(RequestExt::default()));
+    let expected = ResponseExt {
+        level: Some(1),
+        server: Some("cortex-discovery/test".into()),
+        epoch: Some(7),
+        revision: Some(1),
+        pid: Some(42),
+        uptime_ms: Some(3000),
+        topics: Some(1),
+        ..ResponseExt::default()
+    };
+    assert_eq!((&*reply.message, reply.ext), ("pong", Some(expected)));
+}
+
+#[test]
+fn descriptions_tell_whose_topic_it_is_and_for_how_long() {
+    let mut world = World::new();
+    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    world.pass(2);
+    world.ask(REMOTE, held("/b", Hold::Static));
+    world.pass(3);
+    let list = world.ask(REMOTE, DiscoveryRequest::list().with_ext(RequestExt::default()));
+    let entries = ext(&list).entries.clone().unwrap();
+    assert_eq!(list.topics.len(), entries.len());
+    let facts = |at: usize| {
+        let entry = &entries[at];
+        (entry.uid, entry.pid, entry.hold.to_string(), entry.revision, entry.age_ms)
+    };
+    assert_eq!(facts(0), (Some(1000), Some(10), "process".into(), 1, 5000));
+    assert_eq!(facts(1), (None, None, "static".into(), 2, 3000));
+    let one = world.ask(REMOTE, DiscoveryRequest::lookup("/b").with_ext(RequestExt::default()));
+    assert_eq!(ext(&one).entry.as_ref(), Some(&entries[1]));
+    let none = world.ask(REMOTE, DiscoveryRequest::lookup("/x").with_ext(RequestExt::default()));
+    assert_eq!((none.status, none.ext), (DiscoveryStatus::NotFound, Some(ResponseExt::default())));
+}
+
+#[test]
+fn a_command_of_the_extensions_is_answered_with_one() {
+    let mut world = World::new();
+    for number in [63, 64, 65, 95, 96] {
+        let command = RequestedCommand::Unknown(number);
+        let reply = world.ask(REMOTE, DiscoveryRequest { command, ..DiscoveryRequest::ping() });
+        assert_eq!(reply.status, DiscoveryStatus::Error);
+        assert_eq!(reply.ext.is_some(), (64..96).contains(&number), "{number}");
+    }
+    assert_eq!(RequestedCommand::from_number(66), DiscoveryCommand::Renew.into());
+}
+
+#[test]
+fn a_batch_that_cannot_be_stored_changes_nothing_and_its_questions_are_answered() {
+    let mut world = World::new();
+    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    world.disk_is_full = true;
+    let moved = cortex_proto::TopicInfo { address: "ipc:///moved".into(), ..info("/a", "n") };
+    let replies = world.ask_at_once(vec![
+        (local(ME, 10), DiscoveryRequest::register(moved)),
+        (local(ME, 10), DiscoveryRequest::lookup("/a")),
+        (local(ME, 10), DiscoveryRequest::register(info("/b", "n"))),
+        (local(ME, 10), DiscoveryRequest::lookup("/b")),
+        (local(ME, 10), DiscoveryRequest::unregister("/a")),
+        (local(ME, 10), DiscoveryRequest::register(info("/a", "n"))),
+        (local(ME, 10), DiscoveryRequest::unregister("/nope")),
+        (local(ME, 10), DiscoveryRequest::list()),
+        (local(ME, 10), DiscoveryRequest::ping()),
+    ]);
+    let (ok, error, not_found) =
+        (DiscoveryStatus::Ok, DiscoveryStatus::Error, DiscoveryStatus::NotFound);
+    let statuses: Vec<_> = replies.iter().map(|reply| reply.status).collect();
+    assert_eq!(statuses, [error, ok, error, not_found, error, ok, not_found, ok, ok]);
+    assert_eq!(replies[0].message, "Topic /a is not registered: the disk is full");
+    assert_eq!(replies[1].topic_info, Some(info("/a", "n")));
+    assert_eq!(replies[4].message, "Topic /a is not unregistered: the disk is full");
+    assert_eq!(replies[7].topics, [info("/a", "n")]);
+    assert_eq!(world.watched, [process(10)].into());
+
+    world.disk_is_full = false;
+    let reply = world.ask(local(ME, 10), DiscoveryRequest::register(info("/b", "n")));
+    assert_eq!(reply.status, ok);
+    assert_eq!(world.events.last().unwrap().revision, 2, "revisions have no gap");
+}
+
+#[test]
+fn a_session_has_a_second_more_while_somebody_may_not_have_been_heard() {
+    let mut world = World::new();
+    world.ask(REMOTE, in_session("/a", session("s", Some(500))));
+    let mut tick_after = |ms: u64| {
+        world.now.instant += Duration::from_millis(ms);
+        world.registry.handle(Input::Tick { all_heard: false }, world.now);
+        !world.registry.commit().changed.is_empty()
+    };
+    assert!(!tick_after(600));
+    assert!(!tick_after(800), "a RENEW may be on its way");
+    assert!(tick_after(200), "but no peer can keep all sessions alive by talking without end");
+}

@@ -1,0 +1,278 @@
+//! A fleet's life against a naive model: nodes register, unregister, die and come back, endpoints
+//! fall silent, sessions run out, the disk fills up, and the daemon is killed and starts again.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{REMOTE, World, info, local};
+use cortex_daemon::peer::{Peer, Process};
+use cortex_daemon::registry::Finding;
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, Session, TopicInfo};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const LEASE_S: u64 = 2000;
+/// Twice the longest pause between two looks, and some more.
+const SETTLING_S: u64 = 150;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Register { node: usize, topic: usize, hold: usize },
+    Unregister { node: usize, topic: usize },
+    Kill { node: usize },
+    Endpoint { topic: usize, node: usize, finding: Finding },
+    Renew { node: usize },
+    Pass { seconds: u64 },
+    Disk { full: bool },
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let findings = prop_oneof![
+        3 => Just(Finding::Dead),
+        1 => Just(Finding::Silent),
+        2 => Just(Finding::Greets),
+        1 => Just(Finding::Unknown),
+    ];
+    prop_oneof![
+        8 => (0..4_usize, 0..3_usize, 0..4_usize)
+            .prop_map(|(node, topic, hold)| Step::Register { node, topic, hold }),
+        3 => (0..4_usize, 0..3_usize).prop_map(|(node, topic)| Step::Unregister { node, topic }),
+        3 => (0..4_usize).prop_map(|node| Step::Kill { node }),
+        4 => (0..3_usize, 0..4_usize, findings)
+            .prop_map(|(topic, node, finding)| Step::Endpoint { topic, node, finding }),
+        1 => (0..4_usize).prop_map(|node| Step::Renew { node }),
+        2 => prop_oneof![Just(1), Just(LEASE_S / 2), Just(LEASE_S)]
+            .prop_map(|seconds| Step::Pass { seconds }),
+        2 => any::<bool>().prop_map(|full| Step::Disk { full }),
+        1 => Just(Step::Restart),
+    ]
+}
+
+const TOPICS: [&str; 3] = ["/a", "/b", "/c"];
+const NODES: [&str; 4] = ["n0", "n1", "n2", "remote"];
+
+/// What should be known of a topic.
+#[derive(Clone, Debug)]
+struct Known {
+    info: TopicInfo,
+    owner: Peer,
+    hold: usize,
+    found_alive: bool,
+    /// How long its session still has, in s.
+    lease_left: u64,
+}
+
+struct Fleet {
+    world: World,
+    /// How often each node has been started: a new life is a new process.
+    lives: [u32; 4],
+    known: Vec<Known>,
+    endpoints: BTreeMap<String, Finding>,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        Self { world: World::new(), lives: [0; 4], known: Vec::new(), endpoints: BTreeMap::new() }
+    }
+
+    /// A node's peer: two users, and one over TCP.
+    fn peer(&self, node: usize) -> Peer {
+        match node {
+            3 => REMOTE,
+            _ => local(u32::from(node == 2), 10 + 100 * self.lives[node] + node_number(node)),
+        }
+    }
+
+    fn finding(&self, info: &TopicInfo) -> Finding {
+        self.endpoints.get(&info.address).copied().unwrap_or(Finding::Greets)
+    }
+
+    fn is_dead(&self, process: Option<Process>) -> bool {
+        process.is_some_and(|process| self.world.dead.contains(&process))
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Register { node, topic, hold } => self.register(node, topic, hold),
+            Step::Unregister { node, topic } => self.unregister(node, topic),
+            Step::Kill { node } => {
+                if let Some(process) = self.peer(node).process {
+                    self.world.kill(process);
+                    self.lives[node] += 1;
+                }
+            }
+            Step::Endpoint { topic, node, finding } => {
+                let address = info(TOPICS[topic], NODES[node]).address;
+                self.world.set_endpoint(&address, finding);
+                self.endpoints.insert(address, finding);
+            }
+            Step::Renew { node } => self.renew(node),
+            Step::Pass { seconds } => self.pass(seconds),
+            Step::Disk { full } => self.world.disk_is_full = full,
+            Step::Restart => {
+                self.world.restart();
+                for known in &mut self.known {
+                    known.lease_left = LEASE_S;
+                }
+            }
+        }
+        // Long enough for two looks at whatever is to be looked at, and for a retry of the store.
+        self.pass(SETTLING_S);
+        self.check();
+    }
+
+    fn register(&mut self, node: usize, topic: usize, hold: usize) {
+        let (peer, info) = (self.peer(node), info(TOPICS[topic], NODES[node]));
+        let session = Session { id: NODES[node].into(), lease_ms: Some(LEASE_S * 1000) };
+        let ext = match hold {
+            0 => None,
+            1 => Some(RequestExt { hold: Some(Hold::Process), ..RequestExt::default() }),
+            2 => Some(RequestExt { hold: Some(Hold::Static), ..RequestExt::default() }),
+            _ => Some(RequestExt { session: Some(session), ..RequestExt::default() }),
+        };
+        let request = DiscoveryRequest { ext, ..DiscoveryRequest::register(info.clone()) };
+        let reply = self.world.ask(peer, request);
+
+        let at = self.known.iter().position(|known| known.info.name == info.name);
+        let present = at.map(|at| &self.known[at]);
+        let is_others = present.is_some_and(|known| known.info.publisher_node != NODES[node]);
+        let may = present.is_none_or(|known| known.owner.uid == peer.uid || peer.uid == Some(0));
+        if is_others || !may {
+            assert_ne!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
+            return;
+        }
+        let new = Known {
+            info,
+            owner: peer,
+            hold: hold.max(1),
+            found_alive: present.is_some_and(|known| known.found_alive),
+            lease_left: LEASE_S,
+        };
+        let is_same = present.is_some_and(|known| known.owner == peer && known.hold == new.hold);
+        if self.world.disk_is_full && !is_same {
+            assert_eq!(reply.status, DiscoveryStatus::Error);
+            if new.hold == 3 {
+                self.refresh(node);
+            }
+            return;
+        }
+        assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
+        if new.hold == 3 {
+            self.refresh(node);
+        }
+        match at {
+            Some(at) => self.known[at] = new,
+            None => self.known.push(new),
+        }
+    }
+
+    fn unregister(&mut self, node: usize, topic: usize) {
+        let peer = self.peer(node);
+        let reply = self.world.ask(peer, DiscoveryRequest::unregister(TOPICS[topic]));
+        let Some(at) =
+            self.known.iter().position(|known| known.info.name.as_str() == TOPICS[topic])
+        else {
+            assert_eq!(reply.status, DiscoveryStatus::NotFound);
+            return;
+        };
+        let owner = self.known[at].owner;
+        if (owner.uid == peer.uid || peer.uid == Some(0)) && !self.world.disk_is_full {
+            assert_eq!(reply.status, DiscoveryStatus::Ok);
+            self.known.remove(at);
+        } else {
+            assert_eq!(reply.status, DiscoveryStatus::Error);
+        }
+    }
+
+    fn renew(&mut self, node: usize) {
+        let session = Session { id: NODES[node].into(), lease_ms: None };
+        let reply = self.world.ask(self.peer(node), DiscoveryRequest::renew(session));
+        let is_known = self.refresh(node);
+        assert_eq!(reply.ext.unwrap().known, Some(is_known));
+    }
+
+    /// Gives a node's session a full term; tells whether there is one.
+    fn refresh(&mut self, node: usize) -> bool {
+        let uid = self.peer(node).uid;
+        let of_session = |known: &&mut Known| {
+            known.hold == 3 && known.owner.uid == uid && known.info.publisher_node == NODES[node]
+        };
+        let renewed: Vec<_> = self.known.iter_mut().filter(of_session).collect();
+        let is_known = !renewed.is_empty();
+        for known in renewed {
+            known.lease_left = LEASE_S;
+        }
+        is_known
+    }
+
+    /// Lets time pass, in which the dead are found out.
+    fn pass(&mut self, seconds: u64) {
+        self.world.pass(seconds);
+        let full = self.world.disk_is_full;
+        for known in &mut self.known {
+            known.lease_left = known.lease_left.saturating_sub(seconds);
+        }
+        let gone: Vec<bool> = self.known.iter().map(|known| self.is_gone(known)).collect();
+        let mut gone = gone.into_iter();
+        self.known.retain(|_| full || gone.next() != Some(true));
+        for at in 0..self.known.len() {
+            let finding = self.finding(&self.known[at].info);
+            let known = &mut self.known[at];
+            let is_looked_at = known.hold == 1
+                && (known.owner.process.is_none() || known_dead(&self.world, known));
+            if !full && is_looked_at && matches!(finding, Finding::Greets | Finding::Silent) {
+                known.found_alive = true;
+            }
+        }
+    }
+
+    fn is_gone(&self, known: &Known) -> bool {
+        let finding = self.finding(&known.info);
+        match known.hold {
+            1 if known.owner.process.is_none() => known.found_alive && finding == Finding::Dead,
+            1 => {
+                self.is_dead(known.owner.process)
+                    && matches!(finding, Finding::Dead | Finding::Silent)
+            }
+            2 => false,
+            _ => known.lease_left == 0,
+        }
+    }
+
+    /// The registry, what it stores and the model agree.
+    fn check(&mut self) {
+        let expected: Vec<_> = self.known.iter().map(|known| known.info.clone()).collect();
+        assert_eq!(self.world.list(), expected);
+        let stored: Vec<_> = self
+            .world
+            .snapshot()
+            .records
+            .iter()
+            .map(|record| TopicInfo::from_bytes(&record.packed).unwrap())
+            .collect();
+        assert_eq!(stored, expected, "memory and disk are the same");
+    }
+}
+
+fn node_number(node: usize) -> u32 {
+    u32::try_from(node).unwrap()
+}
+
+fn known_dead(world: &World, known: &Known) -> bool {
+    known.owner.process.is_some_and(|process| world.dead.contains(&process))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn the_registry_is_as_simple_as_its_model(steps in vec(steps(), 1..40)) {
+        let mut fleet = Fleet::new();
+        for step in steps {
+            fleet.take(step);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The request path of the registry: any bytes from any peers, stored or not, with processes that
+//! end in between. Every request gets one reply that can be read, and what is stored is what LIST
+//! shows.
+//!
+//! The input is a row of steps: a byte that says who acts and what happens, a byte with the length
+//! of a request, and the request.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use cortex_daemon::peer::{ConnectionId, Peer, Process, ReplyTo};
+use cortex_daemon::registry::{
+    Access, Asked, Finding, Input, Limits, Moment, Record, Registry, Settings, Snapshot, Unreadable,
+};
+use cortex_daemon::zmtp::Envelope;
+use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
+use libfuzzer_sys::fuzz_target;
+
+struct World {
+    registry: Registry,
+    now: Moment,
+    stored: BTreeMap<TopicName, Record>,
+    open: usize,
+    inputs: Vec<Input>,
+}
+
+impl World {
+    fn new() -> Self {
+        let settings = Settings {
+            limits: Limits { topics: 8, field_bytes: 64 },
+            access: Access { daemon_uid: 1, allow_remote_shutdown: false },
+            probe_interval: Duration::from_secs(5),
+            server: "fuzzed".into(),
+            pid: 1,
+        };
+        let now = Moment { instant: Instant::now(), unix_ms: 0 };
+        Self {
+            registry: Registry::restore(settings, Snapshot::default(), now).expect("no records"),
+            now,
+            stored: BTreeMap::new(),
+            open: 0,
+            inputs: Vec::new(),
+        }
+    }
+
+    fn ask(&mut self, peer: Peer, bytes: &[u8]) {
+        let request = DiscoveryRequest::from_bytes(bytes).map_err(|error| Unreadable {
+            problem: error.to_string(),
+            asks_for_ext: DiscoveryRequest::asks_for_ext(bytes),
+        });
+        let from = ReplyTo { connection: ConnectionId(self.open), envelope: Envelope::default() };
+        self.open += 1;
+        self.registry.handle(Input::Request(Asked { from, peer, request }), self.now);
+    }
+
+    /// Ends a batch, and gives how many requests were answered. `finding` is what every look shows.
+    fn end_batch(&mut self, disk_is_full: bool, finding: Finding) {
+        self.registry.handle(Input::Tick { all_heard: !disk_is_full }, self.now);
+        let effects = if disk_is_full {
+            self.registry.rollback("full", self.now)
+        } else {
+            for write in self.registry.writes().to_vec() {
+                match write.record {
+                    Some(record) => self.stored.insert(write.name, record),
+                    None => self.stored.remove(&write.name),
+                };
+            }
+            self.registry.commit()
+        };
+        for reply in &effects.replies {
+            let response = DiscoveryResponse::from_bytes(&reply.body).expect("our own reply");
+            assert_eq!(response.status, reply.status);
+        }
+        self.open -= effects.replies.len();
+        for process in effects.watch {
+            if process.pid % 2 == 0 {
+                self.inputs.push(Input::ProcessExited(process));
+            }
+        }
+        self.inputs.extend(effects.look.into_iter().map(Input::ProcessLooked));
+        for probe in effects.probe {
+            let (name, revision) = (probe.name, probe.revision);
+            self.inputs.push(Input::EndpointProbed { name, revision, finding });
+        }
+        for input in std::mem::take(&mut self.inputs) {
+            self.registry.handle(input, self.now);
+        }
+    }
+
+    fn check(&mut self) {
+        let snapshot = self.registry.snapshot(0);
+        assert!(snapshot.records.len() <= 8);
+        let mut stored: Vec<_> = self.stored.values().cloned().collect();
+        stored.sort_by_key(|record| record.place);
+        assert_eq!(snapshot.records, stored);
+        for record in &stored {
+            let info = TopicInfo::from_bytes(&record.packed).expect("our own bytes");
+            assert_eq!(info.name, record.name);
+        }
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let mut world = World::new();
+    let mut rest = input;
+    while let [who, length, behind @ ..] = rest {
+        let (bytes, behind) = behind.split_at(usize::from(*length).min(behind.len()));
+        rest = behind;
+        let pid = u32::from(who & 3);
+        let process = (pid > 0).then_some(Process { pid, start_time: 1 });
+        let uid = (pid > 0).then_some(pid / 2);
+        world.ask(Peer { uid, process }, bytes);
+        if who & 4 == 0 {
+            continue;
+        }
+        let finding = match who >> 6 {
+            0 => Finding::Dead,
+            1 => Finding::Silent,
+            2 => Finding::Greets,
+            _ => Finding::Unknown,
+        };
+        world.end_batch(who & 8 != 0, finding);
+        world.now.instant += Duration::from_secs(u64::from(who >> 4 & 3) * 3);
+        if who & 16 != 0 {
+            world.registry.handle(Input::TimeGap, world.now);
+        }
+    }
+    // Whatever waits has its answer within a second, and then all that counts is stored.
+    for _ in 0..4 {
+        world.now.instant += Duration::from_secs(2);
+        world.end_batch(false, Finding::Unknown);
+    }
+    world.end_batch(false, Finding::Unknown);
+    assert_eq!(world.open, 0, "every request is answered");
+    world.check();
+});

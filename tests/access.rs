@@ -1,0 +1,310 @@
+//! What another user may do, and what of another user's is left alone.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus};
+use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::messages::{names, response, topic};
+use cortex_tests::process::Process;
+use cortex_tests::raw::{self, RawPeer};
+use cortex_tests::{binaries, hex, not_run};
+use rustix::process::{Signal, getuid};
+
+/// Users that need not exist.
+const SOMEBODY: u32 = 1000;
+const ANOTHER: u32 = 1001;
+
+/// Whether this process can be others; says so where it cannot.
+fn can_be_others() -> bool {
+    let can = getuid().is_root();
+    if !can {
+        not_run("only root can be another user");
+    }
+    can
+}
+
+/// A place that other users can reach.
+fn shared_place() -> Place {
+    let place = Place::new();
+    fs::set_permissions(place.path(""), Permissions::from_mode(0o755)).unwrap();
+    place
+}
+
+/// A program where other users can run it. Another process writes it: none that this one starts
+/// meanwhile inherits a file that is still open for writing, which could not be run.
+fn copy_to(place: &Place, program: &Path) -> PathBuf {
+    let copy = place.path(program.file_name().unwrap().to_str().unwrap());
+    if !copy.exists() {
+        let copied = Command::new("cp").arg(program).arg(&copy).status().unwrap();
+        assert!(copied.success(), "{copied}");
+        fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
+    }
+    copy
+}
+
+/// A peer of another user.
+struct Stranger {
+    process: Process,
+    replies: usize,
+}
+
+impl Stranger {
+    fn start(place: &Place, uid: u32) -> Self {
+        let program = copy_to(place, Path::new(env!("CARGO_BIN_EXE_raw-peer")));
+        let mut command = Command::new(program);
+        // Which leaves root's groups, too.
+        command.arg(place.address()).current_dir("/").uid(uid).gid(uid);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { process: Process::spawn(&mut command), replies: 0 }
+    }
+
+    fn ask(&mut self, request: &DiscoveryRequest) -> DiscoveryResponse {
+        self.process.write_line(&hex::encode(&request.to_bytes()));
+        let mut seen = 0;
+        let reply = self.process.stdout_line("a reply", |line| {
+            seen += 1;
+            (seen > self.replies).then(|| hex::decode(line))
+        });
+        self.replies += 1;
+        response(&reply)
+    }
+
+    fn pid(&self) -> i32 {
+        self.process.pid().as_raw_nonzero().get()
+    }
+}
+
+fn register(name: &str, node: &str) -> DiscoveryRequest {
+    DiscoveryRequest::register(topic(name, node))
+}
+
+/// It was refused with this sentence, and the log says so, and to whom.
+fn assert_refused(daemon: &Daemon, stranger: &Stranger, uid: u32, reply: &DiscoveryResponse) {
+    assert_eq!(reply.status, DiscoveryStatus::Error, "{}", reply.message);
+    assert!(reply.message.contains(&format!("user {uid}")), "{}", reply.message);
+    let line = daemon.process().stderr_line("a warning", |line| {
+        (line.contains("WARN") && line.contains(&reply.message)).then(|| line.to_owned())
+    });
+    assert!(line.contains(&format!("uid={uid}")), "{line}");
+    assert!(line.contains(&format!("pid={}", stranger.pid())), "the process is named: {line}");
+}
+
+#[test]
+fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
+    if !can_be_others() {
+        return;
+    }
+    let place = shared_place();
+    let daemon = Launch::at(&place).args(["--socket-mode", "666"]).start();
+    let mut root = daemon.peer();
+    let mut by_root = |request: DiscoveryRequest| root.request(&request).unwrap();
+    assert_eq!(by_root(register("/roots", "root_node")).status, DiscoveryStatus::Ok);
+
+    let mut stranger = Stranger::start(&place, SOMEBODY);
+    assert_eq!(stranger.ask(&DiscoveryRequest::ping()).message, "pong");
+    let found = stranger.ask(&DiscoveryRequest::lookup("/roots"));
+    assert_eq!(found.topic_info, Some(topic("/roots", "root_node")));
+    assert_eq!(names(&stranger.ask(&DiscoveryRequest::list())), ["/roots"]);
+
+    let reply = stranger.ask(&DiscoveryRequest::unregister("/roots"));
+    assert_refused(&daemon, &stranger, SOMEBODY, &reply);
+    let reply = stranger.ask(&register("/roots", "root_node"));
+    assert_refused(&daemon, &stranger, SOMEBODY, &reply);
+    let reply = stranger.ask(&DiscoveryRequest::shutdown());
+    assert_refused(&daemon, &stranger, SOMEBODY, &reply);
+    let reply = stranger.ask(&register("/roots", "another_node"));
+    assert_eq!(reply.status, DiscoveryStatus::AlreadyExists, "{}", reply.message);
+
+    for name in ["/theirs", "/theirs/too"] {
+        assert_eq!(stranger.ask(&register(name, "their_node")).status, DiscoveryStatus::Ok);
+    }
+    assert_eq!(stranger.ask(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
+    let mut another = Stranger::start(&place, ANOTHER);
+    let reply = another.ask(&DiscoveryRequest::unregister("/theirs"));
+    assert_refused(&daemon, &another, ANOTHER, &reply);
+    let reply = stranger.ask(&DiscoveryRequest::unregister("/theirs"));
+    assert_eq!(reply.status, DiscoveryStatus::Ok);
+    let reply = by_root(DiscoveryRequest::unregister("/theirs/too"));
+    assert_eq!(reply.status, DiscoveryStatus::Ok);
+    assert_eq!(names(&by_root(DiscoveryRequest::list())), ["/roots"]);
+}
+
+#[test]
+fn whose_topic_it_is_is_known_after_a_restart() {
+    if !can_be_others() {
+        return;
+    }
+    let place = shared_place();
+    let launch = Launch::at(&place).args(["--socket-mode", "666"]);
+    let daemon = launch.start();
+    let mut owner = Stranger::start(&place, SOMEBODY);
+    assert_eq!(owner.ask(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
+    assert_eq!(daemon.kill().signal, Some(9));
+
+    let daemon = launch.start();
+    let mut another = Stranger::start(&place, ANOTHER);
+    let reply = another.ask(&DiscoveryRequest::unregister("/theirs"));
+    assert_refused(&daemon, &another, ANOTHER, &reply);
+    let mut same = Stranger::start(&place, SOMEBODY);
+    assert_eq!(same.ask(&DiscoveryRequest::unregister("/theirs")).status, DiscoveryStatus::Ok);
+}
+
+#[test]
+fn the_daemons_own_user_and_root_may_end_it() {
+    if !can_be_others() {
+        return;
+    }
+    for by_root in [true, false] {
+        let place = shared_place();
+        chown(place.path(""), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        let mut command = Command::new(copy_to(&place, binaries::daemon()));
+        command.args(["--address", &place.address(), "--no-state", "--socket-mode", "666"]);
+        command.current_dir("/").uid(SOMEBODY).gid(SOMEBODY);
+        let daemon = Process::spawn_captured(&mut command);
+        eventually("it answers", PATIENCE, || raw::ping(&place.address()).ok());
+        let refused = Stranger::start(&place, ANOTHER).ask(&DiscoveryRequest::shutdown());
+        assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
+        let ended = if by_root {
+            let mut root = RawPeer::open(&place.address()).unwrap();
+            root.request(&DiscoveryRequest::shutdown()).unwrap()
+        } else {
+            Stranger::start(&place, SOMEBODY).ask(&DiscoveryRequest::shutdown())
+        };
+        assert_eq!(ended.message, "Shutting down");
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn another_user_gets_half_of_the_connections_at_most() {
+    if !can_be_others() {
+        return;
+    }
+    let place = shared_place();
+    let launch = Launch::at(&place).args(["--socket-mode", "666", "--max-connections", "8"]);
+    let daemon = launch.start();
+    let mut strangers: Vec<_> = (0..6)
+        .map(|_| {
+            let mut stranger = Stranger::start(&place, SOMEBODY);
+            // It may have been closed, and have ended, already.
+            let ping = hex::encode(&DiscoveryRequest::ping().to_bytes());
+            let _ = stranger.process.try_write_line(&ping);
+            stranger
+        })
+        .collect();
+    let (mut served, mut closed) = (0, 0);
+    eventually("each is served or closed", PATIENCE, || {
+        served = strangers.iter().filter(|one| !one.process.stdout_so_far().is_empty()).count();
+        closed =
+            strangers.iter_mut().filter_map(|one| one.process.has_ended().then_some(())).count();
+        (served + closed == 6).then_some(())
+    });
+    assert_eq!((served, closed), (4, 2));
+    daemon.peer().ping().unwrap();
+}
+
+#[test]
+fn the_socket_has_the_mode_that_was_asked_for_or_the_one_that_the_umask_gives() {
+    let mode = |place: &Place| fs::metadata(place.socket()).unwrap().mode() & 0o777;
+    for asked in ["600", "660", "666", "777"] {
+        let place = Place::new();
+        let launch = Launch::at(&place).args(["--socket-mode", asked]).after_shell("umask 022");
+        let _daemon = launch.start();
+        assert_eq!(format!("{:o}", mode(&place)), asked);
+    }
+    for (umask, expected) in [("077", 0o700), ("022", 0o755), ("007", 0o770)] {
+        let place = Place::new();
+        let _daemon = Launch::at(&place).after_shell(&format!("umask {umask}")).start();
+        assert_eq!(mode(&place), expected, "{umask}");
+    }
+    for bad in ["999", "1777", "rw", "", "-1"] {
+        let ended = Launch::at(&Place::new()).args([format!("--socket-mode={bad}")]).run();
+        assert_eq!(ended.code, Some(2), "{bad}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn the_lock_and_the_state_are_nobody_elses_to_read() {
+    let place = Place::new();
+    let state = place.path("topics.db");
+    let launch = Launch::at(&place).args([Path::new("--state"), &state]).after_shell("umask 000");
+    let _daemon = launch.start();
+    for path in [&place.lock_file(), &state, &place.path("topics.db-wal")] {
+        let mode = fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}: {mode:o}", path.display());
+    }
+}
+
+/// It does not start, and says why in a sentence with the file's name.
+fn assert_starts_not(place: &Place, path: &Path, word: &str) {
+    let ended = Launch::at(place).run();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    for word in [word, path.to_str().unwrap()] {
+        assert!(ended.stderr.contains(word), "`{word}` is not in: {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_link_in_place_of_the_lock_or_the_socket_is_refused_and_left_alone() {
+    let place = Place::new();
+    let precious = place.path("precious");
+    fs::write(&precious, "precious").unwrap();
+    symlink(&precious, place.lock_file()).unwrap();
+    assert_starts_not(&place, &place.lock_file(), "symbolic link");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    assert!(fs::symlink_metadata(place.lock_file()).unwrap().is_symlink());
+
+    for target in ["precious", "nowhere", "dead.sock"] {
+        let place = Place::new();
+        drop(UnixListener::bind(place.path("dead.sock")).unwrap());
+        fs::write(place.path("precious"), "precious").unwrap();
+        symlink(place.path(target), place.socket()).unwrap();
+        assert_starts_not(&place, &place.socket(), "not a socket");
+        assert!(fs::symlink_metadata(place.socket()).unwrap().is_symlink(), "{target}");
+        assert_eq!(fs::read_to_string(place.path("precious")).unwrap(), "precious");
+        assert!(!place.path("nowhere").exists());
+    }
+}
+
+#[test]
+fn a_lock_or_a_dead_socket_of_another_user_is_refused_and_left_alone() {
+    if !can_be_others() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.lock_file(), "").unwrap();
+    chown(place.lock_file(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    assert_starts_not(&place, &place.lock_file(), "another user");
+    assert_eq!(fs::metadata(place.lock_file()).unwrap().uid(), SOMEBODY);
+
+    let place = Place::new();
+    drop(UnixListener::bind(place.socket()).unwrap());
+    chown(place.socket(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    assert_starts_not(&place, &place.socket(), "another user");
+    assert_eq!(fs::metadata(place.socket()).unwrap().uid(), SOMEBODY);
+}
+
+#[test]
+fn a_directory_of_another_user_is_used_with_a_warning() {
+    if !can_be_others() {
+        return;
+    }
+    let place = Place::new();
+    chown(place.path(""), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    let daemon = Launch::at(&place).start();
+    daemon.process().stderr_line("a warning", |line| {
+        (line.contains("WARN") && line.contains("another user")).then_some(())
+    });
+    daemon.assert_serves();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+}

@@ -1,0 +1,136 @@
+//! How many requests daemons answer in a second, in one run beside each other.
+//!
+//! Start the daemons, then name them, the one to compare with last:
+//!
+//! ```sh
+//! cargo bench -p cortex-tests --bench throughput -- ours=ipc:///tmp/a.sock theirs=ipc:///tmp/b.sock
+//! ```
+//!
+//! The load is raw bytes from one thread: each connection has one request under way. Daemons take
+//! turns, so that a machine whose speed drifts is fair to all; the medians are printed, and the
+//! ratio to the last daemon's.
+
+#![expect(clippy::print_stdout, reason = "it is what a benchmark does")]
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use cortex_proto::{DiscoveryRequest, TopicInfo, TopicName};
+use cortex_tests::raw::RawPeer;
+
+const ROUNDS: usize = 7;
+const ROUND: Duration = Duration::from_millis(700);
+const TOPICS: usize = 1000;
+
+struct Daemon {
+    name: String,
+    address: String,
+}
+
+fn info(name: &str) -> TopicInfo {
+    TopicInfo {
+        name: TopicName::new(name).unwrap(),
+        address: "ipc:///tmp/cortex/topics/camera_node__camera_image.sock".into(),
+        message_type: "ImageMessage".into(),
+        fingerprint: 0x1234_5678_9abc_def0,
+        publisher_node: "camera_node".into(),
+    }
+}
+
+/// A request's bytes on the wire, and how many its reply has.
+struct Asked {
+    bytes: Vec<u8>,
+    reply: usize,
+}
+
+/// Asks each request once, to learn how long its reply is: it can then be read in one go.
+fn learn(daemon: &Daemon, requests: &[DiscoveryRequest]) -> Vec<Asked> {
+    let mut peer = RawPeer::open(&daemon.address).unwrap();
+    let learn = |request: &DiscoveryRequest| {
+        let body = peer.ask(&request.to_bytes()).unwrap().len();
+        // The delimiter, and a header that is short up to 255 bytes.
+        let reply = 2 + if body < 256 { 2 } else { 9 } + body;
+        Asked { bytes: cortex_tests::raw::request(&request.to_bytes()), reply }
+    };
+    requests.iter().map(learn).collect()
+}
+
+/// Requests a second over `connections`, each with one of `requests` under way.
+fn rate(daemon: &Daemon, connections: usize, requests: &[Asked]) -> f64 {
+    let mut peers: Vec<_> =
+        (0..connections).map(|_| RawPeer::open(&daemon.address).unwrap()).collect();
+    let mut next = requests.iter().cycle();
+    let (start, mut answered) = (Instant::now(), 0_u32);
+    while start.elapsed() < ROUND {
+        let round: Vec<_> = next.by_ref().take(connections).collect();
+        for (peer, asked) in peers.iter_mut().zip(&round) {
+            peer.send(&asked.bytes).unwrap();
+        }
+        for (peer, asked) in peers.iter_mut().zip(&round) {
+            peer.read_exactly(asked.reply).unwrap();
+            answered += 1;
+        }
+    }
+    f64::from(answered) / start.elapsed().as_secs_f64()
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+/// Measures one load at all daemons in turn, and prints a row.
+fn compare(label: &str, daemons: &[Daemon], connections: usize, requests: &[DiscoveryRequest]) {
+    let asked: Vec<_> = daemons.iter().map(|daemon| learn(daemon, requests)).collect();
+    let mut rates = vec![Vec::new(); daemons.len()];
+    for _ in 0..ROUNDS {
+        for ((daemon, asked), rates) in daemons.iter().zip(&asked).zip(&mut rates) {
+            rates.push(rate(daemon, connections, asked));
+        }
+    }
+    let medians: Vec<_> = rates.into_iter().map(median).collect();
+    print!("| {label} | {connections} |");
+    for median in &medians {
+        print!(" {median:.0} |");
+    }
+    println!(" {:.1} |", medians[0] / medians[medians.len() - 1]);
+}
+
+fn main() {
+    let daemons: Vec<_> = std::env::args()
+        .filter_map(|argument| {
+            let (name, address) = argument.split_once('=')?;
+            Some(Daemon { name: name.to_owned(), address: address.to_owned() })
+        })
+        .collect();
+    if daemons.is_empty() {
+        println!("name the daemons to measure: NAME=ADDRESS …");
+        return;
+    }
+    let names: Vec<_> = daemons.iter().map(|daemon| daemon.name.as_str()).collect();
+    println!("| requests a second | connections | {} | ratio |", names.join(" | "));
+    println!("|---|---|{}---|", "---|".repeat(daemons.len()));
+
+    let name = |number: usize| format!("/bench/topic_{number}");
+    let ping = [DiscoveryRequest::ping()];
+    compare("PING", &daemons, 1, &ping);
+    compare("PING", &daemons, 64, &ping);
+    let register: Vec<_> =
+        (0..TOPICS).map(|number| DiscoveryRequest::register(info(&name(number)))).collect();
+    let unregister: Vec<_> =
+        (0..TOPICS).map(|number| DiscoveryRequest::unregister(name(number))).collect();
+    // In pairs, so that every request changes something.
+    let pairs: Vec<_> =
+        register.iter().zip(&unregister).flat_map(|(a, b)| [a.clone(), b.clone()]).collect();
+    compare("REGISTER and UNREGISTER", &daemons, 1, &pairs);
+    compare("REGISTER and UNREGISTER", &daemons, 64, &pairs);
+    for daemon in &daemons {
+        let mut peer = RawPeer::open(&daemon.address).unwrap();
+        for request in &register {
+            peer.ask(&request.to_bytes()).unwrap();
+        }
+    }
+    let lookup: Vec<_> = (0..TOPICS).map(|number| DiscoveryRequest::lookup(name(number))).collect();
+    compare("LOOKUP, 1,000 topics", &daemons, 64, &lookup);
+    compare("LIST, 1,000 topics", &daemons, 16, &[DiscoveryRequest::list()]);
+}

@@ -1,0 +1,346 @@
+//! Publishers that die, seem to, or leave somebody behind: whose topics go, and whose stay.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
+use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::messages::{names, topic_at};
+use cortex_tests::nursery::{Listener, Nursery, Order, Publisher};
+use cortex_tests::raw::RawPeer;
+use cortex_tests::{measured, python};
+use rustix::process::{Pid, Signal};
+
+/// The time from a publisher's death until its topics are gone may be 50 ms; ten times that on a
+/// busy machine.
+const SOON: Duration = Duration::from_millis(500);
+/// Enough for five looks at an endpoint that answers.
+const FIVE_INTERVALS: Duration = Duration::from_millis(500);
+
+/// A daemon that looks at endpoints as often as it can be told to.
+fn watchful() -> Launch {
+    Launch::at(&Place::new()).args(["--probe-interval", "100ms"])
+}
+
+fn is_there(peer: &mut RawPeer, name: &str) -> bool {
+    match peer.request(&DiscoveryRequest::lookup(name)).unwrap().status {
+        DiscoveryStatus::Ok => true,
+        DiscoveryStatus::NotFound => false,
+        other @ (DiscoveryStatus::AlreadyExists | DiscoveryStatus::Error) => {
+            panic!("{name}: {other:?}")
+        }
+    }
+}
+
+fn entry(peer: &mut RawPeer, name: &str) -> EntryExt {
+    let describe = DiscoveryRequest::lookup(name).with_ext(RequestExt::default());
+    peer.request(&describe).unwrap().ext.unwrap().entry.unwrap()
+}
+
+fn register(peer: &mut RawPeer, name: &str, node: &str) -> DiscoveryStatus {
+    // Nobody has to listen there: the test's own process lives.
+    let info = topic_at(name, node, "ipc:///nowhere/at/all.sock");
+    peer.request(&DiscoveryRequest::register(info)).unwrap().status
+}
+
+/// Asks for a topic until it is gone; gives how long that took.
+fn time_until_gone(peer: &mut RawPeer, name: &str, since: Instant) -> Duration {
+    eventually(&format!("{name} is gone"), PATIENCE, || (!is_there(peer, name)).then_some(()));
+    since.elapsed()
+}
+
+/// Sees the topic again and again for so long.
+fn assert_stays(peer: &mut RawPeer, name: &str, for_so_long: Duration) {
+    let end = Instant::now() + for_so_long;
+    while Instant::now() < end {
+        assert!(is_there(peer, name), "{name} is gone");
+        assert_eq!(peer.read_within(Duration::from_millis(10)).unwrap(), Some(Vec::new()));
+    }
+}
+
+fn state_of(pid: Pid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+fn is_zombie(pid: Pid) -> bool {
+    state_of(pid) == Some('Z')
+}
+
+fn told_as_evicted(daemon: &Daemon, name: &str) -> String {
+    daemon.process().stderr_line("an eviction", |line| {
+        let is_it = line.contains("evicted") && line.contains(name);
+        (is_it && line.contains("INFO")).then(|| line.to_owned())
+    })
+}
+
+fn table_of(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let Some(slowest) = times.last() else { return "never".into() };
+    format!("median {:?}, slowest {:?}", times[times.len() / 2], slowest)
+}
+
+#[test]
+fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it() {
+    let daemon = Daemon::start();
+    let mut peer = daemon.peer();
+    let data = ipc(&daemon.place().path("data.sock"));
+    let line = format!(
+        "bind {data} then register /camera node {data} then register /lidar node {data} then hold"
+    );
+    let arguments: Vec<_> = [daemon.address()].into_iter().chain(line.split(' ')).collect();
+    let times = (0..5).map(|_| {
+        // An unmodified publisher, whose parent is this very process.
+        let publisher = python::spawn("peer.py", &arguments);
+        publisher.stdout_line("its topics are registered", |line| {
+            line.contains("Registered topic: /lidar").then_some(())
+        });
+        assert!(is_there(&mut peer, "/camera"));
+        publisher.signal(Signal::KILL);
+        let killed = Instant::now();
+        let took = time_until_gone(&mut peer, "/camera", killed);
+        assert!(!is_there(&mut peer, "/lidar"), "both go together");
+        assert!(is_zombie(publisher.pid()), "nobody has waited for it");
+        assert!(took < SOON, "{took:?}");
+        took
+    });
+    measured(&format!("gone after the kill (ipc): {}", table_of(times.collect())));
+    let told = told_as_evicted(&daemon, "/camera");
+    assert!(told.contains("owner exited"), "{told}");
+}
+
+#[test]
+fn so_are_those_whose_endpoint_is_tcp() {
+    let daemon = Daemon::start();
+    let mut peer = daemon.peer();
+    let mut nursery = Nursery::of(daemon.address());
+    let times = (0..10).map(|_| {
+        let publisher = nursery.publisher("node", "tcp://127.0.0.1:*", &["/a", "/b"]);
+        publisher.assert_registered();
+        assert!(is_there(&mut peer, "/a"));
+        publisher.signal(Signal::KILL);
+        let killed = Instant::now();
+        let took = time_until_gone(&mut peer, "/a", killed);
+        assert!(!is_there(&mut peer, "/b"), "both go together");
+        assert!(took < SOON, "{took:?}");
+        took
+    });
+    measured(&format!("gone after the kill (tcp): {}", table_of(times.collect())));
+}
+
+#[test]
+fn another_node_gets_the_topic_of_one_that_is_dead_and_not_reaped() {
+    let (refused, times) = take_over_50_times(Publisher::kill);
+    measured(&format!("registered by another node after the death: {}", table_of(times)));
+    assert_eq!(refused, [0; 0], "the rounds in which it was refused");
+}
+
+#[test]
+fn another_node_gets_the_topic_of_one_that_was_just_killed() {
+    // Whoever has sent the signal goes on before the other process has ended.
+    let (refused, times) = take_over_50_times(|publisher| publisher.signal(Signal::KILL));
+    measured(&format!("registered by another node after the kill: {}", table_of(times)));
+    assert_eq!(refused, [0; 0], "the rounds in which it was refused");
+}
+
+/// A publisher is killed and another node registers its topic, again and again: the rounds in
+/// which that was refused, and how long each took.
+fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) {
+    let daemon = watchful().start();
+    let mut peer = daemon.peer();
+    let mut nursery = Nursery::of(daemon.address());
+    let path = ipc(&daemon.place().path("data.sock"));
+    let (mut refused, mut times) = (Vec::new(), Vec::new());
+    for round in 0..50 {
+        let address = if round % 2 == 0 { path.as_str() } else { "tcp://127.0.0.1:*" };
+        let publisher = nursery.publisher("first", address, &["/camera"]);
+        publisher.assert_registered();
+        assert_eq!(
+            register(&mut peer, "/camera", "second"),
+            DiscoveryStatus::AlreadyExists,
+            "not while the first one lives"
+        );
+        kill(&publisher);
+        let killed = Instant::now();
+        match register(&mut peer, "/camera", "second") {
+            DiscoveryStatus::Ok => times.push(killed.elapsed()),
+            DiscoveryStatus::AlreadyExists => {
+                refused.push(round);
+                eventually("at last it is registered", PATIENCE, || {
+                    (register(&mut peer, "/camera", "second") == DiscoveryStatus::Ok).then_some(())
+                });
+            }
+            other @ (DiscoveryStatus::NotFound | DiscoveryStatus::Error) => panic!("{other:?}"),
+        }
+        assert!(is_zombie(publisher.pid), "nobody has waited for it");
+        let found = peer.request(&DiscoveryRequest::lookup("/camera")).unwrap();
+        assert_eq!(found.topic_info.unwrap().publisher_node, "second");
+        let gone = peer.request(&DiscoveryRequest::unregister("/camera")).unwrap();
+        assert_eq!(gone.status, DiscoveryStatus::Ok);
+    }
+    (refused, times)
+}
+
+#[test]
+fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
+    let daemon = watchful().start();
+    let mut peer = daemon.peer();
+    let mut nursery = Nursery::of(daemon.address());
+    let address = ipc(&daemon.place().path("data.sock"));
+    let mut present = nursery.publisher("node", &address, &["/camera"]);
+    for _ in 0..10 {
+        present.assert_registered();
+        present.signal(Signal::KILL);
+        present = nursery.publisher("node", &address, &["/camera"]);
+    }
+    present.assert_registered();
+    // Whatever was found out late about those that are gone means nothing for this one.
+    assert_stays(&mut peer, "/camera", FIVE_INTERVALS);
+    let pid = present.pid.as_raw_nonzero().get();
+    assert_eq!(entry(&mut peer, "/camera").pid, u64::try_from(pid).ok());
+}
+
+#[test]
+fn a_publisher_that_lives_is_never_evicted() {
+    let daemon = watchful().and_tcp().start();
+    let [ipc_address, tcp_address] = daemon.addresses() else { panic!("two addresses") };
+    let mut peer = daemon.peer();
+    let address = |name: &str| ipc(&daemon.place().path(name));
+    let mut seen = Nursery::of(ipc_address);
+    let mut unseen = Nursery::of(tcp_address);
+    let order =
+        |node, address, listener| Order { node, address, topics: &[], listener, leaves: true };
+    let (one, other) = (address("seen.sock"), address("unseen.sock"));
+    let topics = |name: &str| [name.to_owned()];
+    let publishers = [
+        seen.start(&Order { topics: &topics("/seen"), ..order("seen", &one, Listener::Own) }),
+        seen.start(&Order {
+            topics: &topics("/nowhere"),
+            ..order("nowhere", "ipc:///nowhere/at/all.sock", Listener::None)
+        }),
+        unseen
+            .start(&Order { topics: &topics("/unseen"), ..order("unseen", &other, Listener::Own) }),
+    ];
+    publishers.iter().for_each(Publisher::assert_registered);
+    eventually("the unseen one is found alive", PATIENCE, || {
+        (entry(&mut peer, "/unseen").endpoint == EndpointState::Alive).then_some(())
+    });
+    let all = ["/seen", "/nowhere", "/unseen"];
+    for name in all {
+        assert_stays(&mut peer, name, FIVE_INTERVALS);
+    }
+    for publisher in &publishers {
+        publisher.signal(Signal::STOP);
+    }
+    // A look at a stopped one takes a second, since nobody greets.
+    for name in all {
+        assert_stays(&mut peer, name, Duration::from_secs(1));
+    }
+    assert_eq!(register(&mut peer, "/seen", "thief"), DiscoveryStatus::AlreadyExists);
+    for publisher in &publishers {
+        publisher.signal(Signal::CONT);
+    }
+    for name in all {
+        assert_stays(&mut peer, name, FIVE_INTERVALS);
+    }
+}
+
+#[test]
+fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
+    let daemon = watchful().start();
+    let mut peer = daemon.peer();
+    let mut nursery = Nursery::of(daemon.address());
+    let address = ipc(&daemon.place().path("data.sock"));
+    let topics = ["/held".to_owned()];
+    let listener = Listener::Silent;
+    let order = Order { node: "node", address: &address, topics: &topics, listener, leaves: false };
+    let publisher = nursery.start(&order);
+    publisher.assert_registered();
+    publisher.kill();
+    let killed = Instant::now();
+    assert!(is_there(&mut peer, "/held"), "not at the first look");
+    let took = time_until_gone(&mut peer, "/held", killed);
+    measured(&format!("a silent child's topic was gone after {took:?}"));
+    assert!(took > Duration::from_millis(1_900), "{took:?}: each look has a second");
+    let told = told_as_evicted(&daemon, "/held");
+    assert!(told.contains("owner exited"), "{told}");
+}
+
+#[test]
+fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
+    let daemon = watchful().start();
+    let mut peer = daemon.peer();
+    let mut nursery = Nursery::of(daemon.address());
+    let address = ipc(&daemon.place().path("data.sock"));
+    let topics = ["/served".to_owned()];
+    let listener = Listener::Served;
+    let order = Order { node: "node", address: &address, topics: &topics, listener, leaves: false };
+    let publisher = nursery.start(&order);
+    publisher.assert_registered();
+    publisher.signal(Signal::KILL);
+    eventually("it is known to be an orphan", PATIENCE, || {
+        (entry(&mut peer, "/served").endpoint == EndpointState::Orphaned).then_some(())
+    });
+    assert_stays(&mut peer, "/served", Duration::from_secs(2));
+    assert_eq!(entry(&mut peer, "/served").endpoint, EndpointState::Orphaned);
+    assert_eq!(
+        register(&mut peer, "/served", "another"),
+        DiscoveryStatus::AlreadyExists,
+        "somebody serves it"
+    );
+    // The children end with it.
+    drop(nursery);
+    let took = time_until_gone(&mut peer, "/served", Instant::now());
+    measured(&format!("gone {took:?} after the child"));
+}
+
+#[test]
+fn an_unseen_publisher_is_gone_after_two_looks() {
+    let daemon = watchful().and_tcp().start();
+    let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
+    let mut peer = daemon.peer();
+    let mut nursery = Nursery::of(tcp);
+    let address = ipc(&daemon.place().path("data.sock"));
+    let publisher = nursery.publisher("node", &address, &["/unseen"]);
+    publisher.assert_registered();
+    eventually("it is found alive", PATIENCE, || {
+        let entry = entry(&mut peer, "/unseen");
+        assert_eq!((entry.uid, entry.pid), (None, None));
+        (entry.endpoint == EndpointState::Alive).then_some(())
+    });
+    publisher.signal(Signal::KILL);
+    let took = time_until_gone(&mut peer, "/unseen", Instant::now());
+    measured(&format!("an unseen one's topic was gone after {took:?}"));
+    let told = told_as_evicted(&daemon, "/unseen");
+    assert!(told.contains("endpoint dead"), "{told}");
+}
+
+#[test]
+fn endpoints_that_hang_keep_nobody_waiting_and_no_topic_goes_for_them() {
+    let daemon = watchful().and_tcp().start();
+    let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
+    let mut peer = daemon.peer();
+    let mut nursery = Nursery::of(tcp);
+    let topics: Vec<_> = (0..20).map(|number| format!("/hanging/{number}")).collect();
+    let listener = Listener::Full;
+    let order = Order { node: "node", address: "", topics: &topics, listener, leaves: false };
+    let publisher = nursery.start(&order);
+    publisher.assert_registered();
+    let mut slowest = Duration::ZERO;
+    // Longer than the second that a look may take.
+    let end = Instant::now() + Duration::from_millis(2_500);
+    while Instant::now() < end {
+        let asked = Instant::now();
+        peer.ping().unwrap();
+        slowest = slowest.max(asked.elapsed());
+    }
+    measured(&format!("the slowest PING beside hanging looks: {slowest:?}"));
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    assert_eq!(entry(&mut peer, "/hanging/0").endpoint, EndpointState::Unknown);
+    let list = peer.request(&DiscoveryRequest::list()).unwrap();
+    assert_eq!(names(&list), topics);
+    publisher.signal(Signal::KILL);
+}

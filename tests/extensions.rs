@@ -1,0 +1,396 @@
+//! The extensions of level 1, as a libzmq peer has them from the running daemon.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cortex_proto::{
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, Hold,
+    RequestExt, RequestedCommand, ResponseExt, Session, TopicInfo,
+};
+use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::messages::{
+    hello, names, register_in_session, register_static, response, topic, topic_at,
+};
+use cortex_tests::peers::ZmqPeer;
+use cortex_tests::process::Process;
+use cortex_tests::raw::RawPeer;
+use cortex_tests::{hex, measured};
+use rustix::process::{Signal, getpid, getuid};
+
+/// The shortest lease there is.
+const LEASE: Duration = Duration::from_millis(500);
+const LEASE_MS: u64 = 500;
+
+fn session(id: &str, lease_ms: Option<u64>) -> Session {
+    Session { id: id.into(), lease_ms }
+}
+
+fn register_with(
+    info: TopicInfo,
+    hold: Option<Hold>,
+    session: Option<Session>,
+) -> DiscoveryRequest {
+    DiscoveryRequest::register(info).with_ext(RequestExt { hold, session, ..RequestExt::default() })
+}
+
+fn describe(peer: &ZmqPeer, name: &str) -> Option<EntryExt> {
+    let found = peer.ask(&DiscoveryRequest::lookup(name).with_ext(RequestExt::default()));
+    assert_ne!(found.status, DiscoveryStatus::Error, "{}", found.message);
+    let entry = found.ext.unwrap().entry;
+    assert_eq!(entry.is_some(), found.topic_info.is_some());
+    entry
+}
+
+fn ok(response: DiscoveryResponse) -> ResponseExt {
+    assert_eq!(response.status, DiscoveryStatus::Ok, "{}", response.message);
+    response.ext.unwrap()
+}
+
+fn renew(peer: &ZmqPeer, id: &str) -> (Option<bool>, Option<u64>) {
+    let ext = ok(peer.ask(&DiscoveryRequest::renew(session(id, None))));
+    (ext.known, ext.lease_ms)
+}
+
+/// Lets time pass in which nothing is asked.
+fn wait_without_a_word(peer: &ZmqPeer, time: Duration) {
+    assert!(!peer.hears_within(time.as_millis().try_into().unwrap()), "nothing was asked");
+}
+
+/// Has another process of this user ask all this, and end.
+fn ask_in_a_process_that_ends(daemon: &Daemon, requests: &[DiscoveryRequest]) {
+    let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_raw-peer")));
+    command.arg(daemon.address());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = Process::spawn(&mut command);
+    for request in requests {
+        process.write_line(&hex::encode(&request.to_bytes()));
+    }
+    let ended = process.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for reply in ended.stdout.lines() {
+        assert_eq!(response(&hex::decode(reply)).status, DiscoveryStatus::Ok);
+    }
+    assert_eq!(ended.stdout.lines().count(), requests.len());
+}
+
+#[test]
+fn hello_tells_who_the_daemon_is_and_what_it_has() {
+    let daemon = Daemon::start();
+    let peer = ZmqPeer::req(daemon.address());
+    let told = ok(peer.ask(&hello()));
+    assert_eq!(told.level, Some(1));
+    let server = concat!("cortex-discovery/", env!("CARGO_PKG_VERSION"));
+    assert_eq!(told.server.as_deref(), Some(server));
+    let pid = daemon.process().pid().as_raw_nonzero().get();
+    assert_eq!(told.pid, u64::try_from(pid).ok());
+    assert_eq!((told.revision, told.topics), (Some(0), Some(0)));
+    assert!(told.uptime_ms.unwrap() < 60_000, "{told:?}");
+
+    for name in ["/a", "/b"] {
+        let reply = ok(peer.ask(&register_with(topic(name, "node"), None, None)));
+        assert!(reply.revision.is_some() && reply.lease_ms.is_none(), "{reply:?}");
+    }
+    assert_eq!(peer.ask(&DiscoveryRequest::unregister("/a")).ext, None, "unasked");
+    let later = ok(peer.ask(&hello()));
+    assert_eq!((later.epoch, later.level), (told.epoch, Some(1)));
+    assert_eq!((later.revision, later.topics), (Some(3), Some(1)));
+    assert!(later.uptime_ms >= told.uptime_ms);
+    let plain = peer.ask_bytes(&DiscoveryRequest::ping().to_bytes());
+    assert_eq!(plain, b"\x82\xa6status\x00\xa7message\xa4pong", "without asking, as it always was");
+}
+
+#[test]
+fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
+    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
+    let (peer, stranger) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
+    let data = zmq::Context::new().socket(zmq::PUB).unwrap();
+    data.bind("tcp://127.0.0.1:*").unwrap();
+    let endpoint = data.get_last_endpoint().unwrap().unwrap();
+
+    for request in [
+        register_with(topic("/process", "node"), Some(Hold::Process), None),
+        register_static(topic("/static", "node")),
+        register_in_session(topic("/session", "node"), "session", 60_000),
+    ] {
+        ok(peer.ask(&request));
+    }
+    ok(stranger.ask(&register_with(topic_at("/unknown", "node", &endpoint), None, None)));
+    eventually("the stranger's endpoint is found alive", PATIENCE, || {
+        let entry = describe(&peer, "/unknown").unwrap();
+        (entry.endpoint == EndpointState::Alive).then_some(())
+    });
+
+    let listed = peer.ask(&DiscoveryRequest::list().with_ext(RequestExt::default()));
+    assert_eq!(names(&listed), ["/process", "/static", "/session", "/unknown"]);
+    let entries = ok(listed).entries.unwrap();
+    let holds: Vec<_> = entries.iter().map(|entry| entry.hold.clone()).collect();
+    assert_eq!(holds, [Hold::Process, Hold::Static, Hold::Session, Hold::Process]);
+    let user = Some(u64::from(getuid().as_raw()));
+    let process = u64::try_from(getpid().as_raw_nonzero().get()).ok();
+    let whose: Vec<_> = entries.iter().map(|entry| (entry.uid, entry.pid)).collect();
+    let own = (user, process);
+    assert_eq!(whose, [own, own, own, (None, None)]);
+    let revisions: Vec<_> = entries.iter().map(|entry| entry.revision).collect();
+    assert_eq!(revisions, [1, 2, 3, 4]);
+    assert!(entries.iter().all(|entry| entry.age_ms < 60_000), "{entries:?}");
+    assert_eq!(describe(&peer, "/process").unwrap().revision, 1);
+    assert_eq!(describe(&peer, "/nope"), None);
+    assert_eq!(peer.ask(&DiscoveryRequest::list()).ext, None, "unasked");
+}
+
+#[test]
+fn static_topics_and_those_of_sessions_outlive_their_process_and_others_do_not() {
+    let daemon = Daemon::start();
+    let requests = [
+        register_static(topic("/static", "node")),
+        register_in_session(topic("/session", "node"), "session", 60_000),
+        DiscoveryRequest::register(topic("/process", "node")),
+    ];
+    ask_in_a_process_that_ends(&daemon, &requests);
+    let peer = ZmqPeer::req(daemon.address());
+    eventually("the process's own topic is gone", PATIENCE, || {
+        describe(&peer, "/process").is_none().then_some(())
+    });
+    assert_eq!(names(&peer.ask(&DiscoveryRequest::list())), ["/static", "/session"]);
+    assert_eq!(renew(&peer, "session"), (Some(true), Some(60_000)), "by another process");
+}
+
+#[test]
+fn a_session_stays_while_it_is_renewed_and_no_longer() {
+    let daemon = Daemon::start();
+    let peer = ZmqPeer::req(daemon.address());
+    for name in ["/a", "/b"] {
+        let reply = ok(peer.ask(&register_in_session(topic(name, "node"), "session", LEASE_MS)));
+        assert_eq!(reply.lease_ms, Some(LEASE_MS));
+    }
+    let end = Instant::now() + 4 * LEASE;
+    let mut renewed = Instant::now();
+    while Instant::now() < end {
+        renewed = Instant::now();
+        assert_eq!(renew(&peer, "session"), (Some(true), Some(LEASE_MS)));
+        assert!(describe(&peer, "/a").is_some() && describe(&peer, "/b").is_some());
+        wait_without_a_word(&peer, LEASE / 4);
+    }
+    eventually("its topics are gone", PATIENCE, || describe(&peer, "/a").is_none().then_some(()));
+    let took = renewed.elapsed();
+    assert!(describe(&peer, "/b").is_none(), "both go together");
+    measured(&format!("a lease of {LEASE:?} expired after {took:?}"));
+    assert!(took >= LEASE && took < 10 * LEASE, "{took:?}");
+    assert_eq!(renew(&peer, "session").0, Some(false), "register again");
+    let told = daemon.process().stderr_line("an eviction", |line| {
+        (line.contains("evicted") && line.contains("/a")).then(|| line.to_owned())
+    });
+    assert!(told.contains("lease expired"), "{told}");
+}
+
+#[test]
+fn leases_have_bounds() {
+    let daemon = Daemon::start();
+    let peer = ZmqPeer::req(daemon.address());
+    for (asked, given) in
+        [(None, 10_000), (Some(1), 500), (Some(700), 700), (Some(u64::MAX), 86_400_000)]
+    {
+        let id = format!("{asked:?}");
+        let request = register_with(topic("/x", "node"), None, Some(session(&id, asked)));
+        assert_eq!(ok(peer.ask(&request)).lease_ms, Some(given));
+        assert_eq!(renew(&peer, &id), (Some(true), Some(given)));
+    }
+}
+
+#[test]
+fn sessions_are_their_users() {
+    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
+    let (peer, stranger) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
+    ok(peer.ask(&register_in_session(topic("/x", "node"), "same", 60_000)));
+    assert_eq!(renew(&stranger, "same").0, Some(false));
+    ok(stranger.ask(&register_in_session(topic("/y", "node"), "same", 70_000)));
+    assert_eq!(renew(&stranger, "same"), (Some(true), Some(70_000)));
+    assert_eq!(renew(&ZmqPeer::req(tcp), "same"), (Some(true), Some(70_000)), "all share theirs");
+    assert_eq!(renew(&peer, "same"), (Some(true), Some(60_000)));
+}
+
+#[test]
+fn a_daemon_that_stood_still_for_longer_than_a_lease_expires_none() {
+    let daemon = Daemon::start();
+    let peer = ZmqPeer::req(daemon.address());
+    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", LEASE_MS)));
+    daemon.signal(Signal::STOP);
+    wait_without_a_word(&peer, 5 * LEASE);
+    daemon.signal(Signal::CONT);
+    let woken = Instant::now();
+    assert!(describe(&peer, "/x").is_some(), "nobody could renew it");
+    assert_eq!(renew(&peer, "session").0, Some(true));
+    eventually("it is gone", PATIENCE, || describe(&peer, "/x").is_none().then_some(()));
+    assert!(woken.elapsed() >= LEASE, "it had a full term: {:?}", woken.elapsed());
+}
+
+#[test]
+fn a_renewal_that_came_in_time_and_was_read_late_counts() {
+    let daemon = Daemon::start();
+    let peer = ZmqPeer::req(daemon.address());
+    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", LEASE_MS)));
+    daemon.signal(Signal::STOP);
+    peer.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
+    // Longer than the lease, but not so long that time would count as lost.
+    wait_without_a_word(&peer, LEASE + LEASE / 2);
+    daemon.signal(Signal::CONT);
+    assert_eq!(ok(response(&peer.receive())).known, Some(true));
+    assert!(describe(&peer, "/x").is_some());
+}
+
+#[test]
+fn leases_start_anew_with_the_daemon() {
+    let launch = Launch::at(&Place::new());
+    let daemon = launch.start();
+    let peer = ZmqPeer::req(daemon.address());
+    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", LEASE_MS)));
+    assert_eq!(daemon.kill().signal, Some(9));
+    wait_without_a_word(&peer, 2 * LEASE);
+    let daemon = launch.start();
+    let peer = ZmqPeer::req(daemon.address());
+    assert_eq!(renew(&peer, "session"), (Some(true), Some(LEASE_MS)));
+}
+
+#[test]
+fn an_unregister_with_a_guard_does_nothing_when_the_guard_does_not_hold() {
+    let daemon = Daemon::start();
+    let peer = ZmqPeer::req(daemon.address());
+    let guarded = |publisher_node: Option<&str>, revision| {
+        let publisher_node = publisher_node.map(str::to_owned);
+        let ext = RequestExt { publisher_node, revision, ..RequestExt::default() };
+        peer.ask(&DiscoveryRequest::unregister("/x").with_ext(ext))
+    };
+    let register = register_with(topic("/x", "node"), None, None);
+    let revision = ok(peer.ask(&register)).revision.unwrap();
+    for (node, number, told) in [
+        (Some("another"), None, "another"),
+        (None, Some(revision + 1), "revision"),
+        (Some("node"), Some(revision + 1), "revision"),
+        (Some("another"), Some(revision), "another"),
+    ] {
+        let refused = guarded(node, number);
+        assert_eq!(refused.status, DiscoveryStatus::Error, "{node:?} {number:?}");
+        assert!(refused.message.contains(told), "{}", refused.message);
+        assert!(refused.ext.is_some() && describe(&peer, "/x").is_some());
+    }
+    for (node, number) in [(Some("node"), None), (None, Some(0)), (Some("node"), Some(0))] {
+        let number = number.map(|_| describe(&peer, "/x").unwrap().revision);
+        ok(guarded(node, number));
+        assert!(describe(&peer, "/x").is_none());
+        assert_eq!(guarded(node, number).status, DiscoveryStatus::NotFound);
+        ok(peer.ask(&register));
+    }
+}
+
+#[test]
+fn holds_that_make_no_sense_are_refused() {
+    let daemon = Daemon::start();
+    let peer = ZmqPeer::req(daemon.address());
+    let one = || Some(session("session", None));
+    for (hold, session, told) in [
+        (Some(Hold::Other("for ever".into())), None, "for ever"),
+        (Some(Hold::Session), None, "ext.session"),
+        (Some(Hold::Static), one(), "only one"),
+        (Some(Hold::Process), one(), "only one"),
+        (None, Some(session("", None)), "0 bytes"),
+        (None, Some(session(&"s".repeat(65), None)), "65 bytes"),
+    ] {
+        let refused = peer.ask(&register_with(topic("/x", "node"), hold, session));
+        assert_eq!(refused.status, DiscoveryStatus::Error);
+        assert!(refused.message.contains(told), "{}", refused.message);
+        assert!(refused.ext.is_some());
+    }
+    for id in ["", &"s".repeat(65)] {
+        let refused = peer.ask(&DiscoveryRequest::renew(session(id, None)));
+        assert_eq!(refused.status, DiscoveryStatus::Error);
+        assert!(refused.ext.is_some());
+    }
+    assert_eq!(names(&peer.ask(&DiscoveryRequest::list())), [""; 0]);
+}
+
+#[test]
+fn what_asks_for_an_extension_gets_one_also_with_an_error() {
+    let daemon = Daemon::start();
+    let peer = ZmqPeer::req(daemon.address());
+    for (number, has_ext) in
+        [(63, false), (64, true), (65, true), (66, true), (67, true), (95, true), (96, false)]
+    {
+        let command = RequestedCommand::from_number(number);
+        let bare = peer.ask(&DiscoveryRequest { command, ..DiscoveryRequest::ping() });
+        assert_eq!(bare.status, DiscoveryStatus::Error, "{number}: {}", bare.message);
+        assert_eq!(bare.ext.is_some(), has_ext, "{number}: {}", bare.message);
+        let asking = peer.ask(&DiscoveryRequest { command, ..hello() });
+        assert_eq!(asking.status, DiscoveryStatus::Error, "{number}: {}", asking.message);
+        assert!(asking.ext.is_some(), "{number}: {}", asking.message);
+    }
+    // {command: 5, ext: {}, topic_name: 7}
+    let unreadable = response(&peer.ask_bytes(b"\x83\xa7command\x05\xa3ext\x80\xaatopic_name\x07"));
+    assert_eq!(unreadable.status, DiscoveryStatus::Error);
+    assert!(unreadable.ext.is_some(), "{}", unreadable.message);
+    let not_found = peer.ask(&DiscoveryRequest::unregister("/x").with_ext(RequestExt::default()));
+    assert_eq!(not_found.status, DiscoveryStatus::NotFound);
+    assert!(not_found.ext.is_some());
+}
+
+#[test]
+fn there_are_as_many_topics_as_it_was_told_at_most() {
+    let daemon = Launch::at(&Place::new()).args(["--max-topics", "3"]).start();
+    let peer = ZmqPeer::req(daemon.address());
+    let register = |name: &str| peer.ask(&DiscoveryRequest::register(topic(name, "node")));
+    for name in ["/a", "/b", "/c", "/a"] {
+        assert_eq!(register(name).status, DiscoveryStatus::Ok, "{name}");
+    }
+    let refused = register("/d");
+    assert_eq!(refused.status, DiscoveryStatus::Error);
+    assert!(refused.message.contains("/d") && refused.message.contains('3'), "{}", refused.message);
+    let moved = topic_at("/b", "node", "ipc:///elsewhere");
+    assert_eq!(peer.ask(&DiscoveryRequest::register(moved)).status, DiscoveryStatus::Ok);
+    assert_eq!(peer.ask(&DiscoveryRequest::unregister("/a")).status, DiscoveryStatus::Ok);
+    assert_eq!(register("/d").status, DiscoveryStatus::Ok);
+    assert_eq!(names(&peer.ask(&DiscoveryRequest::list())), ["/b", "/c", "/d"]);
+    daemon.signal(Signal::TERM);
+    let told = daemon.wait().stderr;
+    assert!(told.contains("over_limit=1"), "it counts:\n{told}");
+}
+
+#[test]
+fn there_are_as_many_connections_as_it_was_told_at_most() {
+    let tcp = Launch::at_address(&Place::new(), "tcp://127.0.0.1:0");
+    // All whom nobody knows share what one user may have: half.
+    for (launch, most) in [(Launch::at(&Place::new()), 4), (tcp, 2)] {
+        let daemon = launch.args(["--max-connections", "4"]).start();
+        let mut peers: Vec<_> = Vec::new();
+        // That of the harness, which has asked whether it serves, may not be closed yet.
+        while peers.len() < most {
+            let peer = eventually("there is room", PATIENCE, || {
+                let mut peer = RawPeer::open(daemon.address()).ok()?;
+                peer.ping().is_ok().then_some(peer)
+            });
+            peers.push(peer);
+        }
+        let refused = RawPeer::open(daemon.address()).and_then(|mut peer| peer.ping());
+        assert!(refused.is_err(), "one more is closed");
+        for peer in &mut peers {
+            peer.ping().unwrap();
+        }
+        peers.pop();
+        let mut new = eventually("there is room again", PATIENCE, || {
+            let mut peer = RawPeer::open(daemon.address()).ok()?;
+            peer.ping().is_ok().then_some(peer)
+        });
+        new.ping().unwrap();
+        daemon.signal(Signal::TERM);
+        let ended = daemon.wait();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert!(ended.stderr.contains("refused="), "it counts:\n{}", ended.stderr);
+        assert!(!ended.stderr.contains("refused=0"), "it counts:\n{}", ended.stderr);
+    }
+    let none = Launch::at(&Place::new()).args(["--max-connections", "0"]).run();
+    assert_eq!(none.code, Some(2), "{}", none.stderr);
+}

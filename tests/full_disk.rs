@@ -1,0 +1,190 @@
+//! The state on a disk that fills up, and has room again.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, TopicInfo};
+use cortex_tests::daemon::{Launch, Place};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::messages::topic;
+use cortex_tests::not_run;
+use cortex_tests::process::Process;
+use cortex_tests::raw::RawPeer;
+use rustix::process::Signal;
+
+/// A disk of its own, in a mount namespace that a process holds, and that is gone with it.
+struct SmallDisk {
+    process: Process,
+    mount_point: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None` where this process may not mount.
+    fn mount(place: &Place, size: &str) -> Option<Self> {
+        let mount_point = place.path("disk");
+        fs::create_dir(&mount_point).unwrap();
+        let script = r#"mount -t tmpfs -o "size=$1,mode=700" none "$2" && echo mounted && cat"#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh", size]).arg(&mount_point);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let process = Process::spawn(&mut command);
+        let is_mounted = eventually("it is mounted or not", PATIENCE, || {
+            let told = process.stdout_so_far().contains("mounted");
+            (told || !process.stderr_so_far().is_empty()).then_some(told)
+        });
+        is_mounted.then_some(Self { process, mount_point })
+    }
+
+    /// What is on it, from outside of the namespace.
+    fn root(&self) -> PathBuf {
+        let pid = self.process.pid().as_raw_nonzero();
+        let inside = self.mount_point.strip_prefix("/").unwrap();
+        Path::new(&format!("/proc/{pid}/root")).join(inside)
+    }
+
+    /// A daemon whose state is on it.
+    fn launch(&self, place: &Place) -> Launch {
+        let pid = self.process.pid().as_raw_nonzero();
+        let enter = format!(r#"exec nsenter --mount=/proc/{pid}/ns/mnt "$0" "$@""#);
+        let state = self.mount_point.join("topics.db");
+        Launch::at(place).args([Path::new("--state"), &state]).after_shell(&enter)
+    }
+
+    /// Writes until nothing fits any more.
+    fn fill(&self) {
+        let mut file = File::create(self.root().join("ballast")).unwrap();
+        for piece in [64 * 1024, 4096, 512, 1] {
+            while file.write_all(&vec![b'x'; piece]).is_ok() {}
+        }
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.root().join("ballast")).unwrap();
+    }
+}
+
+fn large(name: &str) -> DiscoveryRequest {
+    let info = TopicInfo { message_type: "t".repeat(1000), ..topic(name, "node") };
+    DiscoveryRequest::register(info)
+}
+
+fn ask(peer: &mut RawPeer, request: &DiscoveryRequest) -> DiscoveryResponse {
+    peer.request(request).unwrap()
+}
+
+fn list(peer: &mut RawPeer) -> Vec<String> {
+    let list = ask(peer, &DiscoveryRequest::list());
+    list.topics.iter().map(|topic| topic.name.to_string()).collect()
+}
+
+#[test]
+fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_lost() {
+    let place = Place::new();
+    let Some(disk) = SmallDisk::mount(&place, "512k") else {
+        not_run("no disk can be mounted here: that needs root and `unshare --mount`");
+        return;
+    };
+    let launch = disk.launch(&place);
+    let daemon = launch.start();
+    let mut peer = daemon.peer();
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        for number in 0..5 {
+            let name = format!("/{round}/{number}");
+            let reply = ask(&mut peer, &large(&name));
+            assert_eq!(reply.status, DiscoveryStatus::Ok, "{}", reply.message);
+            acknowledged.push(name);
+        }
+        disk.fill();
+        // What SQLite has on the disk already has room for some more.
+        let mut refusal = None;
+        for number in 5..500 {
+            let name = format!("/{round}/{number}");
+            let reply = ask(&mut peer, &large(&name));
+            if reply.status == DiscoveryStatus::Ok {
+                acknowledged.push(name);
+            } else {
+                assert_eq!(reply.status, DiscoveryStatus::Error, "{}", reply.message);
+                refusal = Some(reply);
+                break;
+            }
+        }
+        let refusal = refusal.expect("a full disk takes no 500 topics");
+        assert!(refusal.message.contains("not registered"), "{}", refusal.message);
+        assert!(refusal.message.contains("state file"), "{}", refusal.message);
+        daemon.process().stderr_line("an error", |line| {
+            (line.contains("ERROR") && line.contains("state file")).then_some(())
+        });
+
+        for _ in 0..10 {
+            assert_eq!(ask(&mut peer, &large("/no/room")).status, DiscoveryStatus::Error);
+            assert_eq!(list(&mut peer), acknowledged);
+            let first = ask(&mut peer, &DiscoveryRequest::lookup("/0/0"));
+            assert_eq!(first.status, DiscoveryStatus::Ok);
+            peer.ping().unwrap();
+        }
+        let removal = ask(&mut peer, &DiscoveryRequest::unregister("/0/0"));
+        assert_eq!(removal.status, DiscoveryStatus::Error, "{}", removal.message);
+        assert!(removal.message.contains("not unregistered"), "{}", removal.message);
+
+        disk.make_room();
+        let name = format!("/{round}/again");
+        let reply = ask(&mut peer, &large(&name));
+        assert_eq!(reply.status, DiscoveryStatus::Ok, "at once: {}", reply.message);
+        acknowledged.push(name);
+        assert_eq!(list(&mut peer), acknowledged);
+    }
+
+    // Killed while there is no room.
+    disk.fill();
+    while ask(&mut peer, &large(&format!("/last/{}", acknowledged.len()))).status
+        == DiscoveryStatus::Ok
+    {
+        acknowledged.push(format!("/last/{}", acknowledged.len()));
+    }
+    assert_eq!(daemon.kill().signal, Some(9));
+    disk.make_room();
+    let daemon = launch.start();
+    assert_eq!(list(&mut daemon.peer()), acknowledged);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+}
+
+#[test]
+fn a_daemon_that_starts_on_a_full_disk_says_so_or_serves_what_it_has() {
+    let place = Place::new();
+    let Some(disk) = SmallDisk::mount(&place, "256k") else {
+        not_run("no disk can be mounted here: that needs root and `unshare --mount`");
+        return;
+    };
+    disk.fill();
+    let launch = disk.launch(&place);
+    let ended = launch.run();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("topics.db"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    disk.make_room();
+
+    let daemon = launch.start();
+    assert_eq!(ask(&mut daemon.peer(), &large("/kept")).status, DiscoveryStatus::Ok);
+    assert_eq!(daemon.kill().signal, Some(9));
+    disk.fill();
+    let daemon = launch.spawn();
+    // To read its file SQLite may want room beside it.
+    eventually("it serves or ends", PATIENCE, || {
+        if let Ok(mut peer) = RawPeer::open(&place.address()) {
+            assert_eq!(list(&mut peer), ["/kept"]);
+            daemon.signal(Signal::TERM);
+            return Some(());
+        }
+        daemon.stderr_so_far().contains("ERROR").then_some(())
+    });
+    let ended = daemon.wait();
+    assert!(matches!(ended.code, Some(0 | 1)), "{}", ended.stderr);
+    disk.make_room();
+    assert_eq!(list(&mut launch.start().peer()), ["/kept"]);
+}

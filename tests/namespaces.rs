@@ -1,0 +1,123 @@
+//! Publishers that the daemon cannot see, since one of the two is in another pid namespace.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
+use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::nursery::{Nursery, Publisher};
+use cortex_tests::raw::RawPeer;
+use cortex_tests::{measured, not_run};
+
+/// Starts the daemon in a pid namespace of its own.
+const ELSEWHERE: &str = r#"exec unshare --pid --fork --kill-child --mount-proc "$0" "$@""#;
+
+fn can_make_namespaces() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "true"]);
+    let can = command.output().is_ok_and(|output| output.status.success());
+    if !can {
+        not_run("`unshare --pid --mount-proc` does not work here");
+    }
+    can
+}
+
+fn watchful(place: &Place) -> Launch {
+    Launch::at(place).args(["--probe-interval", "100ms"])
+}
+
+fn entry(peer: &mut RawPeer, name: &str) -> Option<EntryExt> {
+    let describe = DiscoveryRequest::lookup(name).with_ext(RequestExt::default());
+    let response = peer.request(&describe).unwrap();
+    assert_ne!(response.status, DiscoveryStatus::Error, "{}", response.message);
+    response.ext.unwrap().entry
+}
+
+fn becomes_alive(peer: &mut RawPeer, name: &str) -> EntryExt {
+    eventually("it is found alive", PATIENCE, || {
+        entry(peer, name).filter(|entry| entry.endpoint == EndpointState::Alive)
+    })
+}
+
+fn time_until_gone(peer: &mut RawPeer, name: &str) -> Duration {
+    let since = Instant::now();
+    eventually("it is gone", PATIENCE, || entry(peer, name).is_none().then_some(()));
+    since.elapsed()
+}
+
+fn publisher_of(nursery: &mut Nursery, place: &Place, name: &str) -> Publisher {
+    let publisher = nursery.publisher("node", &ipc(&place.path("data.sock")), &[name]);
+    publisher.assert_registered();
+    publisher
+}
+
+fn reason(daemon: &Daemon, name: &str) -> String {
+    daemon.process().stderr_line("an eviction", |line| {
+        (line.contains("evicted") && line.contains(name)).then(|| line.to_owned())
+    })
+}
+
+#[test]
+fn a_publisher_whose_pid_is_unknown_is_found_alive_and_goes_after_two_looks() {
+    if !can_make_namespaces() {
+        return;
+    }
+    let place = Place::new();
+    let daemon = watchful(&place).after_shell(ELSEWHERE).start();
+    let mut peer = daemon.peer();
+    let mut nursery = Nursery::of(daemon.address());
+    for _ in 0..3 {
+        let publisher = publisher_of(&mut nursery, &place, "/hidden");
+        assert_eq!(becomes_alive(&mut peer, "/hidden").pid, None);
+        publisher.kill();
+        let took = time_until_gone(&mut peer, "/hidden");
+        measured(&format!("evicted {took:?} after the kill"));
+        // The second of two looks comes an interval after the first.
+        assert!(took > Duration::from_millis(90), "{took:?}");
+        assert!(reason(&daemon, "/hidden").contains("endpoint dead"));
+    }
+}
+
+#[test]
+fn a_publisher_in_a_namespace_within_the_daemons_own_is_watched_like_any_other() {
+    if !can_make_namespaces() {
+        return;
+    }
+    let place = Place::new();
+    let daemon = watchful(&place).start();
+    let mut peer = daemon.peer();
+    let mut nursery = Nursery::in_own_pid_namespace(daemon.address());
+    let publisher = publisher_of(&mut nursery, &place, "/inside");
+    let seen = entry(&mut peer, "/inside").unwrap();
+    assert!(seen.pid.is_some(), "{seen:?}");
+    nursery.kill(&publisher);
+    let took = time_until_gone(&mut peer, "/inside");
+    measured(&format!("evicted {took:?} after the kill"));
+    assert!(reason(&daemon, "/inside").contains("owner exited"));
+}
+
+#[test]
+fn topics_outlive_a_daemons_move_to_another_namespace_as_those_of_unseen_publishers() {
+    if !can_make_namespaces() {
+        return;
+    }
+    let place = Place::new();
+    let daemon = watchful(&place).start();
+    let mut nursery = Nursery::of(daemon.address());
+    let publisher = publisher_of(&mut nursery, &place, "/moved");
+    let before = entry(&mut daemon.peer(), "/moved").unwrap();
+    assert!(before.pid.is_some(), "{before:?}");
+    assert_eq!(daemon.kill().signal, Some(9));
+
+    let daemon = watchful(&place).after_shell(ELSEWHERE).start();
+    let mut peer = daemon.peer();
+    let after = becomes_alive(&mut peer, "/moved");
+    assert_eq!((after.pid, after.revision), (None, before.revision));
+    publisher.kill();
+    let took = time_until_gone(&mut peer, "/moved");
+    measured(&format!("evicted {took:?} after the kill"));
+    assert!(reason(&daemon, "/moved").contains("endpoint dead"));
+}

@@ -1,0 +1,506 @@
+//! What a daemon still knows after it was killed, stopped, or has lost its file.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, ResponseExt};
+use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::messages::{
+    hello, names, register_in_session, register_static, response, topic, topic_at,
+};
+use cortex_tests::nursery::{Listener, Nursery, Order, Publisher};
+use cortex_tests::process::Process;
+use cortex_tests::raw::{self, RawPeer};
+use cortex_tests::{measured, not_run};
+use rustix::process::{Signal, getuid};
+
+/// A daemon with 1,000 topics may need 500 ms from its start to its first LIST; ten times that on
+/// a busy machine.
+const RESTART: Duration = Duration::from_secs(5);
+
+fn list(peer: &mut RawPeer) -> Vec<String> {
+    let list = peer.request(&DiscoveryRequest::list()).unwrap();
+    names(&list).into_iter().map(str::to_owned).collect()
+}
+
+fn ask(peer: &mut RawPeer, request: &DiscoveryRequest) -> DiscoveryStatus {
+    peer.request(request).unwrap().status
+}
+
+fn register(peer: &mut RawPeer, name: &str) -> DiscoveryStatus {
+    ask(peer, &DiscoveryRequest::register(topic(name, "node")))
+}
+
+fn says_of_itself(peer: &mut RawPeer) -> ResponseExt {
+    peer.request(&hello()).unwrap().ext.unwrap()
+}
+
+fn stop(daemon: Daemon) {
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+}
+
+/// Starts a daemon and asks it for its topics before anybody else: what it says, and how long it
+/// took from the start.
+fn first_list(launch: &Launch, place: &Place) -> (Process, Vec<String>, Duration) {
+    let started = Instant::now();
+    let daemon = launch.spawn();
+    // Without a pause: the very first answer counts.
+    let mut peer = loop {
+        if let Ok(peer) = RawPeer::open(&place.address()) {
+            break peer;
+        }
+        assert!(started.elapsed() < PATIENCE, "nobody listens");
+    };
+    let topics = list(&mut peer);
+    (daemon, topics, started.elapsed())
+}
+
+#[test]
+fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead_ones_are_not() {
+    const PROCESSES: usize = 20;
+    const TOPICS_EACH: usize = 50;
+    let launch = Launch::at(&Place::new()).log_level(Some("info"));
+    let daemon = launch.start();
+    let place = daemon.place().clone();
+    let mut nursery = Nursery::of(daemon.address());
+    let numbers: Vec<_> = (0..PROCESSES)
+        .map(|node| {
+            let topics: Vec<_> = (0..TOPICS_EACH).map(|n| format!("/{node}/{n}")).collect();
+            nursery.begin(&Order {
+                node: &format!("node_{node}"),
+                address: &ipc(&place.path(&format!("{node}.sock"))),
+                topics: &topics,
+                listener: Listener::Own,
+                leaves: false,
+            })
+        })
+        .collect();
+    let publishers: Vec<_> = numbers.into_iter().map(|number| nursery.born(number)).collect();
+    publishers.iter().for_each(Publisher::assert_registered);
+    let before = list(&mut daemon.peer());
+    assert_eq!(before.len(), PROCESSES * TOPICS_EACH);
+
+    assert_eq!(daemon.kill().signal, Some(9));
+    let (daemon, all, took) = first_list(&launch, &place);
+    assert_eq!(all, before, "all of them, in their order");
+    measured(&format!("{} topics at the first LIST, {took:?} from the start", all.len()));
+    assert!(took < RESTART, "{took:?}");
+
+    daemon.signal(Signal::KILL);
+    assert_eq!(daemon.wait().signal, Some(9));
+    publishers.iter().step_by(2).for_each(Publisher::kill);
+    let (_daemon, living, took) = first_list(&launch, &place);
+    let lives = |name: &&String| {
+        let node: usize = name.split('/').nth(1).unwrap().parse().unwrap();
+        node % 2 == 1
+    };
+    assert_eq!(living, before.iter().filter(lives).cloned().collect::<Vec<_>>());
+    measured(&format!("{} topics at the first LIST, {took:?} from the start", living.len()));
+    assert!(took < RESTART, "{took:?}");
+}
+
+/// A client under whom the daemon is killed: what it was told is there, and what it asked for
+/// without an answer, in that order.
+struct Client {
+    number: usize,
+    /// How many requests it sends ahead.
+    ahead: usize,
+    /// Names and addresses, in the order of the list.
+    topics: Vec<(String, String)>,
+    unanswered: VecDeque<Change>,
+    chance: Chance,
+}
+
+#[derive(Debug)]
+struct Change {
+    name: String,
+    /// Where the topic is to be from now on; `None` is nowhere.
+    address: Option<String>,
+}
+
+/// Numbers that nobody can foresee, and that can be had again (splitmix64).
+#[derive(Clone, Copy, Debug)]
+struct Chance(u64);
+
+impl Chance {
+    fn up_to(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % (most as u64 + 1)).unwrap()
+    }
+}
+
+impl Client {
+    /// Changes topics as fast as it can until the daemon is gone.
+    fn run(&mut self, address: &str, answers: &AtomicUsize) {
+        let Ok(mut peer) = RawPeer::open(address) else { return };
+        let mut serial = 0;
+        loop {
+            while self.unanswered.len() <= self.ahead {
+                serial += 1;
+                let name = format!("/{}/{}", self.number, self.chance.up_to(20));
+                let is_removal = self.chance.up_to(2) == 0;
+                let address = (!is_removal).then(|| format!("ipc:///{serial}"));
+                let request = match &address {
+                    None => DiscoveryRequest::unregister(&name),
+                    Some(address) => DiscoveryRequest::register(topic_at(&name, "node", address)),
+                };
+                self.unanswered.push_back(Change { name, address });
+                if peer.send(&raw::request(&request.to_bytes())).is_err() {
+                    return;
+                }
+            }
+            let Ok(reply) = peer.read_reply() else { return };
+            let change = self.unanswered.pop_front().unwrap();
+            let is_there = self.topics.iter().any(|(name, _)| *name == change.name);
+            let expected = match change.address {
+                None if !is_there => DiscoveryStatus::NotFound,
+                _ => DiscoveryStatus::Ok,
+            };
+            let reply = response(&reply);
+            assert_eq!(reply.status, expected, "{}", reply.message);
+            apply(&mut self.topics, &change);
+            answers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes over what is there after a restart: what was acknowledged, and of what was not the
+    /// first so and so many.
+    fn check(&mut self, found: Vec<(String, String)>) {
+        let mut possible = self.topics.clone();
+        let mut unanswered = self.unanswered.iter();
+        while possible != found {
+            let Some(change) = unanswered.next() else {
+                panic!(
+                    "acknowledged: {:#?}\nunanswered: {:#?}\nfound: {found:#?}",
+                    self.topics, self.unanswered
+                );
+            };
+            apply(&mut possible, change);
+        }
+        self.topics = found;
+        self.unanswered.clear();
+    }
+}
+
+fn apply(topics: &mut Vec<(String, String)>, change: &Change) {
+    let at = topics.iter().position(|(name, _)| *name == change.name);
+    match (at, &change.address) {
+        (Some(at), None) => drop(topics.remove(at)),
+        (None, None) => {}
+        (Some(at), Some(address)) => topics[at].1.clone_from(address),
+        (None, Some(address)) => topics.push((change.name.clone(), address.clone())),
+    }
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
+    const ROUNDS: usize = 50;
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let mut chance = Chance(since_1970.subsec_nanos().into());
+    measured(&format!("{chance:?}"));
+    let launch = Launch::at(&Place::new()).log_level(Some("warning"));
+    let mut clients: Vec<_> = [0, 0, 7, 60]
+        .into_iter()
+        .enumerate()
+        .map(|(number, ahead)| Client {
+            number,
+            ahead,
+            topics: Vec::new(),
+            unanswered: VecDeque::new(),
+            chance: Chance(chance.up_to(1 << 30) as u64),
+        })
+        .collect();
+    let (mut revision, mut acknowledged) = (0, 0);
+    for round in 0..=ROUNDS {
+        let daemon = launch.start();
+        let mut peer = daemon.peer();
+        let told = peer.request(&DiscoveryRequest::list()).unwrap();
+        for client in &mut clients {
+            let prefix = format!("/{}/", client.number);
+            let its = told.topics.iter().filter(|topic| topic.name.as_str().starts_with(&prefix));
+            let its = its.map(|topic| (topic.name.to_string(), topic.address.clone()));
+            client.check(its.collect());
+        }
+        let now = says_of_itself(&mut peer).revision.unwrap();
+        assert!(now >= revision, "revisions never go back: {revision}, then {now}");
+        revision = now;
+        if round == ROUNDS {
+            break;
+        }
+        let answers = AtomicUsize::new(0);
+        let enough = chance.up_to(400);
+        thread::scope(|scope| {
+            for client in &mut clients {
+                let (address, answers) = (daemon.address(), &answers);
+                scope.spawn(move || client.run(address, answers));
+            }
+            // Without a pause: any moment counts.
+            let deadline = Instant::now() + PATIENCE;
+            while answers.load(Ordering::Relaxed) < enough {
+                assert!(Instant::now() < deadline, "no answers come");
+                thread::yield_now();
+            }
+            daemon.signal(Signal::KILL);
+        });
+        assert_eq!(daemon.wait().signal, Some(9));
+        acknowledged += answers.into_inner();
+    }
+    measured(&format!(
+        "{acknowledged} changes acknowledged in {ROUNDS} rounds, revision {revision}"
+    ));
+}
+
+#[test]
+fn a_restart_goes_on_with_the_same_history() {
+    let launch = Launch::at(&Place::new());
+    let daemon = launch.start();
+    let mut peer = daemon.peer();
+    for name in ["/b", "/a", "/c"] {
+        assert_eq!(register(&mut peer, name), DiscoveryStatus::Ok);
+    }
+    let before = says_of_itself(&mut peer);
+    stop(daemon);
+    for ending in [Signal::KILL, Signal::TERM] {
+        let daemon = launch.start();
+        let mut peer = daemon.peer();
+        let after = says_of_itself(&mut peer);
+        assert_eq!((after.epoch, after.revision), (before.epoch, before.revision));
+        assert_eq!(list(&mut peer), ["/b", "/a", "/c"]);
+        daemon.signal(ending);
+        let _ = daemon.wait();
+    }
+}
+
+#[test]
+fn a_daemon_without_state_forgets() {
+    let place = Place::new();
+    let launch = Launch::at(&place).args(["--no-state"]);
+    let daemon = launch.start();
+    let mut peer = daemon.peer();
+    assert_eq!(register(&mut peer, "/x"), DiscoveryStatus::Ok);
+    let epoch = says_of_itself(&mut peer).epoch;
+    stop(daemon);
+    assert!(!place.path("state").exists(), "nothing is written");
+    let daemon = launch.start();
+    let mut peer = daemon.peer();
+    assert_eq!(list(&mut peer), [""; 0]);
+    assert_ne!(says_of_itself(&mut peer).epoch, epoch);
+}
+
+#[test]
+fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
+    let place = Place::new();
+    let boot_id = place.path("boot_id");
+    fs::write(&boot_id, "11111111-2222-3333-4444-555555555555\n").unwrap();
+    let mount =
+        format!("mount --bind {} /proc/sys/kernel/random/boot_id", boot_id.to_str().unwrap());
+    let may = std::process::Command::new("unshare").args(["--mount", "sh", "-c", &mount]).output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        not_run("a daemon can be shown another boot only where `unshare --mount` may mount");
+        return;
+    }
+    let launch = Launch::at(&place);
+    let booted = Launch::at(&place).after_shell(&format!(
+        r#"exec unshare --mount sh -c '{mount} && exec "$0" "$@"' "$0" "$@""#
+    ));
+    let daemon = launch.start();
+    let mut peer = daemon.peer();
+    for request in [
+        register_static(topic("/static/b", "node")),
+        DiscoveryRequest::register(topic("/process", "node")),
+        register_in_session(topic("/session", "node"), "session", 60_000),
+        register_static(topic("/static/a", "node")),
+    ] {
+        assert_eq!(ask(&mut peer, &request), DiscoveryStatus::Ok);
+    }
+    let before = says_of_itself(&mut peer);
+    assert_eq!(daemon.kill().signal, Some(9));
+
+    let daemon = booted.start();
+    let mut peer = daemon.peer();
+    assert_eq!(list(&mut peer), ["/static/b", "/static/a"]);
+    let after = says_of_itself(&mut peer);
+    assert_ne!(after.epoch, before.epoch);
+    let describe = DiscoveryRequest::lookup("/static/a").with_ext(RequestExt::default());
+    let entry = peer.request(&describe).unwrap().ext.unwrap().entry.unwrap();
+    assert_eq!((entry.hold, entry.pid), (Hold::Static, None), "processes mean nothing any more");
+    assert_eq!(ask(&mut peer, &DiscoveryRequest::unregister("/static/b")), DiscoveryStatus::Ok);
+    stop(daemon);
+
+    let daemon = booted.start();
+    let mut peer = daemon.peer();
+    assert_eq!(list(&mut peer), ["/static/a"]);
+    assert_eq!(says_of_itself(&mut peer).epoch, after.epoch, "the same boot, the same history");
+}
+
+/// A state file as a daemon has left it, with one topic.
+fn state_file(place: &Place) -> (PathBuf, Launch) {
+    let path = place.path("topics.db");
+    let launch = Launch::at(place).args([Path::new("--state"), &path]);
+    let daemon = launch.start();
+    assert_eq!(register(&mut daemon.peer(), "/x"), DiscoveryStatus::Ok);
+    stop(daemon);
+    (path, launch)
+}
+
+/// It does not start, says why in a sentence, and changes nothing.
+fn assert_left_alone(launch: &Launch, path: &Path, words: &[&str]) {
+    let before = fs::read(path).unwrap();
+    let ended = launch.run();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    for word in words.iter().copied().chain([path.to_str().unwrap()]) {
+        assert!(ended.stderr.contains(word), "`{word}` is not in: {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    assert!(fs::read(path).unwrap() == before, "it is left alone");
+    let beside = fs::read_dir(path.parent().unwrap()).unwrap();
+    let beside = beside.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let added: Vec<_> =
+        beside.filter(|name| name.contains("damaged") || name.contains(".new")).collect();
+    assert_eq!(added, [""; 0], "nothing is set aside or made anew");
+}
+
+#[test]
+fn a_state_file_that_is_a_link_is_refused_and_left_alone() {
+    let place = Place::new();
+    let (path, launch) = state_file(&place);
+    let real = place.path("real.db");
+    fs::rename(&path, &real).unwrap();
+    symlink(&real, &path).unwrap();
+    assert_left_alone(&launch, &path, &["symbolic link"]);
+    assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+}
+
+#[test]
+fn a_state_file_of_another_user_is_refused_and_left_alone() {
+    if !getuid().is_root() {
+        not_run("only root can give a file to another user");
+        return;
+    }
+    let (path, launch) = state_file(&Place::new());
+    chown(&path, Some(1000), Some(1000)).unwrap();
+    assert_left_alone(&launch, &path, &["another user"]);
+    assert_eq!(fs::metadata(&path).unwrap().uid(), 1000);
+}
+
+#[test]
+fn a_file_that_is_not_a_state_file_is_refused_and_left_alone() {
+    for content in [&b"precious"[..], &[0; 4096], b"SQLite format 3\0 of another program"] {
+        let place = Place::new();
+        let (path, launch) = state_file(&place);
+        fs::write(&path, content).unwrap();
+        assert_left_alone(&launch, &path, &["not one of this daemon"]);
+    }
+}
+
+#[test]
+fn a_state_file_of_a_newer_version_is_refused_and_left_alone() {
+    let (path, launch) = state_file(&Place::new());
+    let mut bytes = fs::read(&path).unwrap();
+    // SQLite's user_version, in which the file's version is.
+    assert_eq!(bytes[60..64], [0, 0, 0, 1]);
+    bytes[63] = 2;
+    fs::write(&path, bytes).unwrap();
+    assert_left_alone(&launch, &path, &["version 2", "newer"]);
+}
+
+#[test]
+fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 3] = [
+        ("half of it is missing", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("a page is overwritten", |bytes| bytes[4096..8192].fill(0xee)),
+        ("a topic's name is another", |bytes| {
+            let name: &[u8] = b"ipc:///run/nodes/x.sock";
+            let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+            bytes[at + 4] = b'X';
+        }),
+    ];
+    for (what, damage) in damages {
+        let place = Place::new();
+        let (path, launch) = state_file(&place);
+        let mut bytes = fs::read(&path).unwrap();
+        damage(&mut bytes);
+        fs::write(&path, &bytes).unwrap();
+
+        let daemon = launch.start();
+        let mut peer = daemon.peer();
+        assert_eq!(list(&mut peer), [""; 0], "{what}");
+        let aside: PathBuf = daemon.process().stderr_line("where it was put", |line| {
+            let (_, path) = line.split_once("aside=")?;
+            line.contains("WARN").then(|| path.split(' ').next().unwrap().into())
+        });
+        assert!(fs::read(&aside).unwrap() == bytes, "{what}: it is kept as it was");
+        assert_eq!(register(&mut peer, "/new"), DiscoveryStatus::Ok, "{what}");
+        assert_eq!(daemon.kill().signal, Some(9));
+        assert_eq!(list(&mut launch.start().peer()), ["/new"], "{what}");
+    }
+}
+
+#[test]
+fn a_state_file_deleted_under_it_is_noticed_and_made_anew() {
+    let place = Place::new();
+    let path = place.path("topics.db");
+    let launch = Launch::at(&place).args([Path::new("--state"), &path]);
+    let daemon = launch.start();
+    let mut peer = daemon.peer();
+    assert_eq!(register(&mut peer, "/before"), DiscoveryStatus::Ok);
+    let epoch = says_of_itself(&mut peer).epoch;
+    for suffix in ["", "-wal", "-shm"] {
+        fs::remove_file(place.path(&format!("topics.db{suffix}"))).unwrap();
+    }
+    let deleted = Instant::now();
+    // What cannot be stored meanwhile is refused; what is acknowledged is in the new file.
+    let status = register(&mut peer, "/meanwhile");
+    assert!(matches!(status, DiscoveryStatus::Ok | DiscoveryStatus::Error), "{status:?}");
+    eventually("a new file is there", PATIENCE, || path.exists().then_some(()));
+    let took = deleted.elapsed();
+    measured(&format!("a new file after {took:?}"));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    daemon.process().stderr_line("a warning", |line| {
+        (line.contains("WARN") && line.contains("deleted")).then_some(())
+    });
+    assert_eq!(register(&mut peer, "/after"), DiscoveryStatus::Ok);
+    let before = list(&mut peer);
+    assert_ne!(says_of_itself(&mut peer).epoch, epoch, "the history is gone, so another begins");
+    assert_eq!(before.contains(&"/meanwhile".to_owned()), status == DiscoveryStatus::Ok);
+    assert_eq!(daemon.kill().signal, Some(9));
+    assert_eq!(list(&mut launch.start().peer()), before);
+}
+
+#[test]
+fn two_daemons_do_not_share_a_state_file() {
+    let (path, launch) = state_file(&Place::new());
+    let daemon = launch.start();
+    let other = Launch::at(&Place::new()).args([Path::new("--state"), &path]);
+    let ended = other.run();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains(path.to_str().unwrap()), "{}", ended.stderr);
+    assert_eq!(register(&mut daemon.peer(), "/y"), DiscoveryStatus::Ok);
+}
+
+#[test]
+fn where_no_state_can_be_kept_it_says_so_and_does_not_start() {
+    for (path, told) in [("/proc/no/topics.db", "/proc/no"), ("/dev/null", "/dev/null"), ("/", "/")]
+    {
+        let place = Place::new();
+        let ended = Launch::at(&place).args(["--state", path]).run();
+        assert_eq!(ended.code, Some(1), "{path}: {}", ended.stderr);
+        assert!(ended.stderr.contains(told), "{path}: {}", ended.stderr);
+        assert!(!ended.stderr.contains("panicked"), "{path}: {}", ended.stderr);
+        let reasons = ended.stderr.matches("(os error").count();
+        assert!(reasons <= 1, "the system's reason is told {reasons} times: {}", ended.stderr);
+        assert!(!place.socket().exists(), "its socket does not stay");
+    }
+}
