@@ -245,6 +245,20 @@ fn a_renewal_that_came_in_time_and_was_read_late_counts() {
 }
 
 #[test]
+fn a_renewal_on_a_connection_that_was_made_in_time_counts() {
+    let daemon = Daemon::start();
+    let peer = ZmqPeer::req(daemon.address());
+    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", LEASE_MS)));
+    daemon.signal(Signal::STOP);
+    // As a legacy client does after a time-out: close, connect anew, ask again.
+    let again = ZmqPeer::req(daemon.address());
+    again.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
+    wait_without_a_word(&peer, LEASE + LEASE / 2);
+    daemon.signal(Signal::CONT);
+    assert_eq!(ok(response(&again.receive())).known, Some(true));
+}
+
+#[test]
 fn leases_start_anew_with_the_daemon() {
     let launch = Launch::at(&Place::new());
     let daemon = launch.start();

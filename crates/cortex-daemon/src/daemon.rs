@@ -17,6 +17,7 @@ use crate::edge::connections::{Connections, Received};
 use crate::edge::credentials::Credentials;
 use crate::edge::descriptors::Budget;
 use crate::edge::listener::Listener;
+use crate::edge::log_limit::LogLimit;
 use crate::edge::probe::Probes;
 use crate::edge::processes::{Host, Processes, Watched, host};
 use crate::edge::random::random_u64;
@@ -42,6 +43,8 @@ const BYTES_A_BATCH: usize = 256 * 1024;
 const FILE_CHECK: Duration = Duration::from_secs(1);
 /// How long peers have at the end to take the replies that they are owed.
 const LAST_REPLIES: Duration = Duration::from_millis(40);
+/// At a start, the most findings that are taken together.
+const INPUTS_A_BATCH: usize = 4096;
 /// How long the first looks at restored topics may take before requests are served.
 const SETTLING: Duration = Duration::from_millis(250);
 
@@ -78,6 +81,8 @@ pub struct DiscoveryDaemon {
     stop_handle: StopHandle,
     stop_source: StopSource,
     gaps: GapWatch,
+    store_log: LogLimit,
+    refusal_log: LogLimit,
     next_file_check: Instant,
 }
 
@@ -145,6 +150,8 @@ impl DiscoveryDaemon {
             stop_handle,
             stop_source,
             gaps: GapWatch::new(),
+            store_log: LogLimit::new(1),
+            refusal_log: LogLimit::new(100),
             next_file_check: now() + FILE_CHECK,
         })
     }
@@ -182,34 +189,31 @@ impl DiscoveryDaemon {
     }
 
     /// Finds out which of the restored topics' publishers still live, before anybody is answered.
+    /// Only waiting for endpoints that don't answer has an end: what can be told at once is told.
     fn settle(&mut self, events: &mut Events) -> Result<Next, RunError> {
         let end = now() + SETTLING;
         let mut next = self.decide(&mut Vec::new(), moment());
-        while next == Next::Round && !(self.inbox.is_empty() && self.registry.is_settled()) {
-            if now() >= end {
+        while next == Next::Round {
+            let is_waiting = self.inbox.is_empty() && !self.probes.has_findings();
+            if is_waiting && self.registry.is_settled() {
+                break;
+            }
+            let left = end.saturating_duration_since(now());
+            if is_waiting && left.is_zero() {
                 tracing::info!("some endpoints have not answered yet: their topics stay for now");
                 break;
             }
-            let timeout =
-                if self.inbox.is_empty() { self.probes_timeout(end) } else { Duration::ZERO };
-            self.wait(events, timeout)?;
+            self.wait(events, if is_waiting { left } else { Duration::ZERO })?;
             next = self.mark(events);
-            self.take_findings();
+            while self.probes.has_findings() && self.inbox.len() < INPUTS_A_BATCH {
+                self.take_findings();
+            }
             if self.decide(&mut Vec::new(), moment()) == Next::Stop {
                 next = Next::Stop;
             }
         }
         tracing::info!(topics = self.registry.topic_count(), "serving");
         Ok(next)
-    }
-
-    fn probes_timeout(&self, end: Instant) -> Duration {
-        let deadline = self.probes.next_deadline().map_or(end, |at| at.min(end));
-        if self.probes.has_findings() {
-            Duration::ZERO
-        } else {
-            deadline.saturating_duration_since(now())
-        }
     }
 
     fn round(
@@ -247,12 +251,17 @@ impl DiscoveryDaemon {
             self.registry.handle(input, now);
         }
         self.hear(received, now);
-        let all_heard = !self.connections.has_turns() && self.held.is_empty();
+        let all_heard = !self.connections.has_turns()
+            && self.held.is_empty()
+            && !self.listeners.iter().any(Listener::is_ready)
+            && self.connections.newcomers_until().is_none_or(|until| until <= now.instant);
         self.registry.handle(Input::Tick { all_heard }, now);
         let effects = match self.store.save(self.registry.writes()) {
             Ok(()) => self.registry.commit(),
             Err(error) => {
-                tracing::error!("{error}");
+                if let Some(held_back) = self.store_log.admit(now.instant) {
+                    tracing::error!(held_back, "{error}");
+                }
                 self.registry.rollback(&error.to_string(), now)
             }
         };
@@ -299,7 +308,9 @@ impl DiscoveryDaemon {
             report::change(change);
         }
         for refusal in &effects.refused {
-            report::refusal(refusal);
+            if let Some(held_back) = self.refusal_log.admit(now()) {
+                report::refusal(refusal, held_back);
+            }
         }
         for reply in &effects.replies {
             let (connection, bytes) = (reply.to.connection.0, reply.body.len());
@@ -378,9 +389,12 @@ impl DiscoveryDaemon {
         if is_busy {
             return now;
         }
+        // What is due while newcomers may have something to say waits for them.
+        let newcomers = self.connections.newcomers_until();
+        let registry = self.registry.next_deadline();
         let deadlines = [
             self.connections.next_deadline(),
-            self.registry.next_deadline(),
+            registry.map(|due| newcomers.map_or(due, |until| due.max(until))),
             self.probes.next_deadline(),
         ];
         deadlines.into_iter().flatten().fold(self.next_file_check, Instant::min)
@@ -442,6 +456,7 @@ impl DiscoveryDaemon {
         let State::File(path) = &self.state else { return };
         let epoch = random_u64();
         let snapshot = self.registry.snapshot(epoch);
+        self.store.give_up();
         let written = Store::open(path).and_then(|(mut store, _)| {
             store.reset(&snapshot, &self.host)?;
             Ok(store)
@@ -460,6 +475,10 @@ impl DiscoveryDaemon {
     fn finish(mut self, events: &mut Events) -> Result<(), RunError> {
         // First of all the socket files go, so that clients turn to the next daemon.
         self.listeners.clear();
+        // Whoever waits for a look at somebody else is answered without.
+        self.inbox.push(Input::Closing);
+        self.decide(&mut Vec::new(), moment());
+        self.connections.flush();
         let deadline = now() + LAST_REPLIES;
         while !self.connections.all_sent() {
             let left = deadline.saturating_duration_since(now());
@@ -514,11 +533,12 @@ fn parse(connection: usize, body: Body) -> Result<DiscoveryRequest, Unreadable> 
             }
             Err(error) => (error.to_string(), DiscoveryRequest::asks_for_ext(&bytes)),
         },
+        // Whether these ask for an extension is gone with them. One too many does no harm.
         Body::TooLong { length } => {
-            (format!("it has {length} bytes, at most {MAX_BODY} are allowed"), false)
+            (format!("it has {length} bytes, at most {MAX_BODY} are allowed"), true)
         }
         Body::SeveralParts { count } => {
-            (format!("its body has {count} parts, and the protocol has one"), false)
+            (format!("its body has {count} parts, and the protocol has one"), true)
         }
     };
     tracing::debug!(connection, problem, "asked what cannot be read");

@@ -383,3 +383,31 @@ fn a_session_has_a_second_more_while_somebody_may_not_have_been_heard() {
     assert!(!tick_after(800), "a RENEW may be on its way");
     assert!(tick_after(200), "but no peer can keep all sessions alive by talking without end");
 }
+
+#[test]
+fn the_longest_lease_of_a_session_s_topics_counts_in_any_order_and_after_a_restart() {
+    for leases in [[60_000, 500], [500, 60_000]] {
+        let mut world = World::new();
+        for (name, lease) in ["/a", "/b"].into_iter().zip(leases) {
+            world.ask(REMOTE, in_session(name, session("s", Some(lease))));
+        }
+        assert_eq!(renew(&mut world, REMOTE, "s"), (Some(true), Some(60_000)));
+        world.restart();
+        assert_eq!(renew(&mut world, REMOTE, "s"), (Some(true), Some(60_000)));
+        world.pass(50);
+        assert_eq!(world.names(), ["/a", "/b"]);
+    }
+}
+
+#[test]
+fn a_registration_that_cannot_be_stored_does_not_change_its_session_s_term() {
+    let mut world = World::new();
+    world.ask(REMOTE, in_session("/a", session("s", Some(60_000))));
+    world.disk_is_full = true;
+    for lease in [500, 3_600_000] {
+        let reply = world.ask(REMOTE, in_session("/b", session("s", Some(lease))));
+        assert_eq!(reply.status, DiscoveryStatus::Error);
+    }
+    world.disk_is_full = false;
+    assert_eq!(world.registry.next_deadline(), Some(world.now.instant + Duration::from_secs(60)));
+}

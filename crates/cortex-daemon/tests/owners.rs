@@ -352,3 +352,74 @@ fn an_eviction_that_cannot_be_stored_is_tried_again() {
     assert_eq!(evictions(&world), [("/a".to_owned(), Reason::OwnerExited)]);
     assert_eq!(world.names(), Vec::<String>::new());
 }
+
+#[test]
+fn a_process_that_cannot_be_watched_is_asked_for_at_each_look_and_before_a_refusal() {
+    let mut world = World::new();
+    world.unseen.insert(process(10));
+    // Never found alive, so that its endpoint alone could not evict it.
+    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/b", "n"), Finding::Dead);
+    register(&mut world, local(1, 10), "/a", "n");
+    register(&mut world, local(1, 10), "/b", "n");
+    assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::AlreadyExists);
+    world.kill_unheard(process(10));
+    assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::Ok);
+    world.pass(60);
+    assert_eq!(world.names(), ["/a"], "the other one went with the next look");
+    assert_eq!(world.list(), [info("/a", "m")]);
+}
+
+#[test]
+fn one_who_waits_is_told_when_nothing_can_be_stored() {
+    let mut world = World::new();
+    register(&mut world, local(1, 10), "/a", "old");
+    world.set_endpoint(&address("/a", "old"), Finding::Dead);
+    world.kill_unheard(process(10));
+    world.disk_is_full = true;
+    let reply = world.ask(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
+    assert_eq!(reply.status, DiscoveryStatus::Error, "not ALREADY_EXISTS because of the dead");
+    assert_eq!(reply.message, "Topic /a is not registered: the disk is full");
+    world.disk_is_full = false;
+    assert_eq!(register(&mut world, local(1, 11), "/a", "new"), DiscoveryStatus::Ok);
+}
+
+#[test]
+fn whoever_waits_when_the_daemon_ends_is_answered() {
+    let mut world = World::new();
+    register(&mut world, local(1, 10), "/a", "old");
+    world.held_probes = Some(Vec::new());
+    world.kill(process(10));
+    let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
+    world.deliver(vec![Input::Closing]);
+    assert_eq!(world.replies[&number].status, DiscoveryStatus::AlreadyExists);
+}
+
+#[test]
+fn only_so_many_wait_of_one_user() {
+    let mut world = World::new();
+    register(&mut world, local(1, 10), "/a", "old");
+    world.held_probes = Some(Vec::new());
+    world.kill(process(10));
+    let try_as = |world: &mut World, uid: u32| {
+        let number = world.send(local(uid, 11), DiscoveryRequest::register(info("/a", "new")));
+        !world.replies.contains_key(&number)
+    };
+    let waiting = (0..100).filter(|_| try_as(&mut world, 1)).count();
+    assert_eq!(waiting, 64);
+    assert!(try_as(&mut world, 2), "another user's may wait");
+}
+
+#[test]
+fn a_look_for_what_was_taken_back_does_not_hit_what_has_its_number_next() {
+    let mut world = World::new();
+    world.held_probes = Some(Vec::new());
+    world.disk_is_full = true;
+    register(&mut world, REMOTE, "/a", "n");
+    world.disk_is_full = false;
+    let moved = cortex_proto::TopicInfo { address: "ipc:///moved".into(), ..info("/a", "n") };
+    world.set_endpoint("ipc:///moved", Finding::Unknown);
+    world.ask(REMOTE, DiscoveryRequest::register(moved));
+    world.answer_probes();
+    assert_eq!(endpoint(&mut world, "/a"), EndpointState::Unknown);
+}

@@ -19,6 +19,7 @@ use crate::{DecodeError, DecodeErrorKind};
 const MAX_DEPTH: usize = 1024;
 
 /// A position in a message.
+#[derive(Clone)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     position: usize,

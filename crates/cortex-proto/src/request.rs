@@ -168,8 +168,13 @@ impl DiscoveryRequest {
             for _ in 0..reader.map()? {
                 match reader.text()? {
                     "ext" => return Ok(true),
-                    "command" if (64..96).contains(&reader.integer()?) => return Ok(true),
-                    "command" => {}
+                    "command" => {
+                        let mut number = reader.clone();
+                        if number.integer().is_ok_and(|number| (64..96).contains(&number)) {
+                            return Ok(true);
+                        }
+                        reader.skip()?;
+                    }
                     _ => reader.skip()?,
                 }
             }

@@ -329,6 +329,26 @@ fn what_must_be_there_is_missed() {
 }
 
 #[test]
+fn that_an_extension_is_asked_for_is_seen_also_in_what_is_no_request() {
+    for (bytes, asks) in [
+        (&b"\x81\xa7command\x05"[..], false),
+        (b"\x82\xa7command\x05\xa3ext\x80", true),
+        (b"\x82\xa3ext\x05\xa7command\x05", true),
+        (b"\x82\xa7command\xa1x\xa3ext\x80", true),
+        (b"\x82\xa7command\xc0\xa3ext\x80", true),
+        (b"\x81\xa7command\x40", true),
+        (b"\x81\xa7command\x5f", true),
+        (b"\x81\xa7command\x60", false),
+        (b"\x82\xaatopic_info\x81\xa3ext\x80\xa7command\x01", false),
+        (b"\x82\xc1", false),
+        (b"", false),
+        (b"\x93\xa3ext\x01\x02", false),
+    ] {
+        assert_eq!(DiscoveryRequest::asks_for_ext(bytes), asks, "{bytes:?}");
+    }
+}
+
+#[test]
 fn a_long_unknown_key_is_told_shortened() {
     let key = "k".repeat(200);
     let error = TopicInfo::from_bytes(&message(&[b"\x81", &text(&key), b"\xc0"])).unwrap_err();

@@ -23,6 +23,8 @@ use crate::zmtp::{Body, Violation};
 
 /// How long a peer may take until its handshake is done.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a peer takes from its connect to its first request, when it has one.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
 /// The most requests taken from all peers before they are answered.
 const REQUESTS_A_ROUND: usize = 1024;
 /// The most connections taken from one listener in one round.
@@ -49,6 +51,8 @@ pub(crate) struct Connections {
     unsent: Vec<ConnectionId>,
     /// In the order of their deadlines, which all lie equally far ahead.
     handshakes: VecDeque<(Instant, ConnectionId)>,
+    /// Until when the newest peer may still be on its way to its first request.
+    newcomers_until: Option<Instant>,
     limit: usize,
     per_user: HashMap<Option<u32>, usize>,
     reserve: Reserve,
@@ -85,14 +89,15 @@ impl Connections {
             turns: VecDeque::new(),
             unsent: Vec::new(),
             handshakes: VecDeque::new(),
+            newcomers_until: None,
             limit,
             per_user: HashMap::new(),
             reserve: Reserve::new(),
             accept_again: None,
             buffer: vec![0; READ_BUFFER].into(),
-            refused_log: LogLimit::default(),
-            shed_log: LogLimit::default(),
-            violation_log: LogLimit::default(),
+            refused_log: LogLimit::new(1),
+            shed_log: LogLimit::new(1),
+            violation_log: LogLimit::new(1),
             counters: Counters::default(),
         }
     }
@@ -108,6 +113,12 @@ impl Connections {
     /// Whether a connection waits for its turn.
     pub(crate) fn has_turns(&self) -> bool {
         !self.turns.is_empty()
+    }
+
+    /// Until when a peer that has just connected may still be shaking hands, to ask for something
+    /// that it wanted to ask for earlier.
+    pub(crate) fn newcomers_until(&self) -> Option<Instant> {
+        self.newcomers_until
     }
 
     /// When [`expire`](Self::expire) has something to do, or a listener may be tried again.
@@ -273,6 +284,7 @@ impl Connections {
         *self.per_user.entry(uid).or_default() += 1;
         self.handshakes.push_back((now + HANDSHAKE, id));
         self.peers.insert(id, Peer::new(stream, credentials));
+        self.newcomers_until = Some(now + FIRST_REQUEST);
         self.queue_unsent(id);
         tracing::trace!(connection = id.0, uid, "connected");
     }

@@ -4,21 +4,33 @@ use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lets one line through every 10 s and counts the others.
-#[derive(Debug, Default)]
-pub(super) struct LogLimit {
-    last: Option<Instant>,
+/// Lets some lines through every 10 s and counts the others.
+#[derive(Debug)]
+pub(crate) struct LogLimit {
+    burst: u32,
+    /// When the present 10 s began, and how many lines they have seen.
+    began: Option<Instant>,
+    admitted: u32,
     held_back: u64,
 }
 
 impl LogLimit {
+    /// At most `burst` lines in 10 s.
+    pub(crate) fn new(burst: u32) -> Self {
+        Self { burst, began: None, admitted: 0, held_back: 0 }
+    }
+
     /// Whether to log now; then, how many lines were held back since the last.
-    pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + INTERVAL) {
+    pub(crate) fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.began.is_none_or(|began| now >= began + INTERVAL) {
+            self.began = Some(now);
+            self.admitted = 0;
+        }
+        if self.admitted >= self.burst {
             self.held_back += 1;
             return None;
         }
-        self.last = Some(now);
+        self.admitted += 1;
         Some(std::mem::take(&mut self.held_back))
     }
 }
@@ -28,13 +40,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_in_ten_seconds_and_a_count_of_the_rest() {
-        let (mut limit, start) = (LogLimit::default(), super::super::clock::now());
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        assert_eq!(limit.admit(at(0)), Some(0));
-        assert_eq!(limit.admit(at(0)), None);
-        assert_eq!(limit.admit(at(9)), None);
-        assert_eq!(limit.admit(at(10)), Some(2));
-        assert_eq!(limit.admit(at(100)), Some(0));
+    fn some_lines_in_ten_seconds_and_a_count_of_the_rest() {
+        let (mut limit, start) = (LogLimit::new(2), super::super::clock::now());
+        let mut admit = |seconds: u64| limit.admit(start + Duration::from_secs(seconds));
+        assert_eq!((admit(0), admit(1)), (Some(0), Some(0)));
+        assert_eq!((admit(1), admit(9)), (None, None));
+        assert_eq!((admit(10), admit(11), admit(12)), (Some(2), Some(0), None));
+        assert_eq!(admit(100), Some(1));
     }
 }

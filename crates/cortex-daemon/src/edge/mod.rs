@@ -6,7 +6,7 @@ pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod descriptors;
 pub(crate) mod listener;
-mod log_limit;
+pub(crate) mod log_limit;
 pub(crate) mod probe;
 pub(crate) mod processes;
 pub(crate) mod random;

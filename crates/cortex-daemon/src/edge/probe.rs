@@ -3,12 +3,20 @@
 //! A probe connects, waits for the first byte and closes. It says nothing: a ZeroMQ socket sends
 //! its signature to whoever connects. A process that is stopped, or a forked child that keeps the
 //! socket but does not serve it, lets the kernel take connections and stays silent.
+//!
+//! Those that are silent must not hide the dead ones behind them. So there is one probe for an
+//! address, however many ask for it, and only some of the sockets may be waited on for long. When
+//! these are taken, an endpoint is only tried, and if that tells nothing, it is put into a queue
+//! for one of them. A Unix socket is tried by its connect alone, which tells at once and needs no
+//! free socket. The kernel's refusal over TCP comes later, if soon: there the try is a glance with
+//! one of the other sockets.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::unix::net::SocketAddr as UnixAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
@@ -24,10 +32,12 @@ use crate::registry::Finding;
 #[cfg(test)]
 mod tests;
 
-/// How long a probe may take, from its connect on.
+/// How long a patient probe may take, from its connect on.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A round of the loop starts no more, so that a long queue of endpoints that answer at once
-/// keeps nobody waiting.
+/// How long a glance takes: long for a refusal by this machine, short for a queue of them.
+const GLANCE: Duration = Duration::from_millis(10);
+/// A round of the loop starts no more from each queue, so that a long queue of endpoints that
+/// answer at once keeps nobody waiting.
 const STARTS_A_ROUND: usize = 64;
 /// The first byte of a ZMTP greeting.
 const SIGNATURE: u8 = 0xff;
@@ -38,18 +48,22 @@ pub(crate) struct Probes {
     registry: Registry,
     tokens: Tokens,
     limit: usize,
-    waiting: VecDeque<Target>,
+    /// Who asks for each address that is in a queue or has a running probe.
+    askers: HashMap<Arc<str>, Vec<(TopicName, u64)>>,
+    untried_unix: VecDeque<Target>,
+    untried_tcp: VecDeque<Target>,
+    /// Those that a try has told nothing of.
+    tried: VecDeque<Target>,
     running: HashMap<Token, Probe>,
     /// Those that the poll has told of.
     ready: Vec<Token>,
     findings: Vec<(TopicName, u64, Finding)>,
 }
 
-/// What is to be looked at, and on whose behalf.
+/// What is to be looked at.
 #[derive(Debug)]
 struct Target {
-    name: TopicName,
-    revision: u64,
+    address: Arc<str>,
     endpoint: Endpoint,
 }
 
@@ -62,9 +76,17 @@ enum Endpoint {
 #[derive(Debug)]
 struct Probe {
     target: Target,
+    look: Look,
     deadline: Instant,
     attempt: Attempt,
     stream: Stream,
+}
+
+/// How long a probe stays when nothing happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Glance,
+    Patient,
 }
 
 /// A connection that is closed without a word may have waited at a listener that was just closed
@@ -78,31 +100,48 @@ enum Attempt {
 /// What a look at a connection has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
+    /// Not within a glance.
+    Nothing,
     Closed,
     Found(Finding),
 }
 
 impl Probes {
-    /// Has at most `limit` sockets at once, but one at least. `tokens` has room for every
-    /// descriptor's number that the process can have; what has a higher one finds nothing.
+    /// Has at most `limit` sockets at once, but one at least, and one more for a moment when it
+    /// tries a Unix socket. A quarter of the sockets, but one of two at least, is only for glances.
+    /// `tokens` has room for every descriptor's number that the process can have; what has a higher
+    /// one finds nothing.
     pub(crate) fn new(registry: Registry, tokens: Range<usize>, limit: usize) -> Self {
         Self {
             registry,
             tokens: Tokens::new(tokens),
             limit: limit.max(1),
-            waiting: VecDeque::new(),
+            askers: HashMap::new(),
+            untried_unix: VecDeque::new(),
+            untried_tcp: VecDeque::new(),
+            tried: VecDeque::new(),
             running: HashMap::new(),
             ready: Vec::new(),
             findings: Vec::new(),
         }
     }
 
-    /// Wants an endpoint looked at. Each call leads to one finding.
+    /// Wants an endpoint looked at. Each call leads to one finding, which is shared by all who ask
+    /// for the address meanwhile.
     pub(crate) fn start(&mut self, name: TopicName, revision: u64, address: &str) {
-        match Endpoint::parse(address) {
-            Some(endpoint) => self.waiting.push_back(Target { name, revision, endpoint }),
-            None => self.findings.push((name, revision, Finding::Unknown)),
+        if let Some(askers) = self.askers.get_mut(address) {
+            return askers.push((name, revision));
         }
+        let Some(endpoint) = Endpoint::parse(address) else {
+            return self.findings.push((name, revision, Finding::Unknown));
+        };
+        let queue = match endpoint {
+            Endpoint::Unix(_) => &mut self.untried_unix,
+            Endpoint::Tcp(_) => &mut self.untried_tcp,
+        };
+        let address: Arc<str> = address.into();
+        queue.push_back(Target { address: Arc::clone(&address), endpoint });
+        self.askers.insert(address, vec![(name, revision)]);
     }
 
     /// Notes that the poll has told of a probe. A late event does no harm.
@@ -118,19 +157,17 @@ impl Probes {
             self.look(token);
         }
         self.expire(now);
-        for _ in 0..STARTS_A_ROUND {
-            if self.running.len() >= self.limit {
-                break;
-            }
-            let Some(target) = self.waiting.pop_front() else { break };
-            self.connect(target, now + PATIENCE, Attempt::First);
-        }
+        self.start_tried(now);
+        self.start_unix(now);
+        self.start_tcp(now);
         out.append(&mut self.findings);
     }
 
     /// Whether [`take_findings`](Self::take_findings) has something to do without an event.
     pub(crate) fn has_findings(&self) -> bool {
-        let may_start = !self.waiting.is_empty() && self.running.len() < self.limit;
+        let may_start = !self.untried_unix.is_empty()
+            || (!self.untried_tcp.is_empty() && self.has_room(Look::Glance))
+            || (!self.tried.is_empty() && self.has_room(Look::Patient));
         may_start || !self.findings.is_empty() || !self.ready.is_empty()
     }
 
@@ -144,10 +181,62 @@ impl Probes {
         self.tokens.owns(token)
     }
 
-    fn connect(&mut self, target: Target, deadline: Instant, attempt: Attempt) {
+    fn start_tried(&mut self, now: Instant) {
+        for _ in 0..STARTS_A_ROUND {
+            if !self.has_room(Look::Patient) {
+                break;
+            }
+            let Some(target) = self.tried.pop_front() else { break };
+            self.begin(target, Look::Patient, now);
+        }
+    }
+
+    fn start_unix(&mut self, now: Instant) {
+        for _ in 0..STARTS_A_ROUND {
+            let Some(target) = self.untried_unix.pop_front() else { break };
+            if self.may_be_patient() {
+                self.begin(target, Look::Patient, now);
+                continue;
+            }
+            match target.endpoint.connect() {
+                Ok(_) => self.tried.push_back(target),
+                Err(finding) => self.report(&target, finding),
+            }
+        }
+    }
+
+    fn start_tcp(&mut self, now: Instant) {
+        for _ in 0..STARTS_A_ROUND {
+            if !self.has_room(Look::Glance) {
+                break;
+            }
+            let Some(target) = self.untried_tcp.pop_front() else { break };
+            let look = if self.may_be_patient() { Look::Patient } else { Look::Glance };
+            self.begin(target, look, now);
+        }
+    }
+
+    /// Whether one that has not been tried may be waited for: not before those that have been.
+    fn may_be_patient(&self) -> bool {
+        self.tried.is_empty() && self.has_room(Look::Patient)
+    }
+
+    fn has_room(&self, look: Look) -> bool {
+        let is_patient = |probe: &&Probe| probe.look == Look::Patient;
+        let patient_limit = (self.limit - (self.limit / 4).max(1)).max(1);
+        self.running.len() < self.limit
+            && (look == Look::Glance
+                || self.running.values().filter(is_patient).count() < patient_limit)
+    }
+
+    fn begin(&mut self, target: Target, look: Look, now: Instant) {
+        self.connect(target, look, now + look.length(), Attempt::First);
+    }
+
+    fn connect(&mut self, target: Target, look: Look, deadline: Instant, attempt: Attempt) {
         match target.endpoint.connect() {
-            Ok(stream) => self.follow(Probe { target, deadline, attempt, stream }),
-            Err(finding) => self.report(target, finding),
+            Ok(stream) => self.follow(Probe { target, look, deadline, attempt, stream }),
+            Err(finding) => self.report(&target, finding),
         }
     }
 
@@ -161,11 +250,11 @@ impl Probes {
     /// Leaves a probe to the poll, which tells at once of what has come before.
     fn keep(&mut self, mut probe: Probe) {
         let Some(token) = probe.stream.token(&self.tokens) else {
-            return self.report(probe.target, Finding::Unknown);
+            return self.report(&probe.target, Finding::Unknown);
         };
         if let Err(error) = probe.stream.register(&self.registry, token, Interest::READABLE) {
             tracing::debug!(%error, "a probe cannot be watched");
-            return self.report(probe.target, Finding::Unknown);
+            return self.report(&probe.target, Finding::Unknown);
         }
         self.running.insert(token, probe);
     }
@@ -183,7 +272,7 @@ impl Probes {
         let late: Vec<_> = self.running.iter().filter_map(late).collect();
         for token in late {
             let Some(probe) = self.running.get_mut(&token) else { continue };
-            let seen = probe.look().unwrap_or_else(|| Seen::Found(probe.finding_when_late()));
+            let seen = probe.look().unwrap_or_else(|| probe.seen_when_late());
             self.end(token, seen);
         }
     }
@@ -197,18 +286,32 @@ impl Probes {
     }
 
     fn conclude(&mut self, probe: Probe, seen: Seen) {
-        let Probe { target, deadline, attempt, stream } = probe;
+        let Probe { target, look, deadline, attempt, stream } = probe;
         drop(stream);
         match (seen, attempt) {
-            (Seen::Found(finding), _) => self.report(target, finding),
-            (Seen::Closed, Attempt::First) => self.connect(target, deadline, Attempt::Second),
+            (Seen::Nothing, _) => self.tried.push_back(target),
+            (Seen::Found(finding), _) => self.report(&target, finding),
+            (Seen::Closed, Attempt::First) => {
+                self.connect(target, look, deadline, Attempt::Second);
+            }
             // Somebody listens, and does not want us.
-            (Seen::Closed, Attempt::Second) => self.report(target, Finding::Silent),
+            (Seen::Closed, Attempt::Second) => self.report(&target, Finding::Silent),
         }
     }
 
-    fn report(&mut self, target: Target, finding: Finding) {
-        self.findings.push((target.name, target.revision, finding));
+    fn report(&mut self, target: &Target, finding: Finding) {
+        let askers = self.askers.remove(&target.address).unwrap_or_default();
+        let told = askers.into_iter().map(|(name, revision)| (name, revision, finding));
+        self.findings.extend(told);
+    }
+}
+
+impl Look {
+    fn length(self) -> Duration {
+        match self {
+            Self::Glance => GLANCE,
+            Self::Patient => PATIENCE,
+        }
     }
 }
 
@@ -297,8 +400,12 @@ impl Probe {
         }
     }
 
-    fn finding_when_late(&self) -> Finding {
-        if self.stream.is_connected() { Finding::Silent } else { Finding::Unknown }
+    fn seen_when_late(&self) -> Seen {
+        match self.look {
+            Look::Glance => Seen::Nothing,
+            Look::Patient if self.stream.is_connected() => Seen::Found(Finding::Silent),
+            Look::Patient => Seen::Found(Finding::Unknown),
+        }
     }
 }
 

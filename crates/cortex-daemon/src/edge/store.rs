@@ -8,7 +8,7 @@
 //! hand damages it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cortex_proto::TopicName;
@@ -85,8 +85,15 @@ pub(crate) struct Loaded {
 /// After an error memory and file are as they were before the call, and later calls work as soon
 /// as the file does.
 #[derive(Debug)]
-pub(crate) struct Store {
-    open: Option<Open>,
+pub(crate) struct Store(Place);
+
+#[derive(Debug)]
+enum Place {
+    /// Nothing is kept.
+    Nowhere,
+    File(Box<Open>),
+    /// The file was given up: nothing can be kept until another one is opened.
+    Lost(PathBuf),
 }
 
 #[derive(Debug)]
@@ -122,7 +129,7 @@ impl Store {
                 Content::State => match load(&path) {
                     Ok((connection, loaded)) => {
                         let open = Open::new(connection, file, loaded.as_ref())?;
-                        return Ok((Self { open: Some(open) }, loaded));
+                        return Ok((Self(Place::File(Box::new(open))), loaded));
                     }
                     Err(Fault::Damaged(what)) if made_way => {
                         let refused = failed("make a sound state file at", &path);
@@ -156,13 +163,30 @@ impl Store {
 
     /// A store that keeps nothing and never fails.
     pub(crate) fn none() -> Self {
-        Self { open: None }
+        Self(Place::Nowhere)
+    }
+
+    /// Lets go of a file that is lost, so that it can be opened anew: until then nothing can be
+    /// saved.
+    pub(crate) fn give_up(&mut self) {
+        if let Place::File(open) = &self.0 {
+            self.0 = Place::Lost(open.file.path().to_owned());
+        }
+    }
+
+    /// The file to keep something in, unless nothing is to be kept.
+    fn file(&mut self) -> Result<Option<&mut Open>, StoreError> {
+        match &mut self.0 {
+            Place::Nowhere => Ok(None),
+            Place::File(open) => Ok(Some(open)),
+            Place::Lost(path) => Err(StoreError::Lost(path.clone())),
+        }
     }
 
     /// Starts another epoch: all that was kept makes way for the snapshot, and the history is
     /// empty.
     pub(crate) fn reset(&mut self, snapshot: &Snapshot, host: &Host) -> Result<(), StoreError> {
-        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(open) = self.file()? else { return Ok(()) };
         let Snapshot { epoch, revision, ref records } = *snapshot;
         let meta = Meta { epoch, revision, host: host.clone() };
         open.commit(meta, |connection| {
@@ -173,22 +197,23 @@ impl Store {
 
     /// Saves changes, all or none of them. The revision becomes the last event's.
     pub(crate) fn save(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        match &mut self.open {
-            Some(open) if !writes.is_empty() => open.save(open.meta.clone(), writes),
-            _ => Ok(()),
+        if writes.is_empty() {
+            return Ok(());
         }
+        let Some(open) = self.file()? else { return Ok(()) };
+        open.save(open.meta.clone(), writes)
     }
 
     /// Saves, together, which host the daemon is on now and what that changes for its topics.
     pub(crate) fn move_to(&mut self, host: &Host, writes: &[Write]) -> Result<(), StoreError> {
-        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(open) = self.file()? else { return Ok(()) };
         open.save(Meta { host: host.clone(), ..open.meta }, writes)
     }
 
     /// The history, oldest event first.
     #[cfg_attr(not(test), expect(dead_code, reason = "WATCH will read it"))]
     pub(crate) fn history(&self) -> Result<Vec<(TopicName, Event)>, StoreError> {
-        let Some(open) = &self.open else { return Ok(Vec::new()) };
+        let Place::File(open) = &self.0 else { return Ok(Vec::new()) };
         let mut events = Vec::new();
         read_events(&open.connection, |name, event| events.push((name, event))).map_err(
             |fault| failed("read the history in", open.file.path())(io::Error::other(fault)),
@@ -199,7 +224,11 @@ impl Store {
 
     /// Whether the file was deleted or replaced under us. From then on nothing can be saved.
     pub(crate) fn is_lost(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.file.is_lost())
+        match &self.0 {
+            Place::Nowhere => false,
+            Place::File(open) => open.file.is_lost(),
+            Place::Lost(_) => true,
+        }
     }
 }
 

@@ -10,6 +10,16 @@ use crate::peer::Process;
 
 /// How long a REGISTER may wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// The most that wait, of one user and of all: those beyond are refused without a look.
+pub(super) const MOST_OF_A_USER: usize = 64;
+pub(super) const MOST: usize = 256;
+
+/// Whether one that waits may go on waiting for another look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    Left,
+    Over,
+}
 
 /// A REGISTER that waits.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Sessions: topics that stay for as long as somebody renews them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use cortex_proto::{Hold, RequestExt, Session as AskedSession, TopicName};
@@ -19,16 +19,20 @@ pub(super) struct SessionKey {
     pub(super) id: String,
 }
 
+/// A session's topics, each with the term that it was registered with; the longest counts.
 #[derive(Debug)]
 struct Lease {
-    term_ms: u64,
     end: Instant,
-    topics: BTreeSet<TopicName>,
+    terms_ms: BTreeMap<TopicName, u64>,
 }
 
 impl Lease {
+    fn term_ms(&self) -> u64 {
+        self.terms_ms.values().copied().max().unwrap_or(DEFAULT_LEASE_MS)
+    }
+
     fn term(&self) -> Duration {
-        Duration::from_millis(self.term_ms)
+        Duration::from_millis(self.term_ms())
     }
 }
 
@@ -49,9 +53,9 @@ impl Sessions {
         end: Option<Instant>,
         now: Instant,
     ) {
-        let topics = self.take(&key).map_or_else(BTreeSet::new, |lease| lease.topics);
-        let mut lease = Lease { term_ms, end: now, topics };
-        lease.topics.insert(name);
+        let mut lease =
+            self.take(&key).unwrap_or_else(|| Lease { end: now, terms_ms: BTreeMap::new() });
+        lease.terms_ms.insert(name, term_ms);
         let end = end.unwrap_or(now + lease.term());
         self.put(key, lease, end);
     }
@@ -59,8 +63,8 @@ impl Sessions {
     /// Takes a topic out; a session without topics is none.
     pub(super) fn remove(&mut self, key: &SessionKey, name: &TopicName) {
         let Some(lease) = self.leases.get_mut(key) else { return };
-        lease.topics.remove(name);
-        if lease.topics.is_empty() {
+        lease.terms_ms.remove(name);
+        if lease.terms_ms.is_empty() {
             self.take(key);
         }
     }
@@ -68,7 +72,7 @@ impl Sessions {
     /// Gives a session a full term; tells its length in ms, if there is such a session.
     pub(super) fn renew(&mut self, key: &SessionKey, now: Instant) -> Option<u64> {
         let lease = self.take(key)?;
-        let (term_ms, end) = (lease.term_ms, now + lease.term());
+        let (term_ms, end) = (lease.term_ms(), now + lease.term());
         self.put(key.clone(), lease, end);
         Some(term_ms)
     }
@@ -79,6 +83,11 @@ impl Sessions {
         for key in keys {
             self.renew(&key, now);
         }
+    }
+
+    /// The term of a session, in ms.
+    pub(super) fn term_of(&self, key: &SessionKey) -> Option<u64> {
+        self.leases.get(key).map(Lease::term_ms)
     }
 
     /// When a session ends, if it is not renewed.
@@ -96,7 +105,7 @@ impl Sessions {
             .iter()
             .take_while(|(end, _)| *end <= now)
             .filter_map(|(_, key)| self.leases.get(key))
-            .flat_map(|lease| lease.topics.iter().cloned())
+            .flat_map(|lease| lease.terms_ms.keys().cloned())
             .collect()
     }
 

@@ -34,6 +34,8 @@ pub enum Input {
         /// Whether all requests that have arrived were handed over.
         all_heard: bool,
     },
+    /// The daemon ends: nobody waits any longer.
+    Closing,
     /// Time has passed in which nobody could be heard: the machine or the daemon stood still.
     TimeGap,
 }

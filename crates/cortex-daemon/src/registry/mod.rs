@@ -30,12 +30,11 @@ use cortex_proto::{
 };
 
 pub use access::Access;
-use contests::Contest;
+use contests::{Contest, Patience};
 pub use effect::{Change, Effects, Probe, Refusal, Reply};
 use holds::Sessions;
 pub use input::{Asked, Finding, Input, Moment, Unreadable};
 use owners::Owners;
-use publishers::vigil_for;
 pub use record::{Event, EventKind, Keep, Reason, Record, Snapshot, Write};
 use staging::Staged;
 use topics::{Entry, Topics};
@@ -155,7 +154,7 @@ impl Registry {
         for record in snapshot.records {
             let info = TopicInfo::from_bytes(&record.packed)?;
             let owner = crate::peer::Peer { uid: record.uid, process: record.process };
-            let vigil = vigil_for(&record.keep, record.process, now.instant);
+            let vigil = registry.vigil_for(&record.keep, record.process, now.instant);
             let entry = Entry {
                 info: Arc::new(info),
                 packed: record.packed,
@@ -233,6 +232,7 @@ impl Registry {
             }
             Input::Tick { all_heard } => self.tick(all_heard, now),
             Input::TimeGap => self.sessions.renew_all(now.instant),
+            Input::Closing => self.settle_contests(|_| true, Patience::Over, now),
         }
     }
 
@@ -252,12 +252,12 @@ impl Registry {
                 self.evict(&name, Reason::LeaseExpired, now);
             }
         }
-        self.settle_contests(|contest| contest.end <= now.instant, now);
+        self.settle_contests(|contest| contest.end <= now.instant, Patience::Over, now);
     }
 
     fn evict(&mut self, name: &TopicName, reason: Reason, now: Moment) {
         let Some(detached) = self.detach(name.as_str()) else { return };
         self.stage_removal(detached, EventKind::Evicted(reason));
-        self.settle_contests(|contest| contest.name == *name, now);
+        self.settle_contests(|contest| contest.name == *name, Patience::Left, now);
     }
 }

@@ -12,6 +12,8 @@ use crate::peer::Process;
 pub(super) struct Owners {
     topics: HashMap<Process, BTreeSet<TopicName>>,
     watched: HashSet<Process>,
+    /// Those that could not be watched.
+    unseen: HashSet<Process>,
     /// Those whose topics have changed since the last [`Self::settle`].
     touched: Vec<Process>,
 }
@@ -32,17 +34,35 @@ impl Owners {
         self.touched.push(process);
     }
 
-    /// Forgets a process that is not watched any more; gives its topics.
+    /// Forgets a process that is gone; gives its topics.
     pub(super) fn forget(&mut self, process: Process) -> BTreeSet<TopicName> {
         self.watched.remove(&process);
+        self.unseen.remove(&process);
         self.topics.remove(&process).unwrap_or_default()
+    }
+
+    /// Notes that a process could not be watched; gives its topics.
+    pub(super) fn lose_sight(&mut self, process: Process) -> BTreeSet<TopicName> {
+        self.watched.remove(&process);
+        let topics = self.topics.get(&process).cloned().unwrap_or_default();
+        if !topics.is_empty() {
+            self.unseen.insert(process);
+        }
+        topics
+    }
+
+    pub(super) fn is_unseen(&self, process: Process) -> bool {
+        self.unseen.contains(&process)
     }
 
     /// Asks for the watches that are wanted now and were not before, and the other way round.
     pub(super) fn settle(&mut self, effects: &mut Effects) {
         for process in std::mem::take(&mut self.touched) {
             let is_wanted = self.topics.contains_key(&process);
-            if is_wanted && self.watched.insert(process) {
+            if !is_wanted {
+                self.unseen.remove(&process);
+            }
+            if is_wanted && !self.unseen.contains(&process) && self.watched.insert(process) {
                 effects.watch.push(process);
             } else if !is_wanted && self.watched.remove(&process) {
                 effects.unwatch.push(process);

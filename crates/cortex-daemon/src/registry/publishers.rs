@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use cortex_proto::TopicName;
 
-use super::contests::Awaits;
+use super::contests::{Awaits, Patience};
 use super::liveness::{Verdict, Vigil};
 use super::topics::Entry;
 use super::{Finding, Keep, Moment, Probe, Registry, Write};
@@ -21,7 +21,7 @@ impl Registry {
 
     /// The process cannot be watched: its topics' endpoints must tell.
     pub(super) fn lose_sight(&mut self, process: Process, now: Moment) {
-        for name in self.owners.forget(process) {
+        for name in self.owners.lose_sight(process) {
             self.watch_endpoint(&name, Vigil::unseen(now.instant));
         }
         self.begin_probes(now);
@@ -55,22 +55,27 @@ impl Registry {
         }
         self.settle_contests(
             |contest| contest.awaits == Awaits::Probe && contest.name == *name,
+            Patience::Left,
             now,
         );
     }
 
-    /// Asks for the looks that are due.
+    /// Asks for the looks that are due: at endpoints, and at the processes that are not watched.
     pub(super) fn begin_probes(&mut self, now: Moment) {
         while let Some((due, name)) = self.agenda.first().cloned()
             && due <= now.instant
         {
-            let probe = self.change_vigil(&name, |entry| {
+            let looks = self.change_vigil(&name, |entry| {
                 entry.vigil.begin();
                 let address = entry.info.address.clone();
-                Probe { name: entry.info.name.clone(), revision: entry.revision, address }
+                let (name, revision) = (entry.info.name.clone(), entry.revision);
+                (entry.living_process(), Probe { name, revision, address })
             });
             self.agenda.remove(&(due, name));
-            self.effects.probe.extend(probe);
+            if let Some((process, probe)) = looks {
+                self.effects.look.extend(process);
+                self.effects.probe.push(probe);
+            }
         }
     }
 
@@ -84,6 +89,12 @@ impl Registry {
         entry.found_alive = true;
         let write = Write { name: name.clone(), record: Some(entry.record()), event: None };
         self.stage(Some(before.into()), None, write);
+    }
+
+    /// How the endpoint of a new entry is looked after.
+    pub(super) fn vigil_for(&self, keep: &Keep, owner: Option<Process>, now: Instant) -> Vigil {
+        let is_seen = owner.is_some_and(|process| !self.owners.is_unseen(process));
+        if *keep == Keep::Process && !is_seen { Vigil::unseen(now) } else { Vigil::rest() }
     }
 
     /// Changes how an entry's endpoint is looked after, and the agenda with it.
@@ -102,9 +113,4 @@ impl Registry {
         }
         Some(result)
     }
-}
-
-/// How the endpoint of a new entry is looked after.
-pub(super) fn vigil_for(keep: &Keep, process: Option<Process>, now: Instant) -> Vigil {
-    if *keep == Keep::Process && process.is_none() { Vigil::unseen(now) } else { Vigil::rest() }
 }

@@ -1,16 +1,16 @@
 //! What each request does.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryStatus, EXTENSION_LEVEL, EncodedResponse,
-    RequestExt, RequestedCommand, ResponseExt, TopicInfo,
+    RequestExt, RequestedCommand, ResponseExt, TopicInfo, TopicName,
 };
 
 use super::access::user;
-use super::contests::{Awaits, Contest, PATIENCE};
+use super::contests::{Awaits, Contest, MOST, MOST_OF_A_USER, PATIENCE, Patience};
 use super::holds::{SessionKey, check_session_id, keep_asked_for, term_of};
-use super::publishers::vigil_for;
 use super::staging::session_of;
 use super::topics::Entry;
 use super::{Asked, EventKind, Keep, Moment, Refusal, Registry, Reply, reply_bytes};
@@ -29,7 +29,11 @@ enum Attempt<'a> {
 enum Answer {
     Reply(Outcome),
     /// Not now: see [`Contest`].
-    Contested(Awaits),
+    Contested {
+        name: TopicName,
+        revision: u64,
+        awaits: Awaits,
+    },
 }
 
 /// What a request has led to.
@@ -76,64 +80,68 @@ impl Registry {
     /// Answers a request, or lets it wait.
     pub(super) fn receive(&mut self, asked: Asked, now: Moment) {
         self.counters.unreadable += u64::from(asked.request.is_err());
-        match self.answer(&asked, Attempt::First, now) {
-            Answer::Reply(outcome) => self.reply(asked, outcome, now),
-            Answer::Contested(awaits) => self.contest(asked, awaits, now),
-        }
+        let attempt = if self.may_wait(&asked.peer) { Attempt::First } else { Attempt::Last };
+        self.attempt(asked, attempt, now.instant + PATIENCE, now);
     }
 
     /// Answers a request of a batch that could not be stored.
     pub(super) fn answer_without_store(&mut self, asked: Asked, problem: &str, now: Moment) {
-        let attempt = Attempt::WithoutStore(problem);
-        if let Answer::Reply(outcome) = self.answer(&asked, attempt, now) {
-            self.reply(asked, outcome, now);
-        }
+        self.attempt(asked, Attempt::WithoutStore(problem), now.instant, now);
     }
 
     /// A look at a process was taken; if it is gone, that is known by now.
     pub(super) fn looked(&mut self, process: Process, now: Moment) {
         for contest in &mut self.contests {
             let present = self.topics.get(contest.name.as_str());
-            let waits_for_this = contest.awaits == Awaits::Look(process);
-            if waits_for_this && present.is_some_and(|entry| entry.vigil.is_probing()) {
+            let is_orphaned = present.is_some_and(|entry| entry.vigil.is_orphan());
+            if contest.awaits == Awaits::Look(process) && is_orphaned {
                 contest.awaits = Awaits::Probe;
             }
         }
-        self.settle_contests(|contest| contest.awaits == Awaits::Look(process), now);
+        let is_over = |contest: &Contest| contest.awaits == Awaits::Look(process);
+        self.settle_contests(is_over, Patience::Left, now);
     }
 
     /// Answers the waiting REGISTERs that `is_over` picks, in the order in which they came.
-    pub(super) fn settle_contests(&mut self, is_over: impl Fn(&Contest) -> bool, now: Moment) {
+    pub(super) fn settle_contests(
+        &mut self,
+        is_over: impl Fn(&Contest) -> bool,
+        patience: Patience,
+        now: Moment,
+    ) {
         let (over, waiting) =
             std::mem::take(&mut self.contests).into_iter().partition::<Vec<_>, _>(is_over);
         self.contests = waiting;
         for contest in over {
             // The registration that stood against it may have given way to another one.
             let present = self.topics.get(contest.name.as_str()).map(|entry| entry.revision);
-            let is_same = present == Some(contest.revision);
-            let attempt = if is_same { Attempt::Last } else { Attempt::First };
-            match self.answer(&contest.asked, attempt, now) {
-                Answer::Reply(outcome) => self.reply(contest.asked, outcome, now),
-                Answer::Contested(awaits) => self.contest(contest.asked, awaits, now),
-            }
+            let is_another = present != Some(contest.revision);
+            let may_wait = is_another && patience == Patience::Left;
+            let attempt = if may_wait { Attempt::First } else { Attempt::Last };
+            self.attempt(contest.asked, attempt, contest.end, now);
         }
     }
 
-    fn contest(&mut self, asked: Asked, awaits: Awaits, now: Moment) {
-        let info = asked.request.as_ref().ok().and_then(|request| request.topic_info.as_ref());
-        let Some(name) = info.map(|info| info.name.clone()) else { return };
-        let Some(revision) = self.topics.get(name.as_str()).map(|entry| entry.revision) else {
-            return;
-        };
-        match awaits {
-            Awaits::Look(process) => self.effects.look.push(process),
-            Awaits::Probe => {
-                self.change_vigil(&name, |entry| entry.vigil.hurry(now.instant));
-                self.begin_probes(now);
+    fn may_wait(&self, peer: &Peer) -> bool {
+        let of_user = self.contests.iter().filter(|contest| contest.asked.peer.uid == peer.uid);
+        self.contests.len() < MOST && of_user.count() < MOST_OF_A_USER
+    }
+
+    /// Answers a request, or lets it wait until `end` at most.
+    fn attempt(&mut self, asked: Asked, attempt: Attempt<'_>, end: Instant, now: Moment) {
+        match self.answer(&asked, attempt, now) {
+            Answer::Reply(outcome) => self.reply(asked, outcome, now),
+            Answer::Contested { name, revision, awaits } => {
+                match awaits {
+                    Awaits::Look(process) => self.effects.look.push(process),
+                    Awaits::Probe => {
+                        self.change_vigil(&name, |entry| entry.vigil.hurry(now.instant));
+                        self.begin_probes(now);
+                    }
+                }
+                self.contests.push(Contest { asked, name, revision, end, awaits });
             }
         }
-        let end = now.instant + PATIENCE;
-        self.contests.push(Contest { asked, name, revision, end, awaits });
     }
 
     fn reply(&mut self, asked: Asked, outcome: Outcome, now: Moment) {
@@ -239,7 +247,15 @@ impl Registry {
                 if attempt == Attempt::First
                     && let Some(awaits) = doubt(existing)
                 {
-                    return Answer::Contested(awaits);
+                    let (name, revision) = (info.name.clone(), existing.revision);
+                    return Answer::Contested { name, revision, awaits };
+                }
+                // It may be about to go, which cannot be stored either.
+                if let Attempt::WithoutStore(problem) = attempt
+                    && existing.vigil.is_orphan()
+                {
+                    let message = format!("Topic {} is not registered: {problem}", info.name);
+                    return Outcome::error(message).into();
                 }
                 return self.refuse_registration(peer, info, is_other).into();
             }
@@ -313,8 +329,14 @@ impl Registry {
     /// What a REGISTER is told when all is as it wants.
     fn registered(&self, info: &TopicInfo) -> Outcome {
         let existing = self.topics.get(info.name.as_str());
-        let ext = existing.map(registration_ext).unwrap_or_default();
+        let ext = existing.map(|entry| self.registration_ext(entry)).unwrap_or_default();
         Outcome { ext, ..Outcome::ok(format!("Registered topic: {}", info.name)) }
+    }
+
+    /// What a REGISTER is told of the entry.
+    fn registration_ext(&self, entry: &Entry) -> ResponseExt {
+        let lease_ms = session_of(entry).and_then(|(key, _)| self.sessions.term_of(&key));
+        ResponseExt { revision: Some(entry.revision), lease_ms, ..ResponseExt::default() }
     }
 
     fn enter(&mut self, peer: &Peer, info: &TopicInfo, keep: Keep, now: Moment) -> Outcome {
@@ -330,7 +352,7 @@ impl Registry {
             revision: 0,
             changed_ms: now.unix_ms,
             owner: *peer,
-            vigil: vigil_for(&keep, peer.process, now.instant),
+            vigil: self.vigil_for(&keep, peer.process, now.instant),
             keep,
             found_alive,
         };
@@ -417,7 +439,7 @@ impl Registry {
 
 /// What could show that who has a topic is gone.
 fn doubt(existing: &Entry) -> Option<Awaits> {
-    match existing.watched_process() {
+    match existing.living_process() {
         Some(process) => Some(Awaits::Look(process)),
         None => existing.vigil.is_orphan().then_some(Awaits::Probe),
     }
@@ -425,15 +447,6 @@ fn doubt(existing: &Entry) -> Option<Awaits> {
 
 fn unparsable(problem: &str) -> Outcome {
     Outcome::error(format!("Failed to parse request: {problem}"))
-}
-
-/// What a REGISTER is told of the entry.
-fn registration_ext(entry: &Entry) -> ResponseExt {
-    let lease_ms = match entry.keep {
-        Keep::Session { lease_ms, .. } => Some(lease_ms),
-        Keep::Process | Keep::Static => None,
-    };
-    ResponseExt { revision: Some(entry.revision), lease_ms, ..ResponseExt::default() }
 }
 
 /// What of an UNREGISTER's conditions does not hold.

@@ -58,10 +58,18 @@ impl Registry {
         self.evict_again = Some(now.instant + EVICTION_RETRY);
         self.effects.replies.clear();
         self.effects.refused.clear();
+        // The numbers of what was taken back are given again: looks for them must not be.
+        let topics = &self.topics;
+        self.effects.probe.retain(|probe| {
+            let present = topics.get(probe.name.as_str());
+            present.is_some_and(|entry| entry.revision == probe.revision)
+        });
+        let counters = self.counters;
         for asked in std::mem::take(&mut self.answered) {
             self.answer_without_store(asked, problem, now);
         }
-        self.writes.clear();
+        // Each request counts once.
+        self.counters = counters;
         self.answered.clear();
         self.new_bytes = 0;
         self.owners.settle(&mut self.effects);
@@ -121,7 +129,7 @@ impl Registry {
     pub(super) fn attach(&mut self, detached: Detached, now: Instant) {
         let Detached { entry, session_end } = detached;
         let name = &entry.info.name;
-        if let Some(process) = entry.watched_process() {
+        if let Some(process) = entry.living_process() {
             self.owners.add(process, name.clone());
         }
         if let Some((key, lease_ms)) = session_of(&entry) {
@@ -138,7 +146,7 @@ impl Registry {
     pub(super) fn detach(&mut self, name: &str) -> Option<Detached> {
         let entry = self.topics.remove(name)?;
         let name = &entry.info.name;
-        if let Some(process) = entry.watched_process() {
+        if let Some(process) = entry.living_process() {
             self.owners.remove(process, name);
         }
         let mut session_end = None;

@@ -26,9 +26,9 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The process whose end would end the topic.
-    pub(super) fn watched_process(&self) -> Option<Process> {
-        self.owner.process.filter(|_| self.keep == Keep::Process && self.vigil.rests())
+    /// The process whose end would end the topic, unless it has ended already.
+    pub(super) fn living_process(&self) -> Option<Process> {
+        self.owner.process.filter(|_| self.keep == Keep::Process && !self.vigil.is_orphan())
     }
 
     pub(super) fn record(&self) -> Record {

@@ -268,7 +268,8 @@ impl World {
             }
         }
         for process in effects.look {
-            if self.dead.contains(&process) && self.watched.remove(&process) {
+            if self.dead.contains(&process) {
+                self.watched.remove(&process);
                 next.push(Input::ProcessExited(process));
             }
             next.push(Input::ProcessLooked(process));

@@ -75,7 +75,11 @@ impl Prober {
 
     fn is_idle(&self) -> bool {
         let probes = &self.probes;
-        probes.running.is_empty() && probes.waiting.is_empty() && !probes.has_findings()
+        let queues = [&probes.untried_unix, &probes.untried_tcp, &probes.tried];
+        probes.running.is_empty()
+            && queues.iter().all(|queue| queue.is_empty())
+            && probes.askers.is_empty()
+            && !probes.has_findings()
     }
 }
 
@@ -109,6 +113,18 @@ fn unix_listener() -> (TempDir, UnixListener, String) {
     (directory, listener, ipc(&path))
 }
 
+fn full_listener() -> (TempDir, OwnedFd, Vec<UnixStream>, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let waiting: Vec<_> =
+        std::iter::from_fn(|| UnixStream::connect(&path).ok()).take(100).collect();
+    assert!(waiting.len() < 100, "the backlog has an end");
+    (directory, listener, waiting, ipc(&path))
+}
+
 fn tcp_listener() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("tcp://{}", listener.local_addr().unwrap());
@@ -123,6 +139,13 @@ fn reserved_tcp() -> (OwnedFd, SocketAddr) {
     rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = rustix::net::getsockname(&socket).unwrap().try_into().unwrap();
     (socket, address)
+}
+
+/// Another address of the same listener.
+fn alias(directory: &TempDir, index: u64) -> String {
+    let path = directory.path().join(index.to_string());
+    std::os::unix::fs::symlink("s", &path).unwrap();
+    ipc(&path)
 }
 
 /// Says `words` to all of the next `count` connections, each of which then has to say nothing
@@ -232,16 +255,8 @@ fn what_came_while_the_loop_was_late_still_counts() {
 
 #[test]
 fn a_full_backlog_is_silent_at_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("s");
-    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
-    rustix::net::listen(&listener, 1).unwrap();
-    let waiting: Vec<_> =
-        std::iter::from_fn(|| UnixStream::connect(&path).ok()).take(100).collect();
-    assert!(waiting.len() < 100, "the backlog has an end");
-    assert_eq!(verdict_at_once(&ipc(&path)), Finding::Silent);
-    drop(waiting);
+    let (_directory, _listener, _waiting, address) = full_listener();
+    assert_eq!(verdict_at_once(&address), Finding::Silent);
 }
 
 #[test]
@@ -393,10 +408,10 @@ fn a_socket_that_is_connected_to_itself_has_met_nobody() {
     stream.set_nonblocking(true).unwrap();
     let mut probe = Probe {
         target: Target {
-            name: TopicName::new("/topic").unwrap(),
-            revision: 1,
+            address: format!("tcp://{address}").into(),
             endpoint: Endpoint::Tcp(address),
         },
+        look: Look::Patient,
         deadline: Instant::now(),
         attempt: Attempt::First,
         stream: Stream::Tcp(TcpStream::from_std(stream)),
@@ -406,42 +421,52 @@ fn a_socket_that_is_connected_to_itself_has_met_nobody() {
 
 #[test]
 fn a_thousand_probes_share_a_few_sockets() {
-    const EACH: usize = 250;
+    const EACH: u64 = 250;
     let (directory, listener, greeting) = unix_listener();
-    let server = serve_unix(listener, b"\xff", EACH);
-    let missing = ipc(&directory.path().join("missing"));
+    // Some are only tried, so that their number is not known: serves until somebody speaks.
+    let server = std::thread::spawn(move || {
+        loop {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(MUCH)).unwrap();
+            let _ = stream.write_all(b"\xff");
+            match stream.read(&mut [0]) {
+                Ok(0) => {}
+                Ok(_) => break,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+            }
+        }
+    });
     let (_reserved, refusing) = reserved_tcp();
     let refusing = format!("tcp://{refusing}");
     let mut prober = Prober::new(16);
     let mut expected = Vec::new();
     for index in 0..EACH {
         let cases = [
-            (greeting.as_str(), Finding::Greets),
-            (&missing, Finding::Dead),
-            (&refusing, Finding::Dead),
-            ("tcp://name:1", Finding::Unknown),
+            (alias(&directory, index), Finding::Greets),
+            (ipc(&directory.path().join(format!("missing-{index}"))), Finding::Dead),
+            (refusing.clone(), Finding::Dead),
+            ("tcp://name:1".to_owned(), Finding::Unknown),
         ];
-        for (revision, (address, finding)) in (4 * index as u64..).zip(cases) {
-            prober.start(revision, address);
+        for (revision, (address, finding)) in (4 * index..).zip(cases) {
+            prober.start(revision, &address);
             expected.push((revision, finding));
         }
     }
-    let mut found = prober.findings(4 * EACH);
-    assert_eq!(found.len(), expected.len());
-    found.retain(|finding| !expected.contains(finding));
-    assert_eq!(found, [], "all others are as expected");
+    assert_eq!(prober.findings(expected.len()), expected);
     assert!(prober.is_idle());
     assert!(prober.most <= 16, "{} sockets at once", prober.most);
+    let path = greeting.strip_prefix("ipc://").unwrap();
+    assert!(!server.is_finished(), "a probe says nothing");
+    std::os::unix::net::UnixStream::connect(path).unwrap().write_all(b"stop").unwrap();
     server.join().unwrap();
 }
 
 #[test]
 fn a_round_starts_a_bounded_number() {
     let directory = tempfile::tempdir().unwrap();
-    let missing = ipc(&directory.path().join("missing"));
     let mut prober = Prober::new(4);
     for revision in 0..=STARTS_A_ROUND as u64 {
-        prober.start(revision, &missing);
+        prober.start(revision, &ipc(&directory.path().join(revision.to_string())));
     }
     assert_eq!(prober.take(Instant::now()).len(), STARTS_A_ROUND);
     assert!(prober.probes.has_findings());
@@ -450,19 +475,151 @@ fn a_round_starts_a_bounded_number() {
 }
 
 #[test]
-fn those_that_hang_hold_up_only_who_waits_behind_them() {
-    let (directory, _listener, silent) = unix_listener();
-    let missing = ipc(&directory.path().join("missing"));
+fn all_who_ask_for_an_address_share_one_probe() {
+    const TOPICS: u64 = 1000;
+    let (directory, listener, silent) = unix_listener();
     let mut prober = Prober::new(2);
-    for (revision, address) in [&silent, &silent, &missing].into_iter().enumerate() {
-        prober.start(revision as u64, address);
+    let mut expected = Vec::new();
+    for revision in 0..TOPICS {
+        let name = TopicName::new(format!("/topic{revision}")).unwrap();
+        prober.probes.start(name.clone(), revision, &silent);
+        expected.push((name, revision, Finding::Silent));
     }
+    prober.start(TOPICS, &ipc(&directory.path().join("missing")));
+    let start = Instant::now();
+    assert_eq!(prober.take(start), [(TOPICS, Finding::Dead)], "in the first round");
+    assert!(!prober.probes.has_findings());
+
+    // One who asks while the probe runs.
+    let late = TopicName::new("/late").unwrap();
+    prober.probes.start(late.clone(), 1, &silent);
+    expected.push((late, 1, Finding::Silent));
+    assert!(!prober.probes.has_findings());
+    let mut found = Vec::new();
+    prober.probes.take_findings(start + PATIENCE, &mut found);
+    assert_eq!(found, expected, "each is told once");
+    assert!(prober.is_idle());
+    listener.set_nonblocking(true).unwrap();
+    listener.accept().unwrap();
+    assert!(listener.accept().is_err(), "one connection is enough");
+
+    // What has been found is not kept.
+    drop(listener);
+    prober.start(1, &silent);
+    assert_eq!(prober.take(start), [(1, Finding::Dead)]);
+}
+
+#[test]
+fn the_silent_hide_no_dead_ones() {
+    const SILENT: u64 = 500;
+    const DEAD: u64 = 20;
+    let (directory, _listener, _) = unix_listener();
+    let mut prober = Prober::new(64);
+    for revision in 0..SILENT {
+        prober.start(revision, &alias(&directory, revision));
+    }
+    let dead: Vec<_> = (SILENT..SILENT + DEAD).map(|index| (index, Finding::Dead)).collect();
+    for (revision, _) in &dead {
+        prober.start(*revision, &ipc(&directory.path().join(format!("missing-{revision}"))));
+    }
+
+    let start = Instant::now();
+    let mut found = Vec::new();
+    for _ in 0..(SILENT + DEAD).div_ceil(STARTS_A_ROUND as u64) {
+        assert!(prober.probes.has_findings());
+        found.extend(prober.take(start));
+    }
+    assert_eq!(found, dead, "without waiting");
+    assert!(!prober.probes.has_findings(), "there is nothing to do but wait");
+    assert_eq!(prober.probes.next_deadline(), Some(start + PATIENCE));
+
+    // The others are looked at in turn.
+    let sockets = prober.probes.running.len() as u64;
+    assert_eq!(sockets, 48);
+    for (turn, first) in (1..).zip((0..SILENT).step_by(48)) {
+        let mut found = prober.take(start + PATIENCE * turn);
+        found.sort_unstable_by_key(|(revision, _)| *revision);
+        let next = first..SILENT.min(first + sockets);
+        assert_eq!(found, next.map(|index| (index, Finding::Silent)).collect::<Vec<_>>());
+    }
+    assert!(prober.is_idle());
+}
+
+#[test]
+fn one_that_dies_in_the_queue_is_dead_when_its_turn_comes() {
+    let (directory, _listener, silent) = unix_listener();
+    let path = directory.path().join("other");
+    let other = UnixListener::bind(&path).unwrap();
+    let mut prober = Prober::new(1);
+    prober.start(1, &silent);
+    prober.start(2, &ipc(&path));
     let start = Instant::now();
     assert_eq!(prober.take(start), []);
-    assert!(!prober.probes.has_findings(), "there is nothing to do but wait");
-    let mut found = prober.take(start + PATIENCE);
-    found.sort_unstable_by_key(|(revision, _)| *revision);
-    assert_eq!(found, [(0, Finding::Silent), (1, Finding::Silent), (2, Finding::Dead)]);
+    drop(other);
+    assert!(!prober.probes.has_findings());
+    assert_eq!(prober.take(start + PATIENCE), [(1, Finding::Silent), (2, Finding::Dead)]);
+    assert!(prober.is_idle());
+}
+
+#[test]
+fn a_full_backlog_is_silent_without_a_socket() {
+    let (_directory, _listener, silent) = unix_listener();
+    let (_full_directory, _full_listener, _waiting, full) = full_listener();
+    let mut prober = Prober::new(1);
+    prober.start(1, &silent);
+    prober.start(2, &full);
+    prober.start(3, &ipc(Path::new("/dev/null/s")));
+    let found = prober.take(Instant::now());
+    assert_eq!(found, [(2, Finding::Silent), (3, Finding::Unknown)]);
+}
+
+#[test]
+fn nothing_to_do_is_no_reason_to_hurry() {
+    let listeners: Vec<_> = std::iter::repeat_with(tcp_listener).take(3).collect();
+    let mut prober = Prober::new(2);
+    for (revision, (_, address)) in (0..).zip(&listeners) {
+        prober.start(revision, address);
+    }
+    assert!(prober.probes.has_findings());
+    let start = Instant::now();
+    for wake_up in [start, start + GLANCE, start + GLANCE * 2, start + PATIENCE] {
+        let found = prober.take(wake_up);
+        let expected = if wake_up == start + PATIENCE { vec![0] } else { vec![] };
+        assert_eq!(found.iter().map(|(revision, _)| *revision).collect::<Vec<_>>(), expected);
+        assert!(!prober.probes.has_findings());
+        assert!(prober.probes.next_deadline().unwrap() > wake_up);
+    }
+    assert_eq!(prober.take(start + PATIENCE * 2), [(1, Finding::Silent)]);
+    assert_eq!(prober.take(start + PATIENCE * 3), [(2, Finding::Silent)]);
+    assert!(prober.is_idle());
+}
+
+#[test]
+fn a_refusal_is_found_behind_those_that_hang() {
+    let listeners: Vec<_> = std::iter::repeat_with(tcp_listener).take(20).collect();
+    let (_reserved, refusing) = reserved_tcp();
+    let mut prober = Prober::new(4);
+    for (revision, (_, address)) in (0..).zip(&listeners) {
+        prober.start(revision, address);
+    }
+    prober.start(99, &format!("tcp://{refusing}"));
+    let found = prober.findings(1);
+    assert_eq!(found, [(99, Finding::Dead)], "before anyone is found to be silent");
+    assert!(prober.most <= 4, "{} sockets at once", prober.most);
+}
+
+#[test]
+fn some_sockets_are_only_for_glances() {
+    for (limit, patient) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (63, 48), (64, 48)] {
+        let (directory, _listener, _) = unix_listener();
+        let mut prober = Prober::new(limit);
+        for revision in 0..64 {
+            prober.start(revision, &alias(&directory, revision));
+        }
+        assert_eq!(prober.take(Instant::now()), []);
+        assert_eq!(prober.probes.running.len(), patient, "of {limit}");
+        assert!(!prober.probes.has_findings());
+    }
 }
 
 #[test]
@@ -508,30 +665,64 @@ fn a_descriptor_beyond_the_tokens_finds_nothing() {
     assert_eq!(prober.take(Instant::now()), [(1, Finding::Unknown)]);
 }
 
-/// The limit of descriptors is the whole process's: the test runs itself again, alone.
 #[test]
 fn without_a_descriptor_nothing_is_found() {
+    alone("without_a_descriptor_nothing_is_found", || {
+        let (directory, _listener, address) = unix_listener();
+        let missing = ipc(&directory.path().join("missing"));
+        let mut prober = Prober::new(4);
+        let taken = take_all_descriptors();
+        for (revision, address) in [&address, &missing].into_iter().enumerate() {
+            prober.start(revision as u64, address);
+        }
+        let found = prober.take(Instant::now());
+        drop(taken);
+        assert_eq!(found, [(0, Finding::Unknown), (1, Finding::Unknown)]);
+    });
+}
+
+#[test]
+fn no_more_descriptors_are_taken_than_allowed_and_all_are_given_back() {
+    alone("no_more_descriptors_are_taken_than_allowed_and_all_are_given_back", || {
+        let (directory, _listener, _) = unix_listener();
+        let tcp: Vec<_> = std::iter::repeat_with(tcp_listener).take(12).collect();
+        let mut prober = Prober::new(4);
+        let mut addresses: Vec<_> = tcp.iter().map(|(_, address)| address.clone()).collect();
+        addresses.extend((0..12).map(|index| alias(&directory, index)));
+
+        let mut taken = take_all_descriptors();
+        taken.truncate(taken.len() - 5);
+        for (revision, address) in (0..).zip(&addresses) {
+            prober.start(revision, address);
+        }
+        let mut now = Instant::now();
+        let mut found = prober.take(now);
+        while let Some(deadline) = prober.probes.next_deadline() {
+            now = deadline;
+            found.extend(prober.take(now));
+        }
+        found.sort_unstable_by_key(|(revision, _)| *revision);
+        let silent: Vec<_> = (0..24).map(|revision| (revision, Finding::Silent)).collect();
+        assert_eq!(found, silent, "four descriptors and one to try with are enough");
+        assert!(prober.is_idle());
+        assert_eq!(take_all_descriptors().len(), 5);
+    });
+}
+
+/// The limit of descriptors is the whole process's: the test runs itself again, alone.
+fn alone(test: &str, body: impl FnOnce()) {
     const ALONE: &str = "CORTEX_TEST_PROBE_ALONE";
     if std::env::var_os(ALONE).is_some() {
-        return out_of_descriptors();
+        return body();
     }
-    let test = "edge::probe::tests::without_a_descriptor_nothing_is_found";
+    let test = format!("edge::probe::tests::{test}");
     let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", test]).env(ALONE, "1").stdout(Stdio::null());
+    again.args(["--exact", &test]).env(ALONE, "1").stdout(Stdio::null());
     assert!(again.status().unwrap().success());
 }
 
-fn out_of_descriptors() {
-    let (directory, _listener, address) = unix_listener();
-    let missing = ipc(&directory.path().join("missing"));
-    let mut prober = Prober::new(4);
+fn take_all_descriptors() -> Vec<File> {
     let limit = Rlimit { current: Some(64), ..getrlimit(Resource::Nofile) };
     setrlimit(Resource::Nofile, limit).unwrap();
-    let taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    for (revision, address) in [&address, &missing].into_iter().enumerate() {
-        prober.start(revision as u64, address);
-    }
-    let found = prober.take(Instant::now());
-    drop(taken);
-    assert_eq!(found, [(0, Finding::Unknown), (1, Finding::Unknown)]);
+    std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
 }

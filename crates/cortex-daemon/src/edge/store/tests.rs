@@ -20,8 +20,15 @@ use crate::registry::{EventKind, Keep, Reason, Record};
 type Content = (Option<Loaded>, Vec<(TopicName, Event)>);
 
 /// Reads what the open store would read if it started now.
+impl Store {
+    /// The file, unless nothing is kept.
+    fn opened(&self) -> Option<&Open> {
+        if let Place::File(open) = &self.0 { Some(open) } else { None }
+    }
+}
+
 fn content(store: &Store) -> Content {
-    let loaded = store.open.as_ref().and_then(|open| read(&open.connection).unwrap());
+    let loaded = store.opened().and_then(|open| read(&open.connection).unwrap());
     (loaded, store.history().unwrap())
 }
 
@@ -373,7 +380,7 @@ fn the_last_65536_events_are_kept() {
         store.save(&writes).unwrap();
         revision += events;
         let (mut first, mut count) = (u64::MAX, 0);
-        read_events(&store.open.as_ref().unwrap().connection, |_, event| {
+        read_events(&store.opened().unwrap().connection, |_, event| {
             first = first.min(event.revision);
             count += 1;
         })
@@ -406,7 +413,7 @@ fn a_save_that_fails_at_any_write_has_not_happened() {
             inject(&store, way, failures);
             let saved = store.save(&writes);
             assert_eq!(
-                store.open.as_ref().unwrap().meta.revision,
+                store.opened().unwrap().meta.revision,
                 if saved.is_ok() { last } else { 20 }
             );
             recover(&store);
@@ -434,7 +441,7 @@ fn a_save_that_fails_at_any_write_has_not_happened() {
 
 /// Lets the write after the next `good` ones fail.
 fn inject(store: &Store, way: &str, good: u32) {
-    let connection = &store.open.as_ref().unwrap().connection;
+    let connection = &store.opened().unwrap().connection;
     let left = format!("CREATE TEMP TABLE left (writes INTEGER); INSERT INTO left VALUES ({good})");
     connection.execute_batch(&left).unwrap();
     for (table, operation) in [
@@ -455,7 +462,7 @@ fn inject(store: &Store, way: &str, good: u32) {
 }
 
 fn recover(store: &Store) {
-    let connection = &store.open.as_ref().unwrap().connection;
+    let connection = &store.opened().unwrap().connection;
     assert!(connection.is_autocommit());
     connection
         .execute_batch(
@@ -472,12 +479,11 @@ fn a_save_that_finds_no_page_has_not_happened() {
     let before = content(&store);
     let writes = batch(20..200, 21);
     let limit = |store: &Store, pages: u32| {
-        let connection = &store.open.as_ref().unwrap().connection;
+        let connection = &store.opened().unwrap().connection;
         connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     };
     let pages: u32 = store
-        .open
-        .as_ref()
+        .opened()
         .unwrap()
         .connection
         .pragma_query_value(None, "page_count", |row| row.get(0))
@@ -509,7 +515,7 @@ fn a_save_that_may_not_write_has_not_happened() {
     let writes = batch(3..8, 6);
 
     let query_only = |store: &Store, on: bool| {
-        store.open.as_ref().unwrap().connection.pragma_update(None, "query_only", on).unwrap();
+        store.opened().unwrap().connection.pragma_update(None, "query_only", on).unwrap();
     };
     query_only(&store, true);
     let error = store.save(&writes).unwrap_err().to_string();
