@@ -119,11 +119,12 @@ fn main() {
         (0..TOPICS).map(|number| DiscoveryRequest::register(info(&name(number)))).collect();
     let unregister: Vec<_> =
         (0..TOPICS).map(|number| DiscoveryRequest::unregister(name(number))).collect();
-    // In pairs, so that every request changes something.
-    let pairs: Vec<_> =
-        register.iter().zip(&unregister).flat_map(|(a, b)| [a.clone(), b.clone()]).collect();
-    compare("REGISTER and UNREGISTER", &daemons, 1, &pairs);
-    compare("REGISTER and UNREGISTER", &daemons, 64, &pairs);
+    for connections in [1, 64] {
+        // All connections register, then all take it back: every request changes something.
+        let rounds = register.chunks_exact(connections).zip(unregister.chunks_exact(connections));
+        let changes: Vec<_> = rounds.flat_map(|(one, other)| [one, other].concat()).collect();
+        compare("REGISTER and UNREGISTER", &daemons, connections, &changes);
+    }
     for daemon in &daemons {
         let mut peer = RawPeer::open(&daemon.address).unwrap();
         for request in &register {
