@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, ResponseExt};
 use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::PATIENCE;
 use cortex_tests::messages::{
     hello, names, register_in_session, register_static, response, topic, topic_at,
 };

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use super::holds::SessionKey;
 use super::topics::Entry;
-use super::{Change, EVICTION_RETRY, Effects, Event, EventKind, Keep, Moment, Registry, Write};
+use super::{
+    Change, EVICTION_RETRY, Effects, Event, EventKind, Keep, Moment, Record, Registry, Write,
+};
 
 /// A change that counts only when it is stored.
 #[derive(Debug)]
@@ -91,38 +93,34 @@ impl Registry {
 
     /// Stages a topic that is new or new again.
     pub(super) fn stage_entry(&mut self, mut entry: Entry, now: Instant) {
-        let name = entry.info.name.clone();
-        let before = self.detach(name.as_str());
+        let before = self.detach(entry.info.name.as_str());
+        let kind = if before.is_some() { EventKind::Updated } else { EventKind::Registered };
         self.revision += 1;
         entry.revision = self.revision;
-        let kind = if before.is_some() { EventKind::Updated } else { EventKind::Registered };
-        let change = Change {
-            revision: self.revision,
-            kind,
-            info: Arc::clone(&entry.info),
-            owner: entry.owner,
-        };
-        let packed = Arc::clone(&entry.packed);
-        let event = Some(Event { revision: self.revision, kind, packed });
-        let write = Write { name, record: Some(entry.record()), event };
-        self.stage(before, Some(change), write);
+        let record = Some(entry.record());
+        self.stage_event(before, &entry, kind, record);
         self.attach(entry.into(), now);
     }
 
     /// Stages that a topic, which is detached already, is gone.
     pub(super) fn stage_removal(&mut self, detached: Detached, kind: EventKind) {
         self.revision += 1;
-        let entry = &detached.entry;
-        let change = Change {
-            revision: self.revision,
-            kind,
-            info: Arc::clone(&entry.info),
-            owner: entry.owner,
-        };
-        let packed = Arc::clone(&entry.packed);
-        let event = Some(Event { revision: self.revision, kind, packed });
-        let write = Write { name: entry.info.name.clone(), record: None, event };
-        self.stage(Some(detached), Some(change), write);
+        let entry = detached.entry.clone();
+        self.stage_event(Some(detached), &entry, kind, None);
+    }
+
+    /// Stages what has happened to `entry` at the present revision.
+    fn stage_event(
+        &mut self,
+        before: Option<Detached>,
+        entry: &Entry,
+        kind: EventKind,
+        record: Option<Record>,
+    ) {
+        let (revision, info, owner) = (self.revision, Arc::clone(&entry.info), entry.owner);
+        let event = Event { revision, kind, packed: Arc::clone(&entry.packed) };
+        let write = Write { name: info.name.clone(), record, event: Some(event) };
+        self.stage(before, Some(Change { revision, kind, info, owner }), write);
     }
 
     /// Puts an entry and all that hangs on it into place.
