@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::{Finding, Reason};
 
-/// The longest pause between two looks at an endpoint that does not greet: each look takes a slot
-/// of a stopped publisher's backlog.
+/// The longest pause between two looks at an endpoint that neither greets nor refuses: each look
+/// takes a slot of a stopped publisher's backlog, or of the daemon's own probes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Looks in a row that must find the same before it counts.
 const TWICE: u32 = 2;
@@ -104,11 +104,10 @@ impl Vigil {
             Kind::Unseen { failures } => unseen_verdict(failures, finding, found_alive),
         };
         self.pause = match finding {
-            // What is dead but may stay is looked at rarely, what may be evicted soon.
-            Finding::Greets => interval,
-            Finding::Dead if found_alive || self.is_orphan() => interval,
+            Finding::Greets | Finding::Dead => interval,
+            // The second silence decides.
             Finding::Silent if self.is_orphan() => interval,
-            Finding::Dead | Finding::Silent | Finding::Unknown => {
+            Finding::Silent | Finding::Unknown => {
                 (self.pause * 2).clamp(interval, LONGEST_PAUSE.max(interval))
             }
         };
