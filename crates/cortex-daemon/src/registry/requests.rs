@@ -236,10 +236,7 @@ impl Registry {
         };
         let keep = match self.check_registration(info, request.ext.as_ref()) {
             Ok(keep) => keep,
-            Err(problem) => {
-                let message = format!("Topic {} is not registered: {problem}", info.name);
-                return Outcome::error(message).into();
-            }
+            Err(problem) => return not_registered(info, &problem).into(),
         };
         if let Some(existing) = self.topics.get(info.name.as_str()) {
             let is_other = existing.info.publisher_node != info.publisher_node;
@@ -254,8 +251,7 @@ impl Registry {
                 if let Attempt::WithoutStore(problem) = attempt
                     && existing.vigil.is_orphan()
                 {
-                    let message = format!("Topic {} is not registered: {problem}", info.name);
-                    return Outcome::error(message).into();
+                    return not_registered(info, problem).into();
                 }
                 return self.refuse_registration(peer, info, is_other).into();
             }
@@ -271,8 +267,7 @@ impl Registry {
             if let Keep::Session { id, .. } = keep {
                 self.sessions.renew(&SessionKey { uid: peer.uid, id }, now.instant);
             }
-            let message = format!("Topic {} is not registered: {problem}", info.name);
-            return Outcome::error(message).into();
+            return not_registered(info, problem).into();
         }
         self.enter(peer, info, keep, now).into()
     }
@@ -435,6 +430,10 @@ impl Registry {
         );
         self.refuse_access(peer, message)
     }
+}
+
+fn not_registered(info: &TopicInfo, problem: &str) -> Outcome {
+    Outcome::error(format!("Topic {} is not registered: {problem}", info.name))
 }
 
 /// What could show that who has a topic is gone.
