@@ -229,7 +229,11 @@ fn model(topics: &mut Vec<TopicInfo>, request: &DiscoveryRequest) -> DiscoveryRe
             DiscoveryResponse { topics: topics.clone(), ..response(Ok, "") }
         }
         DiscoveryCommand::Ping => response(Ok, "pong"),
-        DiscoveryCommand::Shutdown | DiscoveryCommand::Renew => {
+        DiscoveryCommand::Shutdown
+        | DiscoveryCommand::Renew
+        | DiscoveryCommand::WaitTopic
+        | DiscoveryCommand::WatchTopics
+        | DiscoveryCommand::Stats => {
             panic!("the sequences have legacy commands that do not end the daemon")
         }
     }

@@ -21,8 +21,14 @@ pub enum DiscoveryCommand {
     ListTopics = 4,
     /// Ask whether the daemon is there.
     Ping = 5,
+    /// Ask for one topic, and wait until it is there (extension, level 1).
+    WaitTopic = 64,
+    /// Ask what has happened since, and wait until something has (extension, level 1).
+    WatchTopics = 65,
     /// Keep a session's topics (extension, level 1).
     Renew = 66,
+    /// Ask for counters and gauges (extension, level 1).
+    Stats = 67,
     /// Ask the daemon to end.
     Shutdown = 99,
 }
@@ -76,7 +82,10 @@ impl fmt::Display for RequestedCommand {
                 DiscoveryCommand::LookupTopic => "LOOKUP_TOPIC",
                 DiscoveryCommand::ListTopics => "LIST_TOPICS",
                 DiscoveryCommand::Ping => "PING",
+                DiscoveryCommand::WaitTopic => "WAIT_TOPIC",
+                DiscoveryCommand::WatchTopics => "WATCH_TOPICS",
                 DiscoveryCommand::Renew => "RENEW",
+                DiscoveryCommand::Stats => "STATS",
                 DiscoveryCommand::Shutdown => "SHUTDOWN",
             }),
             Self::Unknown(number) => write!(f, "{number}"),
@@ -90,13 +99,13 @@ mod tests {
 
     #[test]
     fn every_number_is_read_as_itself() {
-        for number in [1, 2, 3, 4, 5, 66, 99] {
+        for number in [1, 2, 3, 4, 5, 64, 65, 66, 67, 99] {
             let command = RequestedCommand::from_number(number);
             assert!(matches!(command, RequestedCommand::Known(_)), "{number} is a command");
             assert_eq!(command.number(), number);
         }
         for number in
-            [0, 6, 42, 63, 65, 68, 98, 100, 256 + 5, -1, i128::from(i64::MIN), i128::from(u64::MAX)]
+            [0, 6, 42, 63, 68, 95, 98, 100, 256 + 5, -1, i128::from(i64::MIN), i128::from(u64::MAX)]
         {
             assert_eq!(RequestedCommand::from_number(number), RequestedCommand::Unknown(number));
         }

@@ -3,15 +3,19 @@
 //! A daemon or a peer that does not know the key ignores it. A request with `ext` gets a reply
 //! with `ext`, so a reply without it comes from a daemon of level 0: the reference.
 
-use std::fmt;
+use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::reader::Reader;
-use crate::{DecodeError, DecodeErrorKind};
+use crate::words::{EndpointState, Hold};
+use crate::{DecodeError, DecodeErrorKind, EventExt};
 
 /// The level of the extensions that this crate speaks.
 pub const EXTENSION_LEVEL: u64 = 1;
+
+/// The longest time for which a daemon holds a reply back, in ms.
+pub const MAX_WAIT_MS: u64 = 60_000;
 
 /// What a request adds to the legacy protocol. Empty, it asks for what there is to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,6 +32,28 @@ pub struct RequestExt {
     /// UNREGISTER: only if the topic is still the one of this revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
+    /// WATCH: only topics whose name passes this [`TopicFilter`](crate::TopicFilter).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// WATCH: only what happened after this; without it, all that there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Since>,
+    /// WAIT and WATCH: how long the reply may be held back, in ms; at most [`MAX_WAIT_MS`], which
+    /// is also what counts when it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+    /// WATCH: the most events in the reply; the daemon may have a lower bound of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// A place in a daemon's history: up to where a watch has seen it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Since {
+    /// The number of the history.
+    pub epoch: u64,
+    /// The last change that was seen.
+    pub revision: u64,
 }
 
 /// A session: topics of one user that stay for as long as somebody renews it.
@@ -40,32 +66,6 @@ pub struct Session {
     pub lease_ms: Option<u64>,
 }
 
-/// What keeps a topic registered.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Hold {
-    /// The process that registered it: the topic goes when the process is gone.
-    Process,
-    /// A session, which must be renewed.
-    Session,
-    /// Nothing: the topic stays until it is unregistered.
-    Static,
-    /// A word of a later level.
-    Other(String),
-}
-
-/// What is known of the place where a topic's publisher sends.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum EndpointState {
-    /// Nobody has looked, or it could not be told.
-    Unknown,
-    /// Somebody listens there.
-    Alive,
-    /// Somebody listens there, but the process that registered the topic is gone.
-    Orphaned,
-    /// A word of a later level.
-    Other(String),
-}
-
 /// What a daemon's answer adds to the legacy protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ResponseExt {
@@ -75,10 +75,13 @@ pub struct ResponseExt {
     /// Hello: the daemon's name and version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// Hello: the number of this history; it changes when history is lost and at a new boot.
+    /// Hello and WATCH: the number of this history; it changes when history is lost and at a new
+    /// boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
-    /// Hello and REGISTER: how many changes there have been in this epoch.
+    /// Hello: how many changes there have been in this epoch. REGISTER: the change that made the
+    /// topic what it is. WATCH: how far this reply has looked, the next request's
+    /// [`since`](RequestExt::since).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
     /// Hello: the daemon's process.
@@ -102,6 +105,17 @@ pub struct ResponseExt {
     /// RENEW: whether the daemon knows the session. If not, its topics must be registered again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub known: Option<bool>,
+    /// WATCH: true when the response's `topics` are all that there are, and what was known before
+    /// is to be forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<bool>,
+    /// WATCH: what happened, in the order in which it did. None is an empty list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<EventExt>>,
+    /// STATS: the daemon's counters and gauges by name. When read, these are all keys that this
+    /// crate has no other use for and whose value is an unsigned integer.
+    #[serde(flatten)]
+    pub counts: BTreeMap<String, u64>,
 }
 
 /// What a daemon knows of a topic beyond what its publisher said.
@@ -121,64 +135,6 @@ pub struct EntryExt {
     pub endpoint: EndpointState,
 }
 
-impl From<&str> for Hold {
-    fn from(word: &str) -> Self {
-        match word {
-            "process" => Self::Process,
-            "session" => Self::Session,
-            "static" => Self::Static,
-            other => Self::Other(other.to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Hold {
-    /// The word of the wire.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Process => "process",
-            Self::Session => "session",
-            Self::Static => "static",
-            Self::Other(word) => word,
-        })
-    }
-}
-
-impl Serialize for Hold {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl From<&str> for EndpointState {
-    fn from(word: &str) -> Self {
-        match word {
-            "unknown" => Self::Unknown,
-            "alive" => Self::Alive,
-            "orphaned" => Self::Orphaned,
-            other => Self::Other(other.to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for EndpointState {
-    /// The word of the wire.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "unknown",
-            Self::Alive => "alive",
-            Self::Orphaned => "orphaned",
-            Self::Other(word) => word,
-        })
-    }
-}
-
-impl Serialize for EndpointState {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 impl RequestExt {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut ext = Self::default();
@@ -188,11 +144,38 @@ impl RequestExt {
                 "session" => ext.session = Session::read(reader)?,
                 "publisher_node" => ext.publisher_node = reader.optional_text()?.map(str::to_owned),
                 "revision" => ext.revision = reader.optional_unsigned()?,
+                "filter" => ext.filter = reader.optional_text()?.map(str::to_owned),
+                "since" => ext.since = Since::read(reader)?,
+                "wait_ms" => ext.wait_ms = reader.optional_unsigned()?,
+                "limit" => ext.limit = reader.optional_unsigned()?,
                 _ => reader.skip()?,
             }
             Ok(())
         })?;
         Ok(ext)
+    }
+}
+
+impl Since {
+    fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, DecodeError> {
+        if reader.nil() {
+            return Ok(None);
+        }
+        let at = reader.offset();
+        let (mut epoch, mut revision) = (None, None);
+        each_key(reader, |reader, key| {
+            match key {
+                "epoch" => epoch = reader.optional_unsigned()?,
+                "revision" => revision = reader.optional_unsigned()?,
+                _ => reader.skip()?,
+            }
+            Ok(())
+        })?;
+        let missing = |key| DecodeError::new(at, DecodeErrorKind::MissingKey { key });
+        Ok(Some(Self {
+            epoch: epoch.ok_or_else(|| missing("epoch"))?,
+            revision: revision.ok_or_else(|| missing("revision"))?,
+        }))
     }
 }
 
@@ -232,7 +215,13 @@ impl ResponseExt {
                 "entries" => ext.entries = EntryExt::read_all(reader)?,
                 "lease_ms" => ext.lease_ms = reader.optional_unsigned()?,
                 "known" => ext.known = reader.optional_boolean()?,
-                _ => reader.skip()?,
+                "snapshot" => ext.snapshot = reader.optional_boolean()?,
+                "events" => ext.events = EventExt::read_all(reader)?,
+                other => match reader.unsigned_or_skip()? {
+                    Some(count) => drop(ext.counts.insert(other.to_owned(), count)),
+                    // A key twice: the last counts.
+                    None => drop(ext.counts.remove(other)),
+                },
             }
             Ok(())
         })?;
@@ -246,16 +235,7 @@ impl EntryExt {
     }
 
     fn read_all(reader: &mut Reader<'_>) -> Result<Option<Vec<Self>>, DecodeError> {
-        let Some(count) = reader.optional_array()? else {
-            return Ok(None);
-        };
-        // Collected one by one: the array's length is only a claim.
-        let mut entries = Vec::new();
-        for index in 0..count {
-            let entry = Self::read(reader).map_err(|error| error.within(&format!("[{index}]")))?;
-            entries.push(entry);
-        }
-        Ok(Some(entries))
+        each_item(reader, Self::read)
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -286,8 +266,24 @@ impl EntryExt {
     }
 }
 
+/// Reads an array, or nil; an error is told as one inside the item.
+pub(crate) fn each_item<'a, T>(
+    reader: &mut Reader<'a>,
+    mut read: impl FnMut(&mut Reader<'a>) -> Result<T, DecodeError>,
+) -> Result<Option<Vec<T>>, DecodeError> {
+    let Some(count) = reader.optional_array()? else {
+        return Ok(None);
+    };
+    // Collected one by one: the array's length is only a claim.
+    let mut items = Vec::new();
+    for index in 0..count {
+        items.push(read(reader).map_err(|error| error.within(&format!("[{index}]")))?);
+    }
+    Ok(Some(items))
+}
+
 /// Walks through a map with text keys; an error is told as one inside the key's value.
-fn each_key<'a>(
+pub(crate) fn each_key<'a>(
     reader: &mut Reader<'a>,
     mut read: impl FnMut(&mut Reader<'a>, &'a str) -> Result<(), DecodeError>,
 ) -> Result<(), DecodeError> {

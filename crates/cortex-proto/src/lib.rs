@@ -43,22 +43,28 @@
 mod command;
 mod encode;
 mod error;
+mod event;
 mod ext;
 mod reader;
 mod request;
 mod response;
 mod status;
+mod topic_filter;
 mod topic_info;
 mod topic_name;
+mod words;
 
 pub use command::{DiscoveryCommand, RequestedCommand};
 pub use error::{DecodeError, DecodeErrorKind};
-pub use ext::{EXTENSION_LEVEL, EndpointState, EntryExt, Hold, RequestExt, ResponseExt, Session};
+pub use event::{EncodedEvent, EncodedWatchExt, EventExt};
+pub use ext::{EXTENSION_LEVEL, EntryExt, MAX_WAIT_MS, RequestExt, ResponseExt, Session, Since};
 pub use request::DiscoveryRequest;
 pub use response::{DiscoveryResponse, EncodedResponse};
 pub use status::DiscoveryStatus;
+pub use topic_filter::{TopicFilter, TopicFilterError};
 pub use topic_info::TopicInfo;
 pub use topic_name::{TopicName, TopicNameError};
+pub use words::{EndpointState, EventKind, Hold, RemovalReason};
 
 /// Where the daemon listens and clients look when nothing else is said.
 pub const DEFAULT_DISCOVERY_ADDRESS: &str = "ipc:///tmp/cortex/discovery.sock";

@@ -142,6 +142,13 @@ impl<'a> Reader<'a> {
         number.map(|found| to_unsigned(found, at)).transpose()
     }
 
+    /// Reads an unsigned integer of 64 bits; a value of any other type is passed over.
+    pub(crate) fn unsigned_or_skip(&mut self) -> Result<Option<u64>, DecodeError> {
+        let number = self.clone().integer().ok().and_then(|number| u64::try_from(number).ok());
+        self.skip()?;
+        Ok(number)
+    }
+
     /// Reads a boolean or nil.
     pub(crate) fn optional_boolean(&mut self) -> Result<Option<bool>, DecodeError> {
         self.typed("a boolean or nil", |header| match header {

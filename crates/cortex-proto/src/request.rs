@@ -101,6 +101,31 @@ impl DiscoveryRequest {
         Self { ext: Some(ext), ..Self::bare(DiscoveryCommand::Renew) }
     }
 
+    /// WAIT (extension): ask for one topic; the reply is held back until it is there, for
+    /// `wait_ms` at most.
+    #[must_use]
+    pub fn wait(topic_name: impl Into<String>, wait_ms: u64) -> Self {
+        let ext = RequestExt { wait_ms: Some(wait_ms), ..RequestExt::default() };
+        Self {
+            topic_name: Some(topic_name.into()),
+            ext: Some(ext),
+            ..Self::bare(DiscoveryCommand::WaitTopic)
+        }
+    }
+
+    /// WATCH (extension): ask for all topics, or with [`since`](RequestExt::since) for what has
+    /// happened; the reply is held back until something has, for `wait_ms` at most.
+    #[must_use]
+    pub fn watch(ext: RequestExt) -> Self {
+        Self { ext: Some(ext), ..Self::bare(DiscoveryCommand::WatchTopics) }
+    }
+
+    /// STATS (extension): ask for counters and gauges.
+    #[must_use]
+    pub fn stats() -> Self {
+        Self { ext: Some(RequestExt::default()), ..Self::bare(DiscoveryCommand::Stats) }
+    }
+
     /// The same request with an extension: an empty one asks for what there is to know.
     #[must_use]
     pub fn with_ext(self, ext: RequestExt) -> Self {
@@ -156,6 +181,13 @@ impl DiscoveryRequest {
             topic_info,
             ext,
         })
+    }
+
+    /// Whether the answer is to have an extension: the request has one, or its command is one of
+    /// the extensions' (64 to 95).
+    #[must_use]
+    pub fn wants_ext(&self) -> bool {
+        self.ext.is_some() || (64..96).contains(&self.command.number())
     }
 
     /// Whether bytes that are no request ask for an answer with an extension all the same: they

@@ -26,7 +26,7 @@ pub struct DiscoveryResponse {
 ///
 /// [`to_bytes`]: EncodedResponse::to_bytes
 #[derive(Clone, Copy, Debug)]
-pub struct EncodedResponse<'a> {
+pub struct EncodedResponse<'a, E = ResponseExt> {
     /// How the request ended.
     pub status: DiscoveryStatus,
     /// What there is to say about it, in words.
@@ -36,13 +36,14 @@ pub struct EncodedResponse<'a> {
     /// The bytes of [`TopicInfo::to_bytes`] of each topic. None at all leaves the key out, as the
     /// reference does.
     pub topics: &'a [&'a [u8]],
-    /// The extension, only for who asked with one.
-    pub ext: Option<&'a ResponseExt>,
+    /// The extension, only for who asked with one: a [`ResponseExt`], or an
+    /// [`EncodedWatchExt`](crate::EncodedWatchExt).
+    pub ext: Option<&'a E>,
 }
 
 /// The keys in the reference's order.
 #[derive(Serialize)]
-struct Wire<'a> {
+struct Wire<'a, E> {
     status: DiscoveryStatus,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,10 +51,10 @@ struct Wire<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     topics: Vec<Bin<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ext: Option<&'a ResponseExt>,
+    ext: Option<&'a E>,
 }
 
-impl EncodedResponse<'_> {
+impl<E: Serialize> EncodedResponse<'_, E> {
     /// Packs the response into its canonical bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

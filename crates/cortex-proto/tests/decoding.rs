@@ -487,3 +487,43 @@ fn nesting_has_the_reference_s_limit_and_costs_no_stack() {
     let deep = small_stack.spawn(move || request_error(&nested(1_000_000)).kind().clone()).unwrap();
     assert_eq!(deep.join().unwrap(), DecodeErrorKind::TooDeep { limit: 1024 });
 }
+
+#[test]
+fn what_is_missing_or_wrong_in_a_watch_is_told() {
+    for (bytes, told) in [
+        (
+            &b"\x82\xa7command\x41\xa3ext\x81\xa5since\x81\xa5epoch\x01"[..],
+            "ext.since at byte 21: `revision` is missing",
+        ),
+        (
+            b"\x82\xa7command\x41\xa3ext\x81\xa5since\x81\xa8revision\x01",
+            "ext.since at byte 21: `epoch` is missing",
+        ),
+        (
+            b"\x82\xa7command\x41\xa3ext\x81\xa5since\x01",
+            "ext.since at byte 21: expected a map, found an integer",
+        ),
+        (
+            b"\x82\xa7command\x41\xa3ext\x81\xa7wait_ms\xa11",
+            "ext.wait_ms at byte 23: expected an unsigned integer or nil, found text",
+        ),
+    ] {
+        assert_eq!(DiscoveryRequest::from_bytes(bytes).unwrap_err().to_string(), told);
+    }
+    let event = b"\x82\xa6status\0\xa3ext\x81\xa6events\x91\x81\xa4kind\xa7updated";
+    let error = DiscoveryResponse::from_bytes(event).unwrap_err();
+    assert_eq!(error.to_string(), "ext.events[0] at byte 22: `revision` is missing");
+    // Absent and nil are the same.
+    let nil = b"\x82\xa7command\x41\xa3ext\x82\xa5since\xc0\xa6filter\xc0";
+    assert_eq!(
+        DiscoveryRequest::from_bytes(nil).unwrap(),
+        DiscoveryRequest::watch(cortex_proto::RequestExt::default())
+    );
+}
+
+#[test]
+fn unknown_keys_of_an_extension_are_ignored_but_for_numbers_which_may_be_counts() {
+    let bytes = b"\x82\xa6status\0\xa3ext\x84\xa1a\x05\xa1b\xa1x\xa1c\xff\xa1d\x81\xa1e\x05";
+    let ext = DiscoveryResponse::from_bytes(bytes).unwrap().ext.unwrap();
+    assert_eq!(ext.counts, [("a".to_owned(), 5)].into());
+}

@@ -4,8 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use cortex_proto::{
-    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, Hold,
-    RequestExt, RequestedCommand, ResponseExt, Session, TopicInfo, TopicName,
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, EventExt,
+    EventKind, Hold, RemovalReason, RequestExt, RequestedCommand, ResponseExt, Session, Since,
+    TopicInfo, TopicName,
 };
 use serde_json::Value;
 
@@ -61,7 +62,23 @@ fn request_ext(fields: &Value) -> Option<RequestExt> {
             .map(|id| Session { id, lease_ms: number(&session["lease_ms"]) }),
         publisher_node: word(&fields["publisher_node"]),
         revision: number(&fields["revision"]),
+        filter: word(&fields["filter"]),
+        since: number(&fields["since"]["epoch"])
+            .zip(number(&fields["since"]["revision"]))
+            .map(|(epoch, revision)| Since { epoch, revision }),
+        wait_ms: number(&fields["wait_ms"]),
+        limit: number(&fields["limit"]),
     })
+}
+
+fn event(fields: &Value) -> EventExt {
+    EventExt {
+        kind: EventKind::from(fields["kind"].as_str().unwrap()),
+        revision: number(&fields["revision"]).unwrap(),
+        topic_name: text(&fields["topic_name"]),
+        topic_info: topic_info(&fields["topic_info"]),
+        reason: fields["reason"].as_str().map(RemovalReason::from),
+    }
 }
 
 fn entry(fields: &Value) -> EntryExt {
@@ -88,6 +105,12 @@ fn response_ext(fields: &Value) -> Option<ResponseExt> {
         entries: fields["entries"].as_array().map(|all| all.iter().map(entry).collect()),
         lease_ms: number(&fields["lease_ms"]),
         known: fields["known"].as_bool(),
+        snapshot: fields["snapshot"].as_bool(),
+        events: fields["events"].as_array().map(|all| all.iter().map(event).collect()),
+        counts: ["connections", "parked", "evicted"]
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), number(&fields[name])?)))
+            .collect(),
     })
 }
 

@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use cortex_proto::{
-    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, Hold,
-    RequestExt, RequestedCommand, ResponseExt, Session, TopicInfo, TopicName,
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EncodedEvent, EncodedResponse,
+    EncodedWatchExt, EndpointState, EntryExt, EventExt, EventKind, Hold, RemovalReason, RequestExt,
+    RequestedCommand, ResponseExt, Session, Since, TopicInfo, TopicName,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -65,10 +66,14 @@ prop_compose! {
         hold in option::of(holds()),
         session in option::of(("\\PC{0,80}", option::of(any::<u64>()))),
         publisher_node in option::of("\\PC{0,40}"),
-        revision: Option<u64>,
+        filter in option::of("\\PC{0,40}"),
+        since: Option<(u64, u64)>,
+        numbers: [Option<u64>; 3],
     ) -> RequestExt {
         let session = session.map(|(id, lease_ms)| Session { id, lease_ms });
-        RequestExt { hold, session, publisher_node, revision }
+        let since = since.map(|(epoch, revision)| Since { epoch, revision });
+        let [revision, wait_ms, limit] = numbers;
+        RequestExt { hold, session, publisher_node, revision, filter, since, wait_ms, limit }
     }
 }
 
@@ -86,16 +91,37 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn events()(
+        kind in "registered|updated|unregistered|evicted|[a-z]{1,9}",
+        revision: u64,
+        topic_info in topic_infos(),
+        reason in option::of("unregistered|owner exited|lease expired|endpoint dead|[a-z]{1,9}"),
+    ) -> EventExt {
+        EventExt {
+            kind: EventKind::from(&*kind),
+            revision,
+            topic_name: topic_info.name.to_string(),
+            topic_info,
+            reason: reason.map(|word| RemovalReason::from(&*word)),
+        }
+    }
+}
+
+prop_compose! {
     fn response_exts()(
         numbers: [Option<u64>; 7],
         server in option::of("\\PC{0,40}"),
         known: Option<bool>,
         entry in option::of(entries()),
         entries in option::of(vec(entries(), 0..20)),
+        snapshot: Option<bool>,
+        events in option::of(vec(events(), 0..5)),
+        counts in proptest::collection::btree_map("count_[a-z]{1,9}", any::<u64>(), 0..5),
     ) -> ResponseExt {
         let [level, epoch, revision, pid, uptime_ms, topics, lease_ms] = numbers;
         ResponseExt {
             level, server, epoch, revision, pid, uptime_ms, topics, entry, entries, lease_ms, known,
+            snapshot, events, counts,
         }
     }
 }
@@ -122,6 +148,49 @@ proptest! {
     #[test]
     fn responses_round_trip(response in responses()) {
         prop_assert_eq!(DiscoveryResponse::from_bytes(&response.to_bytes()), Ok(response));
+    }
+
+    #[test]
+    fn packed_events_are_the_same_bytes(
+        epoch: u64,
+        revision: u64,
+        snapshot: Option<bool>,
+        events in option::of(vec(events(), 0..20)),
+    ) {
+        let ext = ResponseExt {
+            epoch: Some(epoch),
+            revision: Some(revision),
+            snapshot,
+            events: events.clone(),
+            ..ResponseExt::default()
+        };
+        let plain = DiscoveryResponse {
+            ext: Some(ext),
+            ..DiscoveryResponse::new(DiscoveryStatus::Ok, "")
+        };
+
+        let parts: Vec<_> = events.iter().flatten().map(|event| (
+            event,
+            event.kind.to_string(),
+            event.topic_info.to_bytes(),
+            event.reason.as_ref().map(ToString::to_string),
+        )).collect();
+        let packed: Vec<_> = parts.iter().map(|(event, kind, info, reason)| EncodedEvent {
+            kind,
+            revision: event.revision,
+            topic_name: &event.topic_name,
+            topic_info: info,
+            reason: reason.as_deref(),
+        }).collect();
+        let events = events.is_some().then_some(&*packed);
+        let encoded = EncodedResponse {
+            status: DiscoveryStatus::Ok,
+            message: "",
+            topic_info: None,
+            topics: &[],
+            ext: Some(&EncodedWatchExt { epoch, revision, snapshot, events }),
+        };
+        prop_assert_eq!(encoded.to_bytes(), plain.to_bytes());
     }
 
     #[test]

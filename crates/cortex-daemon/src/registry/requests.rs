@@ -146,7 +146,7 @@ impl Registry {
 
     fn reply(&mut self, asked: Asked, outcome: Outcome, now: Moment) {
         let wants_ext = match &asked.request {
-            Ok(request) => request.ext.is_some() || (64..96).contains(&request.command.number()),
+            Ok(request) => request.wants_ext(),
             Err(unreadable) => unreadable.asks_for_ext,
         };
         let mut ext = wants_ext.then_some(outcome.ext);
@@ -192,9 +192,7 @@ impl Registry {
         };
         let command = match request.command {
             RequestedCommand::Known(command) => command,
-            RequestedCommand::Unknown(number) => {
-                return unparsable(&format!("{number} is not a known command")).into();
-            }
+            RequestedCommand::Unknown(_) => return unknown(request.command).into(),
         };
         match command {
             DiscoveryCommand::RegisterTopic => self.register(peer, request, attempt, now),
@@ -206,6 +204,9 @@ impl Registry {
             DiscoveryCommand::Ping => self.ping(now).into(),
             DiscoveryCommand::Renew => self.renew(peer, request.ext.as_ref(), now).into(),
             DiscoveryCommand::Shutdown => self.shutdown(peer).into(),
+            DiscoveryCommand::WaitTopic
+            | DiscoveryCommand::WatchTopics
+            | DiscoveryCommand::Stats => unknown(request.command).into(),
         }
     }
 
@@ -446,6 +447,10 @@ fn doubt(existing: &Entry) -> Option<Awaits> {
 
 fn unparsable(problem: &str) -> Outcome {
     Outcome::error(format!("Failed to parse request: {problem}"))
+}
+
+fn unknown(command: RequestedCommand) -> Outcome {
+    unparsable(&format!("{} is not a known command", command.number()))
 }
 
 /// What of an UNREGISTER's conditions does not hold.

@@ -37,6 +37,8 @@ def topic_item(label, topic):
 
 
 def numbers_as_text(value):
+    if isinstance(value, bytes):
+        return shown(msgpack.unpackb(value))
     if isinstance(value, dict):
         return {key: numbers_as_text(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -116,6 +118,13 @@ def items():
     yield request_item("renew", 66, ext={"session": {"id": "session of camera_node"}})
     guard = {"publisher_node": "camera_node", "revision": 2**64 - 1}
     yield request_item("guard", 2, name="/camera/image", ext=guard)
+    yield request_item("wait", 64, name="/camera/image", ext={"wait_ms": 30_000})
+    yield request_item("watch, the first time", 65, ext={"wait_ms": 0})
+    since = {"epoch": 2**64 - 1, "revision": 9}
+    yield request_item("watch, from then on", 65, ext={"since": since, "wait_ms": 60_000})
+    whole = {"filter": "/camera/**", "since": since, "wait_ms": 60_000, "limit": 100}
+    yield request_item("watch with all there is", 65, ext=whole)
+    yield request_item("stats", 67, ext={})
 
     hello = {
         "level": 1,
@@ -136,6 +145,22 @@ def items():
     yield response_item("held", 0, "Registered topic: /x", ext={"revision": 9, "lease_ms": 10_000})
     yield response_item("renewed", 0, ext={"lease_ms": 10_000, "known": True})
     yield response_item("not known", 0, ext={"lease_ms": 500, "known": False})
+    place = {"epoch": 2**64 - 1, "revision": 12}
+    there = [info(), info(name="/x")]
+    yield response_item("snapshot", 0, topics=there, ext={**place, "snapshot": True})
+    yield response_item("snapshot of nothing", 0, ext={**place, "revision": 0, "snapshot": True})
+    topic = {"topic_name": "/camera/image", "topic_info": pack(info())}
+    events = [
+        {"kind": "registered", "revision": 9, **topic},
+        {"kind": "updated", "revision": 10, **topic},
+        {"kind": "unregistered", "revision": 11, **topic, "reason": "unregistered"},
+    ]
+    reasons = ("owner exited", "lease expired", "endpoint dead")
+    events += [{"kind": "evicted", "revision": 300, **topic, "reason": reason} for reason in reasons]
+    yield response_item("events", 0, ext={**place, "events": events})
+    yield response_item("no events", 0, ext={**place, "events": []})
+    counts = {"connections": 3, "evicted": 2**32, "parked": 128}
+    yield response_item("counts", 0, ext={"topics": 5, **counts})
     yield response_item("error to a request with ext", 3, "Missing topic_name in lookup request", ext={})
 
 
