@@ -333,7 +333,7 @@ fn what_asks_for_an_extension_gets_one_also_with_an_error() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     for (number, has_ext) in
-        [(63, false), (64, true), (65, true), (66, true), (67, true), (95, true), (96, false)]
+        [(63, false), (64, true), (66, true), (68, true), (95, true), (96, false)]
     {
         let command = RequestedCommand::from_number(number);
         let bare = peer.ask(&DiscoveryRequest { command, ..DiscoveryRequest::ping() });

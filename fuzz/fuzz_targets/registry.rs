@@ -22,6 +22,7 @@ struct World {
     registry: Registry,
     now: Moment,
     stored: BTreeMap<TopicName, Record>,
+    asked: usize,
     open: usize,
     inputs: Vec<Input>,
 }
@@ -34,12 +35,14 @@ impl World {
             probe_interval: Duration::from_secs(5),
             server: "fuzzed".into(),
             pid: 1,
+            history: 4,
         };
         let now = Moment { instant: Instant::now(), unix_ms: 0 };
         Self {
             registry: Registry::restore(settings, Snapshot::default(), now).expect("no records"),
             now,
             stored: BTreeMap::new(),
+            asked: 0,
             open: 0,
             inputs: Vec::new(),
         }
@@ -50,9 +53,12 @@ impl World {
             problem: error.to_string(),
             asks_for_ext: DiscoveryRequest::asks_for_ext(bytes),
         });
-        let from = ReplyTo { connection: ConnectionId(self.open), envelope: Envelope::default() };
+        // Every other peer is a REQ socket, and asks twice.
+        let (connection, is_req) = (ConnectionId(self.asked / 2), self.asked / 2 % 2 == 0);
+        let from = ReplyTo { connection, envelope: Envelope::default() };
+        self.asked += 1;
         self.open += 1;
-        self.registry.handle(Input::Request(Asked { from, peer, request }), self.now);
+        self.registry.handle(Input::Request(Asked { from, peer, is_req, request }), self.now);
     }
 
     /// Ends a batch, and gives how many requests were answered. `finding` is what every look shows.
@@ -67,13 +73,13 @@ impl World {
                     None => self.stored.remove(&write.name),
                 };
             }
-            self.registry.commit()
+            self.registry.commit(self.now)
         };
         for reply in &effects.replies {
             let response = DiscoveryResponse::from_bytes(&reply.body).expect("our own reply");
             assert_eq!(response.status, reply.status);
         }
-        self.open -= effects.replies.len();
+        self.open -= effects.replies.len() + effects.let_go.len();
         for process in effects.watch {
             if process.pid % 2 == 0 {
                 self.inputs.push(Input::ProcessExited(process));
@@ -123,12 +129,15 @@ fuzz_target!(|input: &[u8]| {
         };
         world.end_batch(who & 8 != 0, finding);
         world.now.instant += Duration::from_secs(u64::from(who >> 4 & 3) * 3);
+        if who & 32 != 0 {
+            world.registry.handle(Input::HungUp(ConnectionId(world.asked / 2)), world.now);
+        }
         if who & 16 != 0 {
             world.registry.handle(Input::TimeGap, world.now);
         }
     }
-    // Whatever waits has its answer within a second, and then all that counts is stored.
-    for _ in 0..4 {
+    // Whatever waits has its answer within a minute, and then all that counts is stored.
+    for _ in 0..32 {
         world.now.instant += Duration::from_secs(2);
         world.end_batch(false, Finding::Unknown);
     }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DiscoveryCommand, DiscoveryRequest, TopicName};
+use cortex_proto::{DiscoveryCommand, DiscoveryRequest, RequestedCommand, TopicName};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::config::{Address, Config, State};
@@ -36,6 +36,7 @@ const STOP: Token = Token(usize::MAX - 1);
 const PROCESS_TOKENS: std::ops::Range<usize> = (1 << 16)..(1 << 32);
 const PROBE_TOKENS: std::ops::Range<usize> = (1 << 32)..(1 << 48);
 const FIRST_CONNECTION: usize = 1 << 48;
+const STATS: RequestedCommand = RequestedCommand::Known(DiscoveryCommand::Stats);
 const EVENTS_A_ROUND: usize = 1024;
 /// With more bytes than this in new replies, a batch is over: what is left comes next.
 const BYTES_A_BATCH: usize = 256 * 1024;
@@ -251,13 +252,16 @@ impl DiscoveryDaemon {
             self.registry.handle(input, now);
         }
         self.hear(received, now);
+        for connection in self.connections.take_hung_up() {
+            self.registry.handle(Input::HungUp(connection), now);
+        }
         let all_heard = !self.connections.has_turns()
             && self.held.is_empty()
             && !self.listeners.iter().any(Listener::is_ready)
             && self.connections.newcomers_until().is_none_or(|until| until <= now.instant);
         self.registry.handle(Input::Tick { all_heard }, now);
         let effects = match self.store.save(self.registry.writes()) {
-            Ok(()) => self.registry.commit(),
+            Ok(()) => self.registry.commit(now),
             Err(error) => {
                 if let Some(held_back) = self.store_log.admit(now.instant) {
                     tracing::error!(held_back, "{error}");
@@ -286,10 +290,13 @@ impl DiscoveryDaemon {
                 self.held.push(one);
                 continue;
             }
-            let Received { from, peer, body } = one;
+            let Received { from, peer, is_req, body } = one;
             let request = parse(from.connection.0, body);
             let peer = self.identify(peer, &request);
-            self.registry.handle(Input::Request(Asked { from, peer, request }), now);
+            if request.as_ref().is_ok_and(|request| request.command == STATS) {
+                self.registry.handle(Input::Outside(self.figures()), now);
+            }
+            self.registry.handle(Input::Request(Asked { from, peer, is_req, request }), now);
         }
     }
 
@@ -301,6 +308,20 @@ impl DiscoveryDaemon {
         });
         let process = peer.pid.filter(|_| matters).and_then(|pid| self.processes.identify(pid));
         Peer { uid: peer.uid, process }
+    }
+
+    /// The counters and gauges of what is around the registry.
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        let counters = self.connections.counters();
+        vec![
+            ("connections", self.connections.len() as u64),
+            ("processes", self.processes.len() as u64),
+            ("accepted", counters.accepted),
+            ("refused", counters.refused),
+            ("violations", counters.violations),
+            ("dropped", counters.dropped),
+            ("requests", counters.requests),
+        ]
     }
 
     fn perform(&mut self, effects: Effects) -> Next {
@@ -316,6 +337,15 @@ impl DiscoveryDaemon {
             let (connection, bytes) = (reply.to.connection.0, reply.body.len());
             tracing::debug!(connection, status = %reply.status, bytes, "answered");
             self.connections.reply(&reply.to, &reply.body);
+        }
+        for connection in effects.let_go {
+            self.connections.let_go(connection);
+        }
+        for connection in effects.held_back {
+            // It ended before its request was heard.
+            if self.connections.has_hung_up(connection) {
+                self.inbox.push(Input::HungUp(connection));
+            }
         }
         for process in effects.unwatch {
             self.processes.unwatch(process);
@@ -465,6 +495,8 @@ impl DiscoveryDaemon {
             Ok(store) => {
                 self.store = store;
                 self.registry.begin_epoch(epoch);
+                // Who watches is told with the next batch: now.
+                self.inbox.push(Input::Tick { all_heard: false });
                 tracing::warn!("the state file was deleted or replaced: a new one is written");
             }
             Err(error) => tracing::error!("the state file was deleted or replaced: {error}"),

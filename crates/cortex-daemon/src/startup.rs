@@ -9,7 +9,7 @@ use crate::edge::credentials::own_uid;
 use crate::edge::processes::Host;
 use crate::edge::random::random_u64;
 use crate::edge::state_file::StoreError;
-use crate::edge::store::{Loaded, Store};
+use crate::edge::store::{HISTORY, Loaded, Store};
 use crate::registry::{Access, Keep, Record, Registry, Settings, Snapshot, Write};
 
 /// Why a daemon cannot start from its state.
@@ -52,6 +52,7 @@ pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry),
         probe_interval: config.probe_interval,
         server: concat!("cortex-discovery/", env!("CARGO_PKG_VERSION")).to_owned(),
         pid: std::process::id(),
+        history: usize::try_from(HISTORY).unwrap_or(usize::MAX),
     };
     Ok((store, Registry::restore(settings, snapshot, moment())?))
 }
@@ -67,7 +68,7 @@ fn begin(stored: Option<Snapshot>) -> Snapshot {
         tracing::info!(kept, dropped = before - kept, "the machine has booted: static topics stay");
     }
     snapshot.records.iter_mut().for_each(forget_process);
-    Snapshot { epoch: random_u64(), ..snapshot }
+    Snapshot { epoch: random_u64(), history: Vec::new(), ..snapshot }
 }
 
 /// In another pid namespace a process's number says nothing.
@@ -118,7 +119,7 @@ mod tests {
             record("/static", Keep::Static),
             record("/session", session),
         ];
-        Snapshot { epoch: 7, revision: 9, records }
+        Snapshot { epoch: 7, revision: 9, records, history: Vec::new() }
     }
 
     #[test]

@@ -367,7 +367,7 @@ fn a_batch_that_cannot_be_stored_changes_nothing_and_its_questions_are_answered(
     world.disk_is_full = false;
     let reply = world.ask(local(ME, 10), DiscoveryRequest::register(info("/b", "n")));
     assert_eq!(reply.status, ok);
-    assert_eq!(world.events.last().unwrap().revision, 2, "revisions have no gap");
+    assert_eq!(world.events.last().unwrap().1.revision, 2, "revisions have no gap");
 }
 
 #[test]
@@ -377,7 +377,7 @@ fn a_session_has_a_second_more_while_somebody_may_not_have_been_heard() {
     let mut tick_after = |ms: u64| {
         world.now.instant += Duration::from_millis(ms);
         world.registry.handle(Input::Tick { all_heard: false }, world.now);
-        !world.registry.commit().changed.is_empty()
+        !world.registry.commit(world.now).changed.is_empty()
     };
     assert!(!tick_after(600));
     assert!(!tick_after(800), "a RENEW may be on its way");

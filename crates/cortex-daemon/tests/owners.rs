@@ -322,7 +322,7 @@ fn a_restart_keeps_the_living_and_evicts_the_dead() {
     world.restart();
     assert_eq!(world.names(), ["/a", "/c"]);
     assert_eq!(evictions(&world), [("/b".to_owned(), Reason::OwnerExited)], "an ordinary event");
-    assert_eq!(world.events.last().unwrap().revision, 4);
+    assert_eq!(world.events.last().unwrap().1.revision, 4);
     assert_eq!(world.watched, [process(10), process(12)].into());
 }
 

@@ -64,7 +64,7 @@ fn what_cannot_be_read_is_answered_in_its_turn() {
         let mut world = World::new();
         let unreadable = Unreadable { problem: "it is nonsense".into(), asks_for_ext };
         let from = common::reply_to(9);
-        let asked = Asked { from, peer: REMOTE, request: Err(unreadable) };
+        let asked = Asked { from, peer: REMOTE, is_req: false, request: Err(unreadable) };
         world.deliver(vec![Input::Request(asked)]);
         let message = "Failed to parse request: it is nonsense";
         let ext = asks_for_ext.then(ResponseExt::default);
@@ -166,10 +166,10 @@ fn a_list_that_nothing_changed_is_not_made_again() {
     reply(&mut world, DiscoveryRequest::register(info("/a", "n")));
     let mut new_bytes = || {
         let request = Ok(DiscoveryRequest::list());
-        let asked = Asked { from: common::reply_to(9), peer: REMOTE, request };
+        let asked = Asked { from: common::reply_to(9), peer: REMOTE, is_req: false, request };
         world.registry.handle(Input::Request(asked), world.now);
         let new_bytes = world.registry.new_bytes();
-        let effects = world.registry.commit();
+        let effects = world.registry.commit(world.now);
         assert_eq!(effects.replies.len(), 1);
         new_bytes
     };

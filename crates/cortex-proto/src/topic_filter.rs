@@ -30,6 +30,9 @@ pub struct TopicFilter {
     alphabet: Vec<char>,
 }
 
+/// The characters that do not always mean themselves.
+const SPECIAL: [char; 8] = ['*', '?', '[', ']', '{', '}', '\\', '!'];
+
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TopicFilterError {
@@ -95,7 +98,7 @@ impl TopicFilter {
     pub fn exactly(name: &str) -> Result<Self, TopicFilterError> {
         let mut pattern = String::with_capacity(name.len());
         for character in name.chars() {
-            if "*?[]{}\\!".contains(character) {
+            if SPECIAL.contains(&character) {
                 pattern.push('\\');
             }
             pattern.push(character);
@@ -111,6 +114,13 @@ impl TopicFilter {
         } else {
             glob_match(&self.squeezed, squeeze(name, &self.alphabet))
         }
+    }
+
+    /// The only name that matches, when the pattern has no special character and so means itself.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        let is_plain = !self.pattern.contains(SPECIAL);
+        is_plain.then_some(&*self.pattern)
     }
 
     /// The pattern as text.

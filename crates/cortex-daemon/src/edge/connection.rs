@@ -113,10 +113,20 @@ impl Peer {
 
     /// Puts a reply on its way.
     pub(super) fn reply(&mut self, envelope: &Envelope, body: &Arc<[u8]>) {
-        self.owed = self.owed.saturating_sub(1);
+        self.let_go();
         if self.output != Output::Deaf {
             self.zmtp.reply(envelope, body);
         }
+    }
+
+    /// A request of it will not be answered.
+    pub(super) fn let_go(&mut self) {
+        self.owed = self.owed.saturating_sub(1);
+    }
+
+    /// Whether it waits for answers that nobody will read: its end has come.
+    pub(super) fn has_hung_up(&self) -> bool {
+        self.owed > 0 && matches!(self.input, Input::Ended | Input::Violated)
     }
 
     /// It takes no more answers; what it has asked is still read.
@@ -173,7 +183,8 @@ impl Peer {
                         bytes += request.bytes();
                         let to = ReplyTo { connection: id, envelope: request.envelope };
                         let peer = self.credentials;
-                        received.push(Received { from: to, peer, body: request.body });
+                        let (is_req, body) = (self.zmtp.is_req(), request.body);
+                        received.push(Received { from: to, peer, is_req, body });
                         requests += 1;
                     }
                     Event::Dropped => *dropped += 1,

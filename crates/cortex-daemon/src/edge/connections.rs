@@ -37,6 +37,8 @@ const READ_BUFFER: usize = 64 * 1024;
 pub(crate) struct Received {
     pub(crate) from: ReplyTo,
     pub(crate) peer: Credentials,
+    /// Whether the peer is a REQ socket.
+    pub(crate) is_req: bool,
     pub(crate) body: Body,
 }
 
@@ -49,6 +51,8 @@ pub(crate) struct Connections {
     turns: VecDeque<ConnectionId>,
     /// Those that may have something to send.
     unsent: Vec<ConnectionId>,
+    /// Those whose end has come while they were owed answers.
+    hung_up: Vec<ConnectionId>,
     /// In the order of their deadlines, which all lie equally far ahead.
     handshakes: VecDeque<(Instant, ConnectionId)>,
     /// Until when the newest peer may still be on its way to its first request.
@@ -88,6 +92,7 @@ impl Connections {
             next_id: first_token,
             turns: VecDeque::new(),
             unsent: Vec::new(),
+            hung_up: Vec::new(),
             handshakes: VecDeque::new(),
             newcomers_until: None,
             limit,
@@ -159,6 +164,9 @@ impl Connections {
             if !std::mem::replace(&mut peer.in_unsent, true) {
                 self.unsent.push(id);
             }
+            if peer.has_hung_up() {
+                self.hung_up.push(id);
+            }
             match turn {
                 Ok(true) => self.queue_turn(id),
                 Ok(false) => {}
@@ -170,6 +178,29 @@ impl Connections {
     /// Whether a peer must read before it is answered again.
     pub(crate) fn is_held_up(&self, id: ConnectionId) -> bool {
         self.peers.get(&id).is_some_and(Peer::is_held_up)
+    }
+
+    /// How many connections there are.
+    pub(crate) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Those whose end has come while they were owed answers, each once.
+    pub(crate) fn take_hung_up(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.hung_up)
+    }
+
+    /// Whether nobody is there any more to read an answer.
+    pub(crate) fn has_hung_up(&self, id: ConnectionId) -> bool {
+        self.peers.get(&id).is_none_or(Peer::has_hung_up)
+    }
+
+    /// A request of this connection will not be answered.
+    pub(crate) fn let_go(&mut self, id: ConnectionId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.let_go();
+            self.queue_unsent(id);
+        }
     }
 
     /// Puts a reply on its way; a peer that is gone needs none.

@@ -78,6 +78,11 @@ impl Processes {
         }
     }
 
+    /// How many processes are watched.
+    pub(crate) fn len(&self) -> usize {
+        self.pidfds.len()
+    }
+
     /// Which process has the pid now. One that has ended and left no trace gets a start time that
     /// no process has: [`watch`](Self::watch) calls it gone. `None` when it cannot be told.
     pub(crate) fn identify(&self, pid: u32) -> Option<Process> {

@@ -17,7 +17,7 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior};
 
 use super::processes::Host;
 use super::state_file::{APPLICATION_ID, Content, StateFile, StoreError, failed, resolve};
-use crate::registry::{Event, Snapshot, Write};
+use crate::registry::{Snapshot, Write};
 use rows::{put_meta, put_topic, put_write, read_events, read_meta, read_topics};
 
 mod rows;
@@ -74,7 +74,7 @@ const LOG_KEPT: i64 = 16 << 20;
 /// What a file held when it was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loaded {
-    /// The topics.
+    /// The topics and their history.
     pub(crate) snapshot: Snapshot,
     /// The host that they were written on.
     pub(crate) host: Host,
@@ -183,11 +183,11 @@ impl Store {
         }
     }
 
-    /// Starts another epoch: all that was kept makes way for the snapshot, and the history is
-    /// empty.
+    /// Starts another epoch: all that was kept makes way for the snapshot's topics, and the history
+    /// is empty.
     pub(crate) fn reset(&mut self, snapshot: &Snapshot, host: &Host) -> Result<(), StoreError> {
         let Some(open) = self.file()? else { return Ok(()) };
-        let Snapshot { epoch, revision, ref records } = *snapshot;
+        let Snapshot { epoch, revision, ref records, .. } = *snapshot;
         let meta = Meta { epoch, revision, host: host.clone() };
         open.commit(meta, |connection| {
             connection.execute_batch("DELETE FROM topics; DELETE FROM events")?;
@@ -208,18 +208,6 @@ impl Store {
     pub(crate) fn move_to(&mut self, host: &Host, writes: &[Write]) -> Result<(), StoreError> {
         let Some(open) = self.file()? else { return Ok(()) };
         open.save(Meta { host: host.clone(), ..open.meta }, writes)
-    }
-
-    /// The history, oldest event first.
-    #[cfg_attr(not(test), expect(dead_code, reason = "WATCH will read it"))]
-    pub(crate) fn history(&self) -> Result<Vec<(TopicName, Event)>, StoreError> {
-        let Place::File(open) = &self.0 else { return Ok(Vec::new()) };
-        let mut events = Vec::new();
-        read_events(&open.connection, |name, event| events.push((name, event))).map_err(
-            |fault| failed("read the history in", open.file.path())(io::Error::other(fault)),
-        )?;
-        events.sort_by_key(|(_, event)| event.revision);
-        Ok(events)
     }
 
     /// Whether the file was deleted or replaced under us. From then on nothing can be saved.
@@ -425,13 +413,15 @@ fn read(connection: &Connection) -> Result<Option<Loaded>, Fault> {
         Ok(())
     })?;
     records.sort_by_key(|record| record.place);
-    let mut last_event = None;
-    read_events(connection, |_, event| last_event = last_event.max(Some(event.revision)))?;
+    let mut history = Vec::new();
+    read_events(connection, |name, event| history.push((name, event)))?;
+    history.sort_by_key(|(_, event)| event.revision);
+    let last_event = history.last().map(|(_, event)| event.revision);
 
     match read_meta(connection)? {
         None if records.is_empty() && last_event.is_none() => Ok(None),
         Some(Meta { epoch, revision, host }) if last_event.is_none_or(|last| last == revision) => {
-            Ok(Some(Loaded { snapshot: Snapshot { epoch, revision, records }, host }))
+            Ok(Some(Loaded { snapshot: Snapshot { epoch, revision, records, history }, host }))
         }
         _ => damaged("its parts do not belong together"),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cortex_proto::{DiscoveryStatus, TopicInfo, TopicName};
 
 use super::EventKind;
-use crate::peer::{Peer, Process, ReplyTo};
+use crate::peer::{ConnectionId, Peer, Process, ReplyTo};
 
 /// What is to be done after a batch, in the order of these fields.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,8 +14,13 @@ pub struct Effects {
     pub changed: Vec<Change>,
     /// The peers that were refused what they asked for, and why.
     pub refused: Vec<Refusal>,
-    /// The replies, in the order of the requests.
+    /// The replies, in the order of the requests; those that were held back come last.
     pub replies: Vec<Reply>,
+    /// For each request that is held back, its connection: when nobody is there any more,
+    /// [`Input::HungUp`](super::Input::HungUp) is to be told.
+    pub held_back: Vec<ConnectionId>,
+    /// For each request that was held back and will not be answered, its connection.
+    pub let_go: Vec<ConnectionId>,
     /// The processes to watch from now on: their end is to be told as
     /// [`Input::ProcessExited`](super::Input::ProcessExited), at once if they are gone already.
     pub watch: Vec<Process>,

@@ -44,6 +44,10 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
+    pub(super) fn len(&self) -> usize {
+        self.leases.len()
+    }
+
     /// Puts a topic into a session, which lasts until `end` from now on; `None` is a full term.
     pub(super) fn add(
         &mut self,

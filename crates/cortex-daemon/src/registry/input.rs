@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use cortex_proto::{DiscoveryRequest, TopicName};
 
-use crate::peer::{Peer, Process, ReplyTo};
+use crate::peer::{ConnectionId, Peer, Process, ReplyTo};
 
 /// Something that happened outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,10 @@ pub enum Input {
         /// Whether all requests that have arrived were handed over.
         all_heard: bool,
     },
+    /// A peer has closed its connection, or is gone: nobody waits there any longer.
+    HungUp(ConnectionId),
+    /// Counters and gauges of what is outside, by name, for a STATS that follows.
+    Outside(Vec<(&'static str, u64)>),
     /// The daemon ends: nobody waits any longer.
     Closing,
     /// Time has passed in which nobody could be heard: the machine or the daemon stood still.
@@ -47,6 +51,8 @@ pub struct Asked {
     pub from: ReplyTo,
     /// Who that is.
     pub peer: Peer,
+    /// Whether it is a REQ socket: with a new request it has given up waiting for the one before.
+    pub is_req: bool,
     /// What it asks for.
     pub request: Result<DiscoveryRequest, Unreadable>,
 }

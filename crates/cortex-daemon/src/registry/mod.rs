@@ -11,6 +11,7 @@
 mod access;
 mod contests;
 mod effect;
+mod history;
 mod holds;
 mod input;
 mod liveness;
@@ -19,25 +20,28 @@ mod publishers;
 mod record;
 mod requests;
 mod staging;
+mod stats;
 mod topics;
+mod waiters;
+mod watches;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{
-    DecodeError, DiscoveryStatus, EncodedResponse, ResponseExt, TopicInfo, TopicName,
-};
+use cortex_proto::{DecodeError, Since, TopicInfo, TopicName};
 
 pub use access::Access;
 use contests::{Contest, Patience};
 pub use effect::{Change, Effects, Probe, Refusal, Reply};
+use history::History;
 use holds::Sessions;
 pub use input::{Asked, Finding, Input, Moment, Unreadable};
 use owners::Owners;
 pub use record::{Event, EventKind, Keep, Reason, Record, Snapshot, Write};
 use staging::Staged;
 use topics::{Entry, Topics};
+use waiters::{Waiter, Waiters};
 
 /// While there are requests that were not read yet, sessions have this much longer.
 const HEARING: Duration = Duration::from_secs(1);
@@ -73,6 +77,8 @@ pub struct Settings {
     pub server: String,
     /// The daemon's process, for who asks.
     pub pid: u32,
+    /// The most events of the history that a watch can go back.
+    pub history: usize,
 }
 
 /// How often something happened since the start.
@@ -84,10 +90,28 @@ pub struct Counters {
     pub over_limit: u64,
     /// Requests refused since the peer may not do that.
     pub no_access: u64,
+    /// Topics that were not there before.
+    pub registered: u64,
+    /// Topics that were registered again and have changed.
+    pub updated: u64,
+    /// Topics removed by a peer.
+    pub unregistered: u64,
     /// Topics removed by the daemon.
     pub evicted: u64,
     /// Batches that could not be stored.
     pub not_stored: u64,
+}
+
+impl Counters {
+    fn count(&mut self, kind: EventKind) {
+        let counter = match kind {
+            EventKind::Registered => &mut self.registered,
+            EventKind::Updated => &mut self.updated,
+            EventKind::Unregistered => &mut self.unregistered,
+            EventKind::Evicted(_) => &mut self.evicted,
+        };
+        *counter += 1;
+    }
 }
 
 /// The set of topics and the protocol's rules.
@@ -103,8 +127,18 @@ pub struct Registry {
     /// When which topic's endpoint is to be looked at.
     agenda: BTreeSet<(Instant, TopicName)>,
     contests: Vec<Contest>,
+    history: History,
+    waiters: Waiters,
+    /// Those who have to make room for others, and are answered when the batch is decided.
+    crowded_out: Vec<Waiter>,
+    is_new_epoch: bool,
+    is_closing: bool,
+    /// Counters and gauges of what is outside.
+    outside: Vec<(&'static str, u64)>,
     /// The reply to LIST, made when somebody asks and kept until a topic changes.
     list_reply: Option<Arc<[u8]>>,
+    /// The same for a watch on all topics, and the place in the history that it was made at.
+    snapshot_reply: Option<(Since, Arc<[u8]>)>,
     /// What the batch changes, and beside each change what is to be stored for it.
     staged: Vec<Staged>,
     writes: Vec<Write>,
@@ -114,11 +148,6 @@ pub struct Registry {
     new_bytes: usize,
     evict_again: Option<Instant>,
     counters: Counters,
-}
-
-/// The bytes of a reply without topics.
-fn reply_bytes(status: DiscoveryStatus, message: &str, ext: Option<&ResponseExt>) -> Arc<[u8]> {
-    EncodedResponse { status, message, topic_info: None, topics: &[], ext }.to_bytes().into()
 }
 
 impl Registry {
@@ -132,6 +161,7 @@ impl Registry {
         snapshot: Snapshot,
         now: Moment,
     ) -> Result<Self, DecodeError> {
+        let history = History::new(settings.history, snapshot.history, snapshot.revision);
         let mut registry = Self {
             settings,
             started: now.instant,
@@ -142,7 +172,14 @@ impl Registry {
             sessions: Sessions::default(),
             agenda: BTreeSet::new(),
             contests: Vec::new(),
+            history,
+            waiters: Waiters::default(),
+            crowded_out: Vec::new(),
+            is_new_epoch: false,
+            is_closing: false,
+            outside: Vec::new(),
             list_reply: None,
+            snapshot_reply: None,
             staged: Vec::new(),
             writes: Vec::new(),
             answered: Vec::new(),
@@ -181,12 +218,15 @@ impl Registry {
     #[must_use]
     pub fn snapshot(&self, epoch: u64) -> Snapshot {
         let records = self.topics.iter().map(Entry::record).collect();
-        Snapshot { epoch, revision: self.revision, records }
+        Snapshot { epoch, revision: self.revision, records, history: Vec::new() }
     }
 
-    /// The history so far is lost: another one begins.
+    /// Between two batches: the history so far is lost, and another one begins. Who watches is told
+    /// with the next batch.
     pub fn begin_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
+        self.history.clear();
+        self.is_new_epoch = true;
     }
 
     /// What has happened since the start.
@@ -216,7 +256,7 @@ impl Registry {
         // Evictions that could not be stored are not tried again at once.
         let lease = lease.map(|end| self.evict_again.map_or(end, |again| again.max(end)));
         let contest = self.contests.iter().map(|contest| contest.end).min();
-        probe.into_iter().chain(lease).chain(contest).min()
+        probe.into_iter().chain(lease).chain(contest).chain(self.waiters.next_end()).min()
     }
 
     /// Takes what happened. What follows is staged until [`commit`](Self::commit) or
@@ -232,7 +272,12 @@ impl Registry {
             }
             Input::Tick { all_heard } => self.tick(all_heard, now),
             Input::TimeGap => self.sessions.renew_all(now.instant),
-            Input::Closing => self.settle_contests(|_| true, Patience::Over, now),
+            Input::HungUp(connection) => self.let_go(connection),
+            Input::Outside(figures) => self.outside = figures,
+            Input::Closing => {
+                self.settle_contests(|_| true, Patience::Over, now);
+                self.is_closing = true;
+            }
         }
     }
 

@@ -116,7 +116,7 @@ impl EventKind {
     }
 }
 
-/// All that is stored, but for the history.
+/// All that is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The number of this history: random, and another one when history is lost or the machine
@@ -126,4 +126,6 @@ pub struct Snapshot {
     pub revision: u64,
     /// The topics, by place.
     pub records: Vec<Record>,
+    /// The last events and the topics that they are about, oldest first.
+    pub history: Vec<(TopicName, Event)>,
 }

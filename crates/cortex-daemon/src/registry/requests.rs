@@ -1,11 +1,11 @@
 //! What each request does.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryStatus, EXTENSION_LEVEL, EncodedResponse,
-    RequestExt, RequestedCommand, ResponseExt, TopicInfo, TopicName,
+    RequestExt, RequestedCommand, ResponseExt, TopicFilter, TopicInfo, TopicName,
 };
 
 use super::access::user;
@@ -13,7 +13,9 @@ use super::contests::{Awaits, Contest, MOST, MOST_OF_A_USER, PATIENCE, Patience}
 use super::holds::{SessionKey, check_session_id, keep_asked_for, term_of};
 use super::staging::session_of;
 use super::topics::Entry;
-use super::{Asked, EventKind, Keep, Moment, Refusal, Registry, Reply, reply_bytes};
+use super::waiters::Wants;
+use super::watches::Passage;
+use super::{Asked, EventKind, Keep, Moment, Refusal, Registry, Reply};
 use crate::peer::{Peer, Process};
 
 /// Whether a REGISTER that would be refused may wait for a look at who has the topic.
@@ -26,7 +28,7 @@ enum Attempt<'a> {
 }
 
 #[expect(clippy::large_enum_variant, reason = "nearly all answers are replies")]
-enum Answer {
+pub(super) enum Answer {
     Reply(Outcome),
     /// Not now: see [`Contest`].
     Contested {
@@ -34,21 +36,30 @@ enum Answer {
         revision: u64,
         awaits: Awaits,
     },
+    /// Not now: see [`Wants`].
+    HeldBack {
+        wants: Wants,
+        wait: Duration,
+    },
 }
 
 /// What a request has led to.
-struct Outcome {
-    status: DiscoveryStatus,
-    message: String,
-    content: Content,
-    ext: ResponseExt,
+pub(super) struct Outcome {
+    pub(super) status: DiscoveryStatus,
+    pub(super) message: String,
+    pub(super) content: Content,
+    pub(super) ext: ResponseExt,
 }
 
 /// What goes along with the message.
-enum Content {
+pub(super) enum Content {
     Nothing,
     Topic(Arc<[u8]>),
     AllTopics,
+    /// The topics that pass a filter, for a watch.
+    Snapshot(Option<Arc<TopicFilter>>),
+    /// What has happened, for a watch.
+    Events(Passage),
 }
 
 impl Outcome {
@@ -57,11 +68,11 @@ impl Outcome {
         Self { status, message, content: Content::Nothing, ext: ResponseExt::default() }
     }
 
-    fn ok(message: impl Into<String>) -> Self {
+    pub(super) fn ok(message: impl Into<String>) -> Self {
         Self::new(DiscoveryStatus::Ok, message)
     }
 
-    fn error(message: impl Into<String>) -> Self {
+    pub(super) fn error(message: impl Into<String>) -> Self {
         Self::new(DiscoveryStatus::Error, message)
     }
 
@@ -80,6 +91,9 @@ impl Registry {
     /// Answers a request, or lets it wait.
     pub(super) fn receive(&mut self, asked: Asked, now: Moment) {
         self.counters.unreadable += u64::from(asked.request.is_err());
+        if asked.is_req {
+            self.let_go(asked.from.connection);
+        }
         let attempt = if self.may_wait(&asked.peer) { Attempt::First } else { Attempt::Last };
         self.attempt(asked, attempt, now.instant + PATIENCE, now);
     }
@@ -141,6 +155,7 @@ impl Registry {
                 }
                 self.contests.push(Contest { asked, name, revision, end, awaits });
             }
+            Answer::HeldBack { wants, wait } => self.hold_back(asked, wants, wait, now),
         }
     }
 
@@ -149,39 +164,48 @@ impl Registry {
             Ok(request) => request.wants_ext(),
             Err(unreadable) => unreadable.asks_for_ext,
         };
-        let mut ext = wants_ext.then_some(outcome.ext);
-        let is_list = matches!(outcome.content, Content::AllTopics);
-        let is_shared = is_list && ext.is_none() && self.list_reply.is_some();
-        let body = match outcome.content {
-            Content::Nothing => reply_bytes(outcome.status, &outcome.message, ext.as_ref()),
-            Content::Topic(packed) => EncodedResponse {
-                status: outcome.status,
-                message: &outcome.message,
-                topic_info: Some(&packed),
-                topics: &[],
-                ext: ext.as_ref(),
-            }
-            .to_bytes()
-            .into(),
-            Content::AllTopics => match &mut ext {
-                None => self.plain_list(),
-                Some(ext) => {
-                    let entries = self.topics.iter().map(|entry| entry.describe(now.unix_ms));
-                    ext.entries = Some(entries.collect());
-                    pack_list(&self.topics, Some(ext))
-                }
-            },
-        };
-        if !is_shared {
-            self.new_bytes += body.len();
-        }
-        self.effects.replies.push(Reply { to: asked.from.clone(), status: outcome.status, body });
+        let status = outcome.status;
+        let body = self.body(outcome, wants_ext, now);
+        self.effects.replies.push(Reply { to: asked.from.clone(), status, body });
         self.answered.push(asked);
+    }
+
+    /// The bytes of a reply.
+    pub(super) fn body(&mut self, outcome: Outcome, wants_ext: bool, now: Moment) -> Arc<[u8]> {
+        let mut ext = wants_ext.then_some(outcome.ext);
+        let (status, message) = (outcome.status, &*outcome.message);
+        let topic_info = match outcome.content {
+            Content::Nothing => None,
+            Content::Topic(packed) => Some(packed),
+            Content::AllTopics => {
+                let Some(ext) = &mut ext else { return self.plain_list() };
+                let entries = self.topics.iter().map(|entry| entry.describe(now.unix_ms));
+                ext.entries = Some(entries.collect());
+                let body = pack_list(&self.topics, Some(ext));
+                return self.made(body);
+            }
+            Content::Snapshot(filter) => return self.snapshot_body(filter.as_deref()),
+            Content::Events(passage) => return self.events_body(&passage),
+        };
+        let (topic_info, ext) = (topic_info.as_deref(), ext.as_ref());
+        self.made(EncodedResponse { status, message, topic_info, topics: &[], ext }.to_bytes())
+    }
+
+    /// A body that was not there before: it counts for the batch's work.
+    pub(super) fn made(&mut self, body: Vec<u8>) -> Arc<[u8]> {
+        self.new_bytes += body.len();
+        body.into()
     }
 
     /// The reply to a LIST without extension: made once after a change.
     fn plain_list(&mut self) -> Arc<[u8]> {
-        Arc::clone(self.list_reply.get_or_insert_with(|| pack_list(&self.topics, None)))
+        if let Some(body) = &self.list_reply {
+            return Arc::clone(body);
+        }
+        let body = pack_list(&self.topics, None);
+        let body = self.made(body);
+        self.list_reply = Some(Arc::clone(&body));
+        body
     }
 
     fn answer(&mut self, asked: &Asked, attempt: Attempt<'_>, now: Moment) -> Answer {
@@ -192,7 +216,9 @@ impl Registry {
         };
         let command = match request.command {
             RequestedCommand::Known(command) => command,
-            RequestedCommand::Unknown(_) => return unknown(request.command).into(),
+            RequestedCommand::Unknown(number) => {
+                return unparsable(&format!("{number} is not a known command")).into();
+            }
         };
         match command {
             DiscoveryCommand::RegisterTopic => self.register(peer, request, attempt, now),
@@ -203,26 +229,30 @@ impl Registry {
             }
             DiscoveryCommand::Ping => self.ping(now).into(),
             DiscoveryCommand::Renew => self.renew(peer, request.ext.as_ref(), now).into(),
+            DiscoveryCommand::WaitTopic => self.wait(request, now),
+            DiscoveryCommand::WatchTopics => self.watch(request),
+            DiscoveryCommand::Stats => self.stats(now).into(),
             DiscoveryCommand::Shutdown => self.shutdown(peer).into(),
-            DiscoveryCommand::WaitTopic
-            | DiscoveryCommand::WatchTopics
-            | DiscoveryCommand::Stats => unknown(request.command).into(),
         }
     }
 
     fn ping(&self, now: Moment) -> Outcome {
-        let uptime = now.instant.saturating_duration_since(self.started).as_millis();
         let ext = ResponseExt {
             level: Some(EXTENSION_LEVEL),
             server: Some(self.settings.server.clone()),
             epoch: Some(self.epoch),
             revision: Some(self.revision),
             pid: Some(self.settings.pid.into()),
-            uptime_ms: Some(u64::try_from(uptime).unwrap_or(u64::MAX)),
+            uptime_ms: Some(self.uptime_ms(now)),
             topics: Some(self.topics.len() as u64),
             ..ResponseExt::default()
         };
         Outcome { ext, ..Outcome::ok("pong") }
+    }
+
+    pub(super) fn uptime_ms(&self, now: Moment) -> u64 {
+        let uptime = now.instant.saturating_duration_since(self.started).as_millis();
+        u64::try_from(uptime).unwrap_or(u64::MAX)
     }
 
     fn register(
@@ -391,14 +421,17 @@ impl Registry {
         let Some(name) = non_empty(request.topic_name.as_deref()) else {
             return Outcome::error("Missing topic_name in lookup request");
         };
+        self.find(name, now)
+    }
+
+    /// What there is to say of a topic.
+    pub(super) fn find(&self, name: &str, now: Moment) -> Outcome {
         let Some(entry) = self.topics.get(name) else {
             return Outcome::not_found(name);
         };
         let mut found = Outcome::ok("");
         found.content = Content::Topic(Arc::clone(&entry.packed));
-        if request.ext.is_some() {
-            found.ext.entry = Some(entry.describe(now.unix_ms));
-        }
+        found.ext.entry = Some(entry.describe(now.unix_ms));
         found
     }
 
@@ -449,10 +482,6 @@ fn unparsable(problem: &str) -> Outcome {
     Outcome::error(format!("Failed to parse request: {problem}"))
 }
 
-fn unknown(command: RequestedCommand) -> Outcome {
-    unparsable(&format!("{} is not a known command", command.number()))
-}
-
 /// What of an UNREGISTER's conditions does not hold.
 fn guard_mismatch(entry: &Entry, ext: Option<&RequestExt>) -> Option<String> {
     let ext = ext?;
@@ -470,15 +499,13 @@ fn guard_mismatch(entry: &Entry, ext: Option<&RequestExt>) -> Option<String> {
     None
 }
 
-fn pack_list(topics: &super::Topics, ext: Option<&ResponseExt>) -> Arc<[u8]> {
+fn pack_list(topics: &super::Topics, ext: Option<&ResponseExt>) -> Vec<u8> {
     let packed: Vec<_> = topics.iter().map(|entry| &*entry.packed).collect();
     let status = DiscoveryStatus::Ok;
-    EncodedResponse { status, message: "", topic_info: None, topics: &packed, ext }
-        .to_bytes()
-        .into()
+    EncodedResponse { status, message: "", topic_info: None, topics: &packed, ext }.to_bytes()
 }
 
 /// The reference takes an empty name for none.
-fn non_empty(name: Option<&str>) -> Option<&str> {
+pub(super) fn non_empty(name: Option<&str>) -> Option<&str> {
     name.filter(|name| !name.is_empty())
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::holds::SessionKey;
 use super::topics::Entry;
+use super::watches::Decided;
 use super::{
     Change, EVICTION_RETRY, Effects, Event, EventKind, Keep, Moment, Record, Registry, Write,
 };
@@ -32,11 +33,20 @@ impl From<Entry> for Detached {
 
 impl Registry {
     /// The batch is stored: gives what is to be done.
-    pub fn commit(&mut self) -> Effects {
-        let changes = self.staged.drain(..).filter_map(|staged| staged.change);
+    pub fn commit(&mut self, now: Moment) -> Effects {
+        let changes: Vec<_> = self.staged.drain(..).filter_map(|staged| staged.change).collect();
+        for change in &changes {
+            self.counters.count(change.kind);
+        }
+        let before = self.revision - changes.len() as u64;
+        let topics = changes.iter().map(|change| change.info.name.clone()).collect();
         self.effects.changed.extend(changes);
-        let is_evicted = |change: &&Change| matches!(change.kind, EventKind::Evicted(_));
-        self.counters.evicted += self.effects.changed.iter().filter(is_evicted).count() as u64;
+        self.end_batch(&Decided { is_stored: true, topics, before }, now)
+    }
+
+    fn end_batch(&mut self, decided: &Decided, now: Moment) -> Effects {
+        self.wake(decided, now);
+        self.history.trim();
         self.writes.clear();
         self.answered.clear();
         self.new_bytes = 0;
@@ -50,12 +60,16 @@ impl Registry {
         self.counters.not_stored += 1;
         let staged = std::mem::take(&mut self.staged);
         let writes = std::mem::take(&mut self.writes);
+        let names = writes.iter().map(|write| write.name.clone()).collect();
         for (staged, write) in staged.into_iter().zip(writes).rev() {
             self.detach(write.name.as_str());
             if let Some(before) = staged.before {
                 self.put_back(before, staged.change.as_ref(), now.instant);
             }
-            self.revision -= u64::from(staged.change.is_some());
+            if staged.change.is_some() {
+                self.revision -= 1;
+                self.history.pop();
+            }
         }
         self.evict_again = Some(now.instant + EVICTION_RETRY);
         self.effects.replies.clear();
@@ -72,10 +86,8 @@ impl Registry {
         }
         // Each request counts once.
         self.counters = counters;
-        self.answered.clear();
-        self.new_bytes = 0;
-        self.owners.settle(&mut self.effects);
-        std::mem::take(&mut self.effects)
+        let before = self.revision;
+        self.end_batch(&Decided { is_stored: false, topics: names, before }, now)
     }
 
     /// Undoes a change. What was to be evicted is so again, a little later.
@@ -119,6 +131,7 @@ impl Registry {
     ) {
         let (revision, info, owner) = (self.revision, Arc::clone(&entry.info), entry.owner);
         let event = Event { revision, kind, packed: Arc::clone(&entry.packed) };
+        self.history.push(info.name.clone(), event.clone());
         let write = Write { name: info.name.clone(), record, event: Some(event) };
         self.stage(before, Some(Change { revision, kind, info, owner }), write);
     }
@@ -137,7 +150,7 @@ impl Registry {
             self.agenda.insert((due, name.clone()));
         }
         self.topics.insert(entry);
-        self.list_reply = None;
+        self.forget_lists();
     }
 
     /// The opposite of [`attach`](Self::attach).
@@ -155,8 +168,14 @@ impl Registry {
         if let Some(due) = entry.vigil.due() {
             self.agenda.remove(&(due, name.clone()));
         }
-        self.list_reply = None;
+        self.forget_lists();
         Some(Detached { entry, session_end })
+    }
+
+    /// After a batch that was taken back, a revision may come again with other topics.
+    fn forget_lists(&mut self) {
+        self.list_reply = None;
+        self.snapshot_reply = None;
     }
 }
 

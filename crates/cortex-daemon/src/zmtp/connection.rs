@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::frame::{Frame, FrameReader, Payload, push_command, push_message_header};
-use super::{MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT, Output, Violation, greeting, ready};
+use super::ready::{self, SocketType};
+use super::{MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT, Output, Violation, greeting};
 
 /// The server's side of a ZMTP connection.
 ///
@@ -13,6 +14,7 @@ use super::{MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT, Output, Violation, greet
 #[derive(Debug)]
 pub struct Connection {
     phase: Phase,
+    is_req: bool,
     frames: FrameReader,
     message: Message,
     output: Output,
@@ -41,6 +43,13 @@ struct Message {
 /// A plain REQ sends none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Envelope(Vec<u8>);
+
+impl Envelope {
+    /// How many bytes it takes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
 
 /// What a peer did.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,6 +110,7 @@ impl Connection {
         output.append(|bytes| bytes.extend(greeting::OURS));
         Self {
             phase: Phase::Greeting,
+            is_req: false,
             frames: FrameReader::default(),
             message: Message::default(),
             output,
@@ -111,6 +121,12 @@ impl Connection {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// Whether the peer said that it is a REQ socket, which waits for one reply at a time.
+    #[must_use]
+    pub fn is_req(&self) -> bool {
+        self.is_req
     }
 
     /// Whether the peer may be listened to: it has room for our answers.
@@ -198,9 +214,10 @@ impl Connection {
                 Err(Violation::PeerError(reason.into_owned()))
             }
             _ if self.phase == Phase::Handshake => {
-                ready::check(command).inspect_err(|violation| {
+                let socket = ready::check(command).inspect_err(|violation| {
                     self.output.append(|bytes| ready::push_error(bytes, &violation.to_string()));
                 })?;
+                self.is_req = socket == SocketType::Req;
                 self.phase = Phase::Open;
                 Ok(())
             }

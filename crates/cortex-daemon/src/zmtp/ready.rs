@@ -5,6 +5,13 @@ use super::frame::push_command;
 
 const SOCKET_TYPE: &str = "Socket-Type";
 
+/// The sockets that ask questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SocketType {
+    Req,
+    Dealer,
+}
+
 /// Our READY. We are what libzmq calls a ROUTER: any number of peers, each answered by itself.
 pub(super) fn push_ours(bytes: &mut Vec<u8>) {
     let mut properties = Vec::new();
@@ -21,7 +28,7 @@ pub(super) fn push_error(bytes: &mut Vec<u8>, reason: &str) {
 
 /// Checks that a peer's READY comes from a socket that asks questions. Its other properties, an
 /// Identity among them, mean nothing here: whom a reply goes to is decided by the connection.
-pub(super) fn check(command: &[u8]) -> Result<(), Violation> {
+pub(super) fn check(command: &[u8]) -> Result<SocketType, Violation> {
     let (name, mut properties) = split_name(command)?;
     if name != b"READY" {
         return Err(Violation::Handshake("its first command is not READY"));
@@ -37,7 +44,8 @@ pub(super) fn check(command: &[u8]) -> Result<(), Violation> {
         properties = rest;
     }
     match socket_type {
-        Some(b"REQ" | b"DEALER") => Ok(()),
+        Some(b"REQ") => Ok(SocketType::Req),
+        Some(b"DEALER") => Ok(SocketType::Dealer),
         Some(other) => {
             let other = &other[..other.len().min(64)];
             Err(Violation::SocketType(String::from_utf8_lossy(other).into_owned()))
@@ -92,9 +100,13 @@ mod tests {
 
     #[test]
     fn req_and_dealer_may_ask_whatever_else_they_say() {
-        assert_eq!(check(&ready(&[("Socket-Type", "REQ")])), Ok(()));
-        assert_eq!(check(&ready(&[("Identity", "me"), ("SOCKET-TYPE", "DEALER")])), Ok(()));
-        assert_eq!(check(&ready(&[("socket-type", "REQ"), ("X-Any", &"x".repeat(300))])), Ok(()));
+        for (properties, socket) in [
+            (&[("Socket-Type", "REQ")][..], SocketType::Req),
+            (&[("Identity", "me"), ("SOCKET-TYPE", "DEALER")], SocketType::Dealer),
+            (&[("socket-type", "REQ"), ("X-Any", &"x".repeat(300))], SocketType::Req),
+        ] {
+            assert_eq!(check(&ready(properties)), Ok(socket));
+        }
     }
 
     #[test]

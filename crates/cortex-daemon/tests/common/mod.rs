@@ -25,6 +25,7 @@ pub(crate) fn settings() -> Settings {
         probe_interval: PROBE_INTERVAL,
         server: "cortex-discovery/test".into(),
         pid: 42,
+        history: 65_536,
     }
 }
 
@@ -58,6 +59,7 @@ pub(crate) fn reply_to(number: usize) -> ReplyTo {
 /// The registry and what is around it. Every call performs the effects until none are left.
 pub(crate) struct World {
     pub(crate) registry: Registry,
+    settings: Settings,
     pub(crate) now: Moment,
     pub(crate) dead: BTreeSet<Process>,
     /// Processes that cannot be watched.
@@ -67,13 +69,16 @@ pub(crate) struct World {
     /// Looks that wait for [`World::answer_probes`], when it is held back.
     pub(crate) held_probes: Option<Vec<(TopicName, u64, String)>>,
     pub(crate) stored: BTreeMap<TopicName, Record>,
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Vec<(TopicName, Event)>,
     pub(crate) disk_is_full: bool,
     pub(crate) watched: BTreeSet<Process>,
     pub(crate) changes: Vec<Change>,
     pub(crate) refusals: Vec<Refusal>,
     pub(crate) replies: BTreeMap<usize, DiscoveryResponse>,
     pub(crate) stopped: bool,
+    /// The connections of requests that were held back, and of those that will not be answered.
+    pub(crate) held_back: Vec<usize>,
+    pub(crate) let_go: Vec<usize>,
     asked: usize,
     revision: u64,
     epoch: u64,
@@ -88,22 +93,26 @@ impl World {
         #[expect(clippy::disallowed_methods, reason = "some instant to start from")]
         let now = Moment { instant: Instant::now(), unix_ms: 1_000_000 };
         let (revision, epoch) = (snapshot.revision, snapshot.epoch);
+        let events = snapshot.history.clone();
         let stored = snapshot.records.iter().map(|r| (r.name.clone(), r.clone())).collect();
         Self {
-            registry: Registry::restore(settings, snapshot, now).unwrap(),
+            registry: Registry::restore(settings.clone(), snapshot, now).unwrap(),
+            settings,
             now,
             dead: BTreeSet::new(),
             unseen: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             held_probes: None,
             stored,
-            events: Vec::new(),
+            events,
             disk_is_full: false,
             watched: BTreeSet::new(),
             changes: Vec::new(),
             refusals: Vec::new(),
             replies: BTreeMap::new(),
             stopped: false,
+            held_back: Vec::new(),
+            let_go: Vec::new(),
             asked: 0,
             revision,
             epoch,
@@ -114,12 +123,16 @@ impl World {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut records: Vec<_> = self.stored.values().cloned().collect();
         records.sort_by_key(|record| record.place);
-        Snapshot { epoch: self.epoch, revision: self.revision, records }
+        let history = self.events.clone();
+        Snapshot { epoch: self.epoch, revision: self.revision, records, history }
     }
 
-    /// The daemon is killed and starts again; the world goes on.
+    /// The daemon is killed and starts again; the world goes on, and who waited has lost the
+    /// connection.
     pub(crate) fn restart(&mut self) {
-        self.registry = Registry::restore(settings(), self.snapshot(), self.now).unwrap();
+        self.replies.clear();
+        self.registry =
+            Registry::restore(self.settings.clone(), self.snapshot(), self.now).unwrap();
         self.watched.clear();
         self.deliver(Vec::new());
     }
@@ -131,9 +144,17 @@ impl World {
         self.asked
     }
 
+    /// The state is lost, and the daemon goes on with a new one.
+    pub(crate) fn lose_state(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.events.clear();
+        self.registry.begin_epoch(epoch);
+        self.deliver(Vec::new());
+    }
+
     fn asked_by(&self, peer: Peer, request: DiscoveryRequest) -> Input {
         let from = reply_to(self.asked);
-        Input::Request(Asked { from, peer, request: Ok(request) })
+        Input::Request(Asked { from, peer, is_req: false, request: Ok(request) })
     }
 
     /// Sends a request and gives its reply, which must be there at once.
@@ -147,6 +168,12 @@ impl World {
         &mut self,
         requests: Vec<(Peer, DiscoveryRequest)>,
     ) -> Vec<DiscoveryResponse> {
+        let asked = self.send_at_once(requests);
+        asked.iter().map(|number| self.replies.remove(number).unwrap()).collect()
+    }
+
+    /// Sends several requests that arrive in one batch, and gives their numbers.
+    pub(crate) fn send_at_once(&mut self, requests: Vec<(Peer, DiscoveryRequest)>) -> Vec<usize> {
         let first = self.asked + 1;
         let inputs = requests
             .into_iter()
@@ -156,7 +183,7 @@ impl World {
             })
             .collect();
         self.deliver(inputs);
-        (first..=self.asked).map(|number| self.replies.remove(&number).unwrap()).collect()
+        (first..=self.asked).collect()
     }
 
     pub(crate) fn list(&mut self) -> Vec<TopicInfo> {
@@ -221,7 +248,7 @@ impl World {
             } else {
                 let writes = self.registry.writes().to_vec();
                 self.store(writes);
-                self.registry.commit()
+                self.registry.commit(self.now)
             };
             batch = self.perform(effects);
             if batch.is_empty() {
@@ -233,13 +260,13 @@ impl World {
     fn store(&mut self, writes: Vec<Write>) {
         for write in writes {
             match write.record {
-                Some(record) => self.stored.insert(write.name, record),
+                Some(record) => self.stored.insert(write.name.clone(), record),
                 None => self.stored.remove(&write.name),
             };
             if let Some(event) = write.event {
                 assert_eq!(event.revision, self.revision + 1, "revisions have no gap");
                 self.revision = event.revision;
-                self.events.push(event);
+                self.events.push((write.name, event));
             }
         }
     }
@@ -249,6 +276,8 @@ impl World {
         self.changes.extend(effects.changed);
         self.refusals.extend(effects.refused);
         self.stopped |= effects.stop;
+        self.held_back.extend(effects.held_back.iter().map(|connection| connection.0));
+        self.let_go.extend(effects.let_go.iter().map(|connection| connection.0));
         for reply in effects.replies {
             let response = DiscoveryResponse::from_bytes(&reply.body).unwrap();
             assert_eq!(response.status, reply.status);

@@ -1,0 +1,358 @@
+//! Requests whose replies are held back: by what they wait for, by age, by end, by user, by
+//! connection. Whoever waits costs nothing until what it waits for happens.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use cortex_proto::{TopicFilter, TopicName};
+
+use crate::peer::{ConnectionId, ReplyTo};
+
+/// The most that wait in all; one user has at most half of it.
+pub(super) const MOST: usize = 100_000;
+/// The most bytes that they take, envelopes and names included; one user at most half of it.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
+/// The most different patterns: each change is held against each of them.
+const MOST_FILTERS: usize = 1024;
+/// About how many bytes one takes that waits for nothing in particular.
+const BYTES_EACH: usize = 400;
+
+/// A request whose reply is held back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiter {
+    pub(super) to: ReplyTo,
+    pub(super) uid: Option<u32>,
+    /// When it is answered at the latest.
+    pub(super) end: Instant,
+    pub(super) wants: Wants,
+}
+
+/// What it waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// A topic's registration.
+    Topic(TopicName),
+    /// A change of topics.
+    Change(Watch),
+}
+
+/// What a watch is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Watch {
+    /// The topics; `None` is all.
+    pub(super) filter: Option<Arc<TopicFilter>>,
+    /// The most events in its reply.
+    pub(super) limit: usize,
+}
+
+/// All that wait.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    next: u64,
+    /// How many wait for a topic.
+    waits: usize,
+    /// By number, and so by age.
+    by_age: BTreeMap<u64, Waiter>,
+    by_end: BTreeSet<(Instant, u64)>,
+    /// Those that only one topic concerns.
+    by_name: HashMap<TopicName, BTreeSet<u64>>,
+    /// The watches that more than one topic concerns.
+    by_filter: HashMap<Option<Arc<TopicFilter>>, BTreeSet<u64>>,
+    by_connection: HashMap<ConnectionId, BTreeSet<u64>>,
+    users: HashMap<Option<u32>, User>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct User {
+    waiting: BTreeSet<u64>,
+    bytes: usize,
+}
+
+impl Waiter {
+    fn bytes(&self) -> usize {
+        let wanted = match &self.wants {
+            Wants::Topic(name) => name.as_str().len(),
+            Wants::Change(watch) => watch.filter.as_ref().map_or(0, |filter| filter.as_str().len()),
+        };
+        BYTES_EACH + wanted + self.to.envelope.len()
+    }
+
+    fn is_wait(&self) -> bool {
+        matches!(self.wants, Wants::Topic(_))
+    }
+
+    /// The only topic that concerns it, if it is only one.
+    fn name(&self) -> Option<TopicName> {
+        match &self.wants {
+            Wants::Topic(name) => Some(name.clone()),
+            Wants::Change(watch) => TopicName::new(watch.filter.as_ref()?.name()?).ok(),
+        }
+    }
+}
+
+impl Waiters {
+    /// How many wait for a topic, and how many for a change.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.waits, self.by_age.len() - self.waits)
+    }
+
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.by_end.first().map(|(end, _)| *end)
+    }
+
+    /// Lets a request wait. Gives those that have to make room for it: the oldest, of its user or
+    /// of all.
+    pub(super) fn add(&mut self, waiter: Waiter) -> Vec<Waiter> {
+        let mut crowded_out = Vec::new();
+        if self.is_one_filter_too_many(&waiter) {
+            return vec![waiter];
+        }
+        let (uid, number) = (waiter.uid, self.next);
+        self.next += 1;
+        self.enter(number, waiter);
+        while let Some(oldest) = self.beyond_its_share(uid).or_else(|| self.beyond_all()) {
+            crowded_out.extend(self.remove(oldest));
+        }
+        crowded_out
+    }
+
+    /// Those that this topic alone concerns, if they are waits, or if they are watches.
+    pub(super) fn take_named(
+        &mut self,
+        name: &TopicName,
+        waits: bool,
+        watches: bool,
+    ) -> Vec<Waiter> {
+        let Some(numbers) = self.by_name.get(name) else { return Vec::new() };
+        let is_wanted = |number: &&u64| {
+            let waiter = self.by_age.get(number);
+            waiter.is_some_and(|waiter| if waiter.is_wait() { waits } else { watches })
+        };
+        let numbers = numbers.iter().filter(is_wanted).copied().collect();
+        self.remove_all(numbers)
+    }
+
+    /// The watches on more than one topic that have to do with one of these.
+    pub(super) fn take_filtered(&mut self, names: &[TopicName]) -> Vec<Waiter> {
+        let concerns = |filter: &Option<Arc<TopicFilter>>| {
+            let passes = |name: &TopicName| {
+                filter.as_ref().is_none_or(|filter| filter.matches(name.as_str()))
+            };
+            names.iter().any(passes)
+        };
+        let woken = self.by_filter.iter().filter(|(filter, _)| concerns(filter));
+        let numbers: BTreeSet<u64> = woken.flat_map(|(_, numbers)| numbers).copied().collect();
+        self.remove_all(numbers)
+    }
+
+    /// All watches.
+    pub(super) fn take_watches(&mut self) -> Vec<Waiter> {
+        let watches = self.by_age.iter().filter(|(_, waiter)| !waiter.is_wait());
+        let numbers = watches.map(|(number, _)| *number).collect();
+        self.remove_all(numbers)
+    }
+
+    /// Those whose time is over.
+    pub(super) fn take_ended(&mut self, now: Instant) -> Vec<Waiter> {
+        let ended = self.by_end.iter().take_while(|(end, _)| *end <= now);
+        let numbers = ended.map(|(_, number)| *number).collect();
+        self.remove_all(numbers)
+    }
+
+    /// Those of a connection.
+    pub(super) fn take_connection(&mut self, connection: ConnectionId) -> Vec<Waiter> {
+        let numbers = self.by_connection.get(&connection).cloned().unwrap_or_default();
+        self.remove_all(numbers)
+    }
+
+    pub(super) fn take_all(&mut self) -> Vec<Waiter> {
+        std::mem::take(self).by_age.into_values().collect()
+    }
+
+    fn enter(&mut self, number: u64, mut waiter: Waiter) {
+        let bytes = waiter.bytes();
+        self.bytes += bytes;
+        self.waits += usize::from(waiter.is_wait());
+        let user = self.users.entry(waiter.uid).or_default();
+        user.bytes += bytes;
+        user.waiting.insert(number);
+        self.by_connection.entry(waiter.to.connection).or_default().insert(number);
+        self.by_end.insert((waiter.end, number));
+        match (waiter.name(), &mut waiter.wants) {
+            (Some(name), _) => {
+                self.by_name.entry(name).or_default().insert(number);
+            }
+            (None, Wants::Change(watch)) => {
+                // Equal patterns are kept once.
+                if let Some((known, _)) = self.by_filter.get_key_value(&watch.filter) {
+                    watch.filter.clone_from(known);
+                }
+                self.by_filter.entry(watch.filter.clone()).or_default().insert(number);
+            }
+            (None, Wants::Topic(_)) => {}
+        }
+        self.by_age.insert(number, waiter);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiter> {
+        let waiter = self.by_age.remove(&number)?;
+        let bytes = waiter.bytes();
+        self.bytes -= bytes;
+        self.waits -= usize::from(waiter.is_wait());
+        if let Some(user) = self.users.get_mut(&waiter.uid) {
+            user.bytes -= bytes;
+            user.waiting.remove(&number);
+            if user.waiting.is_empty() {
+                self.users.remove(&waiter.uid);
+            }
+        }
+        self.by_end.remove(&(waiter.end, number));
+        take_out(&mut self.by_connection, &waiter.to.connection, number);
+        match (waiter.name(), &waiter.wants) {
+            (Some(name), _) => take_out(&mut self.by_name, &name, number),
+            (None, Wants::Change(watch)) => take_out(&mut self.by_filter, &watch.filter, number),
+            (None, Wants::Topic(_)) => {}
+        }
+        Some(waiter)
+    }
+
+    fn remove_all(&mut self, numbers: BTreeSet<u64>) -> Vec<Waiter> {
+        numbers.into_iter().filter_map(|number| self.remove(number)).collect()
+    }
+
+    fn is_one_filter_too_many(&self, waiter: &Waiter) -> bool {
+        let Wants::Change(watch) = &waiter.wants else { return false };
+        self.by_filter.len() >= MOST_FILTERS
+            && waiter.name().is_none()
+            && !self.by_filter.contains_key(&watch.filter)
+    }
+
+    /// The oldest of a user that has more than its share.
+    fn beyond_its_share(&self, uid: Option<u32>) -> Option<u64> {
+        let user = self.users.get(&uid)?;
+        let is_beyond = user.waiting.len() > MOST / 2 || user.bytes > MOST_BYTES / 2;
+        user.waiting.first().copied().filter(|_| is_beyond)
+    }
+
+    /// The oldest of all, when there are too many.
+    fn beyond_all(&self) -> Option<u64> {
+        let is_beyond = self.by_age.len() > MOST || self.bytes > MOST_BYTES;
+        self.by_age.first_key_value().map(|(number, _)| *number).filter(|_| is_beyond)
+    }
+}
+
+/// Takes a number out of an index, in which nothing empty stays.
+fn take_out<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, number: u64) {
+    if let Some(numbers) = index.get_mut(key) {
+        numbers.remove(&number);
+        if numbers.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::zmtp::Envelope;
+
+    fn waiter(connection: usize, uid: u32, now: Instant, wants: Wants) -> Waiter {
+        let to = ReplyTo { connection: ConnectionId(connection), envelope: Envelope::default() };
+        Waiter { to, uid: Some(uid), end: now + Duration::from_secs(60), wants }
+    }
+
+    fn topic(name: &str) -> Wants {
+        Wants::Topic(TopicName::new(name).unwrap())
+    }
+
+    fn change(filter: Option<&str>) -> Wants {
+        let filter = filter.map(|pattern| Arc::new(TopicFilter::new(pattern).unwrap()));
+        Wants::Change(Watch { filter, limit: 10 })
+    }
+
+    fn connections(waiters: &[Waiter]) -> Vec<usize> {
+        waiters.iter().map(|waiter| waiter.to.connection.0).collect()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "some instant to start from")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn only_those_are_woken_whom_it_concerns() {
+        let now = start();
+        let mut waiters = Waiters::default();
+        let wanted = [
+            topic("/a"),
+            topic("/b"),
+            change(None),
+            change(Some("/a")),
+            change(Some("/*")),
+            change(Some("/b/**")),
+            topic("/a"),
+        ];
+        for (connection, wants) in wanted.into_iter().enumerate() {
+            assert_eq!(waiters.add(waiter(connection, 1, now, wants)), []);
+        }
+        assert_eq!(waiters.count(), (3, 4));
+        let name = TopicName::new("/a").unwrap();
+        assert_eq!(connections(&waiters.take_named(&name, false, true)), [3]);
+        assert_eq!(connections(&waiters.take_named(&name, true, true)), [0, 6]);
+        assert_eq!(connections(&waiters.take_filtered(&[name])), [2, 4]);
+        assert_eq!(connections(&waiters.take_filtered(&[])), [0_usize; 0]);
+        assert_eq!(connections(&waiters.take_connection(ConnectionId(1))), [1]);
+        assert_eq!(connections(&waiters.take_ended(now)), [0_usize; 0]);
+        assert_eq!(connections(&waiters.take_ended(now + Duration::from_secs(60))), [5]);
+        assert_eq!(waiters.count(), (0, 0));
+        assert_eq!(waiters.bytes, 0);
+        assert!(waiters.by_name.is_empty() && waiters.by_filter.is_empty());
+        assert!(waiters.by_connection.is_empty() && waiters.users.is_empty());
+        assert_eq!(waiters.next_end(), None);
+    }
+
+    #[test]
+    fn the_oldest_make_room_of_a_user_and_of_all() {
+        let now = start();
+        let mut waiters = Waiters::default();
+        for number in 0..MOST / 2 {
+            assert_eq!(waiters.add(waiter(number, 1, now, topic("/a"))), []);
+        }
+        assert_eq!(connections(&waiters.add(waiter(MOST, 1, now, topic("/a")))), [0]);
+        for number in 0..MOST / 2 {
+            assert_eq!(waiters.add(waiter(MOST + number, 2, now, topic("/a"))), []);
+        }
+        assert_eq!(connections(&waiters.add(waiter(7, 3, now, topic("/a")))), [1]);
+        assert_eq!(waiters.count(), (MOST, 0));
+    }
+
+    #[test]
+    fn long_patterns_count_by_their_bytes() {
+        let now = start();
+        let mut waiters = Waiters::default();
+        let long = format!("/*{}", "x".repeat(1000));
+        let fit = MOST_BYTES / 2 / (BYTES_EACH + long.len());
+        for number in 0..fit {
+            assert_eq!(waiters.add(waiter(number, 1, now, change(Some(&long)))), []);
+        }
+        assert_eq!(connections(&waiters.add(waiter(fit, 1, now, change(Some(&long))))), [0]);
+    }
+
+    #[test]
+    fn different_patterns_have_a_bound_of_their_own() {
+        let now = start();
+        let mut waiters = Waiters::default();
+        for number in 0..MOST_FILTERS {
+            let wants = change(Some(&format!("/{number}/*")));
+            assert_eq!(waiters.add(waiter(number, 1, now, wants)), []);
+        }
+        let another = waiter(7, 1, now, change(Some("/another/*")));
+        assert_eq!(waiters.add(another.clone()), [another], "it is answered at once");
+        assert_eq!(waiters.add(waiter(7, 1, now, change(Some("/7/*")))), []);
+        assert_eq!(waiters.add(waiter(7, 1, now, change(Some("/plain")))), []);
+    }
+}

@@ -1,0 +1,591 @@
+//! WAIT and WATCH: who is told what, and when; and that a watch never has a gap or a double.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{REMOTE, Settings, World, info, local, reply_to, settings};
+use cortex_daemon::peer::ConnectionId;
+use cortex_daemon::registry::{Asked, Finding, Input, Snapshot};
+use cortex_proto::{
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EventKind, RemovalReason, RequestExt,
+    ResponseExt, Since, TopicInfo,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const MINUTE_MS: u64 = 60_000;
+
+fn wait(name: &str, wait_ms: u64) -> DiscoveryRequest {
+    DiscoveryRequest::wait(name, wait_ms)
+}
+
+fn watch(filter: Option<&str>, since: Option<Since>, wait_ms: u64) -> DiscoveryRequest {
+    let filter = filter.map(str::to_owned);
+    DiscoveryRequest::watch(RequestExt {
+        filter,
+        since,
+        wait_ms: Some(wait_ms),
+        ..RequestExt::default()
+    })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "a since may be absent")]
+fn at(revision: u64) -> Option<Since> {
+    Some(Since { epoch: 7, revision })
+}
+
+fn register(world: &mut World, name: &str, node: &str) {
+    let reply = world.ask(local(1, 10), DiscoveryRequest::register(info(name, node)));
+    assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
+}
+
+fn unregister(world: &mut World, name: &str) {
+    let reply = world.ask(local(1, 10), DiscoveryRequest::unregister(name));
+    assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
+}
+
+/// The extension of a watch's reply that came.
+fn told(world: &mut World, asked: usize) -> ResponseExt {
+    let reply = world.replies.remove(&asked).unwrap();
+    assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
+    reply.ext.unwrap()
+}
+
+/// What happened, to what, at which revision.
+fn happened(ext: &ResponseExt) -> Vec<(String, String, u64)> {
+    let events = ext.events.as_ref().unwrap();
+    events
+        .iter()
+        .map(|event| (event.kind.to_string(), event.topic_name.clone(), event.revision))
+        .collect()
+}
+
+fn event(kind: &str, name: &str, revision: u64) -> (String, String, u64) {
+    (kind.to_owned(), name.to_owned(), revision)
+}
+
+#[test]
+fn a_wait_is_answered_when_the_topic_is_there_and_by_nothing_else() {
+    let mut world = World::new();
+    let asked = world.send(REMOTE, wait("/x", MINUTE_MS));
+    register(&mut world, "/y", "node");
+    assert!(world.replies.is_empty());
+    register(&mut world, "/x", "node");
+    let reply = world.replies.remove(&asked).unwrap();
+    assert_eq!(reply.topic_info, Some(info("/x", "node")));
+    let looked_up = DiscoveryRequest::lookup("/x").with_ext(RequestExt::default());
+    assert_eq!(reply, world.ask(REMOTE, looked_up), "as a LOOKUP with an extension");
+    assert_eq!(world.ask(REMOTE, wait("/x", MINUTE_MS)), reply, "what is there is told at once");
+}
+
+#[test]
+fn a_wait_in_vain_is_answered_as_a_lookup_when_its_time_is_over() {
+    let mut world = World::new();
+    let asked = world.send(REMOTE, wait("/x", 5000));
+    let end = world.now.instant + Duration::from_secs(5);
+    assert_eq!(world.registry.next_deadline(), Some(end));
+    world.pass(4);
+    assert!(world.replies.is_empty());
+    world.pass(1);
+    let not_found = DiscoveryRequest::lookup("/x").with_ext(RequestExt::default());
+    let not_found = world.ask(REMOTE, not_found);
+    assert_eq!(world.replies.remove(&asked).unwrap(), not_found);
+    assert_eq!(not_found.status, DiscoveryStatus::NotFound);
+    assert_eq!(world.ask(REMOTE, wait("/x", 0)), not_found, "no time to wait");
+}
+
+#[test]
+fn nobody_waits_for_longer_than_a_minute() {
+    let mut world = World::new();
+    let unbounded = DiscoveryRequest { ext: None, ..wait("/x", 0) };
+    let asked = [world.send(REMOTE, wait("/x", u64::MAX)), world.send(REMOTE, unbounded)];
+    world.pass(59);
+    assert!(world.replies.is_empty());
+    world.pass(1);
+    for asked in asked {
+        let reply = world.replies.remove(&asked).unwrap();
+        assert_eq!((reply.status, reply.ext.is_some()), (DiscoveryStatus::NotFound, true));
+    }
+}
+
+#[test]
+fn what_cannot_be_waited_for_or_watched_is_an_error_that_tells_why() {
+    let mut world = World::new();
+    for (request, why) in [
+        (DiscoveryRequest { topic_name: None, ..wait("", 1000) }, "Missing topic_name"),
+        (wait("", 1000), "Missing topic_name"),
+        (wait(&"x".repeat(1025), 1000), "1025 bytes"),
+        (watch(Some(""), None, 1000), "ext.filter: a pattern cannot be empty"),
+        (watch(Some("/a["), None, 1000), "ext.filter: "),
+        (watch(Some(&"x".repeat(1025)), None, 1000), "1025 bytes"),
+    ] {
+        let reply = world.ask(REMOTE, request);
+        assert_eq!(reply.status, DiscoveryStatus::Error);
+        assert!(reply.message.contains(why), "{}", reply.message);
+        assert!(reply.ext.is_some());
+    }
+}
+
+#[test]
+fn a_watch_begins_with_a_snapshot_and_goes_on_with_events() {
+    let mut world = World::new();
+    for name in ["/b", "/a"] {
+        register(&mut world, name, "node");
+    }
+    let first = world.ask(REMOTE, watch(None, None, MINUTE_MS));
+    assert_eq!(first.topics, [info("/b", "node"), info("/a", "node")]);
+    let ext = first.ext.unwrap();
+    assert_eq!((ext.epoch, ext.revision, ext.snapshot), (Some(7), Some(2), Some(true)));
+    assert_eq!(ext.events, None);
+
+    let asked = world.send(REMOTE, watch(None, at(2), MINUTE_MS));
+    assert!(world.replies.is_empty());
+    unregister(&mut world, "/b");
+    let ext = told(&mut world, asked);
+    assert_eq!((ext.epoch, ext.revision, ext.snapshot), (Some(7), Some(3), None));
+    assert_eq!(happened(&ext), [event("unregistered", "/b", 3)]);
+    let gone = &ext.events.unwrap()[0];
+    assert_eq!(gone.topic_info, info("/b", "node"), "the last known");
+    assert_eq!(gone.reason, Some(RemovalReason::Unregistered));
+
+    let again = world.ask(REMOTE, watch(None, at(0), MINUTE_MS)).ext.unwrap();
+    let all = [event("registered", "/b", 1), event("registered", "/a", 2)];
+    let all = all.into_iter().chain([event("unregistered", "/b", 3)]);
+    assert_eq!(happened(&again), all.collect::<Vec<_>>(), "what was missed, at once");
+}
+
+#[test]
+fn a_watch_is_told_only_what_passes_its_filter() {
+    let mut world = World::new();
+    for name in ["/camera/left", "/lidar"] {
+        register(&mut world, name, "node");
+    }
+    let first = world.ask(REMOTE, watch(Some("/camera/*"), None, 0));
+    assert_eq!(first.topics, [info("/camera/left", "node")]);
+    let filters = ["/camera/*", "/camera/right", "/lidar", "/*"];
+    let asked = filters.map(|filter| world.send(REMOTE, watch(Some(filter), at(2), MINUTE_MS)));
+    register(&mut world, "/camera/right", "node");
+    for asked in &asked[..2] {
+        let ext = told(&mut world, *asked);
+        assert_eq!(happened(&ext), [event("registered", "/camera/right", 3)]);
+    }
+    unregister(&mut world, "/lidar");
+    for asked in &asked[2..] {
+        let ext = told(&mut world, *asked);
+        assert_eq!(happened(&ext), [event("unregistered", "/lidar", 4)]);
+        assert_eq!(ext.revision, Some(4));
+    }
+    let nothing = world.ask(REMOTE, watch(Some("/nope"), at(0), 0)).ext.unwrap();
+    assert_eq!((nothing.revision, nothing.events), (Some(4), Some(vec![])), "it has looked at all");
+}
+
+#[test]
+fn a_limit_cuts_events_and_tells_where_to_go_on_but_never_a_snapshot() {
+    let mut world = World::new();
+    for number in 0..5 {
+        register(&mut world, &format!("/{number}"), "node");
+    }
+    let limited = |since, limit| {
+        let ext = RequestExt { since, limit: Some(limit), ..RequestExt::default() };
+        DiscoveryRequest::watch(ext)
+    };
+    assert_eq!(world.ask(REMOTE, limited(None, 1)).topics.len(), 5);
+    let ext = world.ask(REMOTE, limited(at(0), 2)).ext.unwrap();
+    assert_eq!(happened(&ext), [event("registered", "/0", 1), event("registered", "/1", 2)]);
+    assert_eq!(ext.revision, Some(2));
+    let ext = world.ask(REMOTE, limited(at(3), 2)).ext.unwrap();
+    assert_eq!((happened(&ext).len(), ext.revision), (2, Some(5)), "nothing was cut");
+    let ext = world.ask(REMOTE, limited(at(0), 0)).ext.unwrap();
+    assert_eq!((happened(&ext).len(), ext.revision), (1, Some(1)), "at least one");
+}
+
+#[test]
+fn whoever_is_far_behind_is_told_a_part_at_a_time() {
+    let mut world = World::new();
+    let mut registered = 0;
+    while registered < 2500 {
+        let requests = (registered..registered + 500).map(|number| {
+            (REMOTE, DiscoveryRequest::register(info(&format!("/{number}"), "node")))
+        });
+        world.ask_at_once(requests.collect());
+        registered += 500;
+    }
+    let (mut seen, mut replies) = (0, Vec::new());
+    while seen < 2500 {
+        let ext = world.ask(REMOTE, watch(None, at(seen), 0)).ext.unwrap();
+        replies.push(happened(&ext).len());
+        seen = ext.revision.unwrap();
+    }
+    assert_eq!(replies, [1000, 1000, 500]);
+}
+
+#[test]
+fn a_since_that_means_nothing_here_gets_a_snapshot() {
+    let mut world = World::with(
+        Settings { history: 2, ..settings() },
+        Snapshot { epoch: 7, ..Snapshot::default() },
+    );
+    for number in 0..4 {
+        register(&mut world, &format!("/{number}"), "node");
+    }
+    let is_snapshot = |world: &mut World, epoch, revision| {
+        let since = Some(Since { epoch, revision });
+        let ext = world.ask(REMOTE, watch(None, since, 0)).ext.unwrap();
+        assert_eq!((ext.epoch, ext.revision), (Some(7), Some(4)));
+        assert_ne!(ext.snapshot.is_some(), ext.events.is_some());
+        ext.snapshot == Some(true)
+    };
+    assert!(is_snapshot(&mut world, 7, 1), "too old");
+    assert!(!is_snapshot(&mut world, 7, 2));
+    assert!(!is_snapshot(&mut world, 7, 4));
+    assert!(is_snapshot(&mut world, 7, 5), "ahead");
+    assert!(is_snapshot(&mut world, 8, 4), "of another epoch");
+}
+
+#[test]
+fn a_lost_history_is_told_at_once_to_who_watches() {
+    let mut world = World::new();
+    register(&mut world, "/x", "node");
+    let asked = [None, Some("/x"), Some("/y*")]
+        .map(|filter| world.send(REMOTE, watch(filter, at(1), MINUTE_MS)));
+    let waiting = world.send(REMOTE, wait("/y", MINUTE_MS));
+    world.lose_state(8);
+    for (asked, topics) in asked.into_iter().zip([1, 1, 0]) {
+        let reply = world.replies.remove(&asked).unwrap();
+        let ext = reply.ext.unwrap();
+        assert_eq!((ext.epoch, ext.snapshot, reply.topics.len()), (Some(8), Some(true), topics));
+    }
+    assert!(world.replies.is_empty());
+    register(&mut world, "/y", "node");
+    assert_eq!(world.replies.remove(&waiting).unwrap().status, DiscoveryStatus::Ok);
+}
+
+#[test]
+fn the_reason_of_an_eviction_is_told() {
+    let mut world = World::new();
+    register(&mut world, "/x", "node");
+    let asked = world.send(REMOTE, watch(None, at(1), MINUTE_MS));
+    world.set_endpoint(&info("/x", "node").address, Finding::Dead);
+    world.kill(common::process(10));
+    let events = told(&mut world, asked).events.unwrap();
+    assert_eq!(events[0].kind, EventKind::Evicted);
+    assert_eq!(events[0].reason, Some(RemovalReason::OwnerExited));
+}
+
+#[test]
+fn what_is_not_stored_wakes_nobody() {
+    let mut world = World::new();
+    register(&mut world, "/there", "node");
+    let waiting = world.send(REMOTE, wait("/x", MINUTE_MS));
+    let watching = world.send(REMOTE, watch(None, at(1), MINUTE_MS));
+    world.disk_is_full = true;
+    let refused = world.ask_at_once(vec![
+        (REMOTE, DiscoveryRequest::register(info("/x", "node"))),
+        (REMOTE, wait("/x", 0)),
+        (REMOTE, watch(None, at(1), 0)),
+        (REMOTE, DiscoveryRequest::watch(RequestExt::default())),
+    ]);
+    let statuses: Vec<_> = refused.iter().map(|reply| reply.status).collect();
+    let (ok, error) = (DiscoveryStatus::Ok, DiscoveryStatus::Error);
+    assert_eq!(statuses, [error, DiscoveryStatus::NotFound, ok, ok]);
+    assert_eq!(refused[2].ext.as_ref().unwrap().events, Some(vec![]));
+    assert_eq!(refused[3].topics, [info("/there", "node")]);
+    assert!(world.replies.is_empty());
+
+    world.disk_is_full = false;
+    register(&mut world, "/x", "another");
+    assert_eq!(world.replies.remove(&waiting).unwrap().topic_info, Some(info("/x", "another")));
+    assert_eq!(happened(&told(&mut world, watching)), [event("registered", "/x", 2)]);
+}
+
+#[test]
+fn who_begins_to_wait_in_a_batch_that_is_taken_back_waits_for_what_is_there() {
+    let mut world = World::new();
+    register(&mut world, "/x", "node");
+    world.disk_is_full = true;
+    // The topic seems to be gone when the wait is heard, and is there again after all.
+    let by_name = |request| (local(1, 10), request);
+    let replies = world.ask_at_once(vec![
+        by_name(DiscoveryRequest::unregister("/x")),
+        by_name(wait("/x", MINUTE_MS)),
+    ]);
+    assert_eq!(replies[0].status, DiscoveryStatus::Error);
+    assert_eq!(replies[1].topic_info, Some(info("/x", "node")));
+
+    // A watch must be told of the change that takes the number of the one that was taken back.
+    let asked = world.send_at_once(vec![
+        by_name(DiscoveryRequest::register(info("/other", "node"))),
+        by_name(watch(Some("/x*"), at(1), MINUTE_MS)),
+    ]);
+    world.disk_is_full = false;
+    world.replies.clear();
+    unregister(&mut world, "/x");
+    assert_eq!(happened(&told(&mut world, asked[1])), [event("unregistered", "/x", 2)]);
+}
+
+#[test]
+fn a_req_socket_that_asks_again_has_given_up_what_it_waited_for() {
+    let mut world = World::new();
+    let ask = |connection, is_req, request| {
+        let from = reply_to(connection);
+        Input::Request(Asked { from, peer: REMOTE, is_req, request: Ok(request) })
+    };
+    for is_req in [true, false] {
+        let connection = 100 + usize::from(is_req);
+        world.deliver(vec![ask(connection, is_req, wait("/x", MINUTE_MS))]);
+        assert_eq!(world.held_back.pop(), Some(connection));
+        world.deliver(vec![ask(connection, is_req, DiscoveryRequest::ping())]);
+        assert_eq!(world.replies.remove(&connection).unwrap().message, "pong");
+        assert_eq!(world.let_go.pop(), is_req.then_some(connection));
+    }
+    register(&mut world, "/x", "node");
+    assert!(world.replies.remove(&101).is_none() && world.replies.remove(&100).is_some());
+}
+
+#[test]
+fn who_has_hung_up_is_not_answered() {
+    let mut world = World::new();
+    let asked = world.send(REMOTE, wait("/x", MINUTE_MS));
+    let watching = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
+    assert_eq!(world.held_back, [asked, watching]);
+    world.deliver(vec![Input::HungUp(ConnectionId(asked)), Input::HungUp(ConnectionId(99))]);
+    assert_eq!(world.let_go, [asked]);
+    register(&mut world, "/x", "node");
+    told(&mut world, watching);
+    assert!(world.replies.is_empty());
+    assert_eq!(world.registry.next_deadline(), None);
+}
+
+#[test]
+fn at_the_end_everybody_is_answered() {
+    let mut world = World::new();
+    let waiting = world.send(REMOTE, wait("/x", MINUTE_MS));
+    let watching = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
+    world.deliver(vec![Input::Closing]);
+    assert_eq!(world.replies.remove(&waiting).unwrap().status, DiscoveryStatus::NotFound);
+    assert_eq!(told(&mut world, watching).events, Some(vec![]));
+}
+
+#[test]
+fn stats_count() {
+    let mut world = World::new();
+    register(&mut world, "/x", "node");
+    register(&mut world, "/y", "node");
+    unregister(&mut world, "/y");
+    world.send(REMOTE, wait("/z", MINUTE_MS));
+    world.send(REMOTE, watch(None, at(3), MINUTE_MS));
+    world.deliver(vec![Input::Outside(vec![("connections", 12)])]);
+    let reply = world.ask(REMOTE, DiscoveryRequest::stats());
+    assert_eq!(reply.status, DiscoveryStatus::Ok);
+    let ext = reply.ext.unwrap();
+    assert_eq!((ext.topics, ext.revision, ext.uptime_ms), (Some(1), Some(3), Some(0)));
+    let expected = [
+        ("registered", 2),
+        ("unregistered", 1),
+        ("evicted", 0),
+        ("waits", 1),
+        ("watches", 1),
+        ("history", 3),
+        ("connections", 12),
+    ];
+    for (name, count) in expected {
+        assert_eq!(ext.counts.get(name), Some(&count), "{name}");
+    }
+}
+
+/// A peer that knows the topics only from its watch.
+#[derive(Debug, Default)]
+struct Watcher {
+    filter: Option<&'static str>,
+    limit: Option<u64>,
+    since: Option<Since>,
+    waits_as: Option<usize>,
+    topics: Vec<TopicInfo>,
+    snapshots: usize,
+    seen: Vec<(u64, u64)>,
+}
+
+impl Watcher {
+    fn ask(&mut self, world: &mut World) {
+        let ext = RequestExt {
+            filter: self.filter.map(str::to_owned),
+            since: self.since,
+            wait_ms: Some(MINUTE_MS),
+            limit: self.limit,
+            ..RequestExt::default()
+        };
+        self.waits_as = Some(world.send(REMOTE, DiscoveryRequest::watch(ext)));
+    }
+
+    /// Takes what there is to be heard until it has to wait.
+    fn catch_up(&mut self, world: &mut World) {
+        loop {
+            let Some(asked) = self.waits_as else {
+                self.ask(world);
+                continue;
+            };
+            let Some(reply) = world.replies.remove(&asked) else { return };
+            self.waits_as = None;
+            self.take(reply);
+        }
+    }
+
+    fn take(&mut self, reply: DiscoveryResponse) {
+        let ext = reply.ext.unwrap();
+        let (epoch, revision) = (ext.epoch.unwrap(), ext.revision.unwrap());
+        if ext.snapshot == Some(true) {
+            self.topics = reply.topics;
+            self.snapshots += 1;
+        }
+        for event in ext.events.unwrap_or_default() {
+            assert!(self.seen.last() < Some(&(epoch, event.revision)) || self.seen.is_empty());
+            assert!(self.since.is_some_and(|since| since.revision < event.revision));
+            self.seen.push((epoch, event.revision));
+            let at = self.topics.iter().position(|known| known.name == event.topic_info.name);
+            match (event.kind, at) {
+                (EventKind::Registered, None) => self.topics.push(event.topic_info),
+                (EventKind::Updated, Some(at)) => self.topics[at] = event.topic_info,
+                (EventKind::Unregistered | EventKind::Evicted, Some(at)) => {
+                    assert_eq!(self.topics.remove(at), event.topic_info);
+                }
+                (kind, at) => panic!("{kind} of a topic at {at:?}"),
+            }
+        }
+        self.since = Some(Since { epoch, revision });
+    }
+
+    /// Whether it knows what LIST shows.
+    fn check(&self, list: &[TopicInfo]) {
+        let passes = |info: &&TopicInfo| match self.filter {
+            None => true,
+            Some("/a*") => info.name.as_str().starts_with("/a"),
+            Some(name) => info.name.as_str() == name,
+        };
+        assert_eq!(self.topics, list.iter().filter(passes).cloned().collect::<Vec<_>>());
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Register {
+        topic: usize,
+        fingerprint: u64,
+    },
+    Unregister {
+        topic: usize,
+    },
+    Evict {
+        topic: usize,
+    },
+    Several {
+        first: usize,
+    },
+    Disk {
+        full: bool,
+    },
+    /// A watcher is away for a while, or its reply is lost.
+    Look {
+        watcher: usize,
+    },
+    Lose {
+        watcher: usize,
+    },
+    Restart,
+    NewEpoch,
+    Pass,
+}
+
+const NAMES: [&str; 4] = ["/a", "/ab", "/b", "/c"];
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..4_usize, 0..3_u64)
+            .prop_map(|(topic, fingerprint)| Step::Register { topic, fingerprint }),
+        4 => (0..4_usize).prop_map(|topic| Step::Unregister { topic }),
+        2 => (0..4_usize).prop_map(|topic| Step::Evict { topic }),
+        2 => (0..4_usize).prop_map(|first| Step::Several { first }),
+        1 => any::<bool>().prop_map(|full| Step::Disk { full }),
+        4 => (0..4_usize).prop_map(|watcher| Step::Look { watcher }),
+        2 => (0..4_usize).prop_map(|watcher| Step::Lose { watcher }),
+        1 => Just(Step::Restart),
+        1 => Just(Step::NewEpoch),
+        1 => Just(Step::Pass),
+    ]
+}
+
+fn play(world: &mut World, watchers: &mut [Watcher], step: Step, epoch: u64) {
+    // Every topic has a process of its own, so that it can be evicted alone.
+    let owner = |topic: usize, world: &World| {
+        let mut pid = 10 + u32::try_from(topic).unwrap();
+        while world.dead.contains(&common::process(pid)) {
+            pid += 10;
+        }
+        local(0, pid)
+    };
+    match step {
+        Step::Register { topic, fingerprint } => {
+            let info = TopicInfo { fingerprint, ..info(NAMES[topic], "node") };
+            world.ask(owner(topic, world), DiscoveryRequest::register(info));
+        }
+        Step::Unregister { topic } => {
+            world.ask(owner(topic, world), DiscoveryRequest::unregister(NAMES[topic]));
+        }
+        Step::Evict { topic } => {
+            world.set_endpoint(&info(NAMES[topic], "node").address, Finding::Dead);
+            world.kill(owner(topic, world).process.unwrap());
+        }
+        Step::Several { first } => {
+            let requests = [0, 1].map(|next| {
+                let topic = (first + next) % 4;
+                (owner(topic, world), DiscoveryRequest::register(info(NAMES[topic], "node")))
+            });
+            let gone = (owner(first, world), DiscoveryRequest::unregister(NAMES[first]));
+            world.ask_at_once(requests.into_iter().chain([gone]).collect());
+        }
+        Step::Disk { full } => world.disk_is_full = full,
+        Step::Look { watcher } => watchers[watcher].catch_up(world),
+        Step::Lose { watcher } => {
+            if let Some(asked) = watchers[watcher].waits_as.take() {
+                world.replies.remove(&asked);
+                world.deliver(vec![Input::HungUp(ConnectionId(asked))]);
+            }
+        }
+        Step::Restart => {
+            world.restart();
+            for watcher in watchers {
+                watcher.waits_as = None;
+            }
+        }
+        Step::NewEpoch => world.lose_state(epoch),
+        Step::Pass => world.pass(2),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn a_snapshot_and_events_are_what_list_shows_and_nothing_comes_twice(
+        steps in vec(steps(), 1..60),
+        history in prop_oneof![Just(0_usize), 1..6_usize, Just(1000)],
+    ) {
+        let start = Snapshot { epoch: 7, ..Snapshot::default() };
+        let mut world = World::with(Settings { history, ..settings() }, start);
+        let mut watchers = [(None, None), (None, Some(1)), (Some("/a*"), Some(2)), (Some("/b"), None)]
+            .map(|(filter, limit)| Watcher { filter, limit, ..Watcher::default() });
+        for (epoch, step) in (8..).zip(steps) {
+            play(&mut world, &mut watchers, step, epoch);
+            // The first watcher is told everything as it happens.
+            watchers[0].catch_up(&mut world);
+            let list = world.list();
+            watchers[0].check(&list);
+        }
+        let list = world.list();
+        for watcher in &mut watchers {
+            watcher.catch_up(&mut world);
+            watcher.check(&list);
+        }
+    }
+}
