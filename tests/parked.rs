@@ -1,0 +1,329 @@
+//! Requests whose replies are held back, by peers of all kinds: who is woken, what it costs the
+//! others, and what is left of peers that go.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use cortex_proto::{
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt, ResponseExt, Since,
+};
+use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::measured;
+use cortex_tests::messages::{hello, names, register_static, response, topic};
+use cortex_tests::nursery::{Listener, Nursery, Order};
+use cortex_tests::peers::ZmqPeer;
+use cortex_tests::process::Process;
+use cortex_tests::python;
+use cortex_tests::raw::{self, RawPeer};
+use rustix::process::Signal;
+
+const MINUTE_MS: u64 = 60_000;
+/// A tenth of it is wanted of a machine that does nothing else.
+const WOKEN: Duration = Duration::from_millis(100);
+
+fn register(peer: &mut RawPeer, name: &str) {
+    let reply = peer.request(&register_static(topic(name, "node"))).unwrap();
+    assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
+}
+
+fn unregister(peer: &mut RawPeer, name: &str) {
+    let reply = peer.request(&DiscoveryRequest::unregister(name)).unwrap();
+    assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
+}
+
+fn watch(since: Option<Since>) -> DiscoveryRequest {
+    let wait_ms = Some(MINUTE_MS);
+    DiscoveryRequest::watch(RequestExt { since, wait_ms, ..RequestExt::default() })
+}
+
+fn send(peer: &mut RawPeer, request: &DiscoveryRequest) {
+    peer.send(&raw::request(&request.to_bytes())).unwrap();
+}
+
+fn receive(peer: &mut RawPeer) -> DiscoveryResponse {
+    response(&peer.read_reply().unwrap())
+}
+
+fn place_of(ext: &ResponseExt) -> Since {
+    Since { epoch: ext.epoch.unwrap(), revision: ext.revision.unwrap() }
+}
+
+/// What a watch was told: the kind and the topic of each event.
+fn events(ext: &ResponseExt) -> Vec<(String, String)> {
+    let events = ext.events.as_ref().unwrap_or_else(|| panic!("no events: {ext:?}"));
+    events.iter().map(|event| (event.kind.to_string(), event.topic_name.clone())).collect()
+}
+
+fn event(kind: &str, name: &str) -> (String, String) {
+    (kind.to_owned(), name.to_owned())
+}
+
+/// How many requests wait for a topic, and how many for a change.
+fn waiting(peer: &mut RawPeer) -> (u64, u64) {
+    let counts = peer.request(&DiscoveryRequest::stats()).unwrap().ext.unwrap().counts;
+    (counts["waits"], counts["watches"])
+}
+
+fn until_waiting(peer: &mut RawPeer, wanted: (u64, u64)) {
+    eventually(&format!("{wanted:?} wait"), PATIENCE, || (waiting(peer) == wanted).then_some(()));
+}
+
+#[test]
+fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let mut publisher = daemon.peer();
+    let mut peers: Vec<_> = (0..1000).map(|_| daemon.peer()).collect();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        send(peer, &DiscoveryRequest::wait(format!("/{number}"), MINUTE_MS));
+    }
+    until_waiting(&mut publisher, (1000, 0));
+    let mut times = Vec::new();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        let name = format!("/{number}");
+        register(&mut publisher, &name);
+        let registered = Instant::now();
+        assert_eq!(receive(peer).topic_info, Some(topic(&name, "node")));
+        times.push(registered.elapsed());
+    }
+    times.sort_unstable();
+    let (median, slowest) = (times[500], times[999]);
+    measured(&format!("from the reply to REGISTER to the wake: {median:?}, slowest {slowest:?}"));
+    assert!(median < WOKEN, "{median:?}");
+    assert_eq!(waiting(&mut publisher), (0, 0));
+}
+
+#[test]
+fn ten_thousand_waits_for_other_topics_cost_a_registration_nothing() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).args(["--no-state"]).start();
+    let mut publisher = daemon.peer();
+    let changes = |publisher: &mut RawPeer| {
+        let mut times = Vec::new();
+        for _ in 0..200 {
+            let began = Instant::now();
+            register(publisher, "/x");
+            unregister(publisher, "/x");
+            times.push(began.elapsed());
+        }
+        times.sort_unstable();
+        times[100]
+    };
+    let alone = changes(&mut publisher);
+    // Over one connection, with an envelope each.
+    let mut crowd = RawPeer::connect(daemon.address()).unwrap();
+    crowd.shake_hands("DEALER").unwrap();
+    for number in 0..10_000_u32 {
+        let body = DiscoveryRequest::wait(format!("/other/{number}"), MINUTE_MS).to_bytes();
+        crowd.send(&raw::message(&[&number.to_be_bytes(), b"", &body])).unwrap();
+    }
+    until_waiting(&mut publisher, (10_000, 0));
+    let crowded = changes(&mut publisher);
+    measured(&format!("two changes: {alone:?} alone, {crowded:?} with 10,000 waits"));
+    assert!(crowded < alone * 10 + Duration::from_millis(1), "{alone:?} {crowded:?}");
+
+    register(&mut publisher, "/other/4711");
+    let raw::Said::Message(frames) = crowd.read_said().unwrap() else { panic!("no message") };
+    assert_eq!(frames[0], 4711_u32.to_be_bytes());
+    assert_eq!(names_of(&response(&frames[2])), ["/other/4711"]);
+}
+
+fn names_of(response: &DiscoveryResponse) -> Vec<&str> {
+    response.topic_info.iter().map(|info| info.name.as_str()).collect()
+}
+
+#[test]
+fn peers_that_are_gone_wait_for_nothing() {
+    let daemon = Daemon::start();
+    let mut publisher = daemon.peer();
+    let before = daemon.open_files();
+    let place = place_of(&publisher.request(&hello()).unwrap().ext.unwrap());
+    let mut peers: Vec<_> = (0..100).map(|_| daemon.peer()).collect();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        let (wait, watch) = (DiscoveryRequest::wait("/x", MINUTE_MS), watch(Some(place)));
+        send(peer, if number % 2 == 0 { &wait } else { &watch });
+    }
+    until_waiting(&mut publisher, (50, 50));
+    // One asks and is gone before it is heard.
+    let mut hasty = daemon.peer();
+    send(&mut hasty, &DiscoveryRequest::wait("/x", MINUTE_MS));
+    drop(hasty);
+    drop(peers);
+    until_waiting(&mut publisher, (0, 0));
+    eventually("the connections are closed", PATIENCE, || {
+        (daemon.open_files() <= before).then_some(())
+    });
+    register(&mut publisher, "/x");
+}
+
+#[test]
+fn at_the_end_of_the_daemon_everybody_is_answered() {
+    for by_signal in [true, false] {
+        let daemon = Daemon::start();
+        let mut publisher = daemon.peer();
+        let place = place_of(&publisher.request(&hello()).unwrap().ext.unwrap());
+        let (mut waits, mut watches) = (daemon.peer(), daemon.peer());
+        send(&mut waits, &DiscoveryRequest::wait("/x", MINUTE_MS));
+        send(&mut watches, &watch(Some(place)));
+        until_waiting(&mut publisher, (1, 1));
+        if by_signal {
+            daemon.signal(Signal::TERM);
+        } else {
+            send(&mut publisher, &DiscoveryRequest::shutdown());
+        }
+        assert_eq!(receive(&mut waits).status, DiscoveryStatus::NotFound);
+        assert_eq!(events(&receive(&mut watches).ext.unwrap()), []);
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn a_req_socket_waits_for_one_reply_and_a_dealer_for_many() {
+    let daemon = Daemon::start();
+    let mut publisher = daemon.peer();
+    let req = ZmqPeer::new(daemon.address(), zmq::REQ, |socket| {
+        socket.set_req_relaxed(true)?;
+        socket.set_req_correlate(true)
+    });
+    req.socket().send(DiscoveryRequest::wait("/x", MINUTE_MS).to_bytes(), 0).unwrap();
+    until_waiting(&mut publisher, (1, 0));
+    assert_eq!(req.ask(&DiscoveryRequest::ping()).message, "pong");
+    assert_eq!(waiting(&mut publisher), (0, 0), "it has given up");
+
+    let dealer = ZmqPeer::dealer(daemon.address());
+    for name in ["/x", "/y", "/x"] {
+        let body = DiscoveryRequest::wait(name, MINUTE_MS).to_bytes();
+        dealer.send_parts(&[name.as_bytes(), b"", &body]);
+    }
+    dealer.send_parts(&[b"ping", b"", &DiscoveryRequest::ping().to_bytes()]);
+    assert_eq!(dealer.receive_parts()[0], b"ping", "what waits holds nothing up");
+    register(&mut publisher, "/x");
+    for _ in 0..2 {
+        let parts = dealer.receive_parts();
+        assert_eq!(parts[0], b"/x");
+        assert_eq!(response(&parts[2]).topic_info, Some(topic("/x", "node")));
+    }
+    register(&mut publisher, "/y");
+    assert_eq!(dealer.receive_parts()[0], b"/y");
+}
+
+#[test]
+fn a_watch_goes_on_over_a_kill_without_a_gap_or_a_double() {
+    let launch = Launch::at(&Place::new());
+    let daemon = launch.start();
+    let mut publisher = daemon.peer();
+    register(&mut publisher, "/a");
+    let mut watcher = daemon.peer();
+    send(&mut watcher, &watch(None));
+    let first = receive(&mut watcher);
+    assert_eq!(names(&first), ["/a"]);
+    let ext = first.ext.unwrap();
+    assert_eq!(ext.snapshot, Some(true));
+    // While nobody listens to it, the daemon goes on, is killed, starts again, and goes on.
+    unregister(&mut publisher, "/a");
+    assert_eq!(daemon.kill().signal, Some(9));
+    let daemon = launch.start();
+    let mut publisher = daemon.peer();
+    register(&mut publisher, "/b");
+
+    let mut watcher = daemon.peer();
+    send(&mut watcher, &watch(Some(place_of(&ext))));
+    let ext = receive(&mut watcher).ext.unwrap();
+    assert_eq!(events(&ext), [event("unregistered", "/a"), event("registered", "/b")]);
+    send(&mut watcher, &watch(Some(place_of(&ext))));
+    until_waiting(&mut publisher, (0, 1));
+    register(&mut publisher, "/c");
+    assert_eq!(events(&receive(&mut watcher).ext.unwrap()), [event("registered", "/c")]);
+}
+
+#[test]
+fn a_watch_is_told_at_once_when_the_history_is_lost() {
+    let place = Place::new();
+    let state = place.path("state.db");
+    let daemon =
+        Launch::at(&place).args(["--state".into(), state.clone().into_os_string()]).start();
+    let mut publisher = daemon.peer();
+    register(&mut publisher, "/a");
+    let before = place_of(&publisher.request(&hello()).unwrap().ext.unwrap());
+    let mut watcher = daemon.peer();
+    send(&mut watcher, &watch(Some(before)));
+    until_waiting(&mut publisher, (0, 1));
+    for suffix in ["", "-wal", "-shm"] {
+        fs::remove_file(format!("{}{suffix}", state.display())).unwrap();
+    }
+    let fresh = receive(&mut watcher);
+    assert_eq!(names(&fresh), ["/a"]);
+    let ext = fresh.ext.unwrap();
+    assert_eq!(ext.snapshot, Some(true));
+    assert_ne!(ext.epoch, Some(before.epoch));
+}
+
+#[test]
+fn an_evicted_topic_is_told_with_the_reason() {
+    let daemon = Daemon::start();
+    let mut watcher = daemon.peer();
+    let mut nursery = Nursery::of(daemon.address());
+    let number = nursery.begin(&Order {
+        node: "node",
+        address: &format!("ipc://{}", daemon.place().path("node.sock").display()),
+        topics: &["/x".to_owned()],
+        listener: Listener::Own,
+        leaves: false,
+    });
+    let publisher = nursery.born(number);
+    publisher.assert_registered();
+    let place = place_of(&watcher.request(&hello()).unwrap().ext.unwrap());
+    send(&mut watcher, &watch(Some(place)));
+    publisher.kill();
+    let killed = Instant::now();
+    let ext = receive(&mut watcher).ext.unwrap();
+    measured(&format!("told {:?} after the kill", killed.elapsed()));
+    assert_eq!(events(&ext), [event("evicted", "/x")]);
+    let reason = ext.events.unwrap().pop().unwrap().reason.unwrap();
+    assert_eq!(reason.to_string(), "owner exited");
+}
+
+/// The line of this number that the program prints, counted from 0.
+fn line(program: &Process, number: usize) -> String {
+    let mut seen = 0;
+    program.stdout_line(&format!("line {number}"), |line| {
+        seen += 1;
+        (seen == number + 1).then(|| line.to_owned())
+    })
+}
+
+#[test]
+fn a_python_program_watches_with_nothing_but_a_req_socket() {
+    let launch = Launch::at(&Place::new());
+    let daemon = launch.start();
+    let mut publisher = daemon.peer();
+    register(&mut publisher, "/camera/left");
+    register(&mut publisher, "/lidar");
+    let mut watcher = python::spawn("watcher.py", &[daemon.address(), "/camera/*"]);
+    assert_eq!(line(&watcher, 0), "snapshot");
+    assert_eq!(line(&watcher, 1), "present /camera/left");
+    unregister(&mut publisher, "/lidar");
+    register(&mut publisher, "/camera/right");
+    assert_eq!(line(&watcher, 2), "registered /camera/right");
+    assert_eq!(daemon.kill().signal, Some(9));
+    let daemon = launch.start();
+    let mut publisher = daemon.peer();
+    unregister(&mut publisher, "/camera/left");
+    assert_eq!(line(&watcher, 3), "unregistered /camera/left unregistered");
+    until_waiting(&mut publisher, (0, 1));
+    watcher.close_stdin();
+    assert_eq!(watcher.wait().code, Some(0));
+    until_waiting(&mut publisher, (0, 0));
+}
+
+#[test]
+fn a_peer_that_waits_keeps_nobody_else_waiting() {
+    let daemon = Daemon::start();
+    let mut waits = daemon.peer();
+    let (began, wait_ms) = (Instant::now(), 300);
+    send(&mut waits, &DiscoveryRequest::wait("/x", wait_ms));
+    daemon.peer().ping().unwrap();
+    assert_eq!(receive(&mut waits).status, DiscoveryStatus::NotFound);
+    assert!(began.elapsed() >= Duration::from_millis(wait_ms));
+}

@@ -1,0 +1,72 @@
+"""A program that watches the topics with nothing but a REQ socket and MessagePack.
+
+    watcher.py DISCOVERY [FILTER]
+
+Prints a line for each topic that is there and for each event. It lives through restarts of the
+daemon, until its standard input ends. `docs/PROTOCOL.md` goes through it.
+"""
+
+import os
+import sys
+import threading
+
+import msgpack
+import zmq
+
+WATCH_TOPICS = 65
+WAIT_MS = 20_000
+MARGIN_MS = 2_000
+
+
+def ask(context, address, request):
+    """Sends a request on a socket of its own; None when nobody answers in time."""
+    with context.socket(zmq.REQ) as socket:
+        socket.linger = 0
+        socket.rcvtimeo = WAIT_MS + MARGIN_MS
+        socket.connect(address)
+        # libzmq does not send again when the daemon is killed: the monitor tells of that.
+        with socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as lost:
+            socket.send(msgpack.packb(request))
+            poller = zmq.Poller()
+            poller.register(socket, zmq.POLLIN)
+            poller.register(lost, zmq.POLLIN)
+            ready = dict(poller.poll(WAIT_MS + MARGIN_MS))
+            answer = socket.recv() if socket in ready else None
+            socket.disable_monitor()
+    return msgpack.unpackb(answer) if answer is not None else None
+
+
+def watch(address, pattern):
+    context = zmq.Context()
+    since = None
+    while True:
+        ext = {"wait_ms": WAIT_MS}
+        if pattern:
+            ext["filter"] = pattern
+        if since:
+            ext["since"] = since
+        reply = ask(context, address, {"command": WATCH_TOPICS, "topic_name": None, "ext": ext})
+        if reply is None:
+            continue
+        found = reply.get("ext")
+        if found is None:
+            sys.exit("this daemon has no extensions: poll LIST_TOPICS")
+        if reply["status"] != 0:
+            sys.exit(reply["message"])
+        if found.get("snapshot"):
+            print("snapshot", flush=True)
+            for topic in map(msgpack.unpackb, reply.get("topics", [])):
+                print("present", topic["name"], flush=True)
+        for event in found.get("events", []):
+            words = [event["kind"], event["topic_name"], event.get("reason")]
+            print(*filter(None, words), flush=True)
+        since = {"epoch": found["epoch"], "revision": found["revision"]}
+
+
+def end_with_standard_input():
+    sys.stdin.read()
+    os._exit(0)
+
+
+threading.Thread(target=end_with_standard_input, daemon=True).start()
+watch(*sys.argv[1:2], sys.argv[2] if len(sys.argv) > 2 else None)
