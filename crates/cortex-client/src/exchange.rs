@@ -5,6 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backoff::Backoff;
+
+/// A connection that was lost longer ago than this says nothing about the present one.
+const CALM: Duration = Duration::from_secs(10);
+
 /// How often a request is sent, and how long each time is waited for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -30,6 +35,9 @@ pub(crate) enum Next {
     Receive { within: Duration },
     /// Replace the connection: an answer that still comes to the old one must not be read.
     Reconnect,
+    /// Do nothing for this long: a connection that is lost at once, again and again, must not keep
+    /// both sides busy.
+    Pause { within: Duration },
     /// Nobody answered. The connection must not be used again.
     GiveUp,
 }
@@ -41,11 +49,31 @@ pub(crate) struct Exchange {
     attempt: u32,
     began: Instant,
     sent: bool,
+    sendings: u32,
+    loss: Option<Loss>,
+    last_loss: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// A lost connection that is to be replaced.
+#[derive(Clone, Copy, Debug)]
+struct Loss {
+    at: Instant,
+    pause: Duration,
 }
 
 impl Exchange {
     pub(crate) fn start(plan: Plan, now: Instant) -> Self {
-        Self { plan, attempt: 1, began: now, sent: false }
+        Self {
+            plan,
+            attempt: 1,
+            began: now,
+            sent: false,
+            sendings: 0,
+            loss: None,
+            last_loss: None,
+            backoff: Backoff::default(),
+        }
     }
 
     pub(crate) fn plan(&self) -> Plan {
@@ -57,12 +85,22 @@ impl Exchange {
         self.attempt
     }
 
+    /// How often the request has left. From the second time on the daemon may have carried it out
+    /// before.
+    pub(crate) fn sendings(&self) -> u32 {
+        self.sendings
+    }
+
     /// What to do at `now`. Asking again without need changes nothing.
     pub(crate) fn next(&mut self, now: Instant) -> Next {
         // Durations are compared, not instants added: no timeout is too long to be represented.
         let within = self.plan.timeout.saturating_sub(now.saturating_duration_since(self.began));
         if !within.is_zero() {
-            return if self.sent { Next::Receive { within } } else { Next::Send { within } };
+            return match self.loss {
+                Some(loss) => self.replace(loss, now, within),
+                None if self.sent => Next::Receive { within },
+                None => Next::Send { within },
+            };
         }
         if self.attempt >= self.plan.attempts {
             return Next::GiveUp;
@@ -70,12 +108,43 @@ impl Exchange {
         self.attempt += 1;
         self.began = now;
         self.sent = false;
+        self.loss = None;
         Next::Reconnect
     }
 
-    /// The request of this attempt has left.
+    fn replace(&mut self, loss: Loss, now: Instant, within: Duration) -> Next {
+        let pause = loss.pause.saturating_sub(now.saturating_duration_since(loss.at));
+        if !pause.is_zero() {
+            return Next::Pause { within: pause.min(within) };
+        }
+        self.loss = None;
+        self.sent = false;
+        Next::Reconnect
+    }
+
+    /// The request has left.
     pub(crate) fn sent(&mut self) {
         self.sent = true;
+        self.sendings = self.sendings.saturating_add(1);
+    }
+
+    /// The connection on which the answer was awaited is gone, and with it the request: it is sent
+    /// again, at once the first time, in what is left of this attempt's time.
+    ///
+    /// Not for a SHUTDOWN, which would end the next daemon.
+    pub(crate) fn lost(&mut self, now: Instant) {
+        if !self.sent || self.loss.is_some() {
+            return;
+        }
+        let calm = self.last_loss.is_none_or(|last| now.saturating_duration_since(last) >= CALM);
+        let pause = if calm {
+            self.backoff = Backoff::default();
+            Duration::ZERO
+        } else {
+            self.backoff.pause()
+        };
+        self.loss = Some(Loss { at: now, pause });
+        self.last_loss = Some(now);
     }
 }
 
@@ -132,6 +201,68 @@ mod tests {
         let mut exchange = Exchange::start(Plan { timeout: SECOND, attempts: 1 }, start);
         assert_eq!(exchange.next(start + ms(700)), Next::Send { within: ms(300) });
         assert_eq!(exchange.next(start + SECOND), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_lost_connection_is_replaced_at_once_in_the_time_of_the_attempt() {
+        let start = Instant::now();
+        let mut exchange = Exchange::start(Plan { timeout: SECOND, attempts: 1 }, start);
+        exchange.lost(start);
+        assert_eq!(exchange.next(start), Next::Send { within: SECOND }, "nothing was under way");
+        exchange.sent();
+        assert_eq!(exchange.sendings(), 1);
+        exchange.lost(start + ms(300));
+        assert_eq!(exchange.next(start + ms(300)), Next::Reconnect);
+        assert_eq!(exchange.next(start + ms(301)), Next::Send { within: ms(699) });
+        exchange.sent();
+        assert_eq!((exchange.sendings(), exchange.attempt()), (2, 1));
+        assert_eq!(exchange.next(start + ms(999)), Next::Receive { within: ms(1) });
+        assert_eq!(exchange.next(start + SECOND), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_again_and_again_is_replaced_ever_more_slowly() {
+        let start = Instant::now();
+        let plan = Plan { timeout: 60 * SECOND, attempts: 1 };
+        let mut exchange = Exchange::start(plan, start);
+        let mut now = start;
+        let lose = |exchange: &mut Exchange, now: &mut Instant| {
+            assert!(matches!(exchange.next(*now), Next::Send { .. }));
+            exchange.sent();
+            exchange.lost(*now);
+            exchange.lost(*now);
+            let from = *now;
+            while let Next::Pause { within } = exchange.next(*now) {
+                *now += within;
+            }
+            *now - from
+        };
+        for pause in [0, 10, 20, 40, 80, 160, 320, 640, 1000, 1000] {
+            assert_eq!(lose(&mut exchange, &mut now), ms(pause));
+        }
+        now += CALM;
+        assert_eq!(lose(&mut exchange, &mut now), ms(0), "after a calm time");
+        assert_eq!(lose(&mut exchange, &mut now), ms(10));
+    }
+
+    #[test]
+    fn a_loss_at_the_end_of_an_attempt_is_the_next_ones_beginning() {
+        let start = Instant::now();
+        let mut exchange = Exchange::start(Plan { timeout: SECOND, attempts: 2 }, start);
+        for _ in 0..2 {
+            exchange.next(start);
+            exchange.sent();
+            exchange.lost(start + ms(995));
+            exchange.next(start + ms(995));
+        }
+        // It would pause for 10 ms now, and has 5 ms.
+        assert_eq!(exchange.next(start + ms(995)), Next::Pause { within: ms(5) });
+        assert_eq!(exchange.next(start + SECOND), Next::Reconnect);
+        assert_eq!(exchange.attempt(), 2);
+        assert_eq!(exchange.next(start + SECOND), Next::Send { within: SECOND });
+        exchange.sent();
+        exchange.lost(start + SECOND);
+        assert_eq!(exchange.next(start + 2 * SECOND), Next::GiveUp);
     }
 
     #[test]

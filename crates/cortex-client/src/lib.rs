@@ -41,8 +41,10 @@
 //! # }
 //! ```
 
+mod backoff;
 mod blocking;
 mod builder;
+mod connection;
 mod error;
 mod exchange;
 mod reply;

@@ -1,6 +1,6 @@
 //! What a reply means for the call that asked. No socket, no clock.
 
-use cortex_proto::{DiscoveryResponse, DiscoveryStatus, TopicInfo};
+use cortex_proto::{DiscoveryResponse, DiscoveryStatus, ResponseExt, TopicInfo};
 
 use crate::error::{Error, Result, UnreadableReply};
 
@@ -13,20 +13,20 @@ pub(crate) struct RawReply {
     pub(crate) parts: usize,
 }
 
-/// A reply, and which attempt it answers.
+/// A reply, and how often its request was sent.
 #[derive(Debug)]
 pub(crate) struct Reply {
     response: DiscoveryResponse,
-    attempt: u32,
+    sendings: u32,
 }
 
 impl Reply {
-    pub(crate) fn read(raw: &RawReply, attempt: u32) -> Result<Self> {
+    pub(crate) fn read(raw: &RawReply, sendings: u32) -> Result<Self> {
         if raw.parts != 1 {
             return Err(UnreadableReply::Parts { count: raw.parts }.into());
         }
         let response = DiscoveryResponse::from_bytes(&raw.body).map_err(UnreadableReply::Decode)?;
-        Ok(Self { response, attempt })
+        Ok(Self { response, sendings })
     }
 
     /// The answer to REGISTER.
@@ -50,8 +50,8 @@ impl Reply {
     pub(crate) fn unregistered(self, topic: &str) -> Result<()> {
         match self.response.status {
             DiscoveryStatus::Ok => Ok(()),
-            // An earlier attempt did it, and only its answer was lost.
-            DiscoveryStatus::NotFound if self.attempt > 1 => Ok(()),
+            // An earlier sending did it, and only its answer was lost.
+            DiscoveryStatus::NotFound if self.sendings > 1 => Ok(()),
             DiscoveryStatus::NotFound => Err(Error::NoSuchTopic { topic: topic.to_owned() }),
             DiscoveryStatus::AlreadyExists | DiscoveryStatus::Error => Err(self.failure()),
         }
@@ -85,6 +85,13 @@ impl Reply {
         self.listed().map(drop)
     }
 
+    /// What the daemon said beyond the legacy protocol. To a request with an extension every
+    /// daemon of level 1 answers with one; without it this is a daemon of level 0.
+    #[expect(dead_code, reason = "for requests with an extension")]
+    pub(crate) fn ext(&self) -> Option<&ResponseExt> {
+        self.response.ext.as_ref()
+    }
+
     /// What a status means that the call has no use for.
     fn failure(self) -> Error {
         match self.response.status {
@@ -102,8 +109,8 @@ mod tests {
 
     use super::*;
 
-    fn reply(status: DiscoveryStatus, message: &str, attempt: u32) -> Reply {
-        Reply { response: DiscoveryResponse::new(status, message), attempt }
+    fn reply(status: DiscoveryStatus, message: &str, sendings: u32) -> Reply {
+        Reply { response: DiscoveryResponse::new(status, message), sendings }
     }
 
     fn info(name: &str) -> TopicInfo {
@@ -134,7 +141,7 @@ mod tests {
         assert_eq!(register(AlreadyExists), Err(taken()));
         assert_eq!(register(Failed), Err(refused()));
 
-        let unregister = |status, attempt| reply(status, "why", attempt).unregistered("/a");
+        let unregister = |status, sendings| reply(status, "why", sendings).unregistered("/a");
         assert_eq!(unregister(Done, 1), Ok(()));
         assert_eq!(unregister(NotFound, 1), Err(missing()));
         assert_eq!(unregister(NotFound, 2), Ok(()));
@@ -183,7 +190,7 @@ mod tests {
                 topic_info: Some(info(name)),
                 ..DiscoveryResponse::new(DiscoveryStatus::Ok, "")
             },
-            attempt: 1,
+            sendings: 1,
         };
         assert_eq!(answer("/a").found("/a"), Ok(info("/a")));
         let other = UnreadableReply::OtherTopic { found: "/b".into() };

@@ -1,0 +1,300 @@
+//! A connection to the daemon: carries out on a ZeroMQ REQ socket what [`exchange`] says.
+
+use std::fmt;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cortex_proto::DiscoveryRequest;
+use tracing::debug;
+
+use crate::error::{Error, Result};
+use crate::exchange::{Exchange, Next, Plan, poll_millis};
+use crate::reply::{RawReply, Reply};
+
+/// One context for the whole process, which is never terminated: termination can wait for its I/O
+/// thread, and that one for the resolver. So neither dropping a client nor ending the process can
+/// hang.
+static CONTEXT: LazyLock<zmq::Context> = LazyLock::new(zmq::Context::new);
+
+/// A daemon that comes back is found about this soon, in ms, …
+const RECONNECT: i32 = 20;
+/// … and after a longer absence within this time.
+const LONGEST_RECONNECT: i32 = 250;
+
+/// A connection for one request at a time.
+pub(crate) struct Connection {
+    address: String,
+    /// `None` after a failure: the next call starts afresh.
+    link: Option<Link>,
+    is_lost: bool,
+}
+
+impl Connection {
+    /// Connects in the background: a daemon need not be there yet.
+    pub(crate) fn open(address: String) -> Result<Self> {
+        let link = Some(Link::open(&address)?);
+        Ok(Self { address, link, is_lost: false })
+    }
+
+    /// Where the daemon is expected.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether the connection has gone away under a [monitored](Self::call_monitored) call, and no
+    /// answer has come since.
+    #[expect(dead_code, reason = "for requests that are held back")]
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// One request and its reply. Unless a whole reply was received, the socket is closed: a REQ
+    /// socket that waits for a reply can do nothing else, and a late reply is lost with it.
+    pub(crate) fn call(&mut self, request: &DiscoveryRequest, plan: Plan) -> Result<Reply> {
+        self.perform(request, plan, false)
+    }
+
+    /// The same, for a request that the daemon may hold back: it is sent again as soon as the
+    /// connection is lost. Not for a SHUTDOWN.
+    pub(crate) fn call_monitored(
+        &mut self,
+        request: &DiscoveryRequest,
+        plan: Plan,
+    ) -> Result<Reply> {
+        self.perform(request, plan, true)
+    }
+
+    /// Listens no more to what becomes of the connection, and frees what that costs.
+    pub(crate) fn stop_monitor(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.stop_monitor();
+        }
+    }
+
+    fn perform(
+        &mut self,
+        request: &DiscoveryRequest,
+        plan: Plan,
+        is_monitored: bool,
+    ) -> Result<Reply> {
+        debug!(address = self.address, command = %request.command, "request");
+        let body = request.to_bytes();
+        let mut exchange = Exchange::start(plan, Instant::now());
+        let raw =
+            self.exchange(&body, &mut exchange, is_monitored).inspect_err(|_| self.link = None)?;
+        self.is_lost = false;
+        let reply = Reply::read(&raw, exchange.sendings());
+        debug!(
+            attempt = exchange.attempt(),
+            bytes = raw.body.len(),
+            readable = reply.is_ok(),
+            "reply"
+        );
+        reply
+    }
+
+    fn exchange(
+        &mut self,
+        body: &[u8],
+        exchange: &mut Exchange,
+        is_monitored: bool,
+    ) -> Result<RawReply> {
+        loop {
+            let next = match exchange.next(Instant::now()) {
+                Next::Reconnect => {
+                    debug!(attempt = exchange.attempt(), "sending again");
+                    self.link = None;
+                    continue;
+                }
+                Next::Pause { within } => {
+                    thread::sleep(within);
+                    continue;
+                }
+                Next::GiveUp => {
+                    let Plan { attempts, .. } = exchange.plan();
+                    debug!(attempts, "no answer");
+                    return Err(self.no_answer(exchange.plan().total(), attempts));
+                }
+                next @ (Next::Send { .. } | Next::Receive { .. }) => next,
+            };
+            let link = match self.link.take() {
+                Some(link) => link,
+                None => Link::open(&self.address)?,
+            };
+            let link = self.link.insert(link);
+            if is_monitored {
+                link.start_monitor();
+            }
+            match link.step(next, body) {
+                Ok(Progress::Sent) => exchange.sent(),
+                Ok(Progress::Received(raw)) => return Ok(raw),
+                Ok(Progress::Lost) => {
+                    debug!("the connection is lost");
+                    self.is_lost = true;
+                    exchange.lost(Instant::now());
+                }
+                // Nothing yet, or a signal came: the deadline decides.
+                Ok(Progress::Nothing) | Err(zmq::Error::EINTR) => {}
+                Err(source) => {
+                    debug!(%source, "the socket failed");
+                    return Err(Error::Transport { address: self.address.clone(), source });
+                }
+            }
+        }
+    }
+
+    /// The error of a request that nobody answered.
+    pub(crate) fn no_answer(&self, waited: Duration, attempts: u32) -> Error {
+        Error::NoAnswer { address: self.address.clone(), waited, attempts }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+enum Progress {
+    Sent,
+    Received(RawReply),
+    Lost,
+    Nothing,
+}
+
+/// A REQ socket, and the monitor that tells when its connection goes away.
+struct Link {
+    socket: zmq::Socket,
+    monitor: Option<zmq::Socket>,
+}
+
+impl Link {
+    fn open(address: &str) -> Result<Self> {
+        let transport = |source| Error::Transport { address: address.to_owned(), source };
+        let socket = CONTEXT.socket(zmq::REQ).map_err(transport)?;
+        configure(&socket, address).map_err(transport)?;
+        let connected =
+            if address.contains('\0') { Err(zmq::Error::EINVAL) } else { socket.connect(address) };
+        connected.map_err(|source| Error::Address { address: address.to_owned(), source })?;
+        Ok(Self { socket, monitor: None })
+    }
+
+    /// Each monitor costs descriptors, so there is one only while somebody listens to it. Without
+    /// one, which is a matter of descriptors as well, a lost connection shows at the deadline.
+    fn start_monitor(&mut self) {
+        if self.monitor.is_none() {
+            match monitor(&self.socket) {
+                Ok(monitor) => self.monitor = Some(monitor),
+                Err(source) => debug!(%source, "the connection cannot be monitored"),
+            }
+        }
+    }
+
+    fn stop_monitor(&mut self) {
+        if let Some(monitor) = self.monitor.take() {
+            // First nothing is written to it any more, then it goes: libzmq's one I/O thread would
+            // wait for ever with an event for a monitor that does not read. That this gives an
+            // error is of no matter, since the former monitor is stopped before.
+            let _ = self.socket.monitor(&unique_endpoint(), 0);
+            drop(monitor);
+        }
+    }
+
+    /// Does what `next` says, once.
+    fn step(&self, next: Next, body: &[u8]) -> zmq::Result<Progress> {
+        match next {
+            Next::Send { within } => {
+                // What was lost before is none of this request's.
+                while self.take_loss()? {}
+                match self.socket.send(body, zmq::DONTWAIT) {
+                    Ok(()) => Ok(Progress::Sent),
+                    Err(zmq::Error::EAGAIN) => self
+                        .socket
+                        .poll(zmq::POLLOUT, poll_millis(within))
+                        .map(|_| Progress::Nothing),
+                    Err(error) => Err(error),
+                }
+            }
+            Next::Receive { within } => {
+                self.poll(within)?;
+                // A reply that came before the connection was lost is a reply.
+                match receive(&self.socket) {
+                    Ok(raw) => Ok(Progress::Received(raw)),
+                    Err(zmq::Error::EAGAIN) if self.take_loss()? => Ok(Progress::Lost),
+                    Err(zmq::Error::EAGAIN) => Ok(Progress::Nothing),
+                    Err(error) => Err(error),
+                }
+            }
+            Next::Pause { .. } | Next::Reconnect | Next::GiveUp => Ok(Progress::Nothing),
+        }
+    }
+
+    fn poll(&self, within: Duration) -> zmq::Result<i32> {
+        let within = poll_millis(within);
+        let socket = self.socket.as_poll_item(zmq::POLLIN);
+        match &self.monitor {
+            Some(monitor) => zmq::poll(&mut [socket, monitor.as_poll_item(zmq::POLLIN)], within),
+            None => zmq::poll(&mut [socket], within),
+        }
+    }
+
+    /// Takes one event from the monitor: there is only one kind.
+    fn take_loss(&self) -> zmq::Result<bool> {
+        match self.monitor.as_ref().map(receive) {
+            Some(Ok(_)) => Ok(true),
+            Some(Err(zmq::Error::EAGAIN)) | None => Ok(false),
+            Some(Err(error)) => Err(error),
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop_monitor();
+    }
+}
+
+fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> {
+    socket.set_linger(0)?;
+    socket.set_reconnect_ivl(RECONNECT)?;
+    socket.set_reconnect_ivl_max(LONGEST_RECONNECT)?;
+    // Only where it must be: with it ZeroMQ would try no other than a name's IPv6 address.
+    socket.set_ipv6(address.starts_with("tcp://["))
+}
+
+/// A socket at which an event comes in whenever a connection of `socket` goes away.
+fn monitor(socket: &zmq::Socket) -> zmq::Result<zmq::Socket> {
+    let monitor = CONTEXT.socket(zmq::PAIR)?;
+    monitor.set_linger(0)?;
+    // With a bound, libzmq's I/O thread would wait when nobody reads.
+    monitor.set_rcvhwm(0)?;
+    let endpoint = unique_endpoint();
+    socket.monitor(&endpoint, i32::from(zmq::SocketEvent::DISCONNECTED.to_raw()))?;
+    if let Err(error) = monitor.connect(&endpoint) {
+        let _ = socket.monitor(&unique_endpoint(), 0);
+        return Err(error);
+    }
+    Ok(monitor)
+}
+
+fn unique_endpoint() -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    format!("inproc://cortex-client-monitor-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Receives a whole message. ZeroMQ hands over all parts of a message or none, so only the first
+/// can be missing.
+fn receive(socket: &zmq::Socket) -> zmq::Result<RawReply> {
+    let body = socket.recv_bytes(zmq::DONTWAIT)?;
+    let mut parts = 1;
+    while socket.get_rcvmore()? {
+        match socket.recv_bytes(zmq::DONTWAIT) {
+            Ok(_) => parts += 1,
+            Err(zmq::Error::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(RawReply { body, parts })
+}
