@@ -1,15 +1,17 @@
 //! The blocking client: one request at a time on a [`Connection`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DiscoveryRequest, TopicInfo};
+use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
 
 use crate::builder::DiscoveryClientBuilder;
-use crate::connection::Connection;
+use crate::connection::{Call, Connection, Outcome};
 use crate::error::{Error, Result};
 use crate::exchange::Plan;
+use crate::facts::{Description, Hello};
 use crate::wait::{self, Wait};
 
 /// A client of the discovery daemon, for one thread at a time.
@@ -87,12 +89,13 @@ impl DiscoveryClient {
     }
 
     /// Waits for a topic to be registered, at most `timeout`
-    /// ([`DEFAULT_WAIT_TIMEOUT`](crate::DEFAULT_WAIT_TIMEOUT) is a sensible one), by asking for it
-    /// at each poll interval. A daemon that is not there yet is waited for as well.
+    /// ([`DEFAULT_WAIT_TIMEOUT`](crate::DEFAULT_WAIT_TIMEOUT) is a sensible one). The daemon tells as
+    /// soon as the topic is there; one that speaks the legacy protocol alone is asked at each poll
+    /// interval. A daemon that is not there yet, or is replaced meanwhile, is waited for as well.
     ///
     /// # Errors
     /// [`Error::WaitTimedOut`] when the daemon answers but the topic did not appear;
-    /// [`Error::NoAnswer`] when there was no daemon to the end; [`Error::Refused`],
+    /// [`Error::NoAnswer`] when there was no daemon at the end; [`Error::Refused`],
     /// [`Error::Unreadable`] and [`Error::Transport`] at once.
     pub fn wait_for_topic(&mut self, topic: &str, timeout: Duration) -> Result<TopicInfo> {
         let found = self.wait(topic, timeout);
@@ -101,28 +104,29 @@ impl DiscoveryClient {
     }
 
     fn wait(&mut self, topic: &str, timeout: Duration) -> Result<TopicInfo> {
-        let lookup = DiscoveryRequest::lookup(topic);
-        let mut wait = Wait::start(timeout, self.poll_interval, self.plan.timeout, Instant::now());
-        let mut lookups: u32 = 0;
+        let now = Instant::now();
+        let mut wait = Wait::start(topic, timeout, self.poll_interval, self.plan.timeout, now);
         loop {
-            match wait.next(Instant::now()) {
-                wait::Next::Lookup { timeout } => {
-                    lookups = lookups.saturating_add(1);
-                    let plan = Plan { timeout, attempts: 1 };
-                    let reply = self.connection.call_monitored(&lookup, plan);
-                    match reply.and_then(|reply| reply.found(topic)) {
-                        Err(Error::NoSuchTopic { .. }) => wait.absent(),
-                        Err(Error::NoAnswer { .. }) => wait.unanswered(),
-                        found_or_failed => return found_or_failed,
+            let question = match wait.next(Instant::now()) {
+                wait::Next::Ask(question) => question,
+                wait::Next::Pause(pause) => {
+                    thread::sleep(pause);
+                    continue;
+                }
+                wait::Next::Over => return Err(wait.failure(self.address())),
+            };
+            let mut call = Call::of(question);
+            match self.connection.proceed(&mut call, None) {
+                Ok(Outcome::Answered(reply)) => {
+                    if let Some(info) = wait.answered(reply, Instant::now())? {
+                        return Ok(info);
                     }
                 }
-                wait::Next::Pause(pause) => thread::sleep(pause),
-                wait::Next::Over { heard: true } => {
-                    return Err(Error::WaitTimedOut { topic: topic.to_owned(), waited: timeout });
-                }
-                wait::Next::Over { heard: false } => {
-                    return Err(self.connection.no_answer(timeout, lookups));
-                }
+                Ok(Outcome::Lost) => wait.lost(Instant::now()),
+                Err(Error::NoAnswer { .. }) => wait.unanswered(call.was_lost()),
+                // Without a time of its own the call goes on to an outcome.
+                Ok(Outcome::Pending) => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -142,6 +146,44 @@ impl DiscoveryClient {
     /// [`Error::Transport`].
     pub fn ping(&mut self) -> Result<()> {
         self.connection.call(&DiscoveryRequest::ping(), self.plan)?.done()
+    }
+
+    /// Asks the daemon for what it says of itself. One that speaks the legacy protocol alone has
+    /// nothing to say but that it is there: level 0.
+    ///
+    /// # Errors
+    /// As [`ping`](Self::ping).
+    pub fn hello(&mut self) -> Result<Hello> {
+        let request = DiscoveryRequest::ping().with_ext(RequestExt::default());
+        self.connection.call(&request, self.plan)?.greeted()
+    }
+
+    /// Asks for one topic, and for what the daemon knows of it.
+    ///
+    /// # Errors
+    /// As [`lookup_topic`](Self::lookup_topic).
+    pub fn describe(&mut self, topic: &str) -> Result<Description> {
+        let request = DiscoveryRequest::lookup(topic).with_ext(RequestExt::default());
+        self.connection.call(&request, self.plan)?.described(topic)
+    }
+
+    /// Asks for all topics, in the order of their first registration, and for what the daemon knows
+    /// of each.
+    ///
+    /// # Errors
+    /// As [`list_topics`](Self::list_topics).
+    pub fn describe_all(&mut self) -> Result<Vec<Description>> {
+        let request = DiscoveryRequest::list().with_ext(RequestExt::default());
+        self.connection.call(&request, self.plan)?.all_described()
+    }
+
+    /// Asks for the daemon's counters and gauges, by their names; times are in ms.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the daemon has none, as one that speaks the legacy protocol
+    /// alone; [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`].
+    pub fn stats(&mut self) -> Result<BTreeMap<String, u64>> {
+        self.connection.call(&DiscoveryRequest::stats(), self.plan)?.counted()
     }
 
     /// Asks the daemon to end. It may still be there for a moment after it agreed.

@@ -10,7 +10,7 @@ use cortex_proto::DiscoveryRequest;
 use tracing::debug;
 
 use crate::error::{Error, Result};
-use crate::exchange::{Exchange, Next, Plan, poll_millis};
+use crate::exchange::{Exchange, Next, Plan, Question, poll_millis};
 use crate::reply::{RawReply, Reply};
 
 /// One context for the whole process, which is never terminated: termination can wait for its I/O
@@ -28,14 +28,13 @@ pub(crate) struct Connection {
     address: String,
     /// `None` after a failure: the next call starts afresh.
     link: Option<Link>,
-    is_lost: bool,
 }
 
 impl Connection {
     /// Connects in the background: a daemon need not be there yet.
     pub(crate) fn open(address: String) -> Result<Self> {
         let link = Some(Link::open(&address)?);
-        Ok(Self { address, link, is_lost: false })
+        Ok(Self { address, link })
     }
 
     /// Where the daemon is expected.
@@ -43,27 +42,42 @@ impl Connection {
         &self.address
     }
 
-    /// Whether the connection has gone away under a [monitored](Self::call_monitored) call, and no
-    /// answer has come since.
-    #[expect(dead_code, reason = "for requests that are held back")]
-    pub(crate) fn is_lost(&self) -> bool {
-        self.is_lost
-    }
-
-    /// One request and its reply. Unless a whole reply was received, the socket is closed: a REQ
-    /// socket that waits for a reply can do nothing else, and a late reply is lost with it.
+    /// One request and its reply. That the connection is lost meanwhile shows only at the end of
+    /// the time.
     pub(crate) fn call(&mut self, request: &DiscoveryRequest, plan: Plan) -> Result<Reply> {
-        self.perform(request, plan, false)
+        debug!(address = self.address, command = %request.command, "request");
+        let mut call = Call::new(request.to_bytes(), plan, OnLoss::Unnoticed);
+        loop {
+            if let Outcome::Answered(reply) = self.proceed(&mut call, None)? {
+                return Ok(reply);
+            }
+        }
     }
 
-    /// The same, for a request that the daemon may hold back: it is sent again as soon as the
-    /// connection is lost. Not for a SHUTDOWN.
-    pub(crate) fn call_monitored(
-        &mut self,
-        request: &DiscoveryRequest,
-        plan: Plan,
-    ) -> Result<Reply> {
-        self.perform(request, plan, true)
+    /// Goes on with a call until there is an outcome, but not beyond `until`. No other call may
+    /// come between. Unless a whole reply was received, the socket is closed when the call is over:
+    /// a REQ socket that waits for a reply can do nothing else, and a late reply is lost with it.
+    ///
+    /// # Errors
+    /// [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Address`] and [`Error::Transport`];
+    /// then the call is over.
+    pub(crate) fn proceed(&mut self, call: &mut Call, until: Option<Instant>) -> Result<Outcome> {
+        let raw = match self.exchange(call, until) {
+            Ok(Step::Received(raw)) => raw,
+            Ok(Step::Lost) => {
+                self.link = None;
+                return Ok(Outcome::Lost);
+            }
+            Ok(Step::Sent | Step::Nothing) => return Ok(Outcome::Pending),
+            Err(error) => {
+                self.link = None;
+                return Err(error);
+            }
+        };
+        let reply = Reply::read(&raw, call.exchange.sendings());
+        let attempt = call.exchange.attempt();
+        debug!(attempt, bytes = raw.body.len(), readable = reply.is_ok(), "reply");
+        reply.map(Outcome::Answered)
     }
 
     /// Listens no more to what becomes of the connection, and frees what that costs.
@@ -73,70 +87,52 @@ impl Connection {
         }
     }
 
-    fn perform(
-        &mut self,
-        request: &DiscoveryRequest,
-        plan: Plan,
-        is_monitored: bool,
-    ) -> Result<Reply> {
-        debug!(address = self.address, command = %request.command, "request");
-        let body = request.to_bytes();
-        let mut exchange = Exchange::start(plan, Instant::now());
-        let raw =
-            self.exchange(&body, &mut exchange, is_monitored).inspect_err(|_| self.link = None)?;
-        self.is_lost = false;
-        let reply = Reply::read(&raw, exchange.sendings());
-        debug!(
-            attempt = exchange.attempt(),
-            bytes = raw.body.len(),
-            readable = reply.is_ok(),
-            "reply"
-        );
-        reply
-    }
-
-    fn exchange(
-        &mut self,
-        body: &[u8],
-        exchange: &mut Exchange,
-        is_monitored: bool,
-    ) -> Result<RawReply> {
+    /// Ends with what was received, with [`Step::Lost`] where that is to be told, or with
+    /// [`Step::Nothing`] at `until`.
+    fn exchange(&mut self, call: &mut Call, until: Option<Instant>) -> Result<Step> {
+        let exchange = &mut call.exchange;
         loop {
-            let next = match exchange.next(Instant::now()) {
+            let now = Instant::now();
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
+            let next = match exchange.next(now) {
+                Next::GiveUp => {
+                    let plan = exchange.plan();
+                    debug!(attempts = plan.attempts, "no answer");
+                    return Err(no_answer(&self.address, plan.total(), plan.attempts));
+                }
                 Next::Reconnect => {
                     debug!(attempt = exchange.attempt(), "sending again");
                     self.link = None;
                     continue;
                 }
+                _ if left.is_zero() => return Ok(Step::Nothing),
                 Next::Pause { within } => {
-                    thread::sleep(within);
+                    thread::sleep(within.min(left));
                     continue;
                 }
-                Next::GiveUp => {
-                    let Plan { attempts, .. } = exchange.plan();
-                    debug!(attempts, "no answer");
-                    return Err(self.no_answer(exchange.plan().total(), attempts));
-                }
-                next @ (Next::Send { .. } | Next::Receive { .. }) => next,
+                Next::Send { within } => Next::Send { within: within.min(left) },
+                Next::Receive { within } => Next::Receive { within: within.min(left) },
             };
             let link = match self.link.take() {
                 Some(link) => link,
                 None => Link::open(&self.address)?,
             };
             let link = self.link.insert(link);
-            if is_monitored {
+            if call.on_loss != OnLoss::Unnoticed {
                 link.start_monitor();
             }
-            match link.step(next, body) {
-                Ok(Progress::Sent) => exchange.sent(),
-                Ok(Progress::Received(raw)) => return Ok(raw),
-                Ok(Progress::Lost) => {
+            match link.step(next, &call.body) {
+                Ok(Step::Sent) => exchange.sent(),
+                Ok(received @ Step::Received(_)) => return Ok(received),
+                Ok(Step::Lost) => {
                     debug!("the connection is lost");
-                    self.is_lost = true;
+                    if call.on_loss == OnLoss::Tell {
+                        return Ok(Step::Lost);
+                    }
                     exchange.lost(Instant::now());
                 }
                 // Nothing yet, or a signal came: the deadline decides.
-                Ok(Progress::Nothing) | Err(zmq::Error::EINTR) => {}
+                Ok(Step::Nothing) | Err(zmq::Error::EINTR) => {}
                 Err(source) => {
                     debug!(%source, "the socket failed");
                     return Err(Error::Transport { address: self.address.clone(), source });
@@ -144,11 +140,59 @@ impl Connection {
             }
         }
     }
+}
 
-    /// The error of a request that nobody answered.
-    pub(crate) fn no_answer(&self, waited: Duration, attempts: u32) -> Error {
-        Error::NoAnswer { address: self.address.clone(), waited, attempts }
+/// What to do when the connection is lost while an answer is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnLoss {
+    /// It shows only at the end of the time.
+    Unnoticed,
+    /// Send the request again. Not for a SHUTDOWN.
+    SendAgain,
+    /// The call is over with [`Outcome::Lost`].
+    Tell,
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(crate) struct Call {
+    body: Vec<u8>,
+    exchange: Exchange,
+    on_loss: OnLoss,
+}
+
+impl Call {
+    pub(crate) fn new(body: Vec<u8>, plan: Plan, on_loss: OnLoss) -> Self {
+        Self { body, exchange: Exchange::start(plan, Instant::now()), on_loss }
     }
+
+    /// A question of a wait or a watch.
+    pub(crate) fn of(question: Question) -> Self {
+        debug!(within = ?question.timeout, is_parked = question.is_parked, "question");
+        let on_loss = if question.is_parked { OnLoss::Tell } else { OnLoss::SendAgain };
+        let plan = Plan { timeout: question.timeout, attempts: 1 };
+        Self::new(question.body, plan, on_loss)
+    }
+
+    /// Whether a connection was lost since it began.
+    pub(crate) fn was_lost(&self) -> bool {
+        self.exchange.was_lost()
+    }
+}
+
+/// What has become of a call.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Answered(Reply),
+    /// The connection was lost, and the call is over.
+    Lost,
+    /// The time is over, but not the call's.
+    Pending,
+}
+
+/// The error of a request that nobody answered.
+pub(crate) fn no_answer(address: &str, waited: Duration, attempts: u32) -> Error {
+    Error::NoAnswer { address: address.to_owned(), waited, attempts }
 }
 
 impl fmt::Debug for Connection {
@@ -157,7 +201,8 @@ impl fmt::Debug for Connection {
     }
 }
 
-enum Progress {
+/// What one step gave.
+enum Step {
     Sent,
     Received(RawReply),
     Lost,
@@ -203,17 +248,16 @@ impl Link {
     }
 
     /// Does what `next` says, once.
-    fn step(&self, next: Next, body: &[u8]) -> zmq::Result<Progress> {
+    fn step(&self, next: Next, body: &[u8]) -> zmq::Result<Step> {
         match next {
             Next::Send { within } => {
                 // What was lost before is none of this request's.
                 while self.take_loss()? {}
                 match self.socket.send(body, zmq::DONTWAIT) {
-                    Ok(()) => Ok(Progress::Sent),
-                    Err(zmq::Error::EAGAIN) => self
-                        .socket
-                        .poll(zmq::POLLOUT, poll_millis(within))
-                        .map(|_| Progress::Nothing),
+                    Ok(()) => Ok(Step::Sent),
+                    Err(zmq::Error::EAGAIN) => {
+                        self.socket.poll(zmq::POLLOUT, poll_millis(within)).map(|_| Step::Nothing)
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -221,13 +265,13 @@ impl Link {
                 self.poll(within)?;
                 // A reply that came before the connection was lost is a reply.
                 match receive(&self.socket) {
-                    Ok(raw) => Ok(Progress::Received(raw)),
-                    Err(zmq::Error::EAGAIN) if self.take_loss()? => Ok(Progress::Lost),
-                    Err(zmq::Error::EAGAIN) => Ok(Progress::Nothing),
+                    Ok(raw) => Ok(Step::Received(raw)),
+                    Err(zmq::Error::EAGAIN) if self.take_loss()? => Ok(Step::Lost),
+                    Err(zmq::Error::EAGAIN) => Ok(Step::Nothing),
                     Err(error) => Err(error),
                 }
             }
-            Next::Pause { .. } | Next::Reconnect | Next::GiveUp => Ok(Progress::Nothing),
+            Next::Pause { .. } | Next::Reconnect | Next::GiveUp => Ok(Step::Nothing),
         }
     }
 

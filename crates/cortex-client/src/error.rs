@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cortex_proto::{DecodeError, DiscoveryStatus};
+use cortex_proto::{DecodeError, DiscoveryStatus, RequestedCommand};
 use thiserror::Error;
 
 /// The result of a client's call.
@@ -65,6 +65,14 @@ pub enum Error {
         message: String,
     },
 
+    /// The daemon does not know such a request: it speaks the legacy protocol alone. It has changed
+    /// nothing.
+    #[error("the daemon does not know {request}: it speaks no extensions of the protocol")]
+    Unsupported {
+        /// What was asked for.
+        request: RequestedCommand,
+    },
+
     /// ZeroMQ cannot connect to such an address. Nothing was sent.
     #[error("{address} is not an address to connect to: {source}")]
     Address {
@@ -112,5 +120,13 @@ pub enum UnreadableReply {
     OtherTopic {
         /// The topic in the answer.
         found: String,
+    },
+    /// What is known of the topics is not known of each of them.
+    #[error("it tells of {entries} entries for {topics} topics")]
+    Entries {
+        /// The topics in the answer.
+        topics: usize,
+        /// The entries in the answer.
+        entries: usize,
     },
 }

@@ -5,10 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backoff::Backoff;
-
-/// A connection that was lost longer ago than this says nothing about the present one.
-const CALM: Duration = Duration::from_secs(10);
+use crate::backoff::Losses;
 
 /// How often a request is sent, and how long each time is waited for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +21,18 @@ impl Plan {
     pub(crate) fn total(self) -> Duration {
         self.timeout.saturating_mul(self.attempts)
     }
+}
+
+/// What a [`Wait`](crate::wait::Wait) or a [`Feed`](crate::watch::Feed) asks the daemon, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    /// The request's bytes.
+    pub(crate) body: Vec<u8>,
+    /// The time for the answer.
+    pub(crate) timeout: Duration,
+    /// The daemon may hold the answer back. Then a lost connection is to be told, and not the same
+    /// request to be sent again.
+    pub(crate) is_parked: bool,
 }
 
 /// What the caller has to do now, and then to ask again.
@@ -51,8 +60,7 @@ pub(crate) struct Exchange {
     sent: bool,
     sendings: u32,
     loss: Option<Loss>,
-    last_loss: Option<Instant>,
-    backoff: Backoff,
+    losses: Losses,
 }
 
 /// A lost connection that is to be replaced.
@@ -71,8 +79,7 @@ impl Exchange {
             sent: false,
             sendings: 0,
             loss: None,
-            last_loss: None,
-            backoff: Backoff::default(),
+            losses: Losses::default(),
         }
     }
 
@@ -89,6 +96,11 @@ impl Exchange {
     /// before.
     pub(crate) fn sendings(&self) -> u32 {
         self.sendings
+    }
+
+    /// Whether a connection was lost since it began.
+    pub(crate) fn was_lost(&self) -> bool {
+        self.losses.any()
     }
 
     /// What to do at `now`. Asking again without need changes nothing.
@@ -136,15 +148,7 @@ impl Exchange {
         if !self.sent || self.loss.is_some() {
             return;
         }
-        let calm = self.last_loss.is_none_or(|last| now.saturating_duration_since(last) >= CALM);
-        let pause = if calm {
-            self.backoff = Backoff::default();
-            Duration::ZERO
-        } else {
-            self.backoff.pause()
-        };
-        self.loss = Some(Loss { at: now, pause });
-        self.last_loss = Some(now);
+        self.loss = Some(Loss { at: now, pause: self.losses.pause(now) });
     }
 }
 
@@ -240,7 +244,7 @@ mod tests {
         for pause in [0, 10, 20, 40, 80, 160, 320, 640, 1000, 1000] {
             assert_eq!(lose(&mut exchange, &mut now), ms(pause));
         }
-        now += CALM;
+        now += 10 * SECOND;
         assert_eq!(lose(&mut exchange, &mut now), ms(0), "after a calm time");
         assert_eq!(lose(&mut exchange, &mut now), ms(10));
     }

@@ -47,11 +47,15 @@ mod builder;
 mod connection;
 mod error;
 mod exchange;
+mod facts;
 mod reply;
 mod wait;
 
 pub use blocking::DiscoveryClient;
 pub use builder::{DEFAULT_POLL_INTERVAL, DEFAULT_TIMEOUT, DiscoveryClientBuilder};
-pub use cortex_proto::{DEFAULT_DISCOVERY_ADDRESS, TopicInfo, TopicName};
+pub use cortex_proto::{
+    DEFAULT_DISCOVERY_ADDRESS, EndpointState, EntryExt, Hold, TopicInfo, TopicName,
+};
 pub use error::{Error, Result, UnreadableReply};
+pub use facts::{Description, Hello};
 pub use wait::DEFAULT_WAIT_TIMEOUT;

@@ -1,8 +1,14 @@
 //! What a reply means for the call that asked. No socket, no clock.
 
-use cortex_proto::{DiscoveryResponse, DiscoveryStatus, ResponseExt, TopicInfo};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cortex_proto::{
+    DiscoveryCommand, DiscoveryResponse, DiscoveryStatus, EXTENSION_LEVEL, ResponseExt, TopicInfo,
+};
 
 use crate::error::{Error, Result, UnreadableReply};
+use crate::facts::{Description, Hello};
 
 /// A message as it came from the socket.
 #[derive(Debug)]
@@ -16,7 +22,7 @@ pub(crate) struct RawReply {
 /// A reply, and how often its request was sent.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    response: DiscoveryResponse,
+    response: Box<DiscoveryResponse>,
     sendings: u32,
 }
 
@@ -26,7 +32,7 @@ impl Reply {
             return Err(UnreadableReply::Parts { count: raw.parts }.into());
         }
         let response = DiscoveryResponse::from_bytes(&raw.body).map_err(UnreadableReply::Decode)?;
-        Ok(Self { response, sendings })
+        Ok(Self { response: Box::new(response), sendings })
     }
 
     /// The answer to REGISTER.
@@ -85,9 +91,66 @@ impl Reply {
         self.listed().map(drop)
     }
 
+    /// The answer to a PING that asks for an extension.
+    pub(crate) fn greeted(self) -> Result<Hello> {
+        let ext = self.response.ext.clone();
+        self.done()?;
+        Ok(ext.map_or_else(Hello::default, |ext| Hello {
+            // Whoever answers with an extension has one.
+            level: ext.level.unwrap_or(EXTENSION_LEVEL),
+            server: ext.server,
+            epoch: ext.epoch,
+            revision: ext.revision,
+            pid: ext.pid,
+            uptime: ext.uptime_ms.map(Duration::from_millis),
+            topics: ext.topics,
+        }))
+    }
+
+    /// The answer to a LOOKUP that asks for an extension.
+    pub(crate) fn described(mut self, topic: &str) -> Result<Description> {
+        let entry = self.response.ext.take().and_then(|ext| ext.entry);
+        Ok(Description { info: self.found(topic)?, entry })
+    }
+
+    /// The answer to a LIST that asks for an extension.
+    pub(crate) fn all_described(mut self) -> Result<Vec<Description>> {
+        let entries = self.response.ext.take().and_then(|ext| ext.entries);
+        let topics = self.listed()?;
+        let Some(entries) = entries else {
+            let plain = |info| Description { info, entry: None };
+            return Ok(topics.into_iter().map(plain).collect());
+        };
+        if entries.len() != topics.len() {
+            let (topics, entries) = (topics.len(), entries.len());
+            return Err(UnreadableReply::Entries { topics, entries }.into());
+        }
+        let pairs = topics.into_iter().zip(entries);
+        Ok(pairs.map(|(info, entry)| Description { info, entry: Some(entry) }).collect())
+    }
+
+    /// The answer to STATS: every number that the daemon sends, by its name.
+    pub(crate) fn counted(mut self) -> Result<BTreeMap<String, u64>> {
+        let Some(ext) = self.response.ext.take() else {
+            return Err(Error::Unsupported { request: DiscoveryCommand::Stats.into() });
+        };
+        self.done()?;
+        // These have a meaning elsewhere, and so a place of their own.
+        let named = [
+            ("epoch", ext.epoch),
+            ("level", ext.level),
+            ("pid", ext.pid),
+            ("revision", ext.revision),
+            ("topics", ext.topics),
+            ("uptime_ms", ext.uptime_ms),
+        ];
+        let mut counts = ext.counts;
+        counts.extend(named.into_iter().filter_map(|(name, number)| Some((name.into(), number?))));
+        Ok(counts)
+    }
+
     /// What the daemon said beyond the legacy protocol. To a request with an extension every
     /// daemon of level 1 answers with one; without it this is a daemon of level 0.
-    #[expect(dead_code, reason = "for requests with an extension")]
     pub(crate) fn ext(&self) -> Option<&ResponseExt> {
         self.response.ext.as_ref()
     }
@@ -105,12 +168,12 @@ impl Reply {
 
 #[cfg(test)]
 mod tests {
-    use cortex_proto::TopicName;
+    use cortex_proto::{EndpointState, EntryExt, Hold, TopicName};
 
     use super::*;
 
     fn reply(status: DiscoveryStatus, message: &str, sendings: u32) -> Reply {
-        Reply { response: DiscoveryResponse::new(status, message), sendings }
+        Reply { response: Box::new(DiscoveryResponse::new(status, message)), sendings }
     }
 
     fn info(name: &str) -> TopicInfo {
@@ -186,15 +249,87 @@ mod tests {
     #[test]
     fn a_lookup_gives_only_the_topic_that_was_asked_for() {
         let answer = |name| Reply {
-            response: DiscoveryResponse {
+            response: Box::new(DiscoveryResponse {
                 topic_info: Some(info(name)),
                 ..DiscoveryResponse::new(DiscoveryStatus::Ok, "")
-            },
+            }),
             sendings: 1,
         };
         assert_eq!(answer("/a").found("/a"), Ok(info("/a")));
         let other = UnreadableReply::OtherTopic { found: "/b".into() };
         assert_eq!(answer("/b").found("/a"), Err(other.into()));
+    }
+
+    fn extended(topics: Vec<TopicInfo>, ext: Option<ResponseExt>) -> Reply {
+        let topic_info = topics.first().cloned();
+        let response = DiscoveryResponse {
+            topic_info,
+            topics,
+            ext,
+            ..DiscoveryResponse::new(DiscoveryStatus::Ok, "")
+        };
+        Reply { response: Box::new(response), sendings: 1 }
+    }
+
+    fn entry(revision: u64) -> EntryExt {
+        EntryExt {
+            uid: Some(0),
+            pid: None,
+            hold: Hold::Static,
+            revision,
+            age_ms: 1,
+            endpoint: EndpointState::Unknown,
+        }
+    }
+
+    #[test]
+    fn a_daemon_of_level_0_says_nothing_of_itself() {
+        assert_eq!(extended(Vec::new(), None).greeted(), Ok(Hello::default()));
+        let ext = ResponseExt {
+            server: Some("cortex-discovery/1.2.3".into()),
+            uptime_ms: Some(1500),
+            ..ResponseExt::default()
+        };
+        let hello = extended(Vec::new(), Some(ext)).greeted().unwrap();
+        assert_eq!((hello.level, hello.uptime), (1, Some(Duration::from_millis(1500))));
+        assert_eq!((hello.server.as_deref(), hello.topics), (Some("cortex-discovery/1.2.3"), None));
+        let refused = reply(DiscoveryStatus::Error, "why", 1).greeted();
+        assert_eq!(refused, Err(Error::Refused { message: "why".into() }));
+    }
+
+    #[test]
+    fn entries_belong_to_the_topics_in_their_order() {
+        let topics = || vec![info("/b"), info("/a")];
+        let entries = |entries| {
+            let entry = Some(entry(7));
+            extended(topics(), Some(ResponseExt { entries, entry, ..ResponseExt::default() }))
+        };
+        let description = |name: &str, entry| Description { info: info(name), entry };
+        assert_eq!(
+            entries(Some(vec![entry(1), entry(2)])).all_described(),
+            Ok(vec![description("/b", Some(entry(1))), description("/a", Some(entry(2)))])
+        );
+        let plain = Ok(vec![description("/b", None), description("/a", None)]);
+        assert_eq!(entries(None).all_described(), plain);
+        assert_eq!(extended(topics(), None).all_described(), plain);
+        let error = UnreadableReply::Entries { topics: 2, entries: 1 };
+        assert_eq!(entries(Some(vec![entry(1)])).all_described(), Err(error.into()));
+
+        assert_eq!(entries(None).described("/b"), Ok(description("/b", Some(entry(7)))));
+        assert_eq!(extended(topics(), None).described("/b"), Ok(description("/b", None)));
+        let missing = reply(DiscoveryStatus::NotFound, "", 1).described("/b");
+        assert_eq!(missing, Err(Error::NoSuchTopic { topic: "/b".into() }));
+    }
+
+    #[test]
+    fn statistics_are_all_numbers_that_were_sent() {
+        let counts = BTreeMap::from([("requests".to_owned(), 5)]);
+        let ext = ResponseExt { topics: Some(2), counts, ..ResponseExt::default() };
+        let counted = extended(Vec::new(), Some(ext)).counted();
+        assert_eq!(counted, Ok(BTreeMap::from([("requests".into(), 5), ("topics".into(), 2)])));
+        let unsupported = reply(DiscoveryStatus::Error, "Failed to parse request", 1).counted();
+        let request = DiscoveryCommand::Stats.into();
+        assert_eq!(unsupported, Err(Error::Unsupported { request }));
     }
 
     #[test]

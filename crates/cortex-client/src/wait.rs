@@ -1,51 +1,89 @@
-//! Waiting for a topic by asking for it again and again: when to ask, and how long.
+//! Waiting for a topic: what to ask the daemon, when, and what its answers mean.
+//!
+//! First a LOOKUP. When its answer shows that the daemon speaks the extensions, a WAIT follows, which
+//! the daemon holds back until the topic is there; else the LOOKUP is repeated at each interval. So
+//! the daemon's level is found out from its own answers, also when it is replaced in the middle.
 //!
 //! As in [`exchange`](crate::exchange), time is an argument.
 
 use std::time::{Duration, Instant};
 
+use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
+
+use crate::backoff::{Backoff, Losses};
+use crate::connection::no_answer;
+use crate::error::{Error, Result};
+use crate::exchange::Question;
+use crate::reply::Reply;
+
 /// A sensible time to wait for a topic: long enough for a whole system to start.
 pub const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the daemon is asked to hold an answer back: a network that fails without a word is
+/// found out about after that.
+pub(crate) const SLICE: Duration = Duration::from_secs(20);
+
 /// What the caller has to do now, and then to ask again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Look the topic up, once, then tell [`Wait::absent`] or [`Wait::unanswered`].
-    Lookup { timeout: Duration },
+    /// Ask this, then tell [`Wait::answered`], [`Wait::unanswered`] or [`Wait::lost`].
+    Ask(Question),
     /// Do nothing for this long.
     Pause(Duration),
-    /// The time is over. `heard` tells whether a daemon was there lately.
-    Over { heard: bool },
+    /// The time is over, and [`Wait::failure`] tells how.
+    Over,
 }
 
 /// A wait under way.
 #[derive(Debug)]
 pub(crate) struct Wait {
+    topic: String,
     timeout: Duration,
     interval: Duration,
-    lookup_timeout: Duration,
+    answer_timeout: Duration,
     started: Instant,
-    last_lookup: Option<Instant>,
-    /// The wait's end left the last lookup less than its own time.
-    cut_short: bool,
+    asked: Option<Asked>,
+    questions: u32,
+    /// The daemon holds answers back: it said so in its last one.
+    is_parking: bool,
+    not_before: Option<(Instant, Duration)>,
+    early: Backoff,
+    losses: Losses,
     heard: Option<bool>,
 }
 
+/// The last question.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    /// How long the daemon was to hold its answer back.
+    parked: Option<Duration>,
+    /// The wait's end left it less than its own time.
+    is_cut_short: bool,
+}
+
 impl Wait {
-    /// `interval` is the least time from one lookup's beginning to the next one's.
+    /// `interval` is the least time from one LOOKUP's beginning to the next one's, `answer_timeout`
+    /// the time that the daemon has for an answer that it does not hold back.
     pub(crate) fn start(
+        topic: impl Into<String>,
         timeout: Duration,
         interval: Duration,
-        lookup_timeout: Duration,
+        answer_timeout: Duration,
         now: Instant,
     ) -> Self {
         Self {
+            topic: topic.into(),
             timeout,
             interval,
-            lookup_timeout,
+            answer_timeout,
             started: now,
-            last_lookup: None,
-            cut_short: false,
+            asked: None,
+            questions: 0,
+            is_parking: false,
+            not_before: None,
+            early: Backoff::default(),
+            losses: Losses::default(),
             heard: None,
         }
     }
@@ -54,100 +92,336 @@ impl Wait {
     pub(crate) fn next(&mut self, now: Instant) -> Next {
         let left = self.timeout.saturating_sub(now.saturating_duration_since(self.started));
         if left.is_zero() {
-            return Next::Over { heard: self.heard.unwrap_or(false) };
+            return Next::Over;
         }
-        let pause = self.last_lookup.map_or(Duration::ZERO, |last| {
-            self.interval.saturating_sub(now.saturating_duration_since(last))
+        let pause = self.not_before.map_or(Duration::ZERO, |(since, pause)| {
+            pause.saturating_sub(now.saturating_duration_since(since))
         });
         if !pause.is_zero() {
             return Next::Pause(pause.min(left));
         }
-        self.last_lookup = Some(now);
-        self.cut_short = left < self.lookup_timeout;
-        Next::Lookup { timeout: left.min(self.lookup_timeout) }
+        self.not_before = None;
+        let parked = self.is_parking.then_some(left.min(SLICE));
+        let timeout = parked.unwrap_or_default().saturating_add(self.answer_timeout);
+        self.asked = Some(Asked { at: now, parked, is_cut_short: left < timeout });
+        self.questions = self.questions.saturating_add(1);
+        let request = match parked {
+            Some(parked) => DiscoveryRequest::wait(&self.topic, whole_millis(parked)),
+            None => DiscoveryRequest::lookup(&self.topic).with_ext(RequestExt::default()),
+        };
+        let timeout = timeout.min(left);
+        Next::Ask(Question { body: request.to_bytes(), timeout, is_parked: parked.is_some() })
     }
 
-    /// The daemon answered that the topic is not there.
-    pub(crate) fn absent(&mut self) {
+    /// The daemon answered at `now`: with the topic, or that it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Unreadable`]: then the wait is over.
+    pub(crate) fn answered(&mut self, reply: Reply, now: Instant) -> Result<Option<TopicInfo>> {
         self.heard = Some(true);
+        let parked = self.asked.and_then(|asked| asked.parked);
+        let speaks_extensions = reply.ext().is_some();
+        match reply.found(&self.topic) {
+            Err(Error::NoSuchTopic { .. }) => {}
+            // The daemon does not know WAIT: it was replaced. If it refuses more than that, so it
+            // will with the next LOOKUP.
+            Err(Error::Refused { .. }) if parked.is_some() => {
+                self.is_parking = false;
+                self.look_at_interval();
+                return Ok(None);
+            }
+            found_or_failed => return found_or_failed.map(Some),
+        }
+        self.is_parking = speaks_extensions;
+        if !speaks_extensions {
+            self.look_at_interval();
+        } else if let (Some(asked), Some(parked)) = (self.asked, parked) {
+            if now.saturating_duration_since(asked.at) < parked / 2 {
+                // It is full, or about to end.
+                self.is_parking = false;
+                self.not_before = Some((now, self.early.pause()));
+            } else {
+                self.early = Backoff::default();
+            }
+        }
+        Ok(None)
     }
 
-    /// The lookup got no answer.
-    pub(crate) fn unanswered(&mut self) {
-        // A lookup that was cut short says nothing against a daemon that answered before.
-        if !(self.cut_short && self.heard == Some(true)) {
+    /// No answer came in time. `was_lost`: a connection was lost meanwhile.
+    pub(crate) fn unanswered(&mut self, was_lost: bool) {
+        // A question that was cut short says nothing against a daemon that answered before.
+        let is_cut_short = self.asked.is_some_and(|asked| asked.is_cut_short);
+        if was_lost || !is_cut_short || self.heard.is_none() {
             self.heard = Some(false);
+        }
+        self.is_parking = false;
+        self.look_at_interval();
+    }
+
+    /// The connection was lost at `now` while the daemon held its answer back.
+    pub(crate) fn lost(&mut self, now: Instant) {
+        self.heard = Some(false);
+        self.is_parking = false;
+        self.not_before = Some((now, self.losses.pause(now)));
+    }
+
+    fn look_at_interval(&mut self) {
+        self.not_before = self.asked.map(|asked| (asked.at, self.interval));
+    }
+
+    /// Why the topic was not found when the time is over: it did not appear, or there was no daemon
+    /// lately.
+    pub(crate) fn failure(&self, address: &str) -> Error {
+        if self.heard == Some(true) {
+            Error::WaitTimedOut { topic: self.topic.clone(), waited: self.timeout }
+        } else {
+            no_answer(address, self.timeout, self.questions)
         }
     }
 }
 
+/// A time in ms, rounded up and at least 1.
+pub(crate) fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1)
+}
+
 #[cfg(test)]
 mod tests {
+    use cortex_proto::{
+        DiscoveryCommand, DiscoveryResponse, DiscoveryStatus, ResponseExt, TopicName,
+    };
+
     use super::*;
+    use crate::reply::RawReply;
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
 
-    /// Plays a wait in which `answers(elapsed)` tells whether a daemon answers a lookup that
-    /// begins then, and returns when lookups began and whether a daemon was heard at the end.
-    fn play(timeout: u64, answers: impl Fn(Duration) -> bool) -> (Vec<Duration>, bool) {
-        let start = Instant::now();
-        let mut now = start;
-        let mut lookups = Vec::new();
-        let mut wait = Wait::start(ms(timeout), ms(500), ms(2000), now);
-        loop {
-            match wait.next(now) {
-                Next::Lookup { timeout } => {
-                    lookups.push(now - start);
-                    if answers(now - start) {
-                        now += ms(1);
-                        wait.absent();
-                    } else {
-                        now += timeout;
-                        wait.unanswered();
-                    }
-                }
-                Next::Pause(pause) => now += pause,
-                Next::Over { heard } => {
-                    assert_eq!(now - start, ms(timeout), "neither early nor late");
-                    return (lookups, heard);
-                }
-            }
+    /// A daemon as a wait sees it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Daemon {
+        Missing,
+        Reference,
+        Ours,
+        /// Ours, but it holds nothing back.
+        Full,
+    }
+
+    struct Played {
+        /// When questions began, and whether they were to be held back.
+        questions: Vec<(Duration, bool)>,
+        ended: Duration,
+        outcome: Result<TopicInfo>,
+    }
+
+    impl Played {
+        fn lookups(&self) -> Vec<Duration> {
+            let lookups = self.questions.iter().filter(|(_, is_parked)| !is_parked);
+            lookups.map(|(at, _)| *at).collect()
+        }
+
+        fn heard(&self) -> bool {
+            matches!(self.outcome, Err(Error::WaitTimedOut { .. }))
         }
     }
 
+    fn reply(daemon: Daemon, status: DiscoveryStatus) -> Reply {
+        let topic_info = (status == DiscoveryStatus::Ok).then(|| TopicInfo {
+            name: TopicName::new("/a").unwrap(),
+            address: String::new(),
+            message_type: String::new(),
+            fingerprint: 0,
+            publisher_node: String::new(),
+        });
+        let ext = (daemon != Daemon::Reference).then(ResponseExt::default);
+        let response =
+            DiscoveryResponse { topic_info, ext, ..DiscoveryResponse::new(status, "why") };
+        Reply::read(&RawReply { body: response.to_bytes(), parts: 1 }, 1).unwrap()
+    }
+
+    /// Plays a wait of `timeout` ms, with the daemon that is there at each moment, for a topic that
+    /// appears after `appears` ms. Each change of the daemon loses the connection.
+    fn play(timeout: u64, appears: u64, daemon: impl Fn(u64) -> Daemon) -> Played {
+        let start = Instant::now();
+        let at = |now: Instant| u64::try_from((now - start).as_millis()).unwrap();
+        let mut now = start;
+        let mut questions = Vec::new();
+        let mut wait = Wait::start("/a", ms(timeout), ms(500), ms(2000), now);
+        let outcome = loop {
+            let question = match wait.next(now) {
+                Next::Ask(question) => question,
+                Next::Pause(pause) => {
+                    now += pause;
+                    continue;
+                }
+                Next::Over => break Err(wait.failure("ipc://x")),
+            };
+            questions.push((now - start, question.is_parked));
+            let asked = daemon(at(now));
+            let mut held = 0;
+            let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
+            if question.is_parked && asked == Daemon::Ours {
+                held = request.ext.unwrap().wait_ms.unwrap();
+            }
+            let is_wait = request.command == DiscoveryCommand::WaitTopic.into();
+            assert_eq!(is_wait, question.is_parked);
+            // Looks at each millisecond at which something could happen.
+            let end = now + question.timeout;
+            let answer = loop {
+                if daemon(at(now)) != asked {
+                    break None;
+                }
+                if asked == Daemon::Reference && is_wait {
+                    break Some(DiscoveryStatus::Error);
+                }
+                if asked != Daemon::Missing {
+                    if at(now) >= appears {
+                        break Some(DiscoveryStatus::Ok);
+                    }
+                    if held == 0 {
+                        break Some(DiscoveryStatus::NotFound);
+                    }
+                    held -= 1;
+                }
+                if now >= end {
+                    break None;
+                }
+                now = (now + ms(1)).min(end);
+            };
+            match answer {
+                Some(status) => match wait.answered(reply(asked, status), now) {
+                    Ok(None) => {}
+                    Ok(Some(info)) => break Ok(info),
+                    Err(error) => break Err(error),
+                },
+                None if question.is_parked && now < end => wait.lost(now),
+                None => {
+                    now = end;
+                    wait.unanswered(false);
+                }
+            }
+        };
+        Played { questions, ended: now - start, outcome }
+    }
+
+    const NEVER: u64 = u64::MAX;
+
     #[test]
-    fn asks_at_every_interval_and_ends_in_time() {
-        let (lookups, heard) = play(1800, |_| true);
-        assert_eq!(lookups, [ms(0), ms(500), ms(1000), ms(1500)]);
-        assert!(heard);
+    fn asks_a_reference_at_every_interval_and_ends_in_time() {
+        let played = play(1800, NEVER, |_| Daemon::Reference);
+        assert_eq!(played.lookups(), [ms(0), ms(500), ms(1000), ms(1500)]);
+        assert_eq!((played.questions.len(), played.ended), (4, ms(1800)));
+        assert!(played.heard());
+        let played = play(1800, 700, |_| Daemon::Reference);
+        assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(1000)));
+    }
+
+    #[test]
+    fn our_daemon_holds_the_answer_back() {
+        let played = play(30_000, 700, |_| Daemon::Ours);
+        assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(700)));
+        assert_eq!(played.questions, [(ms(0), false), (ms(0), true)]);
+        let played = play(45_000, NEVER, |_| Daemon::Ours);
+        let parked = [0, 0, 20_000, 40_000].map(ms);
+        assert_eq!(played.questions.iter().map(|(at, _)| *at).collect::<Vec<_>>(), parked);
+        assert_eq!((played.heard(), played.ended), (true, ms(45_000)));
     }
 
     #[test]
     fn a_lookup_never_outlives_the_wait() {
-        let (lookups, heard) = play(5000, |_| false);
-        assert_eq!(lookups, [ms(0), ms(2000), ms(4000)], "the last one has 1 s left");
-        assert!(!heard);
+        let played = play(5000, NEVER, |_| Daemon::Missing);
+        assert_eq!(played.lookups(), [ms(0), ms(2000), ms(4000)], "the last one has 1 s left");
+        assert_eq!((played.heard(), played.ended), (false, ms(5000)));
     }
 
     #[test]
     fn a_daemon_that_comes_late_is_heard() {
-        let (lookups, heard) = play(5000, |elapsed| elapsed >= ms(2000));
-        assert_eq!(lookups[..3], [ms(0), ms(2000), ms(2500)]);
-        assert!(heard);
+        let late = |at| if at < 2000 { Daemon::Missing } else { Daemon::Reference };
+        let played = play(5000, NEVER, late);
+        assert_eq!(played.lookups()[..3], [ms(0), ms(2000), ms(2500)]);
+        assert!(played.heard());
     }
 
     #[test]
     fn a_daemon_that_goes_is_missed_but_not_for_a_lookup_cut_short() {
-        let (_, heard) = play(5000, |elapsed| elapsed < ms(1000));
-        assert!(!heard);
-        let (_, heard) = play(3000, |elapsed| elapsed < ms(2500));
-        assert!(heard);
+        let until = |end| move |at| if at < end { Daemon::Reference } else { Daemon::Missing };
+        assert!(!play(5000, NEVER, until(1000)).heard());
+        assert!(play(3000, NEVER, until(2500)).heard());
+    }
+
+    #[test]
+    fn a_daemon_that_is_killed_is_missed_at_once_and_its_successor_asked_at_once() {
+        let gone = |at| if at < 1000 { Daemon::Ours } else { Daemon::Missing };
+        assert!(!play(1500, NEVER, gone).heard(), "lost, not merely cut short");
+
+        let killed = |at| if at == 1000 { Daemon::Missing } else { Daemon::Ours };
+        let played = play(10_000, 4000, killed);
+        assert_eq!(played.questions[2].0, ms(1000), "at once");
+        assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(4000)));
+    }
+
+    #[test]
+    fn the_level_is_found_out_again_when_the_daemon_is_replaced() {
+        let downgraded = |at| if at < 1000 { Daemon::Ours } else { Daemon::Reference };
+        let played = play(10_000, 3200, downgraded);
+        assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(3500)));
+        let upgraded = |at| if at < 1000 { Daemon::Reference } else { Daemon::Ours };
+        let played = play(10_000, 3200, upgraded);
+        assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(3200)));
+    }
+
+    #[test]
+    fn a_daemon_that_holds_nothing_back_is_asked_ever_more_slowly() {
+        let played = play(10_000, NEVER, |_| Daemon::Full);
+        assert!(played.questions.len() < 40, "{}", played.questions.len());
+        assert!(played.heard());
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_at_once_is_made_ever_more_slowly() {
+        let start = Instant::now();
+        let mut now = start;
+        let mut wait = Wait::start("/a", ms(10_000), ms(500), ms(2000), now);
+        let mut questions = 0;
+        while now - start < ms(9000) {
+            match wait.next(now) {
+                Next::Ask(question) if question.is_parked => {
+                    questions += 1;
+                    wait.lost(now);
+                }
+                Next::Ask(_) => {
+                    let absent = reply(Daemon::Ours, DiscoveryStatus::NotFound);
+                    assert_eq!(wait.answered(absent, now), Ok(None));
+                }
+                Next::Pause(pause) => now += pause,
+                Next::Over => break,
+            }
+        }
+        assert!((5..20).contains(&questions), "{questions}");
+    }
+
+    #[test]
+    fn refusals_end_the_wait() {
+        for daemon in [Daemon::Ours, Daemon::Reference] {
+            let mut wait = Wait::start("/a", ms(1000), ms(500), ms(2000), Instant::now());
+            wait.next(Instant::now());
+            let refused = wait.answered(reply(daemon, DiscoveryStatus::Error), Instant::now());
+            assert_eq!(refused, Err(Error::Refused { message: "why".into() }), "{daemon:?}");
+        }
     }
 
     #[test]
     fn no_time_at_all_is_over_at_once() {
-        assert_eq!(play(0, |_| true), (Vec::new(), false));
+        let played = play(0, 0, |_| Daemon::Ours);
+        assert_eq!((played.questions.len(), played.heard()), (0, false));
+    }
+
+    #[test]
+    fn times_are_rounded_up() {
+        assert_eq!(whole_millis(Duration::ZERO), 1);
+        assert_eq!(whole_millis(Duration::from_micros(1001)), 2);
+        assert_eq!(whole_millis(ms(20_000)), 20_000);
+        assert_eq!(whole_millis(Duration::MAX), u64::MAX);
     }
 }
