@@ -1,11 +1,13 @@
 //! The blocking client: one request at a time on a [`Connection`].
 
+mod watch;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
+use cortex_proto::{DiscoveryRequest, RequestExt, TopicFilter, TopicInfo};
 
 use crate::builder::DiscoveryClientBuilder;
 use crate::connection::{Call, Connection, Outcome};
@@ -13,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::exchange::Plan;
 use crate::facts::{Description, Hello};
 use crate::wait::{self, Wait};
+use crate::watch::Feed;
+
+pub use watch::Watch;
 
 /// A client of the discovery daemon, for one thread at a time.
 ///
@@ -129,6 +134,24 @@ impl DiscoveryClient {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Watches the topics that match `filter`, a pattern as [`TopicFilter`] describes it, or all:
+    /// first tells which there are, then what happens, as it happens.
+    ///
+    /// A daemon that speaks the legacy protocol alone is asked for its list at each poll interval.
+    /// Through a restart of the daemon nothing is missed and nothing told twice; where that cannot
+    /// be, there is a new snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Filter`]; [`Error::Transport`] when no socket can be made.
+    pub fn watch(&self, filter: Option<&str>) -> Result<Watch> {
+        let filter = filter.map(|filter| {
+            TopicFilter::new(filter)
+                .map_err(|source| Error::Filter { filter: filter.to_owned(), source })
+        });
+        let feed = Feed::new(filter.transpose()?, self.poll_interval, self.plan.timeout);
+        Watch::start(self.address().to_owned(), feed)
     }
 
     /// Asks for all topics, in the order of their first registration.

@@ -105,7 +105,7 @@ impl Connection {
                     self.link = None;
                     continue;
                 }
-                _ if left.is_zero() => return Ok(Step::Nothing),
+                Next::Pause { .. } if left.is_zero() => return Ok(Step::Nothing),
                 Next::Pause { within } => {
                     thread::sleep(within.min(left));
                     continue;
@@ -131,6 +131,8 @@ impl Connection {
                     }
                     exchange.lost(Instant::now());
                 }
+                // What could be done without waiting is done.
+                Ok(Step::Nothing) if left.is_zero() => return Ok(Step::Nothing),
                 // Nothing yet, or a signal came: the deadline decides.
                 Ok(Step::Nothing) | Err(zmq::Error::EINTR) => {}
                 Err(source) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cortex_proto::{DecodeError, DiscoveryStatus, RequestedCommand};
+use cortex_proto::{DecodeError, DiscoveryStatus, RequestedCommand, TopicFilterError};
 use thiserror::Error;
 
 /// The result of a client's call.
@@ -43,6 +43,14 @@ pub enum Error {
         attempts: u32,
     },
 
+    /// The daemon was there and has gone away, and no other has answered since. A watch tells it as
+    /// its [`trouble`](crate::Watch::trouble); no call ends with it.
+    #[error("the connection to the daemon at {address} is lost")]
+    Disconnected {
+        /// Where the daemon was.
+        address: String,
+    },
+
     /// The daemon answers, but the topic did not appear in time. It has changed nothing.
     #[error("topic {topic} did not appear within {} ms", waited.as_millis())]
     WaitTimedOut {
@@ -71,6 +79,15 @@ pub enum Error {
     Unsupported {
         /// What was asked for.
         request: RequestedCommand,
+    },
+
+    /// What was to be watched is not a pattern of topic names. Nothing was sent.
+    #[error("{filter:?} is not a pattern: {source}")]
+    Filter {
+        /// The pattern as it was given.
+        filter: String,
+        /// What is wrong with it.
+        source: TopicFilterError,
     },
 
     /// ZeroMQ cannot connect to such an address. Nothing was sent.
@@ -129,4 +146,7 @@ pub enum UnreadableReply {
         /// The entries in the answer.
         entries: usize,
     },
+    /// The answer to a watch does not tell to which place in the history it leads.
+    #[error("it does not tell its place in the history")]
+    NoPlace,
 }

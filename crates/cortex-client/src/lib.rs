@@ -50,12 +50,15 @@ mod exchange;
 mod facts;
 mod reply;
 mod wait;
+mod watch;
 
-pub use blocking::DiscoveryClient;
+pub use blocking::{DiscoveryClient, Watch};
 pub use builder::{DEFAULT_POLL_INTERVAL, DEFAULT_TIMEOUT, DiscoveryClientBuilder};
 pub use cortex_proto::{
-    DEFAULT_DISCOVERY_ADDRESS, EndpointState, EntryExt, Hold, TopicInfo, TopicName,
+    DEFAULT_DISCOVERY_ADDRESS, EndpointState, EntryExt, EventKind, Hold, RemovalReason,
+    TopicFilter, TopicFilterError, TopicInfo, TopicName,
 };
 pub use error::{Error, Result, UnreadableReply};
 pub use facts::{Description, Hello};
 pub use wait::DEFAULT_WAIT_TIMEOUT;
+pub use watch::{Change, WatchEvent};

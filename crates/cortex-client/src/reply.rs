@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cortex_proto::{
-    DiscoveryCommand, DiscoveryResponse, DiscoveryStatus, EXTENSION_LEVEL, ResponseExt, TopicInfo,
+    DiscoveryCommand, DiscoveryResponse, DiscoveryStatus, EXTENSION_LEVEL, EventExt, ResponseExt,
+    Since, TopicInfo,
 };
 
 use crate::error::{Error, Result, UnreadableReply};
@@ -17,6 +18,15 @@ pub(crate) struct RawReply {
     pub(crate) body: Vec<u8>,
     /// How many parts there were.
     pub(crate) parts: usize,
+}
+
+/// What a daemon answers to WATCH, and to which place in its history that leads.
+#[derive(Debug)]
+pub(crate) enum Watched {
+    /// All topics.
+    Snapshot { topics: Vec<TopicInfo>, since: Since },
+    /// What has happened.
+    Events { events: Vec<EventExt>, since: Since },
 }
 
 /// A reply, and how often its request was sent.
@@ -147,6 +157,26 @@ impl Reply {
         let mut counts = ext.counts;
         counts.extend(named.into_iter().filter_map(|(name, number)| Some((name.into(), number?))));
         Ok(counts)
+    }
+
+    /// The answer to WATCH of a daemon that knows it.
+    pub(crate) fn watched(mut self) -> Result<Watched> {
+        let ext = self.response.ext.take().unwrap_or_default();
+        let topics = self.listed()?;
+        let (Some(epoch), Some(revision)) = (ext.epoch, ext.revision) else {
+            return Err(UnreadableReply::NoPlace.into());
+        };
+        let since = Since { epoch, revision };
+        if ext.snapshot == Some(true) {
+            return Ok(Watched::Snapshot { topics, since });
+        }
+        let events = ext.events.unwrap_or_default();
+        let other = events.iter().find(|event| event.topic_name != event.topic_info.name.as_str());
+        if let Some(event) = other {
+            let found = event.topic_info.name.as_str().to_owned();
+            return Err(UnreadableReply::OtherTopic { found }.into());
+        }
+        Ok(Watched::Events { events, since })
     }
 
     /// What the daemon said beyond the legacy protocol. To a request with an extension every

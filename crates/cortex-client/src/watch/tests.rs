@@ -1,0 +1,512 @@
+//! Any sequence of changes, restarts, lost answers and replaced daemons, against a naive model.
+
+use std::collections::BTreeMap;
+
+use cortex_proto::{DiscoveryCommand, DiscoveryResponse, DiscoveryStatus, ResponseExt, TopicName};
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::UnreadableReply;
+use crate::reply::RawReply;
+
+const INTERVAL: Duration = Duration::from_millis(500);
+const ANSWER: Duration = Duration::from_secs(2);
+
+fn info(name: &str, version: u8) -> TopicInfo {
+    TopicInfo {
+        name: TopicName::new(name).unwrap(),
+        address: format!("ipc:///{version}"),
+        message_type: String::new(),
+        fingerprint: 0,
+        publisher_node: String::new(),
+    }
+}
+
+fn read(response: &DiscoveryResponse) -> Reply {
+    Reply::read(&RawReply { body: response.to_bytes(), parts: 1 }, 1).unwrap()
+}
+
+fn ok(topics: Vec<TopicInfo>, ext: Option<ResponseExt>) -> Reply {
+    read(&DiscoveryResponse { topics, ext, ..DiscoveryResponse::new(DiscoveryStatus::Ok, "") })
+}
+
+fn refusal(ext: Option<ResponseExt>) -> Reply {
+    read(&DiscoveryResponse { ext, ..DiscoveryResponse::new(DiscoveryStatus::Error, "why") })
+}
+
+/// A daemon: its list and, unless it is the reference, its history.
+struct Daemon {
+    topics: Vec<TopicInfo>,
+    is_ours: bool,
+    epoch: u64,
+    revision: u64,
+    /// The last events, so many as `kept`.
+    events: Vec<EventExt>,
+    kept: usize,
+    limit: usize,
+    /// What the list was at each revision of each epoch.
+    lists: BTreeMap<(u64, u64), Vec<TopicInfo>>,
+}
+
+impl Daemon {
+    fn change(&mut self, kind: EventKind, info: TopicInfo, reason: Option<RemovalReason>) {
+        self.revision += 1;
+        let topic_name = info.name.as_str().to_owned();
+        let revision = self.revision;
+        self.events.push(EventExt { kind, revision, topic_name, topic_info: info, reason });
+        let excess = self.events.len().saturating_sub(self.kept);
+        self.events.drain(..excess);
+        self.lists.insert((self.epoch, self.revision), self.topics.clone());
+    }
+
+    fn register(&mut self, info: TopicInfo) {
+        match self.topics.iter().position(|topic| topic.name == info.name) {
+            Some(at) if self.topics[at] == info => {}
+            Some(at) => {
+                self.topics[at] = info.clone();
+                self.change(EventKind::Updated, info, None);
+            }
+            None => {
+                self.topics.push(info.clone());
+                self.change(EventKind::Registered, info, None);
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str, kind: EventKind, reason: Option<RemovalReason>) {
+        if let Some(at) = self.topics.iter().position(|topic| topic.name.as_str() == name) {
+            let info = self.topics.remove(at);
+            self.change(kind, info, reason);
+        }
+    }
+
+    fn forget(&mut self) {
+        self.topics.clear();
+        self.events.clear();
+        self.epoch += 1;
+        self.revision = 0;
+        self.lists.insert((self.epoch, 0), Vec::new());
+    }
+
+    /// The answer, and whether there is nothing to tell: then ours would hold it back.
+    fn answer(&self, body: &[u8]) -> (Reply, bool) {
+        let request = DiscoveryRequest::from_bytes(body).unwrap();
+        let is_list = request.command == DiscoveryCommand::ListTopics.into();
+        if !self.is_ours {
+            let reply = if is_list { ok(self.topics.clone(), None) } else { refusal(None) };
+            return (reply, is_list);
+        }
+        if is_list {
+            return (ok(self.topics.clone(), Some(ResponseExt::default())), false);
+        }
+        let asked = request.ext.unwrap();
+        let filter = asked.filter.map(|filter| TopicFilter::new(filter).unwrap());
+        let wanted = |name: &str| filter.as_ref().is_none_or(|filter| filter.matches(name));
+        let mut ext = ResponseExt {
+            epoch: Some(self.epoch),
+            revision: Some(self.revision),
+            ..ResponseExt::default()
+        };
+        let oldest = self.revision - u64::try_from(self.events.len()).unwrap();
+        let since = asked.since.filter(|since| {
+            since.epoch == self.epoch && (oldest..=self.revision).contains(&since.revision)
+        });
+        let Some(since) = since else {
+            ext.snapshot = Some(true);
+            let topics = self.topics.iter().filter(|topic| wanted(topic.name.as_str()));
+            return (ok(topics.cloned().collect(), Some(ext)), false);
+        };
+        let news = self.events.iter().filter(|event| event.revision > since.revision);
+        let mut events: Vec<_> = news.filter(|event| wanted(&event.topic_name)).cloned().collect();
+        if events.len() > self.limit {
+            events.truncate(self.limit);
+            ext.revision = events.last().map(|event| event.revision);
+        }
+        let is_empty = events.is_empty();
+        ext.events = Some(events);
+        (ok(Vec::new(), Some(ext)), is_empty)
+    }
+}
+
+/// Who reads a watch: it knows the topics by what it was told.
+#[derive(Default)]
+struct Reader {
+    topics: Option<Vec<TopicInfo>>,
+    revision: Option<u64>,
+}
+
+impl Reader {
+    fn hear(&mut self, event: WatchEvent) {
+        let change = match event {
+            WatchEvent::Snapshot { topics, revision, is_resync } => {
+                assert_eq!(is_resync, self.topics.is_some(), "only the first is none");
+                self.topics = Some(topics);
+                self.revision = revision;
+                return;
+            }
+            WatchEvent::Changed(change) => change,
+        };
+        if let Some(revision) = change.revision {
+            assert!(self.revision.is_some_and(|last| last < revision), "never twice");
+        }
+        self.revision = change.revision;
+        let topics = self.topics.as_mut().expect("a snapshot comes first");
+        let at = topics.iter().position(|topic| topic.name == change.info.name);
+        match (change.kind, at) {
+            (EventKind::Registered, None) => topics.push(change.info),
+            (EventKind::Updated, Some(at)) => topics[at] = change.info,
+            (EventKind::Unregistered | EventKind::Evicted, Some(at)) => {
+                assert_eq!(topics.remove(at), change.info);
+            }
+            (kind, at) => panic!("{kind} of a topic at {at:?}"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    /// The answer is lost, and with it the time.
+    Silence,
+    /// The connection is lost before the answer.
+    Lost,
+    /// The daemon answers at once that there is nothing.
+    Early,
+    Garbage,
+    Refusal,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Register(u8, u8),
+    Unregister(u8),
+    Evict(u8),
+    /// A removal in the words of a later level.
+    Other(u8),
+    /// The daemon loses its state.
+    Forget,
+    /// Another kind of daemon takes its place, and is told of as many topics as are given.
+    Replace(u8),
+    Ask(Fault),
+    /// Ask until nothing is left to tell.
+    CatchUp,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (0..6_u8, 0..3_u8).prop_map(|(name, version)| Step::Register(name, version)),
+        4 => (0..6_u8).prop_map(Step::Unregister),
+        2 => (0..6_u8).prop_map(Step::Evict),
+        1 => (0..6_u8).prop_map(Step::Other),
+        1 => Just(Step::Forget),
+        1 => (0..6_u8).prop_map(Step::Replace),
+        4 => Just(Step::Ask(Fault::None)),
+        1 => Just(Step::Ask(Fault::Silence)),
+        1 => Just(Step::Ask(Fault::Lost)),
+        1 => Just(Step::Ask(Fault::Early)),
+        1 => Just(Step::Ask(Fault::Garbage)),
+        1 => Just(Step::Ask(Fault::Refusal)),
+        4 => Just(Step::CatchUp),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+struct Play {
+    daemon: Daemon,
+    feed: Feed,
+    reader: Reader,
+    now: Instant,
+}
+
+impl Play {
+    fn new(filter: Option<&str>, is_ours: bool, kept: usize, limit: usize) -> Self {
+        let filter = filter.map(|filter| TopicFilter::new(filter).unwrap());
+        Self {
+            daemon: Daemon {
+                topics: Vec::new(),
+                is_ours,
+                epoch: 0,
+                revision: 0,
+                events: Vec::new(),
+                kept,
+                limit,
+                lists: BTreeMap::from([((0, 0), Vec::new())]),
+            },
+            feed: Feed::new(filter, INTERVAL, ANSWER),
+            reader: Reader::default(),
+            now: Instant::now(),
+        }
+    }
+
+    fn watched(&self, topics: &[TopicInfo]) -> Vec<TopicInfo> {
+        let wanted = |name: &str| self.feed.filter.as_ref().is_none_or(|f| f.matches(name));
+        topics.iter().filter(|topic| wanted(topic.name.as_str())).cloned().collect()
+    }
+
+    /// Asks one question; whether nothing is left to tell.
+    fn ask(&mut self, fault: Fault) -> bool {
+        let question = loop {
+            match self.feed.next(self.now) {
+                Next::Ask(question) => break question,
+                Next::Pause(pause) => self.now += pause,
+            }
+        };
+        let (reply, is_idle) = self.daemon.answer(&question.body);
+        let mut is_done = false;
+        match fault {
+            Fault::None => {
+                if is_idle {
+                    self.now += question.timeout.saturating_sub(ANSWER);
+                }
+                is_done = is_idle;
+                self.feed.answered(reply, self.now).unwrap();
+            }
+            Fault::Early if is_idle => self.feed.answered(reply, self.now).unwrap(),
+            Fault::Early => {}
+            Fault::Silence => {
+                self.now += question.timeout;
+                self.feed.unanswered();
+            }
+            Fault::Lost if question.is_parked => self.feed.lost(self.now),
+            Fault::Lost => self.feed.unanswered(),
+            Fault::Garbage => {
+                let ext = self.daemon.is_ours.then(ResponseExt::default);
+                let topics = vec![info("/garbage", 0); 2];
+                // Without a place in the history, or a list that the reference might give.
+                if self.daemon.is_ours && !matches!(self.feed.mode, Mode::Polling(_)) {
+                    let error = self.feed.answered(ok(topics, ext), self.now);
+                    assert_eq!(error, Err(UnreadableReply::NoPlace.into()));
+                }
+            }
+            Fault::Refusal => {
+                let is_polling = matches!(self.feed.mode, Mode::Polling(_));
+                if self.daemon.is_ours != is_polling {
+                    let ext = self.daemon.is_ours.then(ResponseExt::default);
+                    let error = self.feed.answered(refusal(ext), self.now);
+                    assert_eq!(error, Err(Error::Refused { message: "why".into() }));
+                }
+            }
+        }
+        while let Some(event) = self.feed.take() {
+            self.reader.hear(event);
+            if let Some(revision) = self.reader.revision {
+                let list = &self.daemon.lists[&(self.daemon.epoch, revision)];
+                assert_eq!(self.reader.topics.as_deref(), Some(&*self.watched(list)));
+            }
+        }
+        is_done
+    }
+
+    fn catch_up(&mut self) {
+        let questions = (0..1000).take_while(|_| !self.ask(Fault::None)).count();
+        assert!(questions < 1000, "it never catches up");
+        // With the reference what it says once more has been heard by now.
+        assert_eq!(self.reader.topics, Some(self.watched(&self.daemon.topics)));
+    }
+
+    fn play(&mut self, step: Step) {
+        let name = |number: u8| format!("/{}", char::from(b'a' + number));
+        let daemon = &mut self.daemon;
+        match step {
+            Step::Register(number, version) => daemon.register(info(&name(number), version)),
+            Step::Unregister(number) => daemon.remove(
+                &name(number),
+                EventKind::Unregistered,
+                Some(RemovalReason::Unregistered),
+            ),
+            Step::Evict(number) => {
+                daemon.remove(&name(number), EventKind::Evicted, Some(RemovalReason::OwnerExited));
+            }
+            Step::Other(number) => {
+                daemon.remove(&name(number), EventKind::Other("moved".into()), None);
+            }
+            Step::Forget => daemon.forget(),
+            Step::Replace(count) => {
+                daemon.forget();
+                daemon.is_ours = !daemon.is_ours;
+                (0..count).rev().for_each(|number| daemon.register(info(&name(number), 0)));
+            }
+            Step::Ask(fault) => drop(self.ask(fault)),
+            Step::CatchUp => self.catch_up(),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn what_was_told_is_always_what_the_daemon_lists(
+        steps in steps(),
+        is_filtered in any::<bool>(),
+        is_ours in any::<bool>(),
+        kept in 0..8_usize,
+        limit in 1..5_usize,
+    ) {
+        let mut play = Play::new(is_filtered.then_some("/[a-c]"), is_ours, kept, limit);
+        for step in steps {
+            play.play(step);
+        }
+        play.catch_up();
+    }
+
+    #[test]
+    fn the_difference_leads_from_any_list_to_any_other(
+        old in prop::collection::hash_map(0..12_u8, 0..3_u8, 0..12),
+        new in prop::collection::hash_map(0..12_u8, 0..3_u8, 0..12),
+    ) {
+        // Maps that differ have their keys in different orders.
+        let list = |map: &HashMap<u8, u8>| -> Vec<_> {
+            map.iter().map(|(name, version)| info(&format!("/{name}"), *version)).collect()
+        };
+        let (old, new) = (list(&old), list(&new));
+        let mut reader = Reader { topics: Some(old.clone()), revision: None };
+        for change in difference(&old, new.clone()) {
+            reader.hear(WatchEvent::Changed(change));
+        }
+        prop_assert_eq!(reader.topics, Some(new));
+    }
+}
+
+#[test]
+fn a_difference_says_no_more_than_it_must() {
+    let list = |names: &[&str]| names.iter().map(|name| info(name, 0)).collect::<Vec<_>>();
+    for (old, new, told) in [
+        (&["/a", "/b"][..], &["/a", "/b"][..], &[][..]),
+        (&[], &["/b", "/a"], &["registered /b", "registered /a"]),
+        (&["/a", "/b"], &[], &["unregistered /a", "unregistered /b"]),
+        (&["/a", "/b", "/c"], &["/a", "/c", "/d"], &["unregistered /b", "registered /d"]),
+        (&["/a", "/b"], &["/b", "/a"], &["unregistered /a", "registered /a"]),
+    ] {
+        let changes = difference(&list(old), list(new));
+        let changes: Vec<_> = changes.map(|c| format!("{} {}", c.kind, c.info.name)).collect();
+        assert_eq!(changes, told, "{old:?} to {new:?}");
+    }
+    let changed: Vec<_> = difference(&list(&["/a", "/b"]), vec![info("/a", 1), info("/b", 0)])
+        .map(|change| (change.kind, change.info))
+        .collect();
+    assert_eq!(changed, [(EventKind::Updated, info("/a", 1))]);
+}
+
+/// Counts the questions of a minute, in which each is answered, at once, as `answer` does.
+fn questions_in_a_minute(mut answer: impl FnMut(&mut Feed, &Question, Instant)) -> usize {
+    let start = Instant::now();
+    let mut now = start;
+    let mut feed = Feed::new(None, INTERVAL, Duration::from_millis(1));
+    let mut questions = 0;
+    while now - start < Duration::from_secs(60) {
+        match feed.next(now) {
+            Next::Pause(pause) => now += pause,
+            Next::Ask(question) => {
+                questions += 1;
+                answer(&mut feed, &question, now);
+            }
+        }
+        while feed.take().is_some() {}
+        assert!(questions < 10_000, "it spins");
+    }
+    questions
+}
+
+#[test]
+fn no_daemon_makes_a_watch_spin() {
+    let place = |snapshot| ResponseExt {
+        epoch: Some(1),
+        revision: Some(1),
+        snapshot,
+        ..ResponseExt::default()
+    };
+    let snapshot = || ok(Vec::new(), Some(place(Some(true))));
+    let is_watch = |question: &Question| {
+        let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
+        request.command == DiscoveryCommand::WatchTopics.into()
+    };
+
+    let always_all = questions_in_a_minute(|feed, _, now| {
+        feed.answered(snapshot(), now).unwrap();
+    });
+    let mut is_first = true;
+    let never_parks = questions_in_a_minute(|feed, _, now| {
+        let first = std::mem::take(&mut is_first);
+        let reply = if first { snapshot() } else { ok(Vec::new(), Some(place(None))) };
+        feed.answered(reply, now).unwrap();
+    });
+    let silent = questions_in_a_minute(|feed, _, _| feed.unanswered());
+    let garbage = questions_in_a_minute(|feed, _, now| {
+        assert!(feed.answered(ok(Vec::new(), Some(ResponseExt::default())), now).is_err());
+    });
+    let broken = questions_in_a_minute(|feed, _, now| feed.failed(now));
+    let two_kinds = questions_in_a_minute(|feed, question, now| {
+        let ext = (!is_watch(question)).then(ResponseExt::default);
+        feed.answered(ok(Vec::new(), ext), now).unwrap();
+    });
+    let closes = questions_in_a_minute(|feed, question, now| {
+        if question.is_parked {
+            feed.lost(now);
+        } else {
+            feed.answered(snapshot(), now).unwrap();
+        }
+    });
+    for (what, questions) in [
+        ("a daemon that always tells all", always_all),
+        ("one that holds nothing back", never_parks),
+        ("a silent one", silent),
+        ("one that talks nonsense", garbage),
+        ("a socket that fails", broken),
+        ("two kinds of daemon by turns", two_kinds),
+        ("one that closes the connection", closes),
+    ] {
+        assert!(questions < 160, "{what}: {questions} questions");
+    }
+
+    let polled = questions_in_a_minute(|feed, question, now| {
+        let reply = if is_watch(question) { refusal(None) } else { ok(Vec::new(), None) };
+        feed.answered(reply, now).unwrap();
+    });
+    assert_eq!(polled, 1 + 120, "at each interval");
+}
+
+#[test]
+fn a_slow_list_is_not_asked_for_all_the_time() {
+    let mut play = Play::new(None, false, 0, 1);
+    play.ask(Fault::None);
+    let Next::Ask(_) = play.feed.next(play.now) else { panic!("the first list, at once") };
+    let took = Duration::from_secs(3);
+    play.now += took;
+    play.feed.answered(ok(Vec::new(), None), play.now).unwrap();
+    assert_eq!(play.feed.next(play.now), Next::Pause(took));
+}
+
+#[test]
+fn a_list_of_a_daemon_that_names_a_topic_twice_is_made_one() {
+    let mut play = Play::new(None, false, 0, 1);
+    play.daemon.topics = vec![info("/a", 0), info("/b", 0), info("/a", 1)];
+    play.ask(Fault::None);
+    play.ask(Fault::None);
+    assert_eq!(play.reader.topics, Some(vec![info("/a", 0), info("/b", 0)]));
+}
+
+#[test]
+fn after_a_loss_the_daemon_is_asked_for_a_word_at_once() {
+    let mut play = Play::new(None, true, 8, 4);
+    play.catch_up();
+    let Next::Ask(question) = play.feed.next(play.now) else { panic!("no reason to pause") };
+    assert!(question.is_parked);
+    assert_eq!(question.timeout, SLICE + ANSWER);
+    play.feed.lost(play.now);
+    let Next::Ask(question) = play.feed.next(play.now) else { panic!("at once") };
+    let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
+    assert_eq!(request.ext.unwrap().wait_ms, Some(0));
+    assert!(!question.is_parked);
+    play.daemon.register(info("/a", 0));
+    play.catch_up();
+}
+
+#[test]
+fn large_lists_are_compared_quickly() {
+    let list = |from: u32| -> Vec<_> {
+        (from..from + 100_000).map(|number| info(&format!("/{number}"), 0)).collect()
+    };
+    assert_eq!(difference(&list(0), list(10)).count(), 20);
+    assert_eq!(difference(&list(0), list(200_000)).count(), 200_000);
+}
