@@ -277,6 +277,15 @@ fn a_dropped_client_leaves_no_connection() {
 }
 
 #[test]
+fn a_process_may_have_more_clients_than_zeromq_has_room_for_in_a_context() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let mut clients: Vec<_> = (0..1100).map(|_| client(daemon.address())).collect();
+    for client in &mut clients {
+        client.ping().unwrap();
+    }
+}
+
+#[test]
 fn a_client_may_move_to_another_thread() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());

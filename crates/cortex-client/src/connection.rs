@@ -1,7 +1,6 @@
 //! A connection to the daemon: carries out on a ZeroMQ REQ socket what [`exchange`] says.
 
 use std::fmt;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,14 +8,10 @@ use std::time::{Duration, Instant};
 use cortex_proto::DiscoveryRequest;
 use tracing::debug;
 
+use crate::context::Place;
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Next, Plan, Question, poll_millis};
 use crate::reply::{RawReply, Reply};
-
-/// One context for the whole process, which is never terminated: termination can wait for its I/O
-/// thread, and that one for the resolver. So neither dropping a client nor ending the process can
-/// hang.
-static CONTEXT: LazyLock<zmq::Context> = LazyLock::new(zmq::Context::new);
 
 /// A daemon that comes back is found about this soon, in ms, …
 const RECONNECT: i32 = 20;
@@ -215,24 +210,26 @@ enum Step {
 struct Link {
     socket: zmq::Socket,
     monitor: Option<zmq::Socket>,
+    place: Place,
 }
 
 impl Link {
     fn open(address: &str) -> Result<Self> {
         let transport = |source| Error::Transport { address: address.to_owned(), source };
-        let socket = CONTEXT.socket(zmq::REQ).map_err(transport)?;
+        let place = Place::take();
+        let socket = place.socket(zmq::REQ).map_err(transport)?;
         configure(&socket, address).map_err(transport)?;
         let connected =
             if address.contains('\0') { Err(zmq::Error::EINVAL) } else { socket.connect(address) };
         connected.map_err(|source| Error::Address { address: address.to_owned(), source })?;
-        Ok(Self { socket, monitor: None })
+        Ok(Self { socket, monitor: None, place })
     }
 
     /// Each monitor costs descriptors, so there is one only while somebody listens to it. Without
     /// one, which is a matter of descriptors as well, a lost connection shows at the deadline.
     fn start_monitor(&mut self) {
         if self.monitor.is_none() {
-            match monitor(&self.socket) {
+            match monitor(&self.place, &self.socket) {
                 Ok(monitor) => self.monitor = Some(monitor),
                 Err(source) => debug!(%source, "the connection cannot be monitored"),
             }
@@ -311,8 +308,8 @@ fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> {
 }
 
 /// A socket at which an event comes in whenever a connection of `socket` goes away.
-fn monitor(socket: &zmq::Socket) -> zmq::Result<zmq::Socket> {
-    let monitor = CONTEXT.socket(zmq::PAIR)?;
+fn monitor(place: &Place, socket: &zmq::Socket) -> zmq::Result<zmq::Socket> {
+    let monitor = place.socket(zmq::PAIR)?;
     monitor.set_linger(0)?;
     // With a bound, libzmq's I/O thread would wait when nobody reads.
     monitor.set_rcvhwm(0)?;

@@ -45,6 +45,7 @@ mod backoff;
 mod blocking;
 mod builder;
 mod connection;
+mod context;
 mod error;
 mod exchange;
 mod facts;
