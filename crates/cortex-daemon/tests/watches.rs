@@ -1,17 +1,18 @@
 //! WAIT and WATCH: who is told what, and when; and that a watch never has a gap or a double.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use std::time::Duration;
 
+use common::watcher::Watcher;
 use common::{REMOTE, Settings, World, info, local, reply_to, settings};
 use cortex_daemon::peer::ConnectionId;
 use cortex_daemon::registry::{Asked, Finding, Input, Snapshot};
 use cortex_proto::{
-    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EventKind, RemovalReason, RequestExt,
-    ResponseExt, Since, TopicInfo,
+    DiscoveryRequest, DiscoveryStatus, EventKind, RemovalReason, RequestExt, ResponseExt, Since,
+    TopicInfo,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -396,78 +397,6 @@ fn stats_count() {
     }
 }
 
-/// A peer that knows the topics only from its watch.
-#[derive(Debug, Default)]
-struct Watcher {
-    filter: Option<&'static str>,
-    limit: Option<u64>,
-    since: Option<Since>,
-    waits_as: Option<usize>,
-    topics: Vec<TopicInfo>,
-    snapshots: usize,
-    seen: Vec<(u64, u64)>,
-}
-
-impl Watcher {
-    fn ask(&mut self, world: &mut World) {
-        let ext = RequestExt {
-            filter: self.filter.map(str::to_owned),
-            since: self.since,
-            wait_ms: Some(MINUTE_MS),
-            limit: self.limit,
-            ..RequestExt::default()
-        };
-        self.waits_as = Some(world.send(REMOTE, DiscoveryRequest::watch(ext)));
-    }
-
-    /// Takes what there is to be heard until it has to wait.
-    fn catch_up(&mut self, world: &mut World) {
-        loop {
-            let Some(asked) = self.waits_as else {
-                self.ask(world);
-                continue;
-            };
-            let Some(reply) = world.replies.remove(&asked) else { return };
-            self.waits_as = None;
-            self.take(reply);
-        }
-    }
-
-    fn take(&mut self, reply: DiscoveryResponse) {
-        let ext = reply.ext.unwrap();
-        let (epoch, revision) = (ext.epoch.unwrap(), ext.revision.unwrap());
-        if ext.snapshot == Some(true) {
-            self.topics = reply.topics;
-            self.snapshots += 1;
-        }
-        for event in ext.events.unwrap_or_default() {
-            assert!(self.seen.last() < Some(&(epoch, event.revision)) || self.seen.is_empty());
-            assert!(self.since.is_some_and(|since| since.revision < event.revision));
-            self.seen.push((epoch, event.revision));
-            let at = self.topics.iter().position(|known| known.name == event.topic_info.name);
-            match (event.kind, at) {
-                (EventKind::Registered, None) => self.topics.push(event.topic_info),
-                (EventKind::Updated, Some(at)) => self.topics[at] = event.topic_info,
-                (EventKind::Unregistered | EventKind::Evicted, Some(at)) => {
-                    assert_eq!(self.topics.remove(at), event.topic_info);
-                }
-                (kind, at) => panic!("{kind} of a topic at {at:?}"),
-            }
-        }
-        self.since = Some(Since { epoch, revision });
-    }
-
-    /// Whether it knows what LIST shows.
-    fn check(&self, list: &[TopicInfo]) {
-        let passes = |info: &&TopicInfo| match self.filter {
-            None => true,
-            Some("/a*") => info.name.as_str().starts_with("/a"),
-            Some(name) => info.name.as_str() == name,
-        };
-        assert_eq!(self.topics, list.iter().filter(passes).cloned().collect::<Vec<_>>());
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Register {
@@ -548,15 +477,12 @@ fn play(world: &mut World, watchers: &mut [Watcher], step: Step, epoch: u64) {
         Step::Disk { full } => world.disk_is_full = full,
         Step::Look { watcher } => watchers[watcher].catch_up(world),
         Step::Lose { watcher } => {
-            if let Some(asked) = watchers[watcher].waits_as.take() {
-                world.replies.remove(&asked);
-                world.deliver(vec![Input::HungUp(ConnectionId(asked))]);
-            }
+            watchers[watcher].lose_its_reply(world);
         }
         Step::Restart => {
             world.restart();
             for watcher in watchers {
-                watcher.waits_as = None;
+                watcher.lose_its_reply(world);
             }
         }
         Step::NewEpoch => world.lose_state(epoch),
@@ -574,7 +500,7 @@ proptest! {
         let start = Snapshot { epoch: 7, ..Snapshot::default() };
         let mut world = World::with(Settings { history, ..settings() }, start);
         let mut watchers = [(None, None), (None, Some(1)), (Some("/a*"), Some(2)), (Some("/b"), None)]
-            .map(|(filter, limit)| Watcher { filter, limit, ..Watcher::default() });
+            .map(|(filter, limit)| Watcher::new(filter, limit));
         for (epoch, step) in (8..).zip(steps) {
             play(&mut world, &mut watchers, step, epoch);
             // The first watcher is told everything as it happens.

@@ -1,0 +1,98 @@
+//! A peer that knows the topics only from its watch.
+
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+use cortex_daemon::peer::ConnectionId;
+use cortex_daemon::registry::Input;
+use cortex_proto::{
+    DiscoveryRequest, DiscoveryResponse, EventKind, RequestExt, Since, TopicFilter, TopicInfo,
+};
+
+use super::{REMOTE, World};
+
+/// It takes what it is told, and fails when that has a double, or an event that does not fit.
+#[derive(Debug, Default)]
+pub(crate) struct Watcher {
+    filter: Option<TopicFilter>,
+    limit: Option<u64>,
+    since: Option<Since>,
+    waits_as: Option<usize>,
+    topics: Vec<TopicInfo>,
+    /// The revisions of the events, since the last snapshot.
+    pub(crate) seen: Vec<u64>,
+    pub(crate) snapshots: usize,
+}
+
+impl Watcher {
+    pub(crate) fn new(filter: Option<&str>, limit: Option<u64>) -> Self {
+        let filter = filter.map(|pattern| TopicFilter::new(pattern).unwrap());
+        Self { filter, limit, ..Self::default() }
+    }
+
+    /// Takes what there is to be heard, until it has to wait.
+    pub(crate) fn catch_up(&mut self, world: &mut World) {
+        loop {
+            let Some(asked) = self.waits_as else {
+                self.ask(world);
+                continue;
+            };
+            let Some(reply) = world.replies.remove(&asked) else { return };
+            self.waits_as = None;
+            self.take(reply);
+        }
+    }
+
+    /// Its connection is lost, and with it the reply, if there was one already.
+    pub(crate) fn lose_its_reply(&mut self, world: &mut World) {
+        if let Some(asked) = self.waits_as.take() {
+            world.replies.remove(&asked);
+            world.deliver(vec![Input::HungUp(ConnectionId(asked))]);
+        }
+    }
+
+    /// Whether it knows what LIST shows.
+    pub(crate) fn check(&self, list: &[TopicInfo]) {
+        let passes = |info: &&TopicInfo| {
+            self.filter.as_ref().is_none_or(|filter| filter.matches(info.name.as_str()))
+        };
+        assert_eq!(self.topics, list.iter().filter(passes).cloned().collect::<Vec<_>>());
+    }
+
+    fn ask(&mut self, world: &mut World) {
+        let ext = RequestExt {
+            filter: self.filter.as_ref().map(ToString::to_string),
+            since: self.since,
+            wait_ms: None,
+            limit: self.limit,
+            ..RequestExt::default()
+        };
+        self.waits_as = Some(world.send(REMOTE, DiscoveryRequest::watch(ext)));
+    }
+
+    fn take(&mut self, reply: DiscoveryResponse) {
+        let ext = reply.ext.unwrap();
+        let (epoch, revision) = (ext.epoch.unwrap(), ext.revision.unwrap());
+        if ext.snapshot == Some(true) {
+            self.topics = reply.topics;
+            self.snapshots += 1;
+            self.seen.clear();
+        }
+        for event in ext.events.unwrap_or_default() {
+            let since = self.since.unwrap();
+            assert_eq!(since.epoch, epoch, "another epoch begins with a snapshot");
+            let last = self.seen.last().copied().unwrap_or(since.revision);
+            assert!(last < event.revision, "{last} and then {}", event.revision);
+            self.seen.push(event.revision);
+            let at = self.topics.iter().position(|known| known.name == event.topic_info.name);
+            match (event.kind, at) {
+                (EventKind::Registered, None) => self.topics.push(event.topic_info),
+                (EventKind::Updated, Some(at)) => self.topics[at] = event.topic_info,
+                (EventKind::Unregistered | EventKind::Evicted, Some(at)) => {
+                    assert_eq!(self.topics.remove(at), event.topic_info);
+                }
+                (kind, at) => panic!("{kind} of a topic at {at:?}"),
+            }
+        }
+        self.since = Some(Since { epoch, revision });
+    }
+}

@@ -1,0 +1,225 @@
+//! Thousands of nodes over half an hour, in virtual time: they come and go, by themselves or by a kill, wait
+//! for each other and renew their sessions, while the daemon is killed now and then.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::watcher::Watcher;
+use common::{REMOTE, World, info, local};
+use cortex_daemon::peer::Peer;
+use cortex_daemon::registry::Finding;
+use cortex_proto::{
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt, Session, TopicInfo,
+};
+
+const NODES: usize = 3000;
+const SECONDS: u64 = 1800;
+const LEASE_MS: u64 = 40_000;
+/// Of so many nodes one speaks over TCP, and holds its topics by a session.
+const REMOTE_EACH: usize = 7;
+
+/// A number that looks random and is the same in every run.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % u64::try_from(bound).unwrap()).unwrap()
+    }
+}
+
+/// A node that lives.
+struct Node {
+    peer: Peer,
+    /// The request by which it waits for its neighbour's topic, until it has found it.
+    waits_as: Option<usize>,
+}
+
+struct Fleet {
+    world: World,
+    chance: Chance,
+    living: BTreeMap<usize, Node>,
+    /// Those that were killed within the last minute, and may still be known.
+    dying: BTreeSet<usize>,
+    births: u32,
+    found: usize,
+}
+
+fn topics(number: usize) -> [TopicInfo; 2] {
+    let node = format!("node_{number}");
+    let group = number % 10;
+    [format!("/{group}/{number}/state"), format!("/{group}/{number}/image")]
+        .map(|name| info(&name, &node))
+}
+
+impl Fleet {
+    fn new() -> Self {
+        Self {
+            world: World::new(),
+            chance: Chance(0x9e37_79b9_7f4a_7c15),
+            living: BTreeMap::new(),
+            dying: BTreeSet::new(),
+            births: 0,
+            found: 0,
+        }
+    }
+
+    fn ask(&mut self, number: usize, requests: Vec<DiscoveryRequest>) -> Vec<DiscoveryResponse> {
+        let peer = self.living[&number].peer;
+        let requests = requests.into_iter().map(|request| (peer, request)).collect();
+        self.world.ask_at_once(requests)
+    }
+
+    fn start(&mut self, number: usize) {
+        self.births += 1;
+        let is_remote = number.is_multiple_of(REMOTE_EACH);
+        let peer = if is_remote { REMOTE } else { local(1, 1000 + self.births) };
+        self.living.insert(number, Node { peer, waits_as: None });
+        self.dying.remove(&number);
+        let session = Session { id: format!("{number}"), lease_ms: Some(LEASE_MS) };
+        let ext = RequestExt { session: is_remote.then_some(session), ..RequestExt::default() };
+        for topic in topics(number) {
+            self.world.set_endpoint(&topic.address, Finding::Greets);
+            let register = DiscoveryRequest::register(topic).with_ext(ext.clone());
+            let replies = self.ask(number, vec![register]);
+            assert_eq!(replies[0].status, DiscoveryStatus::Ok, "{replies:?}");
+        }
+        self.wait_for_neighbour(number);
+    }
+
+    fn wait_for_neighbour(&mut self, number: usize) {
+        let [wanted, _] = topics((number + 1) % NODES);
+        let peer = self.living[&number].peer;
+        let asked = self.world.send(peer, DiscoveryRequest::wait(wanted.name.as_str(), 60_000));
+        if let Some(node) = self.living.get_mut(&number) {
+            node.waits_as = Some(asked);
+        }
+    }
+
+    fn end(&mut self, number: usize, is_kill: bool) {
+        if !is_kill {
+            let unregister =
+                topics(number).map(|topic| DiscoveryRequest::unregister(topic.name.as_str()));
+            for reply in self.ask(number, unregister.into()) {
+                assert_eq!(reply.status, DiscoveryStatus::Ok);
+            }
+        }
+        for topic in topics(number) {
+            self.world.set_endpoint(&topic.address, Finding::Dead);
+        }
+        let node = self.living.remove(&number).unwrap();
+        if let Some(process) = node.peer.process {
+            self.world.kill(process);
+        }
+        self.dying.insert(number);
+    }
+
+    /// A node that has waited takes its answer, and asks again when it was in vain.
+    fn hear(&mut self) {
+        let answered: Vec<_> = self
+            .living
+            .iter()
+            .filter_map(|(number, node)| {
+                Some((*number, self.world.replies.remove(&node.waits_as?)?))
+            })
+            .collect();
+        for (number, reply) in answered {
+            if reply.status == DiscoveryStatus::Ok {
+                let [wanted, _] = topics((number + 1) % NODES);
+                assert_eq!(reply.topic_info, Some(wanted));
+                self.found += 1;
+                self.living.get_mut(&number).unwrap().waits_as = None;
+            } else {
+                self.wait_for_neighbour(number);
+            }
+        }
+    }
+
+    fn renew(&mut self) {
+        let remote = self.living.keys().filter(|number| number.is_multiple_of(REMOTE_EACH));
+        let renewals = remote.map(|number| {
+            let session = Session { id: format!("{number}"), lease_ms: None };
+            (REMOTE, DiscoveryRequest::renew(session))
+        });
+        for reply in self.world.ask_at_once(renewals.collect()) {
+            assert_eq!(reply.ext.unwrap().known, Some(true));
+        }
+    }
+
+    /// The daemon is killed: whoever waited has lost the connection, and asks again.
+    fn restart(&mut self, watchers: &mut [Watcher]) {
+        self.world.restart();
+        for watcher in watchers {
+            watcher.lose_its_reply(&mut self.world);
+        }
+        let waited = self.living.iter().filter(|(_, node)| node.waits_as.is_some());
+        for number in waited.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.wait_for_neighbour(number);
+        }
+    }
+
+    /// All that live are known, and nobody else but who has just died; whoever waits does so for a
+    /// topic that is not there.
+    fn check(&mut self) -> Vec<TopicInfo> {
+        let list = self.world.list();
+        let known: BTreeSet<_> = list.iter().map(|topic| topic.name.as_str()).collect();
+        for (number, node) in &self.living {
+            assert!(topics(*number).iter().all(|topic| known.contains(topic.name.as_str())));
+            let [wanted, _] = topics((number + 1) % NODES);
+            let waits = node.waits_as.is_some();
+            assert!(!waits || !known.contains(wanted.name.as_str()), "{number} waits in vain");
+        }
+        let others = list.len() - 2 * self.living.len();
+        assert!(others <= 2 * self.dying.len(), "{others} topics of nobody");
+        list
+    }
+}
+
+#[test]
+fn half_an_hour_of_a_fleet_of_thousands() {
+    let mut fleet = Fleet::new();
+    let filters = [None, Some("/3/**"), Some("/*/*/state"), Some("/4/14/image")];
+    let mut watchers = filters.map(|filter| Watcher::new(filter, None));
+    for second in 0..SECONDS {
+        // The fleet comes up in two minutes; then nodes go and come.
+        for _ in 0..if second < 120 { NODES / 100 } else { 4 } {
+            let number = fleet.chance.below(NODES);
+            if !fleet.living.contains_key(&number) {
+                fleet.start(number);
+            } else if second >= 120 {
+                let is_kill = fleet.chance.below(3) > 0;
+                fleet.end(number, is_kill);
+            }
+        }
+        if second.is_multiple_of(10) {
+            fleet.renew();
+        }
+        fleet.world.pass(1);
+        fleet.hear();
+        watchers[0].catch_up(&mut fleet.world);
+        if second % 600 == 300 {
+            fleet.restart(&mut watchers);
+        }
+        if second.is_multiple_of(120) {
+            let list = fleet.check();
+            for watcher in &mut watchers {
+                watcher.catch_up(&mut fleet.world);
+                watcher.check(&list);
+            }
+            fleet.dying.clear();
+        }
+    }
+    let list = fleet.check();
+    assert!(list.len() > NODES / 2, "{} topics", list.len());
+    assert!(fleet.found > NODES / 2, "{} have found their neighbour", fleet.found);
+    // Over all restarts there was one snapshot, and then every single change.
+    let [all, ..] = &watchers;
+    assert_eq!(all.snapshots, 1);
+    assert!(all.seen.is_sorted_by(|one, next| one + 1 == *next), "no gap");
+    assert!(all.seen.len() > 5_000, "{} changes", all.seen.len());
+}
