@@ -121,6 +121,7 @@ impl Connection {
                 Ok(received @ Step::Received(_)) => return Ok(received),
                 Ok(Step::Lost) => {
                     debug!("the connection is lost");
+                    call.was_lost = true;
                     if call.on_loss == OnLoss::Tell {
                         return Ok(Step::Lost);
                     }
@@ -146,7 +147,7 @@ pub(crate) enum OnLoss {
     Unnoticed,
     /// Send the request again. Not for a SHUTDOWN.
     SendAgain,
-    /// The call is over with [`Outcome::Lost`].
+    /// The call is over with [`Outcome::Lost`], also when the connection was lost before it.
     Tell,
 }
 
@@ -156,11 +157,13 @@ pub(crate) struct Call {
     body: Vec<u8>,
     exchange: Exchange,
     on_loss: OnLoss,
+    was_lost: bool,
 }
 
 impl Call {
     pub(crate) fn new(body: Vec<u8>, plan: Plan, on_loss: OnLoss) -> Self {
-        Self { body, exchange: Exchange::start(plan, Instant::now()), on_loss }
+        let exchange = Exchange::start(plan, Instant::now());
+        Self { body, exchange, on_loss, was_lost: false }
     }
 
     /// A question of a wait or a watch.
@@ -171,9 +174,9 @@ impl Call {
         Self::new(question.body, plan, on_loss)
     }
 
-    /// Whether a connection was lost since it began.
+    /// Whether a connection was lost since the last answer.
     pub(crate) fn was_lost(&self) -> bool {
-        self.exchange.was_lost()
+        self.was_lost
     }
 }
 
@@ -250,8 +253,9 @@ impl Link {
     fn step(&self, next: Next, body: &[u8]) -> zmq::Result<Step> {
         match next {
             Next::Send { within } => {
-                // What was lost before is none of this request's.
-                while self.take_loss()? {}
+                if self.take_losses()? {
+                    return Ok(Step::Lost);
+                }
                 match self.socket.send(body, zmq::DONTWAIT) {
                     Ok(()) => Ok(Step::Sent),
                     Err(zmq::Error::EAGAIN) => {
@@ -265,7 +269,7 @@ impl Link {
                 // A reply that came before the connection was lost is a reply.
                 match receive(&self.socket) {
                     Ok(raw) => Ok(Step::Received(raw)),
-                    Err(zmq::Error::EAGAIN) if self.take_loss()? => Ok(Step::Lost),
+                    Err(zmq::Error::EAGAIN) if self.take_losses()? => Ok(Step::Lost),
                     Err(zmq::Error::EAGAIN) => Ok(Step::Nothing),
                     Err(error) => Err(error),
                 }
@@ -283,12 +287,17 @@ impl Link {
         }
     }
 
-    /// Takes one event from the monitor: there is only one kind.
-    fn take_loss(&self) -> zmq::Result<bool> {
-        match self.monitor.as_ref().map(receive) {
-            Some(Ok(_)) => Ok(true),
-            Some(Err(zmq::Error::EAGAIN)) | None => Ok(false),
-            Some(Err(error)) => Err(error),
+    /// Takes all events from the monitor: there is only one kind.
+    fn take_losses(&self) -> zmq::Result<bool> {
+        let Some(monitor) = &self.monitor else { return Ok(false) };
+        let mut is_lost = false;
+        loop {
+            match receive(monitor) {
+                Ok(_) => is_lost = true,
+                Err(zmq::Error::EINTR) => {}
+                Err(zmq::Error::EAGAIN) => return Ok(is_lost),
+                Err(error) => return Err(error),
+            }
         }
     }
 }

@@ -98,11 +98,6 @@ impl Exchange {
         self.sendings
     }
 
-    /// Whether a connection was lost since it began.
-    pub(crate) fn was_lost(&self) -> bool {
-        self.losses.any()
-    }
-
     /// What to do at `now`. Asking again without need changes nothing.
     pub(crate) fn next(&mut self, now: Instant) -> Next {
         // Durations are compared, not instants added: no timeout is too long to be represented.
