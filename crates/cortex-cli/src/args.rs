@@ -4,7 +4,10 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
-use cortex_client::TopicName;
+use cortex_client::{DEFAULT_WAIT_TIMEOUT, TopicName};
+
+/// How long a command may take when nothing else is said.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where the daemon's address is taken from when `-a` is not given.
 pub(crate) const ADDRESS_VARIABLE: &str = "CORTEX_DISCOVERY_ADDRESS";
@@ -14,13 +17,15 @@ Examples:
   cortex topic list                          all topics, as a table
   cortex list '/camera/**' -o name           the names below /camera
   cortex lookup /camera/image --field address
+  cortex wait /camera/image --timeout 1m     until it is registered
+  cortex watch                               what comes, changes and goes
   cortex -a tcp://10.0.0.5:5550 ping -c 3
 
 Exit codes:
   0  done                           4  no such topic
   1  refused, or another failure    5  already exists
   2  usage                          6  the answer could not be read
-  3  no daemon, or no answer";
+  3  no daemon, or no answer        124  `wait` ran out of time";
 
 const LIST_EXAMPLES: &str = "\
 Patterns:
@@ -38,6 +43,36 @@ Examples:
   cortex topic lookup /camera/image
   cortex topic lookup /camera/image --field address
   cortex topic lookup /camera/image -o json";
+
+const WAIT_EXAMPLES: &str = "\
+The topics are printed as `lookup` prints them; as json one NAME gives an object, several give an
+array in their order. With --gone there is nothing to print; as json that is [].
+
+A daemon that is restarted meanwhile is waited for. Exit code 124 tells that the time was over.
+
+Examples:
+  cortex topic wait /camera/image
+  cortex topic wait /camera/left /camera/right --timeout 2m && start-stereo
+  cortex topic wait /camera/image --gone --timeout 10s";
+
+const WATCH_EXAMPLES: &str = "\
+Events:
+  present       a topic that is there at the beginning, or after a resync
+  registered    a topic has come
+  updated       its publisher has registered it again, with other facts
+  unregistered  it was taken back
+  evicted       the daemon has removed it, for the reason that is told
+  resync        what has happened cannot be told, since the daemon lost its state or was replaced:
+                forget all topics; those that are there follow
+
+It goes on until Ctrl-C, also through restarts of the daemon; with --timeout it ends after that
+time, with exit code 0. As jsonl each event is an object with `event`, `revision` where it is
+known, `reason` where there is one, and the topic's keys.
+
+Examples:
+  cortex topic watch
+  cortex topic watch '/camera/**' -o jsonl
+  cortex topic watch --timeout 10s -o name";
 
 const PING_EXAMPLES: &str = "\
 Examples:
@@ -74,9 +109,10 @@ pub(crate) struct Global {
     pub(crate) address: Option<String>,
 
     /// How long the whole command may take, such as 500ms or 2s
-    #[arg(long, global = true, value_name = "DURATION", default_value = "2s")]
-    #[arg(value_parser = parse_timeout)]
-    pub(crate) timeout: Duration,
+    ///
+    /// Without it 2s; `wait` takes up to 30s, and `watch` has no end.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout)]
+    pub(crate) timeout: Option<Duration>,
 
     /// How results are printed
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
@@ -120,10 +156,29 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show one topic (the same as `topic lookup`)
     Lookup(LookupArgs),
+    /// Wait until topics are registered, or gone (the same as `topic wait`)
+    Wait(WaitArgs),
+    /// Show topics as they come, change and go (the same as `topic watch`)
+    Watch(WatchArgs),
     /// Ask whether the daemon answers, and how fast
     Ping(PingArgs),
     /// End the daemon
     Shutdown(ShutdownArgs),
+}
+
+impl Command {
+    /// How long this command may take when nothing else is said.
+    pub(crate) fn default_timeout(&self) -> Duration {
+        match self {
+            Self::Wait(_) | Self::Topic { command: TopicCommand::Wait(_) } => DEFAULT_WAIT_TIMEOUT,
+            Self::Topic { .. }
+            | Self::List(_)
+            | Self::Lookup(_)
+            | Self::Watch(_)
+            | Self::Ping(_)
+            | Self::Shutdown(_) => DEFAULT_TIMEOUT,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,6 +187,10 @@ pub(crate) enum TopicCommand {
     List(ListArgs),
     /// Show one topic
     Lookup(LookupArgs),
+    /// Wait until topics are registered, or gone
+    Wait(WaitArgs),
+    /// Show topics as they come, change and go
+    Watch(WatchArgs),
 }
 
 #[derive(Args, Debug)]
@@ -164,6 +223,30 @@ pub(crate) struct LookupArgs {
     /// Print only this field
     #[arg(long, value_name = "FIELD")]
     pub(crate) field: Option<Field>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = WAIT_EXAMPLES)]
+pub(crate) struct WaitArgs {
+    /// The topics' names: all of them must be there at the same time
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<TopicName>,
+
+    /// Wait until none of them is registered
+    #[arg(long)]
+    pub(crate) gone: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = WATCH_EXAMPLES)]
+pub(crate) struct WatchArgs {
+    /// Only topics whose whole name matches this pattern: see `cortex list --help`
+    #[arg(value_name = "GLOB")]
+    pub(crate) glob: Option<String>,
+
+    /// Leave out the table's header
+    #[arg(long)]
+    pub(crate) no_headers: bool,
 }
 
 /// A field of a topic, by its JSON key.
@@ -219,7 +302,7 @@ pub(crate) fn glimpse(args: &[OsString]) -> Global {
     let color = last_value(args, "color", None);
     Global {
         address: None,
-        timeout: Duration::ZERO,
+        timeout: None,
         output: output.and_then(|word| Format::from_str(word, false).ok()).unwrap_or(Format::Table),
         color: color.and_then(|word| word.parse().ok()).unwrap_or(ColorChoice::Auto),
         quiet: false,
@@ -300,7 +383,8 @@ mod tests {
             &["cortex", "topic", "list", "--timeout", "3s", "--output=json"],
         ] {
             let global = Cli::try_parse_from(args).unwrap().global;
-            assert_eq!((global.output, global.timeout), (Format::Json, Duration::from_secs(3)));
+            assert_eq!(global.output, Format::Json);
+            assert_eq!(global.timeout, Some(Duration::from_secs(3)));
         }
     }
 

@@ -6,6 +6,7 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use clap::ColorChoice;
 use clap::builder::StyledStr;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::args::{Format, Global};
@@ -74,6 +75,14 @@ impl Output {
             let kind = if broken { Kind::BrokenPipe } else { Kind::Failure };
             CliError::new(kind, format!("stdout cannot be written: {error}"))
         })
+    }
+
+    /// Whether nobody can read what is printed any more: then there is no need to go on.
+    pub(crate) fn is_unread(&self) -> bool {
+        // No event is asked for: that the other end is gone is told all the same.
+        let mut stdout = [PollFd::new(&self.stdout, PollFlags::empty())];
+        let looked = poll(&mut stdout, Some(&Timespec::default()));
+        looked.is_ok() && stdout[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
     }
 
     /// Prints a value as JSON: over several lines under `json`, on one under `jsonl`.

@@ -41,6 +41,16 @@ fn fingerprint(topic: &TopicInfo) -> String {
     format!("{:#018x}", topic.fingerprint)
 }
 
+impl Header {
+    pub(crate) fn new(is_wanted: bool, is_styled: bool) -> Self {
+        match (is_wanted, is_styled) {
+            (false, _) => Self::None,
+            (true, false) => Self::Plain,
+            (true, true) => Self::Styled,
+        }
+    }
+}
+
 /// How a table's header looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
@@ -58,8 +68,16 @@ pub(crate) fn table<'a>(topics: impl IntoIterator<Item = &'a TopicInfo>, header:
     rows.extend(topics.into_iter().map(|topic| {
         [topic.name.as_str(), &topic.message_type, &topic.publisher_node, &topic.address].map(cell)
     }));
-    let mut widths = [0; HEADER.len()];
-    for row in &rows {
+    columns(&rows, header, &mut [0; HEADER.len()])
+}
+
+/// The rows, of which the first may be a header, in columns.
+fn columns<const N: usize>(
+    rows: &[[Cow<'_, str>; N]],
+    header: Header,
+    widths: &mut [usize; N],
+) -> String {
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.width().max(*width);
         }
@@ -73,12 +91,32 @@ pub(crate) fn table<'a>(topics: impl IntoIterator<Item = &'a TopicInfo>, header:
     lines.fold(first, |text, line| text + &line + "\n")
 }
 
+/// A table that is written line by line, of which nobody knows what is to come: a column grows when
+/// it must, and never shrinks.
+#[derive(Debug)]
+pub(crate) struct GrowingTable<const N: usize> {
+    widths: [usize; N],
+}
+
+impl<const N: usize> GrowingTable<N> {
+    /// With columns that are at least so wide.
+    pub(crate) fn new(widths: [usize; N]) -> Self {
+        Self { widths }
+    }
+
+    /// These rows, as wide as they and those before need.
+    pub(crate) fn rows(&mut self, rows: &[[&str; N]], header: Header) -> String {
+        let rows: Vec<_> = rows.iter().map(|row| row.map(cell)).collect();
+        columns(&rows, header, &mut self.widths)
+    }
+}
+
 /// An empty cell would shift the columns for programs that split at blanks.
 fn cell(text: &str) -> Cow<'_, str> {
     if text.is_empty() { Cow::Borrowed("-") } else { visible(text) }
 }
 
-fn line(row: &[Cow<'_, str>], widths: [usize; HEADER.len()]) -> String {
+fn line<const N: usize>(row: &[Cow<'_, str>; N], widths: &[usize; N]) -> String {
     let mut line = String::new();
     for (cell, width) in row.iter().zip(widths) {
         line += cell;

@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 
 use crate::address::Address;
 use crate::args::{self, Cli, Command, Global, TopicCommand};
-use crate::commands::{Session, list, lookup, ping, shutdown};
+use crate::commands::{Session, list, lookup, ping, shutdown, wait, watch};
 use crate::error::{CliError, Exit, Kind};
 use crate::output::Output;
 
@@ -32,13 +32,20 @@ fn execute(command: Command, global: &Global, output: &Output) -> Result<(), Cli
     }
     let from_environment = std::env::var_os(args::ADDRESS_VARIABLE);
     let address = Address::choose(global.address.as_deref(), from_environment.as_deref())?;
-    let session = Session { address, timeout: global.timeout, output };
+    let timeout = global.timeout.unwrap_or(command.default_timeout());
+    let session = Session { address, timeout, output };
     match command {
         Command::Topic { command: TopicCommand::List(args) } | Command::List(args) => {
             list::run(&session, &args)
         }
         Command::Topic { command: TopicCommand::Lookup(args) } | Command::Lookup(args) => {
             lookup::run(&session, &args)
+        }
+        Command::Topic { command: TopicCommand::Wait(args) } | Command::Wait(args) => {
+            wait::run(&session, &args)
+        }
+        Command::Topic { command: TopicCommand::Watch(args) } | Command::Watch(args) => {
+            watch::run(&session, &args, global.timeout)
         }
         Command::Ping(args) => ping::run(&session, &args),
         Command::Shutdown(args) => shutdown::run(&session, &args),

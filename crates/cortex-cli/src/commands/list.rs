@@ -15,11 +15,7 @@ pub(crate) fn run(session: &Session<'_>, args: &ListArgs) -> Result<(), CliError
     let output = session.output;
     match output.format() {
         Format::Table => {
-            let header = match (args.no_headers, output.stdout_styled()) {
-                (true, _) => Header::None,
-                (false, false) => Header::Plain,
-                (false, true) => Header::Styled,
-            };
+            let header = Header::new(!args.no_headers, output.stdout_styled());
             output.data(&render::table(&topics, header))?;
         }
         Format::Name => output.data(&render::names(&topics))?,

@@ -19,7 +19,7 @@ pub(crate) fn run(session: &Session<'_>, args: &LookupArgs) -> Result<(), CliErr
         }
         (Some(field), Format::Json | Format::Jsonl) => output.json(&render::field(&topic, field)),
         (None, Format::Table) => {
-            let header = if output.stdout_styled() { Header::Styled } else { Header::Plain };
+            let header = Header::new(true, output.stdout_styled());
             output.data(&render::table([&topic], header))
         }
         (None, Format::Name) => output.data(&render::names([&topic])),

@@ -4,6 +4,8 @@ pub(crate) mod list;
 pub(crate) mod lookup;
 pub(crate) mod ping;
 pub(crate) mod shutdown;
+pub(crate) mod wait;
+pub(crate) mod watch;
 
 use std::time::{Duration, Instant};
 
@@ -26,11 +28,16 @@ impl Session<'_> {
     /// A client of a daemon that is there. Its calls may take what the look at the address has
     /// left of the time.
     pub(crate) fn connect(&self) -> Result<DiscoveryClient, CliError> {
+        self.connect_for(self.timeout)
+    }
+
+    /// The same, with at most `longest` for each call.
+    pub(crate) fn connect_for(&self, longest: Duration) -> Result<DiscoveryClient, CliError> {
         let started = Instant::now();
-        reach::look(&self.address, self.timeout)?;
+        reach::look(&self.address, self.timeout.min(longest))?;
         DiscoveryClient::builder()
             .address(self.address.as_str())
-            .timeout(self.timeout.saturating_sub(started.elapsed()))
+            .timeout(self.timeout.saturating_sub(started.elapsed()).min(longest))
             .build()
             .map_err(|error| self.explain(&error))
     }
@@ -45,7 +52,7 @@ impl Session<'_> {
             Error::NoSuchTopic { .. } => CliError::new(Kind::NoSuchTopic, message)
                 .hint("`cortex list` shows the topics that are registered"),
             Error::AlreadyRegistered { .. } => CliError::new(Kind::AlreadyRegistered, message),
-            Error::WaitTimedOut { .. } => CliError::new(Kind::WaitTimedOut, message),
+            Error::WaitTimedOut { topic, .. } => self.wait_over(&[topic], false),
             Error::Unreadable(_) => CliError::new(Kind::Unreadable, message).hint(format!(
                 "what listens at {} may be something else than a discovery daemon",
                 self.address.as_str()
@@ -59,7 +66,24 @@ impl Session<'_> {
         }
     }
 
-    fn no_answer(&self) -> CliError {
+    /// The time is over, and these topics have not come, or not gone.
+    pub(crate) fn wait_over(&self, topics: &[&str], gone: bool) -> CliError {
+        const SHOWN: usize = 3;
+        let mut names = topics.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+        let further = topics.len().saturating_sub(SHOWN);
+        if further > 0 {
+            names = format!("{names} and {further} more");
+        }
+        let within = humantime::format_duration(self.timeout);
+        let (what, hint) = if gone {
+            (format!("{names} did not go within {within}"), "shows who publishes a topic")
+        } else {
+            (format!("{names} did not appear within {within}"), "shows what is registered")
+        };
+        CliError::new(Kind::WaitTimedOut, what).hint(format!("`cortex list` {hint}"))
+    }
+
+    pub(crate) fn no_answer(&self) -> CliError {
         // A daemon that went away meanwhile is told as such, where that takes no time.
         if let Target::Path(_) | Target::Abstract(_) = self.address.target()
             && let Err(gone) = reach::look(&self.address, Duration::ZERO)

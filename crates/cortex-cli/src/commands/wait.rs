@@ -1,0 +1,121 @@
+//! `cortex topic wait`
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use cortex_client::{
+    Change, DiscoveryClient, Error, EventKind, TopicFilter, TopicInfo, TopicName, WatchEvent,
+};
+
+use crate::args::{DEFAULT_TIMEOUT, Format, WaitArgs};
+use crate::commands::Session;
+use crate::error::CliError;
+use crate::render::{self, Header, Record};
+
+pub(crate) fn run(session: &Session<'_>, args: &WaitArgs) -> Result<(), CliError> {
+    let started = Instant::now();
+    // A daemon that takes longer for an answer than any other command would wait is asked again.
+    let mut client = session.connect_for(DEFAULT_TIMEOUT)?;
+    let mut names = Vec::new();
+    for name in &args.names {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    match &*names {
+        [name] if !args.gone => {
+            let left = session.timeout.saturating_sub(started.elapsed());
+            let found = client.wait_for_topic(name.as_str(), left);
+            print(session, &[found.map_err(|error| session.explain(&error))?], true)
+        }
+        names => {
+            let found = watch(session, &client, names, args.gone, started)?;
+            print(session, &found, names.len() == 1 && !args.gone)
+        }
+    }
+}
+
+/// Watches until all the topics are there, and gives them in the order of their names in `names`;
+/// or until all are gone.
+fn watch(
+    session: &Session<'_>,
+    client: &DiscoveryClient,
+    names: &[TopicName],
+    gone: bool,
+    started: Instant,
+) -> Result<Vec<TopicInfo>, CliError> {
+    let filter = match names {
+        [name] => TopicFilter::exactly(name.as_str()).ok(),
+        _ => None,
+    };
+    let filter = filter.as_ref().map(TopicFilter::as_str);
+    let explain = |error: Error| session.explain(&error);
+    let mut watch = client.watch(filter).map_err(explain)?;
+    let mut present = Present::default();
+    loop {
+        let left = session.timeout.saturating_sub(started.elapsed());
+        let Some(event) = watch.next_within(left).map_err(explain)? else {
+            if watch.trouble().is_some() || !present.is_known {
+                return Err(session.no_answer());
+            }
+            let is_missing = |name: &&str| present.topics.contains_key(*name) == gone;
+            let missing: Vec<_> = names.iter().map(TopicName::as_str).filter(is_missing).collect();
+            return Err(session.wait_over(&missing, gone));
+        };
+        present.hear(event, names);
+        let found: Vec<_> =
+            names.iter().filter_map(|name| present.topics.get(name.as_str())).cloned().collect();
+        if found.len() == if gone { 0 } else { names.len() } {
+            return Ok(found);
+        }
+    }
+}
+
+/// Which of the topics are there.
+#[derive(Default)]
+struct Present {
+    /// The daemon has told which there are.
+    is_known: bool,
+    topics: HashMap<String, TopicInfo>,
+}
+
+impl Present {
+    fn hear(&mut self, event: WatchEvent, names: &[TopicName]) {
+        match event {
+            WatchEvent::Snapshot { topics, .. } => {
+                self.is_known = true;
+                self.topics.clear();
+                for topic in topics.into_iter().filter(|topic| names.contains(&topic.name)) {
+                    self.topics.insert(topic.name.as_str().to_owned(), topic);
+                }
+            }
+            WatchEvent::Changed(Change { info, .. }) if !names.contains(&info.name) => {}
+            WatchEvent::Changed(Change { kind, info, .. }) => match kind {
+                EventKind::Registered | EventKind::Updated => {
+                    self.topics.insert(info.name.as_str().to_owned(), info);
+                }
+                EventKind::Unregistered | EventKind::Evicted | EventKind::Other(_) => {
+                    self.topics.remove(info.name.as_str());
+                }
+            },
+            // What a later version of the client tells.
+            _ => {}
+        }
+    }
+}
+
+fn print(session: &Session<'_>, topics: &[TopicInfo], is_one: bool) -> Result<(), CliError> {
+    let output = session.output;
+    match output.format() {
+        Format::Table if topics.is_empty() => Ok(()),
+        Format::Table => {
+            let header = Header::new(true, output.stdout_styled());
+            output.data(&render::table(topics, header))
+        }
+        Format::Name => output.data(&render::names(topics)),
+        Format::Json if !is_one => output.json(&topics.iter().map(Record::new).collect::<Vec<_>>()),
+        Format::Json | Format::Jsonl => {
+            topics.iter().try_for_each(|topic| output.json(&Record::new(topic)))
+        }
+    }
+}
