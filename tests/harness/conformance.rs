@@ -4,7 +4,7 @@ use cortex_client::{DiscoveryClient, Error, TopicInfo};
 use serde_json::{Value, json};
 
 use crate::cli;
-use crate::deadline::PATIENCE;
+use crate::deadline::{PATIENCE, eventually};
 use crate::messages::topic;
 use crate::process::Ended;
 
@@ -15,6 +15,27 @@ use crate::process::Ended;
 #[must_use]
 pub fn client(address: &str) -> DiscoveryClient {
     DiscoveryClient::builder().address(address).timeout(PATIENCE).build().unwrap()
+}
+
+/// How many requests our daemon holds back until a topic is there, and until something changes.
+///
+/// # Panics
+/// When it does not tell.
+#[must_use]
+pub fn held_back(client: &mut DiscoveryClient) -> (u64, u64) {
+    let stats = client.stats().unwrap();
+    (stats["waits"], stats["watches"])
+}
+
+/// Waits until so many requests are held back.
+///
+/// # Panics
+/// When it takes too long.
+pub fn until_held_back(address: &str, wanted: (u64, u64)) {
+    let mut client = client(address);
+    eventually(&format!("{wanted:?} are held back"), PATIENCE, || {
+        (held_back(&mut client) == wanted).then_some(())
+    });
 }
 
 /// Makes every call of the client at an empty daemon, and ends it.

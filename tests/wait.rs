@@ -1,0 +1,248 @@
+//! Waiting for topics, by our client and by `cortex topic wait`: at our daemon, at the reference, and
+//! while the one takes the other's place.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use cortex_client::{DiscoveryClient, Error, Result, TopicInfo};
+use cortex_tests::cli::{command, run_at};
+use cortex_tests::conformance::{client, done, until_held_back};
+use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::deadline::PATIENCE;
+use cortex_tests::measured;
+use cortex_tests::messages::topic;
+use cortex_tests::process::Process;
+use cortex_tests::python::{self, ReferenceDaemon};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// How soon a waiting process is to end; a tenth of it is wanted of a machine that does nothing else.
+const WOKEN: Duration = Duration::from_millis(500);
+
+fn register(address: &str, name: &str) {
+    client(address).register_topic(&topic(name, "node")).unwrap();
+}
+
+fn unregister(address: &str, name: &str) {
+    client(address).unregister_topic(name).unwrap();
+}
+
+/// Starts `cortex topic wait` with these arguments.
+fn waiting(address: &str, arguments: &[&str]) -> Process {
+    let arguments = [&["-a", address, "--timeout", "30s", "topic", "wait"], arguments].concat();
+    Process::spawn_captured(&mut command(&arguments))
+}
+
+/// A client that waits for `/x` in a thread of its own, polling where it must at each 20 ms.
+fn waiting_client(address: &str) -> JoinHandle<Result<TopicInfo>> {
+    let builder = DiscoveryClient::builder().address(address).timeout(PATIENCE);
+    let mut client = builder.poll_interval(Duration::from_millis(20)).build().unwrap();
+    thread::spawn(move || client.wait_for_topic("/x", PATIENCE))
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let waiting = waiting(daemon.address(), &["/x", "-o", "json"]);
+    until_held_back(daemon.address(), (1, 0));
+    let node = ["register", "/x", "python_node", "then", "hold"];
+    let node = python::spawn("peer.py", &[&[daemon.address()], &node[..]].concat());
+    node.stdout_line("it has its reply", |line| line.contains("Registered").then_some(()));
+    let replied = Instant::now();
+    let found = parsed(&done(waiting.wait()));
+    let took = replied.elapsed();
+    measured(&format!("a process that waited ended {took:?} after the reply to REGISTER was told"));
+    assert_eq!((&found["name"], &found["publisher_node"]), (&json!("/x"), &json!("python_node")));
+    assert!(took < WOKEN, "{took:?}");
+}
+
+#[test]
+fn at_the_reference_a_topic_is_found_by_asking_again() {
+    let daemon = ReferenceDaemon::start(&Place::new());
+    let address = daemon.address();
+    let in_a_shell = waiting(&address, &["/x", "-o", "name"]);
+    let several = waiting(&address, &["/y", "/x", "-o", "name"]);
+    let waiting = waiting_client(&address);
+    register(&address, "/x");
+    assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
+    assert_eq!(done(in_a_shell.wait()), "/x\n");
+    register(&address, "/y");
+    assert_eq!(done(several.wait()), "/y\n/x\n");
+
+    let gone = self::waiting(&address, &["/x", "/y", "--gone"]);
+    unregister(&address, "/x");
+    unregister(&address, "/y");
+    assert_eq!(done(gone.wait()), "");
+}
+
+#[test]
+fn a_wait_survives_a_killed_daemon() {
+    let place = Place::new();
+    let launch = Launch::at(&place).log_level(Some("info"));
+    let address = place.address();
+    let daemon = launch.start();
+    let waiting_client = waiting_client(&address);
+    let shells = [waiting(&address, &["/x"]), waiting(&address, &["/x", "/x"])];
+    let several = waiting(&address, &["/x", "/y"]);
+    until_held_back(&address, (3, 1));
+    let _ = daemon.kill();
+    let daemon = launch.start();
+    // All have come again, so nobody waits for a time to be over.
+    until_held_back(&address, (3, 1));
+    register(&address, "/y");
+    let _ = daemon.kill();
+    let daemon = launch.start();
+    until_held_back(&address, (3, 1));
+    register(&address, "/x");
+    assert_eq!(waiting_client.join().unwrap(), Ok(topic("/x", "node")));
+    for process in shells.into_iter().chain([several]) {
+        assert!(done(process.wait()).contains("/x"));
+    }
+    daemon.assert_serves();
+}
+
+#[test]
+fn a_wait_goes_on_at_whatever_daemon_takes_the_place() {
+    let place = Place::new();
+    let launch = Launch::at(&place).log_level(Some("info"));
+    let address = place.address();
+
+    let ours = launch.start();
+    let waiting = waiting_client(&address);
+    until_held_back(&address, (1, 0));
+    let _ = ours.kill();
+    let reference = ReferenceDaemon::start(&place);
+    register(&address, "/x");
+    assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
+
+    unregister(&address, "/x");
+    let waiting = waiting_client(&address);
+    drop(reference);
+    let _ours = launch.start();
+    until_held_back(&address, (1, 0));
+    register(&address, "/x");
+    assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
+}
+
+#[test]
+fn what_a_shell_is_shown_is_what_lookup_shows() {
+    let daemon = Daemon::start();
+    let address = daemon.address();
+    register(address, "/x");
+    register(address, "/a");
+    for format in ["table", "name", "json", "jsonl"] {
+        let lookup = done(run_at(address, &["lookup", "/x", "-o", format]));
+        assert_eq!(done(run_at(address, &["topic", "wait", "/x", "-o", format])), lookup);
+        assert_eq!(done(run_at(address, &["wait", "/x", "/x", "-o", format])), lookup);
+    }
+    let both = |format| done(run_at(address, &["wait", "/x", "/a", "-o", format]));
+    let array = parsed(&both("json"));
+    assert_eq!((&array[0]["name"], &array[1]["name"]), (&json!("/x"), &json!("/a")));
+    let lines: Vec<_> = both("jsonl").lines().map(parsed).collect();
+    assert_eq!(lines, *array.as_array().unwrap());
+    assert_eq!(both("table").lines().count(), 3);
+
+    for (format, shown) in [("table", ""), ("name", ""), ("json", "[]\n"), ("jsonl", "")] {
+        assert_eq!(done(run_at(address, &["wait", "/nope", "--gone", "-o", format])), shown);
+    }
+}
+
+#[test]
+fn a_shell_waits_until_a_topic_is_gone() {
+    let daemon = Daemon::start();
+    let address = daemon.address();
+    // A pattern would mean others as well.
+    for name in ["/x*", "/x?y"] {
+        register(address, name);
+        register(address, "/xyy");
+        let gone = waiting(address, &[name, "--gone"]);
+        until_held_back(address, (0, 1));
+        unregister(address, "/xyy");
+        unregister(address, name);
+        assert_eq!(done(gone.wait()), "");
+    }
+}
+
+#[test]
+fn a_wait_in_vain_ends_in_time_and_says_why() {
+    let daemon = Daemon::start();
+    register(daemon.address(), "/there");
+    let reference = ReferenceDaemon::start(&Place::new());
+    let long = "/".repeat(1024);
+    for (arguments, sentence) in [
+        (&["/nope"][..], "error: /nope did not appear within 300ms\n"),
+        (&["/there", "/a", "/b"], "error: /a, /b did not appear within 300ms\n"),
+        (&["/a", "/b", "/c", "/d", "/e"], "error: /a, /b, /c and 2 more did not appear"),
+        (&["/there", "--gone"], "error: /there did not go within 300ms\n"),
+        (&[&long], "error: ////"),
+    ] {
+        let arguments = [&["--timeout", "300ms", "topic", "wait"], arguments].concat();
+        let began = Instant::now();
+        let ended = run_at(daemon.address(), &arguments);
+        assert!(began.elapsed() >= Duration::from_millis(300));
+        assert_eq!((ended.code, &*ended.stdout), (Some(124), ""), "{}", ended.stderr);
+        assert!(ended.stderr.starts_with(sentence), "{}", ended.stderr);
+    }
+    let ended = run_at(&reference.address(), &["--timeout", "300ms", "wait", "/x", "-o", "json"]);
+    let error = &parsed(&ended.stderr)["error"];
+    assert_eq!((ended.code, &error["kind"]), (Some(124), &json!("wait_timed_out")));
+}
+
+#[test]
+fn a_missing_daemon_is_told_at_once_and_a_silent_one_in_time() {
+    let absent = run_at(&Place::new().address(), &["--timeout", "1h", "topic", "wait", "/x"]);
+    assert_eq!(absent.code, Some(3), "{}", absent.stderr);
+
+    let daemon = Daemon::start();
+    daemon.signal(Signal::STOP);
+    for arguments in [&["/x"][..], &["/x", "/y"], &["/x", "--gone"]] {
+        let arguments = [&["--timeout", "300ms", "topic", "wait"], arguments].concat();
+        let silent = run_at(daemon.address(), &arguments);
+        assert_eq!(silent.code, Some(3), "{}", silent.stderr);
+        assert!(silent.stderr.starts_with("error: no answer within 300ms"), "{}", silent.stderr);
+    }
+    let mut client = client(daemon.address());
+    let waited = client.wait_for_topic("/x", Duration::from_millis(100));
+    assert!(matches!(waited, Err(Error::NoAnswer { .. })), "{waited:?}");
+    daemon.signal(Signal::CONT);
+    client.ping().unwrap();
+
+    for timeout in ["1ms", "1ns"] {
+        let hasty = run_at(daemon.address(), &["--timeout", timeout, "wait", "/x"]);
+        assert!(matches!(hasty.code, Some(3 | 124)), "{hasty:?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_goes_for_good_is_told_when_the_time_is_over() {
+    let daemon = Daemon::start();
+    let address = daemon.address().to_owned();
+    let wait = |names: &[&str]| {
+        let arguments = [&["-a", &address, "--timeout", "2s", "wait"], names].concat();
+        Process::spawn_captured(&mut command(&arguments))
+    };
+    let waits = [wait(&["/x"]), wait(&["/x", "/y"])];
+    until_held_back(&address, (1, 1));
+    let _ = daemon.kill();
+    for wait in waits {
+        let ended = wait.wait();
+        assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn an_interrupted_wait_leaves_nothing_at_the_daemon() {
+    let daemon = Daemon::start();
+    let waiting = waiting(daemon.address(), &["/x"]);
+    until_held_back(daemon.address(), (1, 0));
+    waiting.signal(Signal::INT);
+    let ended = waiting.wait();
+    assert!(ended.code == Some(130) || ended.signal == Some(2), "{ended:?}");
+    until_held_back(daemon.address(), (0, 0));
+}

@@ -1,0 +1,423 @@
+//! Watching topics, by our client and by `cortex topic watch`: at our daemon, at the reference, and
+//! across restarts of either.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use cortex_client::{DiscoveryClient, Error, EventKind, TopicInfo, Watch, WatchEvent};
+use cortex_proto::{DiscoveryResponse, DiscoveryStatus, ResponseExt};
+use cortex_tests::cli::{command, run_at};
+use cortex_tests::conformance::{client, done, until_held_back};
+use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::deadline::PATIENCE;
+use cortex_tests::measured;
+use cortex_tests::messages::{topic, topic_at};
+use cortex_tests::process::Process;
+use cortex_tests::python::{self, ReferenceDaemon};
+use cortex_tests::scripted::Scripted;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// Who watches: it knows the topics by what it was told, and what that was.
+struct Reader {
+    watch: Watch,
+    topics: Vec<TopicInfo>,
+    told: Vec<String>,
+    revision: Option<u64>,
+}
+
+impl Reader {
+    fn at(address: &str) -> Self {
+        let builder = DiscoveryClient::builder().address(address).timeout(PATIENCE);
+        let client = builder.poll_interval(Duration::from_millis(20)).build().unwrap();
+        let watch = client.watch(None).unwrap();
+        Self { watch, topics: Vec::new(), told: Vec::new(), revision: None }
+    }
+
+    fn hear(&mut self) {
+        let event = self.watch.next_within(PATIENCE).unwrap();
+        match event.unwrap_or_else(|| panic!("nothing more than {:?}", self.told)) {
+            WatchEvent::Snapshot { topics, revision, is_resync } => {
+                self.told.push(if is_resync { "resync" } else { "snapshot" }.into());
+                self.topics = topics;
+                self.revision = revision;
+            }
+            WatchEvent::Changed(change) => {
+                self.told.push(format!("{} {}", change.kind, change.info.name));
+                let known = self.revision.map(|revision| revision + 1);
+                assert_eq!(change.revision, known, "no gap and nothing twice: {:?}", self.told);
+                self.revision = change.revision;
+                let at = self.topics.iter().position(|topic| topic.name == change.info.name);
+                match (change.kind, at) {
+                    (EventKind::Registered, None) => self.topics.push(change.info),
+                    (EventKind::Updated, Some(at)) => self.topics[at] = change.info,
+                    (EventKind::Unregistered | EventKind::Evicted, Some(at)) => {
+                        self.topics.remove(at);
+                    }
+                    (kind, at) => panic!("{kind} of the topic at {at:?}: {:?}", self.told),
+                }
+            }
+            event => panic!("{event:?}"),
+        }
+    }
+
+    /// Hears on until what it knows is what the daemon lists.
+    fn catch_up(&mut self, client: &mut DiscoveryClient) {
+        let listed = client.list_topics().unwrap();
+        while self.topics != listed || self.told.is_empty() {
+            self.hear();
+        }
+    }
+
+    /// What it was told since the last time.
+    fn told(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.told)
+    }
+}
+
+/// `cortex topic watch` with these arguments, which has begun.
+fn watching(address: &str, arguments: &[&str]) -> Process {
+    let arguments = [&["-a", address, "topic", "watch"], arguments].concat();
+    Process::spawn_captured(&mut command(&arguments))
+}
+
+fn register(client: &mut DiscoveryClient, name: &str) {
+    client.register_topic(&topic(name, "node")).unwrap();
+}
+
+fn parsed(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+/// Waits for the line of an event of this topic.
+fn sees(process: &Process, event: &str, name: &str) -> Value {
+    process.stdout_line(&format!("{event} {name}"), |line| {
+        let line = parsed(line);
+        (line["event"] == event && line["name"] == name).then_some(line)
+    })
+}
+
+#[test]
+fn every_kind_of_event_is_shown_as_it_happens() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let mut client = client(daemon.address());
+    register(&mut client, "/there");
+    let shell = watching(daemon.address(), &["-o", "jsonl"]);
+    sees(&shell, "present", "/there");
+
+    register(&mut client, "/a");
+    let registered = sees(&shell, "registered", "/a");
+    let expected = json!({
+        "event": "registered",
+        "revision": 2,
+        "name": "/a",
+        "address": "ipc:///run/nodes/a.sock",
+        "message_type": "TestMessage",
+        "fingerprint": "0x123456789abcdef0",
+        "publisher_node": "node",
+    });
+    assert_eq!(registered, expected);
+
+    client.register_topic(&topic_at("/a", "node", "ipc:///elsewhere")).unwrap();
+    assert_eq!(sees(&shell, "updated", "/a")["address"], "ipc:///elsewhere");
+    client.unregister_topic("/a").unwrap();
+    assert_eq!(sees(&shell, "unregistered", "/a")["reason"], "unregistered");
+
+    let node = ["register", "/dying", "python_node", "then", "hold"];
+    let node = python::spawn("peer.py", &[&[daemon.address()], &node[..]].concat());
+    sees(&shell, "registered", "/dying");
+    node.signal(Signal::KILL);
+    let killed = Instant::now();
+    let evicted = sees(&shell, "evicted", "/dying");
+    measured(&format!("an eviction was shown {:?} after the kill", killed.elapsed()));
+    assert_eq!((&evicted["reason"], &evicted["revision"]), (&json!("owner exited"), &json!(6)));
+
+    shell.signal(Signal::INT);
+    let ended = shell.wait();
+    assert!(ended.code == Some(130) || ended.signal == Some(2), "{ended:?}");
+    let lines: Vec<_> = ended.stdout.lines().map(parsed).collect();
+    let revisions: Vec<_> = lines.iter().map(|line| line["revision"].as_u64().unwrap()).collect();
+    assert_eq!(revisions, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn nothing_is_missed_or_told_twice_when_the_daemon_is_killed() {
+    let place = Place::new();
+    let launch = Launch::at(&place).log_level(Some("info"));
+    let address = place.address();
+    let mut daemon = launch.start();
+    let mut client = client(&address);
+    let mut reader = Reader::at(&address);
+    reader.catch_up(&mut client);
+    let shell = watching(&address, &["-o", "jsonl"]);
+    until_held_back(&address, (0, 1));
+    let mut seen = 0;
+    for round in 0..5 {
+        for number in 0..20 {
+            register(&mut client, &format!("/{round}/{number}"));
+        }
+        // Some of it was heard when the daemon is killed, the rest comes from its successor.
+        for _ in 0..round * 5 {
+            reader.hear();
+        }
+        let _ = daemon.kill();
+        daemon = launch.start();
+        client.unregister_topic(&format!("/{round}/7")).unwrap();
+        reader.catch_up(&mut client);
+        seen += 21;
+    }
+    assert_eq!(reader.told().len(), 1 + seen);
+    assert_eq!(reader.revision, Some(u64::try_from(seen).unwrap()));
+    assert_eq!(reader.watch.trouble(), None);
+
+    sees(&shell, "unregistered", "/4/7");
+    let shown = shell.stdout_so_far();
+    let revisions = shown.lines().map(|line| parsed(line)["revision"].as_u64().unwrap());
+    assert_eq!(revisions.collect::<Vec<_>>(), (1..=105).collect::<Vec<_>>());
+    daemon.assert_serves();
+}
+
+#[test]
+fn a_daemon_that_lost_its_state_is_told_as_such() {
+    let place = Place::new();
+    let launch = Launch::at(&place).log_level(Some("info"));
+    let address = place.address();
+    let daemon = launch.start();
+    let mut client = client(&address);
+    register(&mut client, "/old");
+    let mut reader = Reader::at(&address);
+    reader.catch_up(&mut client);
+    assert_eq!(reader.told(), ["snapshot"]);
+    let shell = watching(&address, &["-o", "name"]);
+    shell.stdout_line("what is there", |line| (line == "present /old").then_some(()));
+
+    let _ = daemon.kill();
+    fs::remove_dir_all(place.path("state")).unwrap();
+    let _daemon = launch.start();
+    register(&mut client, "/new");
+    reader.catch_up(&mut client);
+    let told = reader.told();
+    assert_eq!(told[0], "resync");
+    shell.stdout_line("the new topic", |line| line.ends_with("/new").then_some(()));
+    let shown = shell.stdout_so_far();
+    let lines: Vec<_> = shown.lines().collect();
+    assert_eq!(lines[..2], ["present /old", "resync"]);
+    assert!(["present /new", "registered /new"].contains(&lines[2]), "{shown}");
+}
+
+#[test]
+fn the_reference_is_listed_and_what_differs_is_told() {
+    let place = Place::new();
+    let address = place.address();
+    let reference = ReferenceDaemon::start(&place);
+    let mut client = client(&address);
+    register(&mut client, "/a");
+    register(&mut client, "/b");
+    let mut reader = Reader::at(&address);
+    reader.catch_up(&mut client);
+    assert_eq!((reader.told(), reader.revision), (vec!["snapshot".to_owned()], None));
+    let shell = watching(&address, &["/[b-z]", "-o", "jsonl"]);
+    sees(&shell, "present", "/b");
+
+    client.register_topic(&topic_at("/b", "node", "ipc:///elsewhere")).unwrap();
+    reader.catch_up(&mut client);
+    assert_eq!(reader.told(), ["updated /b"]);
+    register(&mut client, "/c");
+    client.unregister_topic("/a").unwrap();
+    reader.catch_up(&mut client);
+    let mut told = reader.told();
+    told.sort();
+    assert_eq!(told, ["registered /c", "unregistered /a"]);
+    let registered = sees(&shell, "registered", "/c");
+    assert_eq!((&registered["revision"], &registered["reason"]), (&Value::Null, &Value::Null));
+
+    // It comes back empty: it is the same list, with less in it.
+    drop(reference);
+    let reference = ReferenceDaemon::start(&place);
+    reader.catch_up(&mut client);
+    assert_eq!(reader.told(), ["unregistered /b", "unregistered /c"]);
+    register(&mut client, "/d");
+    sees(&shell, "registered", "/d");
+    reader.catch_up(&mut client);
+    assert_eq!(reader.told(), ["registered /d"]);
+
+    // Ours takes its place, and it takes ours.
+    drop(reference);
+    let ours = Launch::at(&place).log_level(Some("info")).start();
+    register(&mut client, "/e");
+    reader.catch_up(&mut client);
+    assert_eq!(reader.told()[0], "resync");
+    assert_eq!(reader.revision, Some(1));
+    shell.stdout_line("resync", |line| (parsed(line)["event"] == "resync").then_some(()));
+    let _ = ours.kill();
+    let _reference = ReferenceDaemon::start(&place);
+    register(&mut client, "/f");
+    reader.catch_up(&mut client);
+    assert_eq!(reader.told()[0], "resync");
+    assert_eq!(reader.revision, None);
+}
+
+#[test]
+fn a_pattern_is_a_pattern_at_every_daemon() {
+    let ours = Daemon::start();
+    let reference = ReferenceDaemon::start(&Place::new());
+    for address in [ours.address(), &reference.address()] {
+        let mut client = client(address);
+        for name in ["/camera/left", "/camera/left/small", "/größe", "/a*b", "/a\\b", "/a{b"] {
+            register(&mut client, name);
+        }
+        for (pattern, names) in [
+            ("/camera/*", &["/camera/left"][..]),
+            ("/camera/**", &["/camera/left", "/camera/left/small"]),
+            ("/gr?ße", &["/größe"]),
+            ("/a\\*b", &["/a*b"]),
+            ("/a\\\\b", &["/a\\b"]),
+            ("/a\\{b", &["/a{b"]),
+            ("/nothing", &[]),
+        ] {
+            let mut watch = client.watch(Some(pattern)).unwrap();
+            let first = watch.next_within(PATIENCE).unwrap();
+            let Some(WatchEvent::Snapshot { topics, is_resync: false, .. }) = first else {
+                panic!("{pattern}: {first:?}");
+            };
+            let found: Vec<_> = topics.iter().map(|topic| topic.name.as_str()).collect();
+            assert_eq!(found, names, "{pattern} at {address}");
+        }
+        assert!(matches!(client.watch(Some("/a[")), Err(Error::Filter { .. })));
+    }
+}
+
+#[test]
+fn a_daemon_that_stands_still_is_no_reason_to_end() {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    let mut reader = Reader::at(daemon.address());
+    reader.catch_up(&mut client);
+    daemon.signal(Signal::STOP);
+    assert_eq!(reader.watch.next_within(Duration::from_millis(50)), Ok(None));
+    daemon.signal(Signal::CONT);
+    register(&mut client, "/a");
+    reader.catch_up(&mut client);
+    assert_eq!(reader.told(), ["snapshot", "registered /a"]);
+}
+
+#[test]
+fn a_shell_ends_by_itself_when_it_was_told_to() {
+    let daemon = Daemon::start();
+    register(&mut client(daemon.address()), "/a");
+    let shown = done(run_at(daemon.address(), &["topic", "watch", "--timeout", "300ms"]));
+    let rows: Vec<Vec<_>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["EVENT", "TOPIC", "TYPE", "NODE", "ADDRESS", "REASON"]);
+    assert_eq!(rows[1], ["present", "/a", "TestMessage", "node", "ipc:///run/nodes/a.sock", "-"]);
+    assert_eq!(rows.len(), 2);
+    let arguments = ["watch", "--no-headers", "-o", "table", "--timeout", "300ms"];
+    assert_eq!(done(run_at(daemon.address(), &arguments)).lines().count(), 1);
+}
+
+#[test]
+fn what_cannot_be_watched_is_told() {
+    let daemon = Daemon::start();
+    for (address, arguments, exit) in [
+        (Place::new().address(), &["watch", "--timeout", "1h"][..], 3),
+        (daemon.address().to_owned(), &["watch", "/a["], 2),
+        (daemon.address().to_owned(), &["watch", "-o", "json"], 2),
+        (always("nonsense").address(), &["watch"], 6),
+        (always(refusal()).address(), &["watch"], 1),
+    ] {
+        let ended = run_at(&address, arguments);
+        assert_eq!((ended.code, &*ended.stdout), (Some(exit), ""), "{}", ended.stderr);
+    }
+    let refusing = always(refusal());
+    let ended = run_at(&refusing.address(), &["watch"]);
+    assert!(ended.stderr.contains("not today"), "{}", ended.stderr);
+
+    daemon.signal(Signal::STOP);
+    let ended = run_at(daemon.address(), &["watch", "--timeout", "300ms"]);
+    assert_eq!(ended.code, Some(3), "nothing was heard: {}", ended.stderr);
+}
+
+fn refusal() -> Vec<u8> {
+    let ext = Some(ResponseExt::default());
+    DiscoveryResponse { ext, ..DiscoveryResponse::new(DiscoveryStatus::Error, "not today") }
+        .to_bytes()
+}
+
+/// A daemon that gives the same answer to everything.
+fn always(body: impl Into<Vec<u8>>) -> Scripted {
+    let body = body.into();
+    Scripted::start(move |request| vec![request.reply(body.clone())])
+}
+
+#[test]
+fn a_daemon_that_goes_and_comes_is_told_beside_the_data() {
+    let place = Place::new();
+    let daemon = Launch::at(&place).start();
+    let shell = watching(&place.address(), &["-o", "name"]);
+    let quiet = watching(&place.address(), &["-o", "name", "-q"]);
+    until_held_back(&place.address(), (0, 2));
+    let _ = daemon.kill();
+    shell.stderr_line("it is gone", |line| line.contains("is gone").then_some(()));
+    let _daemon = Launch::at(&place).start();
+    shell.stderr_line("it is back", |line| line.contains("answers again").then_some(()));
+    register(&mut client(&place.address()), "/a");
+    for process in [&shell, &quiet] {
+        process.stdout_line("the topic", |line| (line == "registered /a").then_some(()));
+    }
+    assert_eq!(quiet.stderr_so_far(), "");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_watch() {
+    let daemon = Daemon::start();
+    register(&mut client(daemon.address()), "/a");
+    for happens_more in [true, false] {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut command = command(&["-a", daemon.address(), "watch", "-o", "name"]);
+        command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let process = Process::spawn(&mut command);
+        drop(command);
+        let first = BufReader::new(reader).lines().next().unwrap().unwrap();
+        assert_eq!(first, "present /a");
+        if happens_more {
+            register(&mut client(daemon.address()), "/b");
+        }
+        let ended = process.wait();
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+        client(daemon.address()).unregister_topic("/b").unwrap_or_default();
+    }
+}
+
+#[test]
+fn a_hundred_thousand_topics_are_a_snapshot_as_well() {
+    let topics: Vec<_> = (0..100_000).map(|number| topic(&format!("/{number}"), "node")).collect();
+    let ext = ResponseExt {
+        epoch: Some(1),
+        revision: Some(100_000),
+        snapshot: Some(true),
+        ..ResponseExt::default()
+    };
+    let response = DiscoveryResponse {
+        topics,
+        ext: Some(ext),
+        ..DiscoveryResponse::new(DiscoveryStatus::Ok, "")
+    };
+    let body = response.to_bytes();
+    let mut is_first = true;
+    let daemon = Scripted::start(move |request| {
+        let is_first = std::mem::take(&mut is_first);
+        if is_first { vec![request.reply(body.clone())] } else { Vec::new() }
+    });
+    let began = Instant::now();
+    let mut watch = client(&daemon.address()).watch(None).unwrap();
+    let snapshot = watch.next_within(PATIENCE).unwrap();
+    let Some(WatchEvent::Snapshot { topics, revision, .. }) = snapshot else {
+        panic!("{snapshot:?}");
+    };
+    assert_eq!((topics.len(), revision), (100_000, Some(100_000)));
+    measured(&format!("a snapshot of 100,000 topics took {:?}", began.elapsed()));
+}
