@@ -252,6 +252,9 @@ fn a_watch_is_told_at_once_when_the_history_is_lost() {
     for suffix in ["", "-wal", "-shm"] {
         fs::remove_file(format!("{}{suffix}", state.display())).unwrap();
     }
+    let over = receive(&mut watcher).ext.unwrap();
+    assert_eq!(events(&over), [], "this history has no more to tell");
+    send(&mut watcher, &watch(Some(place_of(&over))));
     let fresh = receive(&mut watcher);
     assert_eq!(names(&fresh), ["/a"]);
     let ext = fresh.ext.unwrap();

@@ -4,7 +4,6 @@
 //! the registry decide, stores what has changed, performs the effects in order, and sends. New
 //! connections come last, so that those that have just closed make room for them.
 
-use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use crate::edge::random::random_u64;
 use crate::edge::stop::{StopHandle, StopSource};
 use crate::edge::store::Store;
 use crate::error::{BindError, RunError};
+use crate::held::Held;
 use crate::peer::{Peer, Process};
 use crate::registry::{Asked, Effects, Finding, Input, Moment, Registry, Unreadable};
 use crate::report;
@@ -38,8 +38,8 @@ const PROBE_TOKENS: std::ops::Range<usize> = (1 << 32)..(1 << 48);
 const FIRST_CONNECTION: usize = 1 << 48;
 const STATS: RequestedCommand = RequestedCommand::Known(DiscoveryCommand::Stats);
 const EVENTS_A_ROUND: usize = 1024;
-/// With more bytes than this in new replies, a batch is over: what is left comes next.
-const BYTES_A_BATCH: usize = 256 * 1024;
+/// With more work than this, in bytes made and ns, a batch is over: what is left comes next.
+const WORK_A_BATCH: usize = 256 * 1024;
 /// How often the socket files and the state file are looked at.
 const FILE_CHECK: Duration = Duration::from_secs(1);
 /// How long peers have at the end to take the replies that they are owed.
@@ -75,9 +75,9 @@ pub struct DiscoveryDaemon {
     inbox: Vec<Input>,
     /// Empty between two calls.
     findings: Vec<(TopicName, u64, Finding)>,
-    /// Requests that were read and could not be answered yet, in the order in which they came.
-    held: Vec<Received>,
-    /// Some of them could be answered now.
+    /// Requests that were read and could not be heard yet.
+    held: Held,
+    /// Some of them could be heard now.
     is_behind: bool,
     stop_handle: StopHandle,
     stop_source: StopSource,
@@ -146,7 +146,7 @@ impl DiscoveryDaemon {
             host,
             inbox: Vec::new(),
             findings: Vec::new(),
-            held: Vec::new(),
+            held: Held::default(),
             is_behind: false,
             stop_handle,
             stop_source,
@@ -275,29 +275,40 @@ impl DiscoveryDaemon {
     /// Hands over what was held and what was received, except what is asked by peers that must
     /// first read what they were sent, and what goes beyond a batch's work.
     fn hear(&mut self, received: &mut Vec<Received>, now: Moment) {
-        self.is_behind = false;
-        let mut held_up = HashSet::new();
-        for one in std::mem::take(&mut self.held).into_iter().chain(received.drain(..)) {
+        let had_held = !self.held.is_empty();
+        for one in received.drain(..) {
             let connection = one.from.connection;
-            let is_too_much = self.registry.new_bytes() >= BYTES_A_BATCH;
             // A peer's later requests stay behind its earlier ones.
-            if is_too_much
-                || held_up.contains(&connection)
+            if had_held
+                || self.registry.work() >= WORK_A_BATCH
+                || self.held.has(connection)
                 || self.connections.is_held_up(connection)
             {
-                self.is_behind |= is_too_much;
-                held_up.insert(connection);
                 self.held.push(one);
-                continue;
+            } else {
+                self.hear_one(one, now);
             }
-            let Received { from, peer, is_req, body } = one;
-            let request = parse(from.connection.0, body);
-            let peer = self.identify(peer, &request);
-            if request.as_ref().is_ok_and(|request| request.command == STATS) {
-                self.registry.handle(Input::Outside(self.figures()), now);
-            }
-            self.registry.handle(Input::Request(Asked { from, peer, is_req, request }), now);
         }
+        while self.registry.work() < WORK_A_BATCH {
+            let connections = &self.connections;
+            let may_be_heard = |connection| !connections.is_held_up(connection);
+            let Some(one) = self.held.next(may_be_heard) else {
+                self.is_behind = false;
+                return;
+            };
+            self.hear_one(one, now);
+        }
+        self.is_behind = !self.held.is_empty();
+    }
+
+    fn hear_one(&mut self, one: Received, now: Moment) {
+        let Received { from, peer, is_req, body } = one;
+        let request = parse(from.connection.0, body);
+        let peer = self.identify(peer, &request);
+        if request.as_ref().is_ok_and(|request| request.command == STATS) {
+            self.registry.handle(Input::Outside(self.figures()), now);
+        }
+        self.registry.handle(Input::Request(Asked { from, peer, is_req, request }), now);
     }
 
     /// Who a peer is. Its process matters only where it registers something, or may be refused.
@@ -419,12 +430,13 @@ impl DiscoveryDaemon {
         if is_busy {
             return now;
         }
-        // What is due while newcomers may have something to say waits for them.
+        // A lease that ends while newcomers may have something to say waits for them.
         let newcomers = self.connections.newcomers_until();
-        let registry = self.registry.next_deadline();
+        let check = self.registry.next_check();
         let deadlines = [
             self.connections.next_deadline(),
-            registry.map(|due| newcomers.map_or(due, |until| due.max(until))),
+            self.registry.next_answer(),
+            check.map(|due| newcomers.map_or(due, |until| due.max(until))),
             self.probes.next_deadline(),
         ];
         deadlines.into_iter().flatten().fold(self.next_file_check, Instant::min)

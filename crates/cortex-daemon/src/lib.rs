@@ -16,6 +16,7 @@ mod daemon;
 #[expect(clippy::disallowed_methods, reason = "the edge is where clocks and files are")]
 mod edge;
 mod error;
+mod held;
 pub mod peer;
 pub mod registry;
 mod report;

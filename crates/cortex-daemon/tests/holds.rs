@@ -409,5 +409,5 @@ fn a_registration_that_cannot_be_stored_does_not_change_its_session_s_term() {
         assert_eq!(reply.status, DiscoveryStatus::Error);
     }
     world.disk_is_full = false;
-    assert_eq!(world.registry.next_deadline(), Some(world.now.instant + Duration::from_secs(60)));
+    assert_eq!(world.registry.next_check(), Some(world.now.instant + Duration::from_secs(60)));
 }

@@ -164,17 +164,17 @@ fn topics_have_a_limit_that_does_not_hinder_those_that_are_there() {
 fn a_list_that_nothing_changed_is_not_made_again() {
     let mut world = World::new();
     reply(&mut world, DiscoveryRequest::register(info("/a", "n")));
-    let mut new_bytes = || {
+    let mut work = || {
         let request = Ok(DiscoveryRequest::list());
         let asked = Asked { from: common::reply_to(9), peer: REMOTE, is_req: false, request };
         world.registry.handle(Input::Request(asked), world.now);
-        let new_bytes = world.registry.new_bytes();
+        let work = world.registry.work();
         let effects = world.registry.commit(world.now);
         assert_eq!(effects.replies.len(), 1);
-        new_bytes
+        work
     };
-    new_bytes();
-    assert_eq!(new_bytes(), 0);
+    work();
+    assert_eq!(work(), 0);
 }
 
 /// What a request should lead to, by the protocol's table.

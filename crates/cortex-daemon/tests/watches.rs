@@ -87,7 +87,7 @@ fn a_wait_in_vain_is_answered_as_a_lookup_when_its_time_is_over() {
     let mut world = World::new();
     let asked = world.send(REMOTE, wait("/x", 5000));
     let end = world.now.instant + Duration::from_secs(5);
-    assert_eq!(world.registry.next_deadline(), Some(end));
+    assert_eq!(world.registry.next_answer(), Some(end));
     world.pass(4);
     assert!(world.replies.is_empty());
     world.pass(1);
@@ -128,6 +128,26 @@ fn what_cannot_be_waited_for_or_watched_is_an_error_that_tells_why() {
         assert!(reply.message.contains(why), "{}", reply.message);
         assert!(reply.ext.is_some());
     }
+}
+
+#[test]
+fn a_filter_that_takes_long_for_so_many_names_is_refused() {
+    let mut world = World::new();
+    for batch in 0..10 {
+        let long = |number: usize| {
+            let name = format!("/{}/{batch}/{number}", "a".repeat(1000));
+            TopicInfo { address: "ipc:///tmp/x".into(), ..info(&name, "node") }
+        };
+        let requests = (0..100).map(|number| (REMOTE, DiscoveryRequest::register(long(number))));
+        for reply in world.ask_at_once(requests.collect()) {
+            assert_eq!(reply.status, DiscoveryStatus::Ok);
+        }
+    }
+    let hard = format!("/*{}", "a".repeat(700));
+    let refused = world.ask(REMOTE, watch(Some(&hard), None, 0));
+    assert_eq!(refused.status, DiscoveryStatus::Error);
+    assert!(refused.message.contains("too long"), "{}", refused.message);
+    assert_eq!(world.ask(REMOTE, watch(Some("/*/7/*"), None, 0)).topics.len(), 100);
 }
 
 #[test]
@@ -250,18 +270,63 @@ fn a_since_that_means_nothing_here_gets_a_snapshot() {
 fn a_lost_history_is_told_at_once_to_who_watches() {
     let mut world = World::new();
     register(&mut world, "/x", "node");
-    let asked = [None, Some("/x"), Some("/y*")]
-        .map(|filter| world.send(REMOTE, watch(filter, at(1), MINUTE_MS)));
+    let filters = [None, Some("/x"), Some("/y*")];
+    let asked = filters.map(|filter| world.send(REMOTE, watch(filter, at(1), MINUTE_MS)));
     let waiting = world.send(REMOTE, wait("/y", MINUTE_MS));
     world.lose_state(8);
-    for (asked, topics) in asked.into_iter().zip([1, 1, 0]) {
-        let reply = world.replies.remove(&asked).unwrap();
+    for ((asked, filter), topics) in asked.into_iter().zip(filters).zip([1, 1, 0]) {
+        // What it hears of the old history is its end; to go on there gives a snapshot.
+        let ext = told(&mut world, asked);
+        assert_eq!((ext.epoch, ext.revision, ext.events), (Some(7), Some(1), Some(vec![])));
+        let reply = world.ask(REMOTE, watch(filter, at(1), MINUTE_MS));
         let ext = reply.ext.unwrap();
         assert_eq!((ext.epoch, ext.snapshot, reply.topics.len()), (Some(8), Some(true), topics));
     }
     assert!(world.replies.is_empty());
     register(&mut world, "/y", "node");
     assert_eq!(world.replies.remove(&waiting).unwrap().status, DiscoveryStatus::Ok);
+}
+
+#[test]
+fn a_reply_has_no_more_bytes_than_it_needs_and_goes_on_in_the_next() {
+    let mut world = World::new();
+    let long = |number: usize| TopicInfo {
+        address: "x".repeat(1000),
+        ..info(&format!("/{number}"), "node")
+    };
+    let asked = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
+    let requests = (0..400).map(|number| (REMOTE, DiscoveryRequest::register(long(number))));
+    world.ask_at_once(requests.collect());
+    let ext = told(&mut world, asked);
+    let events = happened(&ext).len();
+    assert!((230..270).contains(&events), "{events} events of 1 kB");
+    assert_eq!(ext.revision, Some(events as u64));
+    let ext = world.ask(REMOTE, watch(None, at(events as u64), 0)).ext.unwrap();
+    assert_eq!(happened(&ext)[0], event("registered", &format!("/{events}"), events as u64 + 1));
+}
+
+#[test]
+fn waking_many_has_a_bound_and_nobody_misses_anything() {
+    const WATCHES: usize = 3000;
+    let mut world = World::new();
+    let mut watchers: Vec<_> =
+        (0..WATCHES).map(|limit| Watcher::new(None, Some(1 + limit as u64 % 900))).collect();
+    for watcher in &mut watchers {
+        watcher.catch_up(&mut world);
+    }
+    let long = |number: usize| TopicInfo {
+        address: "x".repeat(1000),
+        ..info(&format!("/{number}"), "node")
+    };
+    let requests = (0..200).map(|number| (REMOTE, DiscoveryRequest::register(long(number))));
+    world.send_at_once(requests.collect());
+    let bytes = world.bytes_replied;
+    assert!(bytes < 8 * 1024 * 1024, "{bytes} bytes at once");
+    let list = world.list();
+    for watcher in &mut watchers {
+        watcher.catch_up(&mut world);
+        watcher.check(&list);
+    }
 }
 
 #[test]
@@ -357,7 +422,7 @@ fn who_has_hung_up_is_not_answered() {
     register(&mut world, "/x", "node");
     told(&mut world, watching);
     assert!(world.replies.is_empty());
-    assert_eq!(world.registry.next_deadline(), None);
+    assert_eq!(world.registry.next_answer(), None);
 }
 
 #[test]

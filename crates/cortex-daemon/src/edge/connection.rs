@@ -1,5 +1,6 @@
 //! One peer's connection: reading what it asks, and sending what it is answered.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(super) struct Peer {
     output: Output,
     /// Requests that were taken from it and are not answered yet.
     owed: usize,
+    /// The bytes that it still has to be sent, when they were last counted.
+    pub(super) counted: usize,
     /// It stands in the queue of those with something to do.
     pub(super) in_turns: bool,
     /// It stands in the list of those that may have something to send.
@@ -80,6 +83,7 @@ impl Peer {
             input: Input::Dry,
             output: Output::Flowing,
             owed: 0,
+            counted: 0,
             in_turns: false,
             in_unsent: false,
         }
@@ -109,6 +113,16 @@ impl Peer {
     /// Whether it has been sent all that there is for it.
     pub(super) fn has_all(&mut self) -> bool {
         self.zmtp.output().is_empty()
+    }
+
+    /// The bytes that it still has to be sent.
+    pub(super) fn unsent(&mut self) -> usize {
+        self.zmtp.output().len()
+    }
+
+    /// The memory that they take: see [`Output::memory`](crate::zmtp::Output::memory).
+    pub(super) fn unsent_memory(&mut self, seen: &mut HashSet<usize>) -> usize {
+        self.zmtp.output().memory(seen)
     }
 
     /// Puts a reply on its way.

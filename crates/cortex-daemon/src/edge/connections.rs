@@ -4,7 +4,7 @@
 //! it may have something to read, and stands in a queue until it has had its turn. A turn is
 //! bounded, so that no peer can keep the others waiting.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event as PollEvent;
 use mio::{Interest, Registry, Token};
 
+use super::clock::now;
 use super::connection::Peer;
 use super::credentials::Credentials;
 use super::descriptors::Reserve;
@@ -32,6 +33,10 @@ const ACCEPTS_A_ROUND: usize = 256;
 /// How long the door stays shut when the system can give us no connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const READ_BUFFER: usize = 64 * 1024;
+/// The most bytes of memory that replies take which peers do not read.
+const MOST_UNREAD: usize = 256 * 1024 * 1024;
+/// After so many bytes more it is counted again how much memory they take.
+const COUNT_AGAIN: usize = 32 * 1024 * 1024;
 
 /// A request: where its reply goes, who sent it, and what it is.
 pub(crate) struct Received {
@@ -51,8 +56,13 @@ pub(crate) struct Connections {
     turns: VecDeque<ConnectionId>,
     /// Those that may have something to send.
     unsent: Vec<ConnectionId>,
-    /// Those whose end has come while they were owed answers.
+    /// Those whose end has come.
     hung_up: Vec<ConnectionId>,
+    /// The bytes that all have to be sent. What is shared counts for each of them, so there is more
+    /// here than in memory.
+    unsent_bytes: usize,
+    /// From how many of them on the memory is counted.
+    count_from: usize,
     /// In the order of their deadlines, which all lie equally far ahead.
     handshakes: VecDeque<(Instant, ConnectionId)>,
     /// Until when the newest peer may still be on its way to its first request.
@@ -93,6 +103,8 @@ impl Connections {
             turns: VecDeque::new(),
             unsent: Vec::new(),
             hung_up: Vec::new(),
+            unsent_bytes: 0,
+            count_from: MOST_UNREAD,
             handshakes: VecDeque::new(),
             newcomers_until: None,
             limit,
@@ -185,7 +197,7 @@ impl Connections {
         self.peers.len()
     }
 
-    /// Those whose end has come while they were owed answers, each once.
+    /// Those whose end has come since the last call, some of them more than once.
     pub(crate) fn take_hung_up(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.hung_up)
     }
@@ -208,6 +220,7 @@ impl Connections {
         if let Some(peer) = self.peers.get_mut(&to.connection) {
             peer.reply(&to.envelope, body);
             self.queue_unsent(to.connection);
+            self.count(to.connection);
         }
     }
 
@@ -217,7 +230,8 @@ impl Connections {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             peer.in_unsent = false;
             let was_held_up = peer.is_held_up();
-            match peer.send(&self.registry, id) {
+            let sent = peer.send(&self.registry, id);
+            match sent {
                 Err(error) => {
                     tracing::debug!(connection = id.0, %error, "the peer takes no more answers");
                     peer.stop_sending();
@@ -228,7 +242,38 @@ impl Connections {
                 Ok(()) if peer.is_done() => self.end(id),
                 Ok(()) => {}
             }
+            self.count(id);
         }
+        self.bound_unread();
+    }
+
+    fn count(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let unsent = peer.unsent();
+        let before = std::mem::replace(&mut peer.counted, unsent);
+        self.unsent_bytes = self.unsent_bytes - before + unsent;
+    }
+
+    /// Closes those that leave most unread, when it is too much for the memory. They may connect
+    /// again, and ask again.
+    fn bound_unread(&mut self) {
+        if self.unsent_bytes < self.count_from {
+            self.count_from = (self.unsent_bytes + COUNT_AGAIN).clamp(MOST_UNREAD, self.count_from);
+            return;
+        }
+        let mut seen = HashSet::new();
+        let memory = |(id, peer): (&ConnectionId, &mut Peer)| (peer.unsent_memory(&mut seen), *id);
+        let mut unread: Vec<_> = self.peers.iter_mut().map(memory).collect();
+        unread.sort_unstable();
+        let mut total: usize = unread.iter().map(|(memory, _)| memory).sum();
+        while total > MOST_UNREAD
+            && let Some((memory, id)) = unread.pop()
+        {
+            total -= memory;
+            self.tell_violation(id, &Violation::TooMuchUnread(memory), now());
+            self.end(id);
+        }
+        self.count_from = MOST_UNREAD.max(self.unsent_bytes + COUNT_AGAIN);
     }
 
     /// Takes waiting connections, and closes those for which there is no room.
@@ -358,6 +403,9 @@ impl Connections {
     fn end(&mut self, id: ConnectionId) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
         tracing::trace!(connection = id.0, "disconnected");
+        self.unsent_bytes -= peer.counted;
+        // What it waited for is of no use any more.
+        self.hung_up.push(id);
         if let Err(error) = peer.stream.deregister(&self.registry) {
             tracing::debug!(connection = id.0, %error, "closed without being unwatched");
         }

@@ -13,19 +13,21 @@ use super::Event;
 pub(super) struct History {
     most: usize,
     events: VecDeque<(TopicName, Event)>,
+    name_bytes: usize,
 }
 
 impl History {
     /// A history of at most `most` events. Of those that are given the last ones count that lead to
     /// `revision` without a gap.
     pub(super) fn new(most: usize, events: Vec<(TopicName, Event)>, revision: u64) -> Self {
-        let mut history = Self { most, events: VecDeque::new() };
+        let mut history = Self { most, events: VecDeque::new(), name_bytes: 0 };
         let mut wanted = revision;
         for (name, event) in events.into_iter().rev() {
             if event.revision != wanted || history.events.len() == most {
                 break;
             }
             wanted = wanted.saturating_sub(1);
+            history.name_bytes += name.as_str().len();
             history.events.push_front((name, event));
         }
         history
@@ -35,24 +37,35 @@ impl History {
         self.events.len()
     }
 
+    /// The bytes of all events' topic names.
+    pub(super) fn name_bytes(&self) -> usize {
+        self.name_bytes
+    }
+
     /// Adds the event of the next revision.
     pub(super) fn push(&mut self, name: TopicName, event: Event) {
+        self.name_bytes += name.as_str().len();
         self.events.push_back((name, event));
     }
 
     /// Takes the last event back.
     pub(super) fn pop(&mut self) {
-        self.events.pop_back();
+        if let Some((name, _)) = self.events.pop_back() {
+            self.name_bytes -= name.as_str().len();
+        }
     }
 
     /// Forgets the oldest events beyond the most.
     pub(super) fn trim(&mut self) {
         let beyond = self.events.len().saturating_sub(self.most);
-        self.events.drain(..beyond);
+        for (name, _) in self.events.drain(..beyond) {
+            self.name_bytes -= name.as_str().len();
+        }
     }
 
     pub(super) fn clear(&mut self) {
         self.events.clear();
+        self.name_bytes = 0;
     }
 
     /// The events behind a revision, up to the present one. `None` when not all of them are known,
@@ -111,5 +124,6 @@ mod tests {
         history.trim();
         assert_eq!(revisions(&history, 1, 3), Some(vec![2, 3]));
         assert_eq!(revisions(&history, 0, 3), None);
+        assert_eq!(history.name_bytes(), 4);
     }
 }

@@ -29,7 +29,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DecodeError, Since, TopicInfo, TopicName};
+use cortex_proto::{DecodeError, TopicInfo, TopicName};
 
 pub use access::Access;
 use contests::{Contest, Patience};
@@ -42,6 +42,7 @@ pub use record::{Event, EventKind, Keep, Reason, Record, Snapshot, Write};
 use staging::Staged;
 use topics::{Entry, Topics};
 use waiters::{Waiter, Waiters};
+use watches::SnapshotReply;
 
 /// While there are requests that were not read yet, sessions have this much longer.
 const HEARING: Duration = Duration::from_secs(1);
@@ -131,21 +132,22 @@ pub struct Registry {
     waiters: Waiters,
     /// Those who have to make room for others, and are answered when the batch is decided.
     crowded_out: Vec<Waiter>,
-    is_new_epoch: bool,
+    /// The history that was lost, until those who watch it are told.
+    lost_epoch: Option<u64>,
     is_closing: bool,
     /// Counters and gauges of what is outside.
     outside: Vec<(&'static str, u64)>,
     /// The reply to LIST, made when somebody asks and kept until a topic changes.
     list_reply: Option<Arc<[u8]>>,
-    /// The same for a watch on all topics, and the place in the history that it was made at.
-    snapshot_reply: Option<(Since, Arc<[u8]>)>,
+    /// The same for the last watch that asked for all there is.
+    snapshot_reply: Option<SnapshotReply>,
     /// What the batch changes, and beside each change what is to be stored for it.
     staged: Vec<Staged>,
     writes: Vec<Write>,
     /// The requests that were answered in this batch.
     answered: Vec<Asked>,
     effects: Effects,
-    new_bytes: usize,
+    work: usize,
     evict_again: Option<Instant>,
     counters: Counters,
 }
@@ -175,7 +177,7 @@ impl Registry {
             history,
             waiters: Waiters::default(),
             crowded_out: Vec::new(),
-            is_new_epoch: false,
+            lost_epoch: None,
             is_closing: false,
             outside: Vec::new(),
             list_reply: None,
@@ -184,7 +186,7 @@ impl Registry {
             writes: Vec::new(),
             answered: Vec::new(),
             effects: Effects::default(),
-            new_bytes: 0,
+            work: 0,
             evict_again: None,
             counters: Counters::default(),
         };
@@ -224,9 +226,9 @@ impl Registry {
     /// Between two batches: the history so far is lost, and another one begins. Who watches is told
     /// with the next batch.
     pub fn begin_epoch(&mut self, epoch: u64) {
+        self.lost_epoch.get_or_insert(self.epoch);
         self.epoch = epoch;
         self.history.clear();
-        self.is_new_epoch = true;
     }
 
     /// What has happened since the start.
@@ -241,22 +243,28 @@ impl Registry {
         self.topics.iter().all(|entry| !entry.vigil.is_probing())
     }
 
-    /// The bytes that were made for this batch's replies; a LIST that was there already counts for
-    /// nothing.
+    /// How much work this batch is so far: the bytes that were made for its replies, and the ns that
+    /// looking through topics and events takes. A LIST that was there already counts for nothing.
     #[must_use]
-    pub fn new_bytes(&self) -> usize {
-        self.new_bytes
+    pub fn work(&self) -> usize {
+        self.work
     }
 
-    /// When an [`Input::Tick`] has something to do.
+    /// When an [`Input::Tick`] answers somebody who waits.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub fn next_answer(&self) -> Option<Instant> {
+        let contest = self.contests.iter().map(|contest| contest.end).min();
+        contest.into_iter().chain(self.waiters.next_end()).min()
+    }
+
+    /// When an [`Input::Tick`] looks at an endpoint, or ends a session.
+    #[must_use]
+    pub fn next_check(&self) -> Option<Instant> {
         let probe = self.agenda.first().map(|(due, _)| *due);
         let lease = self.sessions.next_end();
         // Evictions that could not be stored are not tried again at once.
         let lease = lease.map(|end| self.evict_again.map_or(end, |again| again.max(end)));
-        let contest = self.contests.iter().map(|contest| contest.end).min();
-        probe.into_iter().chain(lease).chain(contest).chain(self.waiters.next_end()).min()
+        probe.into_iter().chain(lease).min()
     }
 
     /// Takes what happened. What follows is staged until [`commit`](Self::commit) or

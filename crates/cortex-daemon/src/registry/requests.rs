@@ -184,7 +184,7 @@ impl Registry {
                 let body = pack_list(&self.topics, Some(ext));
                 return self.made(body);
             }
-            Content::Snapshot(filter) => return self.snapshot_body(filter.as_deref()),
+            Content::Snapshot(filter) => return self.snapshot_body(filter.as_ref()),
             Content::Events(passage) => return self.events_body(&passage),
         };
         let (topic_info, ext) = (topic_info.as_deref(), ext.as_ref());
@@ -193,7 +193,7 @@ impl Registry {
 
     /// A body that was not there before: it counts for the batch's work.
     pub(super) fn made(&mut self, body: Vec<u8>) -> Arc<[u8]> {
-        self.new_bytes += body.len();
+        self.work += body.len();
         body.into()
     }
 

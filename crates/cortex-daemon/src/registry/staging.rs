@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::holds::SessionKey;
 use super::topics::Entry;
-use super::watches::Decided;
+use super::watches::{Decided, work_of_a_wake};
 use super::{
     Change, EVICTION_RETRY, Effects, Event, EventKind, Keep, Moment, Record, Registry, Write,
 };
@@ -49,7 +49,7 @@ impl Registry {
         self.history.trim();
         self.writes.clear();
         self.answered.clear();
-        self.new_bytes = 0;
+        self.work = 0;
         self.owners.settle(&mut self.effects);
         std::mem::take(&mut self.effects)
     }
@@ -130,6 +130,7 @@ impl Registry {
         record: Option<Record>,
     ) {
         let (revision, info, owner) = (self.revision, Arc::clone(&entry.info), entry.owner);
+        self.work += work_of_a_wake(self.waiters.pattern_bytes(), &info.name);
         let event = Event { revision, kind, packed: Arc::clone(&entry.packed) };
         self.history.push(info.name.clone(), event.clone());
         let write = Write { name: info.name.clone(), record, event: Some(event) };

@@ -73,11 +73,17 @@ impl Entry {
 pub(super) struct Topics {
     places: HashMap<TopicName, u64>,
     by_place: BTreeMap<u64, Entry>,
+    name_bytes: usize,
 }
 
 impl Topics {
     pub(super) fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// The bytes of all names.
+    pub(super) fn name_bytes(&self) -> usize {
+        self.name_bytes
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Entry> {
@@ -95,12 +101,17 @@ impl Topics {
 
     /// Puts an entry at its place.
     pub(super) fn insert(&mut self, entry: Entry) {
+        self.name_bytes += entry.info.name.as_str().len();
         self.places.insert(entry.info.name.clone(), entry.place);
-        self.by_place.insert(entry.place, entry);
+        if let Some(before) = self.by_place.insert(entry.place, entry) {
+            self.name_bytes -= before.info.name.as_str().len();
+        }
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Option<Entry> {
-        self.by_place.remove(&self.places.remove(name)?)
+        let entry = self.by_place.remove(&self.places.remove(name)?)?;
+        self.name_bytes -= name.len();
+        Some(entry)
     }
 
     /// In the order of first registration.

@@ -2,6 +2,7 @@
 //! connection. Whoever waits costs nothing until what it waits for happens.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,8 +14,10 @@ use crate::peer::{ConnectionId, ReplyTo};
 pub(super) const MOST: usize = 100_000;
 /// The most bytes that they take, envelopes and names included; one user at most half of it.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
-/// The most different patterns: each change is held against each of them.
-const MOST_FILTERS: usize = 1024;
+/// The most bytes that the different patterns have together, and those of one user: each change is
+/// held against each of them.
+const MOST_PATTERN_BYTES: usize = 64 * 1024;
+const MOST_PATTERN_BYTES_OF_A_USER: usize = 8 * 1024;
 /// About how many bytes one takes that waits for nothing in particular.
 const BYTES_EACH: usize = 400;
 
@@ -33,8 +36,8 @@ pub(super) struct Waiter {
 pub(super) enum Wants {
     /// A topic's registration.
     Topic(TopicName),
-    /// A change of topics.
-    Change(Watch),
+    /// A change of one topic, or of all that pass.
+    Change(Option<TopicName>, Watch),
 }
 
 /// What a watch is about.
@@ -57,38 +60,63 @@ pub(super) struct Waiters {
     by_end: BTreeSet<(Instant, u64)>,
     /// Those that only one topic concerns.
     by_name: HashMap<TopicName, BTreeSet<u64>>,
-    /// The watches that more than one topic concerns.
-    by_filter: HashMap<Option<Arc<TopicFilter>>, BTreeSet<u64>>,
+    /// The watches that more than one topic concerns, by user.
+    by_filter: HashMap<Pattern, BTreeSet<u64>>,
+    pattern_bytes: usize,
     by_connection: HashMap<ConnectionId, BTreeSet<u64>>,
     users: HashMap<Option<u32>, User>,
     bytes: usize,
 }
 
+/// A user's pattern; `None` is all topics.
+type Pattern = (Option<u32>, Option<Arc<TopicFilter>>);
+
 #[derive(Debug, Default)]
 struct User {
     waiting: BTreeSet<u64>,
     bytes: usize,
+    pattern_bytes: usize,
+}
+
+impl Wants {
+    /// A change of what a watch is about.
+    pub(super) fn change(watch: Watch) -> Self {
+        let name = watch.filter.as_ref().and_then(|filter| TopicName::new(filter.name()?).ok());
+        Self::Change(name, watch)
+    }
+
+    /// The only topic that concerns it, if it is only one.
+    fn name(&self) -> Option<&TopicName> {
+        match self {
+            Self::Topic(name) => Some(name),
+            Self::Change(name, _) => name.as_ref(),
+        }
+    }
+
+    /// The pattern that it is found by, if it is found by one.
+    fn filter(&self) -> Option<&Option<Arc<TopicFilter>>> {
+        match self {
+            Self::Topic(_) | Self::Change(Some(_), _) => None,
+            Self::Change(None, watch) => Some(&watch.filter),
+        }
+    }
+}
+
+fn length(filter: Option<&Arc<TopicFilter>>) -> usize {
+    filter.map_or(0, |filter| filter.as_str().len())
 }
 
 impl Waiter {
     fn bytes(&self) -> usize {
         let wanted = match &self.wants {
             Wants::Topic(name) => name.as_str().len(),
-            Wants::Change(watch) => watch.filter.as_ref().map_or(0, |filter| filter.as_str().len()),
+            Wants::Change(_, watch) => length(watch.filter.as_ref()),
         };
         BYTES_EACH + wanted + self.to.envelope.len()
     }
 
     fn is_wait(&self) -> bool {
         matches!(self.wants, Wants::Topic(_))
-    }
-
-    /// The only topic that concerns it, if it is only one.
-    fn name(&self) -> Option<TopicName> {
-        match &self.wants {
-            Wants::Topic(name) => Some(name.clone()),
-            Wants::Change(watch) => TopicName::new(watch.filter.as_ref()?.name()?).ok(),
-        }
     }
 }
 
@@ -98,15 +126,20 @@ impl Waiters {
         (self.waits, self.by_age.len() - self.waits)
     }
 
+    /// The bytes of all patterns that each change is held against.
+    pub(super) fn pattern_bytes(&self) -> usize {
+        self.pattern_bytes
+    }
+
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.by_end.first().map(|(end, _)| *end)
     }
 
     /// Lets a request wait. Gives those that have to make room for it: the oldest, of its user or
-    /// of all.
+    /// of all; or itself, when its pattern is one too many.
     pub(super) fn add(&mut self, waiter: Waiter) -> Vec<Waiter> {
         let mut crowded_out = Vec::new();
-        if self.is_one_filter_too_many(&waiter) {
+        if self.is_one_pattern_too_many(&waiter) {
             return vec![waiter];
         }
         let (uid, number) = (waiter.uid, self.next);
@@ -142,7 +175,7 @@ impl Waiters {
             };
             names.iter().any(passes)
         };
-        let woken = self.by_filter.iter().filter(|(filter, _)| concerns(filter));
+        let woken = self.by_filter.iter().filter(|((_, filter), _)| concerns(filter));
         let numbers: BTreeSet<u64> = woken.flat_map(|(_, numbers)| numbers).copied().collect();
         self.remove_all(numbers)
     }
@@ -180,18 +213,20 @@ impl Waiters {
         user.waiting.insert(number);
         self.by_connection.entry(waiter.to.connection).or_default().insert(number);
         self.by_end.insert((waiter.end, number));
-        match (waiter.name(), &mut waiter.wants) {
-            (Some(name), _) => {
-                self.by_name.entry(name).or_default().insert(number);
-            }
-            (None, Wants::Change(watch)) => {
+        if let Some(name) = waiter.wants.name() {
+            self.by_name.entry(name.clone()).or_default().insert(number);
+        }
+        if let Wants::Change(None, watch) = &mut waiter.wants {
+            let mut pattern = (waiter.uid, watch.filter.clone());
+            if let Some((known, _)) = self.by_filter.get_key_value(&pattern) {
                 // Equal patterns are kept once.
-                if let Some((known, _)) = self.by_filter.get_key_value(&watch.filter) {
-                    watch.filter.clone_from(known);
-                }
-                self.by_filter.entry(watch.filter.clone()).or_default().insert(number);
+                watch.filter.clone_from(&known.1);
+            } else {
+                user.pattern_bytes += length(watch.filter.as_ref());
+                self.pattern_bytes += length(watch.filter.as_ref());
             }
-            (None, Wants::Topic(_)) => {}
+            pattern.1.clone_from(&watch.filter);
+            self.by_filter.entry(pattern).or_default().insert(number);
         }
         self.by_age.insert(number, waiter);
     }
@@ -201,19 +236,25 @@ impl Waiters {
         let bytes = waiter.bytes();
         self.bytes -= bytes;
         self.waits -= usize::from(waiter.is_wait());
+        self.by_end.remove(&(waiter.end, number));
+        take_out(&mut self.by_connection, &waiter.to.connection, number);
+        if let Some(name) = waiter.wants.name() {
+            take_out(&mut self.by_name, name, number);
+        }
+        let mut pattern_bytes = 0;
+        if let Some(filter) = waiter.wants.filter()
+            && take_out(&mut self.by_filter, &(waiter.uid, filter.clone()), number)
+        {
+            pattern_bytes = length(filter.as_ref());
+        }
+        self.pattern_bytes -= pattern_bytes;
         if let Some(user) = self.users.get_mut(&waiter.uid) {
             user.bytes -= bytes;
+            user.pattern_bytes -= pattern_bytes;
             user.waiting.remove(&number);
             if user.waiting.is_empty() {
                 self.users.remove(&waiter.uid);
             }
-        }
-        self.by_end.remove(&(waiter.end, number));
-        take_out(&mut self.by_connection, &waiter.to.connection, number);
-        match (waiter.name(), &waiter.wants) {
-            (Some(name), _) => take_out(&mut self.by_name, &name, number),
-            (None, Wants::Change(watch)) => take_out(&mut self.by_filter, &watch.filter, number),
-            (None, Wants::Topic(_)) => {}
         }
         Some(waiter)
     }
@@ -222,11 +263,13 @@ impl Waiters {
         numbers.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
-    fn is_one_filter_too_many(&self, waiter: &Waiter) -> bool {
-        let Wants::Change(watch) = &waiter.wants else { return false };
-        self.by_filter.len() >= MOST_FILTERS
-            && waiter.name().is_none()
-            && !self.by_filter.contains_key(&watch.filter)
+    fn is_one_pattern_too_many(&self, waiter: &Waiter) -> bool {
+        let Some(filter) = waiter.wants.filter() else { return false };
+        let of_user = self.users.get(&waiter.uid).map_or(0, |user| user.pattern_bytes);
+        let bytes = length(filter.as_ref());
+        let is_too_much = of_user + bytes > MOST_PATTERN_BYTES_OF_A_USER
+            || self.pattern_bytes + bytes > MOST_PATTERN_BYTES;
+        is_too_much && !self.by_filter.contains_key(&(waiter.uid, filter.clone()))
     }
 
     /// The oldest of a user that has more than its share.
@@ -243,14 +286,15 @@ impl Waiters {
     }
 }
 
-/// Takes a number out of an index, in which nothing empty stays.
-fn take_out<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, number: u64) {
-    if let Some(numbers) = index.get_mut(key) {
-        numbers.remove(&number);
-        if numbers.is_empty() {
-            index.remove(key);
-        }
+/// Takes a number out of an index, in which nothing empty stays. Tells whether the key is gone.
+fn take_out<K: Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, number: u64) -> bool {
+    let Some(numbers) = index.get_mut(key) else { return false };
+    numbers.remove(&number);
+    let is_empty = numbers.is_empty();
+    if is_empty {
+        index.remove(key);
     }
+    is_empty
 }
 
 #[cfg(test)]
@@ -271,7 +315,7 @@ mod tests {
 
     fn change(filter: Option<&str>) -> Wants {
         let filter = filter.map(|pattern| Arc::new(TopicFilter::new(pattern).unwrap()));
-        Wants::Change(Watch { filter, limit: 10 })
+        Wants::change(Watch { filter, limit: 10 })
     }
 
     fn connections(waiters: &[Waiter]) -> Vec<usize> {
@@ -309,7 +353,7 @@ mod tests {
         assert_eq!(connections(&waiters.take_ended(now)), [0_usize; 0]);
         assert_eq!(connections(&waiters.take_ended(now + Duration::from_secs(60))), [5]);
         assert_eq!(waiters.count(), (0, 0));
-        assert_eq!(waiters.bytes, 0);
+        assert_eq!((waiters.bytes, waiters.pattern_bytes), (0, 0));
         assert!(waiters.by_name.is_empty() && waiters.by_filter.is_empty());
         assert!(waiters.by_connection.is_empty() && waiters.users.is_empty());
         assert_eq!(waiters.next_end(), None);
@@ -343,16 +387,24 @@ mod tests {
     }
 
     #[test]
-    fn different_patterns_have_a_bound_of_their_own() {
+    fn different_patterns_have_a_bound_of_their_own_for_each_user() {
         let now = start();
         let mut waiters = Waiters::default();
-        for number in 0..MOST_FILTERS {
-            let wants = change(Some(&format!("/{number}/*")));
+        let pattern = |number: usize| format!("/{number:0>60}/*");
+        let fit = MOST_PATTERN_BYTES_OF_A_USER / pattern(0).len();
+        for number in 0..fit {
+            let wants = change(Some(&pattern(number)));
             assert_eq!(waiters.add(waiter(number, 1, now, wants)), []);
         }
-        let another = waiter(7, 1, now, change(Some("/another/*")));
-        assert_eq!(waiters.add(another.clone()), [another], "it is answered at once");
-        assert_eq!(waiters.add(waiter(7, 1, now, change(Some("/7/*")))), []);
+        let another = waiter(7, 1, now, change(Some(&pattern(fit))));
+        assert_eq!(waiters.add(another.clone()), std::slice::from_ref(&another), "at once");
+        assert_eq!(waiters.add(waiter(7, 1, now, change(Some(&pattern(7))))), [], "known");
         assert_eq!(waiters.add(waiter(7, 1, now, change(Some("/plain")))), []);
+        assert_eq!(waiters.add(waiter(7, 1, now, change(None))), []);
+        assert_eq!(waiters.add(Waiter { uid: Some(2), ..another.clone() }), [], "another user");
+        assert_eq!(waiters.take_connection(ConnectionId(1)).len(), 1);
+        assert_eq!(waiters.add(another), [], "there is room again");
+        waiters.take_ended(now + Duration::from_secs(60));
+        assert_eq!(waiters.pattern_bytes, 0);
     }
 }

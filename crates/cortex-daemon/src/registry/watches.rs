@@ -15,11 +15,19 @@ use cortex_proto::{
 
 use super::requests::{Answer, Content, Outcome, non_empty};
 use super::waiters::{Waiter, Wants, Watch};
-use super::{Asked, Event, Moment, Registry, Reply};
+use super::{Asked, Moment, Registry, Reply};
 use crate::peer::ConnectionId;
+use crate::zmtp::SHARED_FROM;
 
 /// The most events in a reply: whoever is further behind asks again.
 const MOST_EVENTS: u64 = 1000;
+/// The most steps for one request: about a quarter of a second.
+const MOST_EFFORT: usize = 500_000_000;
+/// Behind an event that makes a reply longer than this, in bytes, no other one follows.
+const BYTES_A_REPLY: usize = 256 * 1024;
+/// The most bytes that waking takes, made or copied. Whoever comes later is told that nothing has
+/// happened yet: it asks again, and then it is answered at its turn.
+const BYTES_A_WAKE: usize = 4 * 1024 * 1024;
 
 /// How a batch ended, and what follows for those who wait.
 pub(super) struct Decided {
@@ -57,13 +65,19 @@ impl Registry {
         }
     }
 
-    pub(super) fn watch(&self, request: &DiscoveryRequest) -> Answer {
+    pub(super) fn watch(&mut self, request: &DiscoveryRequest) -> Answer {
         let no_ext = RequestExt::default();
         let ext = request.ext.as_ref().unwrap_or(&no_ext);
         let filter = match ext.filter.as_deref().map(TopicFilter::new).transpose() {
             Ok(filter) => filter.map(Arc::new),
             Err(problem) => return Outcome::error(format!("ext.filter: {problem}")).into(),
         };
+        let name_bytes = self.topics.name_bytes().max(self.history.name_bytes());
+        if filter.as_ref().is_some_and(|filter| filter.effort(name_bytes) > MOST_EFFORT) {
+            self.counters.over_limit += 1;
+            let problem = "with so many topics it would take too long: have less behind a `*`";
+            return Outcome::error(format!("ext.filter: {problem}")).into();
+        }
         let Some(since) = ext.since.and_then(|since| self.known_revision(since)) else {
             return Outcome { content: Content::Snapshot(filter), ..Outcome::ok("") }.into();
         };
@@ -71,11 +85,11 @@ impl Registry {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let passage = Passage { watch: Watch { filter, limit }, since };
         let wait = wait_of(Some(ext));
-        if wait.is_zero() || self.events_of(&passage).next().is_some() {
+        if wait.is_zero() || self.has_events(&passage) {
             return Outcome { content: Content::Events(passage), ..Outcome::ok("") }.into();
         }
         // From here on it has seen all up to the present: what wakes it is all that it is told.
-        Answer::HeldBack { wants: Wants::Change(passage.watch), wait }
+        Answer::HeldBack { wants: Wants::change(passage.watch), wait }
     }
 
     /// The revision from which a watch can go on without a gap.
@@ -102,9 +116,12 @@ impl Registry {
 
     /// Answers those who need not wait any longer, now that the batch is decided.
     pub(super) fn wake(&mut self, decided: &Decided, now: Moment) {
-        if std::mem::take(&mut self.is_new_epoch) {
-            for waiter in self.waiters.take_watches() {
-                self.answer_afresh(waiter);
+        if let Some(epoch) = self.lost_epoch.take() {
+            // Their next request is one of another epoch, and gets a snapshot.
+            let body = self.no_events(Since { epoch, revision: self.revision });
+            for Waiter { to, .. } in self.waiters.take_watches() {
+                let body = Arc::clone(&body);
+                self.effects.replies.push(Reply { to, status: DiscoveryStatus::Ok, body });
             }
         }
         let mut woken = Vec::new();
@@ -120,91 +137,142 @@ impl Registry {
         if self.is_closing {
             woken.extend(self.waiters.take_all());
         }
+        self.answer_woken(woken, decided.before, now);
+    }
+
+    fn answer_woken(&mut self, woken: Vec<Waiter>, since: u64, now: Moment) {
         // Watches on the same share their reply.
-        let mut bodies = HashMap::new();
+        let mut bodies: HashMap<Watch, Arc<[u8]>> = HashMap::new();
+        let mut nothing_yet = None;
+        let mut bytes = 0;
         for Waiter { to, wants, .. } in woken {
             let (status, body) = match wants {
                 Wants::Topic(name) => {
                     let found = self.find(name.as_str(), now);
                     (found.status, self.body(found, true, now))
                 }
-                Wants::Change(watch) => {
-                    let body = bodies.entry(watch).or_insert_with_key(|watch| {
-                        let watch = watch.clone();
-                        self.events_body(&Passage { watch, since: decided.before })
-                    });
-                    (DiscoveryStatus::Ok, Arc::clone(body))
+                Wants::Change(_, watch) => {
+                    let known = bodies.get(&watch).map(Arc::clone);
+                    let body = if bytes > BYTES_A_WAKE {
+                        let place = Since { epoch: self.epoch, revision: since };
+                        Arc::clone(nothing_yet.get_or_insert_with(|| self.no_events(place)))
+                    } else if let Some(body) = known {
+                        // A long one is not copied.
+                        bytes += body.len().min(SHARED_FROM);
+                        body
+                    } else {
+                        let body = self.events_body(&Passage { watch: watch.clone(), since });
+                        bytes += body.len();
+                        bodies.insert(watch, Arc::clone(&body));
+                        body
+                    };
+                    (DiscoveryStatus::Ok, body)
                 }
             };
             self.effects.replies.push(Reply { to, status, body });
         }
     }
 
-    /// Tells a watch of another epoch all there is.
-    fn answer_afresh(&mut self, waiter: Waiter) {
-        let Wants::Change(watch) = waiter.wants else { return };
-        let body = self.snapshot_body(watch.filter.as_deref());
-        let status = DiscoveryStatus::Ok;
-        self.effects.replies.push(Reply { to: waiter.to, status, body });
-    }
-
-    fn events_of<'a>(
-        &'a self,
-        passage: &'a Passage,
-    ) -> impl Iterator<Item = &'a (TopicName, Event)> {
-        let filter = passage.watch.filter.as_deref();
-        let behind = self.history.since(passage.since, self.revision);
-        behind.into_iter().flatten().filter(move |(name, _)| passes(filter, name))
+    /// Whether something has happened of which a watch is to be told.
+    fn has_events(&mut self, passage: &Passage) -> bool {
+        let (mut work, mut is_found) = (0, false);
+        for (name, _) in self.history.since(passage.since, self.revision).into_iter().flatten() {
+            work += work_of_a_look(passage.watch.filter.as_deref(), name);
+            is_found = passes(passage.watch.filter.as_deref(), name);
+            if is_found {
+                break;
+            }
+        }
+        self.work += work;
+        is_found
     }
 
     /// The reply with what has happened behind a revision.
     pub(super) fn events_body(&mut self, passage: &Passage) -> Arc<[u8]> {
-        let body = self.pack_events(passage);
-        self.made(body)
-    }
-
-    fn pack_events(&self, passage: &Passage) -> Vec<u8> {
-        let mut matching = self.events_of(passage);
-        let events: Vec<_> = matching
-            .by_ref()
-            .take(passage.watch.limit)
-            .map(|(name, event)| EncodedEvent {
+        let Passage { watch: Watch { filter, limit }, since } = passage;
+        let (mut work, mut bytes, mut is_cut) = (0, 0, false);
+        let mut events = Vec::new();
+        for (name, event) in self.history.since(*since, self.revision).into_iter().flatten() {
+            work += work_of_a_look(filter.as_deref(), name);
+            if !passes(filter.as_deref(), name) {
+                continue;
+            }
+            if events.len() == *limit || bytes > BYTES_A_REPLY {
+                is_cut = true;
+                break;
+            }
+            bytes += name.as_str().len() + event.packed.len();
+            events.push(EncodedEvent {
                 kind: event.kind.word(),
                 revision: event.revision,
                 topic_name: name.as_str(),
                 topic_info: &event.packed,
                 reason: event.kind.reason(),
-            })
-            .collect();
-        // All was looked at, unless the limit has cut off something.
-        let is_cut = matching.next().is_some();
+            });
+        }
+        // All was looked at, unless there is more than fits.
         let revision = match events.last() {
             Some(last) if is_cut => last.revision,
             Some(_) | None => self.revision,
         };
         let epoch = self.epoch;
-        packed(&[], &EncodedWatchExt { epoch, revision, snapshot: None, events: Some(&events) })
+        let ext = EncodedWatchExt { epoch, revision, snapshot: None, events: Some(&events) };
+        let body = packed(&[], &ext);
+        self.work += work;
+        self.made(body)
     }
 
-    /// The reply with all topics; without a filter it is made once after a change.
-    pub(super) fn snapshot_body(&mut self, filter: Option<&TopicFilter>) -> Arc<[u8]> {
+    /// The reply that nothing has happened up to there.
+    fn no_events(&mut self, place: Since) -> Arc<[u8]> {
+        let Since { epoch, revision } = place;
+        let ext = EncodedWatchExt { epoch, revision, snapshot: None, events: Some(&[]) };
+        self.made(packed(&[], &ext))
+    }
+
+    /// The reply with the topics that pass a filter. Asked for the same again, it is not made anew as
+    /// long as nothing changes.
+    pub(super) fn snapshot_body(&mut self, filter: Option<&Arc<TopicFilter>>) -> Arc<[u8]> {
         let place = Since { epoch: self.epoch, revision: self.revision };
-        if let (None, Some((made_at, body))) = (filter, &self.snapshot_reply)
-            && *made_at == place
+        if let Some(known) = &self.snapshot_reply
+            && (known.place, known.filter.as_ref()) == (place, filter)
         {
-            return Arc::clone(body);
+            return Arc::clone(&known.body);
         }
-        let topics = self.topics.iter().filter(|entry| passes(filter, &entry.info.name));
-        let topics: Vec<_> = topics.map(|entry| &*entry.packed).collect();
+        let mut work = 0;
+        let mut topics = Vec::new();
+        for entry in self.topics.iter() {
+            work += work_of_a_look(filter.map(Arc::as_ref), &entry.info.name);
+            if passes(filter.map(Arc::as_ref), &entry.info.name) {
+                topics.push(&*entry.packed);
+            }
+        }
         let Since { epoch, revision } = place;
         let ext = EncodedWatchExt { epoch, revision, snapshot: Some(true), events: None };
         let body = packed(&topics, &ext);
+        self.work += work;
         let body = self.made(body);
-        if filter.is_none() {
-            self.snapshot_reply = Some((place, Arc::clone(&body)));
-        }
+        self.snapshot_reply =
+            Some(SnapshotReply { place, filter: filter.cloned(), body: Arc::clone(&body) });
         body
     }
+}
+
+/// The last snapshot that was made for a watch.
+#[derive(Debug)]
+pub(super) struct SnapshotReply {
+    place: Since,
+    filter: Option<Arc<TopicFilter>>,
+    body: Arc<[u8]>,
+}
+
+/// About how long it takes to look at a topic, in ns.
+fn work_of_a_look(filter: Option<&TopicFilter>, name: &TopicName) -> usize {
+    16 + filter.map_or(0, |filter| filter.effort(name.as_str().len()))
+}
+
+/// About how long it takes to hold a name against patterns of so many bytes together, in ns.
+pub(super) fn work_of_a_wake(pattern_bytes: usize, name: &TopicName) -> usize {
+    pattern_bytes * (8 + name.as_str().len()) / 4
 }
 
 fn passes(filter: Option<&TopicFilter>, name: &TopicName) -> bool {

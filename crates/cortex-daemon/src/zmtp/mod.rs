@@ -15,6 +15,7 @@ use thiserror::Error;
 
 pub use connection::{Body, Connection, Envelope, Event, Request};
 pub use output::Output;
+pub(crate) use output::SHARED_FROM;
 
 /// The longest body that is served, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -58,6 +59,9 @@ pub enum Violation {
     /// A request of more than [`MAX_REFUSED_BODY`] bytes.
     #[error("a request of {0} bytes is too long to be answered")]
     RequestTooLong(u64),
+    /// All peers together leave more replies unread than there is memory for, and this one has most.
+    #[error("it leaves {0} bytes of replies unread")]
+    TooMuchUnread(usize),
     /// The peer said ERROR.
     #[error("it reported an error: {0:?}")]
     PeerError(String),

@@ -1,11 +1,11 @@
 //! Bytes on their way to a peer.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 
 /// Shorter bodies are copied behind what is there already; longer ones are shared.
-const SHARED_FROM: usize = 4096;
+pub(crate) const SHARED_FROM: usize = 4096;
 /// A piece of our own that is longer is not added to: what is sent of it would stay in memory for
 /// as long as there is always something behind it.
 const PIECE_UP_TO: usize = 16 * 1024;
@@ -41,6 +41,18 @@ impl Output {
     #[must_use]
     pub fn len(&self) -> usize {
         self.length
+    }
+
+    /// The bytes of memory that it takes. What is shared counts for the first that is asked: `seen`
+    /// has the places of what was counted already.
+    #[must_use]
+    pub fn memory(&self, seen: &mut HashSet<usize>) -> usize {
+        let memory = |piece: &Piece| match piece {
+            Piece::Own(bytes) => bytes.capacity(),
+            Piece::Shared(bytes) if seen.insert(bytes.as_ptr().addr()) => bytes.len(),
+            Piece::Shared(_) => 0,
+        };
+        self.pieces.iter().map(memory).sum()
     }
 
     /// Whether all is sent.
@@ -129,6 +141,21 @@ mod tests {
             assert!(sent == expected, "in steps of {step}");
             assert!(output.slices().is_empty(), "nothing is kept of it");
         }
+    }
+
+    #[test]
+    fn what_is_shared_takes_memory_once() {
+        let body: Arc<[u8]> = vec![7; 10_000].into();
+        let mut outputs = [Output::default(), Output::default()];
+        for output in &mut outputs {
+            output.append_shared(&body);
+            output.append_shared(&body);
+            output.append(|bytes| bytes.extend([7; 100]));
+        }
+        let mut seen = HashSet::new();
+        let memory = outputs.each_ref().map(|output| output.memory(&mut seen));
+        assert!((10_100..10_300).contains(&memory[0]), "{memory:?}");
+        assert!((100..300).contains(&memory[1]), "{memory:?}");
     }
 
     #[test]

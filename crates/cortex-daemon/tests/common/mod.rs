@@ -81,6 +81,8 @@ pub(crate) struct World {
     /// The connections of requests that were held back, and of those that will not be answered.
     pub(crate) held_back: Vec<usize>,
     pub(crate) let_go: Vec<usize>,
+    /// The bytes of all replies; one that many got, and that is not copied, counts once.
+    pub(crate) bytes_replied: usize,
     asked: usize,
     revision: u64,
     epoch: u64,
@@ -115,6 +117,7 @@ impl World {
             stopped: false,
             held_back: Vec::new(),
             let_go: Vec::new(),
+            bytes_replied: 0,
             asked: 0,
             revision,
             epoch,
@@ -280,7 +283,11 @@ impl World {
         self.stopped |= effects.stop;
         self.held_back.extend(effects.held_back.iter().map(|connection| connection.0));
         self.let_go.extend(effects.let_go.iter().map(|connection| connection.0));
+        let mut shared = BTreeSet::new();
         for reply in effects.replies {
+            if reply.body.len() < 4096 || shared.insert(reply.body.as_ptr()) {
+                self.bytes_replied += reply.body.len();
+            }
             let response = DiscoveryResponse::from_bytes(&reply.body).unwrap();
             assert_eq!(response.status, reply.status);
             let before = self.replies.insert(reply.to.connection.0, response);
