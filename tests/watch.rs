@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cortex_client::{DiscoveryClient, Error, EventKind, TopicInfo, Watch, WatchEvent};
@@ -14,11 +14,11 @@ use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, done, until_held_back};
 use cortex_tests::daemon::{Daemon, Launch, Place};
 use cortex_tests::deadline::PATIENCE;
-use cortex_tests::measured;
 use cortex_tests::messages::{topic, topic_at};
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
 use cortex_tests::scripted::Scripted;
+use cortex_tests::{binaries, measured};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -390,6 +390,25 @@ fn a_reader_that_has_seen_enough_ends_the_watch() {
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
         client(daemon.address()).unregister_topic("/b").unwrap_or_default();
     }
+}
+
+#[test]
+fn the_example_watches() {
+    let place = Place::new();
+    let launch = Launch::at(&place);
+    let daemon = launch.start();
+    let mut client = client(daemon.address());
+    register(&mut client, "/camera/left");
+    let mut example = Command::new(binaries::client_example("watch"));
+    let example = Process::spawn_captured(example.arg(daemon.address()));
+    let shown = |wanted: &str| example.stdout_line(wanted, |line| (line == wanted).then_some(()));
+    shown("there are 1 topics");
+    let _ = daemon.kill();
+    let _daemon = launch.start();
+    register(&mut client, "/camera/right");
+    shown("/camera/right: registered");
+    client.unregister_topic("/camera/left").unwrap();
+    shown("/camera/left: unregistered");
 }
 
 #[test]

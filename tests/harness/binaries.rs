@@ -39,24 +39,33 @@ pub fn target_directory() -> PathBuf {
 fn binaries() -> &'static Binaries {
     static BINARIES: OnceLock<Binaries> = OnceLock::new();
     BINARIES.get_or_init(|| {
-        let messages = build();
-        let find = |name: &str| {
-            let executable = messages.iter().find_map(|message| {
-                let is_it = message["target"]["name"] == name
-                    && message["target"]["kind"].as_array()?.contains(&Value::from("bin"));
-                is_it.then(|| message["executable"].as_str())?
-            });
-            PathBuf::from(executable.unwrap_or_else(|| panic!("cargo built no `{name}`")))
-        };
+        let messages = build(&["--package=cortex-daemon", "--package=cortex-cli"]);
+        let find = |name| find(&messages, "bin", name);
         Binaries { daemon: find("cortex-discovery"), cli: find("cortex") }
     })
 }
 
-fn build() -> Vec<Value> {
+/// An example of the client's.
+#[must_use]
+pub fn client_example(name: &str) -> PathBuf {
+    find(&build(&["--package=cortex-client", "--example", name]), "example", name)
+}
+
+fn find(messages: &[Value], kind: &str, name: &str) -> PathBuf {
+    let executable = messages.iter().find_map(|message| {
+        let is_it = message["target"]["name"] == name
+            && message["target"]["kind"].as_array()?.contains(&Value::from(kind));
+        is_it.then(|| message["executable"].as_str())?
+    });
+    PathBuf::from(executable.unwrap_or_else(|| panic!("cargo built no `{name}`")))
+}
+
+fn build(what: &[&str]) -> Vec<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--package=cortex-daemon", "--package=cortex-cli"])
+        .arg("build")
+        .args(what)
         .args(["--message-format=json", "--quiet"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())

@@ -102,6 +102,8 @@ impl Connection {
                 }
                 Next::Pause { .. } if left.is_zero() => return Ok(Step::Nothing),
                 Next::Pause { within } => {
+                    // It would connect all the same, and more often.
+                    self.link = None;
                     thread::sleep(within.min(left));
                     continue;
                 }

@@ -1,7 +1,7 @@
 //! A blocking client of the Cortex discovery daemon, over ZeroMQ.
 //!
-//! A [`DiscoveryClient`] asks the daemon one thing at a time: it registers topics, finds them and
-//! lists them. Every call ends within a known time and says what happened: "no such topic",
+//! A [`DiscoveryClient`] asks the daemon one thing at a time: it registers topics, finds them, lists
+//! them and waits for them. A [`Watch`] tells what comes, changes and goes, as it happens. Every call ends within a known time and says what happened: "no such topic",
 //! "registered by another node" and "nobody answered" are different [`Error`]s, never `false` or
 //! an empty list.
 //!
@@ -39,6 +39,12 @@
 //! println!("{} sends {}", camera.publisher_node, camera.message_type);
 //! # Ok(())
 //! # }
+//! ```
+//!
+//! Who wants to know what comes and goes watches, also through restarts of the daemon:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/watch.rs")]
 //! ```
 
 mod backoff;

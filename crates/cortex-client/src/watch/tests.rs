@@ -510,3 +510,55 @@ fn large_lists_are_compared_quickly() {
     assert_eq!(difference(&list(0), list(10)).count(), 20);
     assert_eq!(difference(&list(0), list(200_000)).count(), 200_000);
 }
+
+#[test]
+fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
+    let place = |epoch, revision| ResponseExt {
+        epoch: Some(epoch),
+        revision: Some(revision),
+        ..ResponseExt::default()
+    };
+    let events = |epoch, revision, revisions: &[u64], kind: &str| {
+        let event = |revision: &u64| EventExt {
+            kind: EventKind::from(kind),
+            revision: *revision,
+            topic_name: format!("/{revision}"),
+            topic_info: info(&format!("/{revision}"), 0),
+            reason: None,
+        };
+        let events = Some(revisions.iter().map(event).collect());
+        ok(Vec::new(), Some(ResponseExt { events, ..place(epoch, revision) }))
+    };
+    let asks_since = |feed: &mut Feed, now: &mut Instant| loop {
+        match feed.next(*now) {
+            Next::Pause(pause) => *now += pause,
+            Next::Ask(question) => {
+                let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
+                break request.ext.unwrap().since.map(|since| (since.epoch, since.revision));
+            }
+        }
+    };
+    for (answer, told, since) in [
+        (events(1, 7, &[4, 5, 6, 7], "registered"), &["/6", "/7"][..], Some((1, 7))),
+        (events(1, 7, &[6, 6], "registered"), &["/6"], Some((1, 7))),
+        (events(1, 5, &[6, 8], "registered"), &["/6", "/8"], Some((1, 8))),
+        (events(2, 7, &[6], "registered"), &[], None),
+        (events(1, 4, &[6], "registered"), &[], None),
+        (events(1, 7, &[6, 7], "moved"), &[], None),
+    ] {
+        let mut now = Instant::now();
+        let mut feed = Feed::new(None, INTERVAL, ANSWER);
+        assert_eq!(asks_since(&mut feed, &mut now), None);
+        let all = ResponseExt { snapshot: Some(true), ..place(1, 5) };
+        feed.answered(ok(Vec::new(), Some(all)), now).unwrap();
+        assert!(matches!(feed.take(), Some(WatchEvent::Snapshot { .. })));
+        assert_eq!(asks_since(&mut feed, &mut now), Some((1, 5)));
+        feed.answered(answer, now).unwrap();
+        let heard = std::iter::from_fn(|| feed.take()).map(|event| match event {
+            WatchEvent::Changed(change) => change.info.name.to_string(),
+            WatchEvent::Snapshot { .. } => "a snapshot".to_owned(),
+        });
+        assert_eq!(heard.collect::<Vec<_>>(), told);
+        assert_eq!(asks_since(&mut feed, &mut now), since, "{told:?}");
+    }
+}
