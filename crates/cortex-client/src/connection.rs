@@ -14,7 +14,7 @@ use crate::exchange::{Exchange, Next, Plan, Question, poll_millis};
 use crate::reply::{RawReply, Reply};
 
 /// A daemon that comes back is found about this soon, in ms, …
-const RECONNECT: i32 = 20;
+const RECONNECT: i32 = 50;
 /// … and after a longer absence within this time.
 const LONGEST_RECONNECT: i32 = 250;
 

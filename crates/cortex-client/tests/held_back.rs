@@ -3,6 +3,9 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -309,4 +312,30 @@ fn nothing_is_asked_before_somebody_looks() {
         "it asks when asked"
     );
     drop(watching);
+}
+
+#[test]
+fn a_place_that_closes_every_connection_is_not_flooded_with_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("d.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            drop(connection);
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let address = format!("ipc://{}", path.display());
+    let mut client = DiscoveryClient::builder().address(address).timeout(LONG).build().unwrap();
+    // The client has connected already, and watches by another connection.
+    let mut watching = client.watch(None).unwrap();
+    assert_eq!(watching.next_within(Duration::from_secs(1)), Ok(None));
+    assert!(matches!(watching.trouble(), Some(Error::Disconnected { .. })));
+    drop(watching);
+    let waited = client.wait_for_topic("/a", Duration::from_secs(1));
+    assert!(matches!(waited, Err(Error::NoAnswer { .. })), "{waited:?}");
+    let connections = connections.load(Ordering::Relaxed);
+    assert!((4..100).contains(&connections), "{connections}");
 }
