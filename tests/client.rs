@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::Duration;
 
-use cortex_client::{DiscoveryClient, Error, TopicInfo, UnreadableReply};
+use cortex_client::{DiscoveryClient, Error, Hold, TopicInfo, UnreadableReply};
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
 use cortex_tests::conformance::{client, every_client_call};
 use cortex_tests::daemon::{Daemon, Launch, Place};
@@ -244,6 +244,35 @@ fn a_wait_in_vain_tells_whether_a_daemon_was_there() {
     let daemon = Daemon::start();
     let over = client(daemon.address()).wait_for_topic("/x", waited);
     assert_eq!(over, Err(Error::WaitTimedOut { topic: "/x".into(), waited }));
+}
+
+#[test]
+fn our_daemon_tells_of_itself_and_its_topics() {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    for name in ["/b", "/a"] {
+        client.register_topic(&topic(name, "node")).unwrap();
+    }
+    let pid = u64::try_from(daemon.process().pid().as_raw_nonzero().get()).unwrap();
+    let hello = client.hello().unwrap();
+    assert_eq!((hello.level, hello.pid, hello.topics), (1, Some(pid), Some(2)));
+    assert!(hello.server.unwrap().starts_with("cortex-discovery/"));
+    assert_eq!(hello.revision, Some(2));
+    assert!(hello.uptime.is_some() && hello.epoch.is_some());
+
+    let all = client.describe_all().unwrap();
+    let names: Vec<_> = all.iter().map(|description| description.info.name.as_str()).collect();
+    assert_eq!(names, ["/b", "/a"]);
+    let entry = all[1].entry.as_ref().unwrap();
+    assert_eq!((entry.revision, &entry.hold), (2, &Hold::Process));
+    assert_eq!(entry.pid, Some(std::process::id().into()));
+    let described = client.describe("/a").unwrap();
+    assert_eq!((described.info, described.entry.unwrap().revision), (topic("/a", "node"), 2));
+    let missing = client.describe("/c");
+    assert_eq!(missing, Err(Error::NoSuchTopic { topic: "/c".into() }));
+
+    let stats = client.stats().unwrap();
+    assert_eq!((stats["topics"], stats["waits"], stats["watches"]), (2, 0, 0));
 }
 
 #[test]

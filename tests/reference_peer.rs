@@ -1,7 +1,9 @@
 //! Our client and command line at a Python daemon of the reference's semantics.
 
-use cortex_tests::conformance::{every_client_call, every_command};
+use cortex_client::{Error, Hello};
+use cortex_tests::conformance::{client, every_client_call, every_command};
 use cortex_tests::daemon::Place;
+use cortex_tests::messages::topic;
 use cortex_tests::peers::ZmqPeer;
 use cortex_tests::python::ReferenceDaemon;
 use cortex_tests::transcript::{status, steps};
@@ -25,6 +27,22 @@ fn our_client_works_with_the_reference() {
     let daemon = ReferenceDaemon::start(&Place::new());
     every_client_call(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));
+}
+
+#[test]
+fn the_reference_has_nothing_to_tell_of_itself() {
+    let daemon = ReferenceDaemon::start(&Place::new());
+    let mut client = client(&daemon.address());
+    client.register_topic(&topic("/a", "node")).unwrap();
+    assert_eq!(client.hello(), Ok(Hello::default()));
+    let described = client.describe("/a").unwrap();
+    assert_eq!((described.info, described.entry), (topic("/a", "node"), None));
+    assert_eq!(client.describe_all().unwrap().len(), 1);
+    let Err(unsupported @ Error::Unsupported { .. }) = client.stats() else {
+        panic!("it has no statistics");
+    };
+    let told = "the daemon does not know STATS: it speaks no extensions of the protocol";
+    assert_eq!(unsupported.to_string(), told);
 }
 
 #[test]

@@ -26,26 +26,32 @@ impl Backoff {
     }
 }
 
-/// A connection that was lost longer ago than this says nothing about the present one.
-const CALM: Duration = Duration::from_secs(10);
+/// A connection that lasted longer than this, and than twice the pause before it, was a good one.
+const CALM: Duration = Duration::from_millis(500);
 
-/// Connections that were lost, and how long to wait before the next one: not at all the first time,
-/// since a daemon that was killed may be back already.
+/// Connections that were lost, and how long to wait before the next one: not at all after a good
+/// one, since a daemon that was killed may be back already.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Losses {
-    last: Option<Instant>,
+    /// When the last one was, and the pause after it.
+    last: Option<(Instant, Duration)>,
     backoff: Backoff,
 }
 
 impl Losses {
     /// A connection was lost at `now`: how long to wait.
     pub(crate) fn pause(&mut self, now: Instant) -> Duration {
-        let last = self.last.replace(now);
-        if last.is_none_or(|last| now.saturating_duration_since(last) >= CALM) {
+        let was_good = self.last.is_none_or(|(at, pause)| {
+            now.saturating_duration_since(at).saturating_sub(pause) >= CALM.max(2 * pause)
+        });
+        let pause = if was_good {
             self.backoff = Backoff::default();
-            return Duration::ZERO;
-        }
-        self.backoff.pause()
+            Duration::ZERO
+        } else {
+            self.backoff.pause()
+        };
+        self.last = Some((now, pause));
+        pause
     }
 }
 
@@ -61,17 +67,24 @@ mod tests {
     }
 
     #[test]
-    fn the_first_loss_after_a_calm_time_costs_no_pause() {
+    fn a_loss_after_a_good_connection_costs_no_pause() {
         let mut now = Instant::now();
         let mut losses = Losses::default();
-        let mut after = |calm: Duration| {
-            now += calm;
-            losses.pause(now).as_millis()
+        let mut after = |connected: Duration| {
+            now += connected;
+            let pause = losses.pause(now);
+            now += pause;
+            pause.as_millis()
         };
+        let short = CALM * 9 / 10;
         assert_eq!(after(Duration::ZERO), 0);
-        assert_eq!(after(Duration::ZERO), 10);
-        assert_eq!(after(CALM / 2), 20);
+        assert_eq!(after(short), 10);
+        assert_eq!(after(CALM), 0, "a good one");
         assert_eq!(after(CALM), 0);
-        assert_eq!(after(Duration::ZERO), 10);
+        for pause in [10, 20, 40, 80, 160, 320, 640, 1000, 1000] {
+            assert_eq!(after(short), pause);
+        }
+        assert_eq!(after(Duration::from_millis(1999)), 1000, "no better than the pause before it");
+        assert_eq!(after(Duration::from_secs(2)), 0);
     }
 }
