@@ -47,7 +47,7 @@ impl DiscoveryClient {
     }
 
     /// Settings for a client: the default address, 5 s for the only attempt of a call, 500 ms
-    /// between the lookups of a wait.
+    /// between two questions to a daemon that has to be asked again and again.
     pub fn builder() -> DiscoveryClientBuilder {
         DiscoveryClientBuilder::default()
     }

@@ -11,7 +11,8 @@ use crate::exchange::Plan;
 /// How long each attempt waits for an answer when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The time between two lookups of a wait when nothing else is said.
+/// The time between two questions of a wait or a watch, at a daemon that has to be asked again and
+/// again, when nothing else is said.
 pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The settings of a [`DiscoveryClient`].
@@ -57,8 +58,10 @@ impl DiscoveryClientBuilder {
         self
     }
 
-    /// The least time from one lookup to the next of
-    /// [`wait_for_topic`](DiscoveryClient::wait_for_topic); [`DEFAULT_POLL_INTERVAL`] at first.
+    /// The least time from one question to the next of a
+    /// [`wait_for_topic`](DiscoveryClient::wait_for_topic) or a [`watch`](DiscoveryClient::watch), at
+    /// a daemon that speaks the legacy protocol alone: it has to be asked again and again.
+    /// [`DEFAULT_POLL_INTERVAL`] at first.
     pub fn poll_interval(mut self, poll_interval: Duration) -> Self {
         self.poll_interval = poll_interval;
         self

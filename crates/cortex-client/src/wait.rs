@@ -206,6 +206,8 @@ mod tests {
         Ours,
         /// Ours, but it holds nothing back.
         Full,
+        /// Ours, but it refuses every WAIT.
+        Stubborn,
     }
 
     struct Played {
@@ -272,7 +274,7 @@ mod tests {
                 if daemon(at(now)) != asked {
                     break None;
                 }
-                if asked == Daemon::Reference && is_wait {
+                if is_wait && matches!(asked, Daemon::Reference | Daemon::Stubborn) {
                     break Some(DiscoveryStatus::Error);
                 }
                 if asked != Daemon::Missing {
@@ -376,6 +378,13 @@ mod tests {
         let played = play(10_000, NEVER, |_| Daemon::Full);
         assert!(played.questions.len() < 40, "{}", played.questions.len());
         assert!(played.heard());
+    }
+
+    #[test]
+    fn a_daemon_that_refuses_to_wait_is_asked_at_every_interval() {
+        let played = play(10_000, 1700, |_| Daemon::Stubborn);
+        assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(2000)));
+        assert_eq!(played.lookups(), [ms(0), ms(500), ms(1000), ms(1500), ms(2000)]);
     }
 
     #[test]
