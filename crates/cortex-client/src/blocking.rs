@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, RequestExt, TopicFilter, TopicInfo};
 
+use crate::advertise::{Advertisement, Advertiser, FAREWELL, Notice};
 use crate::builder::DiscoveryClientBuilder;
 use crate::connection::{Call, Connection, Outcome};
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ pub struct DiscoveryClient {
     connection: Connection,
     plan: Plan,
     poll_interval: Duration,
+    advertiser: Advertiser,
 }
 
 impl DiscoveryClient {
@@ -53,7 +55,8 @@ impl DiscoveryClient {
     }
 
     pub(crate) fn start(address: String, plan: Plan, poll_interval: Duration) -> Result<Self> {
-        Ok(Self { connection: Connection::open(address)?, plan, poll_interval })
+        let advertiser = Advertiser::new(address.clone(), plan.timeout);
+        Ok(Self { connection: Connection::open(address)?, plan, poll_interval, advertiser })
     }
 
     /// Where this client expects the daemon.
@@ -134,6 +137,40 @@ impl DiscoveryClient {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Keeps a topic registered for as long as the [`Advertisement`] lives: at a daemon that comes
+    /// late, restarts, comes back empty or is replaced by another one, and when somebody else takes
+    /// the topic away. It does not wait, and it never fails for lack of a daemon.
+    ///
+    /// The topic is held by this process where the daemon sees it, else by a session that is
+    /// renewed: it goes when the process ends, however that happens. Another node's topic is taken
+    /// over when it is free. One thread serves all advertisements of a client; it has a connection
+    /// of its own, and no call of this client waits for it. A daemon that does not answer within
+    /// the client's [`timeout`](DiscoveryClientBuilder::timeout) (2 s at least) counts as
+    /// missing.
+    ///
+    /// The last advertisement of a topic counts: a second one with other facts updates what the
+    /// daemon knows, and dropping the first one then changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Thread`] and [`Error::Transport`] when the thread cannot be started.
+    pub fn advertise(&mut self, info: TopicInfo) -> Result<Advertisement> {
+        self.advertiser.advertise(info, None, FAREWELL)
+    }
+
+    /// The same, and tells what becomes of the topic. `on_notice` is called on the thread of all
+    /// the client's advertisements, so it must not wait for long; it may drop advertisements. When
+    /// it panics it is dropped, and the topic stays advertised.
+    ///
+    /// # Errors
+    /// As [`advertise`](Self::advertise).
+    pub fn advertise_with(
+        &mut self,
+        info: TopicInfo,
+        on_notice: impl FnMut(Notice) + Send + 'static,
+    ) -> Result<Advertisement> {
+        self.advertiser.advertise(info, Some(Box::new(on_notice)), FAREWELL)
     }
 
     /// Watches the topics that match `filter`, a pattern as [`TopicFilter`] describes it, or all:

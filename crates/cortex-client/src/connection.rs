@@ -1,5 +1,8 @@
 //! A connection to the daemon: carries out on a ZeroMQ REQ socket what [`exchange`] says.
 
+mod bell;
+mod line;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -12,6 +15,9 @@ use crate::context::Place;
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Next, Plan, Question, poll_millis};
 use crate::reply::{RawReply, Reply};
+
+pub(crate) use bell::{Bell, Door};
+pub(crate) use line::{Event, Line};
 
 /// A daemon that comes back is found about this soon, in ms, …
 const RECONNECT: i32 = 50;
@@ -220,21 +226,34 @@ struct Link {
 
 impl Link {
     fn open(address: &str) -> Result<Self> {
+        let link = Self::prepare(address)?;
+        link.connect(address)?;
+        Ok(link)
+    }
+
+    /// One that is yet to be connected.
+    fn prepare(address: &str) -> Result<Self> {
         let transport = |source| Error::Transport { address: address.to_owned(), source };
         let place = Place::take();
         let socket = place.socket(zmq::REQ).map_err(transport)?;
         configure(&socket, address).map_err(transport)?;
-        let connected =
-            if address.contains('\0') { Err(zmq::Error::EINVAL) } else { socket.connect(address) };
-        connected.map_err(|source| Error::Address { address: address.to_owned(), source })?;
         Ok(Self { socket, monitor: None, place })
+    }
+
+    fn connect(&self, address: &str) -> Result<()> {
+        let connected = if address.contains('\0') {
+            Err(zmq::Error::EINVAL)
+        } else {
+            self.socket.connect(address)
+        };
+        connected.map_err(|source| Error::Address { address: address.to_owned(), source })
     }
 
     /// Each monitor costs descriptors, so there is one only while somebody listens to it. Without
     /// one, which is a matter of descriptors as well, a lost connection shows at the deadline.
     fn start_monitor(&mut self) {
         if self.monitor.is_none() {
-            match monitor(&self.place, &self.socket) {
+            match monitor(&self.place, &self.socket, &[zmq::SocketEvent::DISCONNECTED]) {
                 Ok(monitor) => self.monitor = Some(monitor),
                 Err(source) => debug!(%source, "the connection cannot be monitored"),
             }
@@ -318,14 +337,18 @@ fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> {
     socket.set_ipv6(address.starts_with("tcp://["))
 }
 
-/// A socket at which an event comes in whenever a connection of `socket` goes away.
-fn monitor(place: &Place, socket: &zmq::Socket) -> zmq::Result<zmq::Socket> {
+/// A socket at which something comes in whenever one of these happens to a connection of `socket`.
+fn monitor(
+    place: &Place,
+    socket: &zmq::Socket,
+    events: &[zmq::SocketEvent],
+) -> zmq::Result<zmq::Socket> {
     let monitor = place.socket(zmq::PAIR)?;
     monitor.set_linger(0)?;
     // With a bound, libzmq's I/O thread would wait when nobody reads.
     monitor.set_rcvhwm(0)?;
     let endpoint = unique_endpoint();
-    socket.monitor(&endpoint, i32::from(zmq::SocketEvent::DISCONNECTED.to_raw()))?;
+    socket.monitor(&endpoint, events.iter().map(|event| i32::from(event.to_raw())).sum())?;
     if let Err(error) = monitor.connect(&endpoint) {
         let _ = socket.monitor(&unique_endpoint(), 0);
         return Err(error);

@@ -1,5 +1,6 @@
 //! Why a call did not give what was asked for.
 
+use std::io;
 use std::time::Duration;
 
 use cortex_proto::{DecodeError, DiscoveryStatus, RequestedCommand, TopicFilterError};
@@ -97,6 +98,20 @@ pub enum Error {
         address: String,
         /// `ZeroMQ`'s reason.
         source: zmq::Error,
+    },
+
+    /// A later advertisement of the same client has the topic.
+    #[error("topic {topic} is advertised anew by a later advertisement")]
+    Replaced {
+        /// The topic that was advertised.
+        topic: String,
+    },
+
+    /// The thread that keeps topics registered could not be started, or has died. Nothing was sent.
+    #[error("no thread to advertise topics with: {reason}")]
+    Thread {
+        /// The system's reason.
+        reason: io::ErrorKind,
     },
 
     /// The socket failed on this side, for example because the process has no descriptors left. A

@@ -46,7 +46,15 @@
 //! ```no_run
 #![doc = include_str!("../examples/watch.rs")]
 //! ```
+//!
+//! A publisher that is to be found, whatever becomes of the daemon, advertises its topic: it is
+//! registered anew for as long as the [`Advertisement`] lives.
+//!
+//! ```no_run
+#![doc = include_str!("../examples/advertise.rs")]
+//! ```
 
+mod advertise;
 mod backoff;
 mod blocking;
 mod builder;
@@ -55,10 +63,12 @@ mod context;
 mod error;
 mod exchange;
 mod facts;
+mod keeper;
 mod reply;
 mod wait;
 mod watch;
 
+pub use advertise::{Advertisement, Notice};
 pub use blocking::{DiscoveryClient, Watch};
 pub use builder::{DEFAULT_POLL_INTERVAL, DEFAULT_TIMEOUT, DiscoveryClientBuilder};
 pub use cortex_proto::{

@@ -1,0 +1,15 @@
+//! Keeps a topic registered until Enter is pressed, whatever becomes of the daemon.
+use cortex_client::{DEFAULT_DISCOVERY_ADDRESS, DiscoveryClient, TopicInfo, TopicName};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or(DEFAULT_DISCOVERY_ADDRESS.into());
+    let _camera = DiscoveryClient::connect(address)?.advertise(TopicInfo {
+        name: TopicName::new("/camera/image")?,
+        address: "ipc:///tmp/cortex/topics/camera.sock".into(),
+        message_type: "ImageMessage".into(),
+        fingerprint: 0x1234_5678_9abc_def0,
+        publisher_node: "camera_node".into(),
+    })?;
+    std::io::stdin().read_line(&mut String::new())?; // or publish, until the node ends
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! Topics that stay registered while their advertisement lives: the guard, and the one thread that
+//! carries out what the [`keeper`](crate::keeper) says.
+
+mod thread;
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cortex_proto::{Hold, TopicInfo};
+
+use self::thread::{Handle, Order};
+use crate::connection::no_answer;
+use crate::error::{Error, Result};
+use crate::keeper::Id;
+
+/// How long dropping an advertisement waits for the daemon to have heard of it, where it may wait.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+/// The least time that a daemon is given for an answer: ours looks for up to a second before it
+/// refuses a topic.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most: what is asked again and again need not wait for longer.
+const MOST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What has become of an advertised topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The daemon has the topic. It is told again when it has been registered at a daemon that came
+    /// back, or after trouble.
+    Registered {
+        /// What keeps the topic there; `None` at a daemon that knows no such thing (the Python
+        /// reference), which keeps a topic until it is unregistered.
+        hold: Option<Hold>,
+    },
+    /// The topic is not registered. It is tried again for as long as the advertisement lives; the
+    /// same trouble is told once.
+    Trouble(Error),
+    /// A later advertisement of the same client has the topic. Nothing more is told.
+    Replaced,
+}
+
+/// Keeps a topic registered while it lives, and unregisters it when it is dropped.
+///
+/// Made by [`DiscoveryClient::advertise`](crate::DiscoveryClient::advertise). Dropping it waits for
+/// 1 s at most, and not at all when there is no daemon: then the topic is unregistered should the
+/// daemon come back while the client or another advertisement of it lives, or within 30 s.
+///
+/// In a forked child it does nothing: the topic stays the parent's.
+#[must_use = "the topic is unregistered when this is dropped"]
+pub struct Advertisement {
+    id: Id,
+    info: TopicInfo,
+    standing: Arc<Standing>,
+    handle: Handle,
+    /// How long dropping it waits.
+    farewell: Duration,
+    is_ended: bool,
+}
+
+impl Advertisement {
+    /// What is advertised.
+    #[must_use]
+    pub fn info(&self) -> &TopicInfo {
+        &self.info
+    }
+
+    /// Whether the daemon has the topic, as far as is known: its last answer said so, and the
+    /// connection has not been lost since.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.standing.lock().is_registered
+    }
+
+    /// Waits until the daemon has the topic, at most `timeout`. Not for the callback of an
+    /// advertisement of the same client, where it would wait in vain.
+    ///
+    /// # Errors
+    /// When the time is over: the present trouble, as in [`Notice::Trouble`], or
+    /// [`Error::NoAnswer`]. [`Error::Replaced`] at once.
+    pub fn wait_registered(&self, timeout: Duration) -> Result<()> {
+        let standing = self.standing.wait(timeout, |standing| {
+            standing.is_registered || standing.is_replaced || standing.end.is_some()
+        });
+        if standing.is_registered {
+            return Ok(());
+        }
+        if standing.is_replaced {
+            return Err(Error::Replaced { topic: self.info.name.clone().into() });
+        }
+        let trouble = standing.trouble.clone();
+        Err(trouble.unwrap_or_else(|| no_answer(self.handle.address(), timeout, 1)))
+    }
+
+    /// Ends the advertisement, as dropping it does, and tells whether the daemon has no such topic
+    /// of this node any more. It waits for one answer at most, and not at all when there is no
+    /// daemon.
+    ///
+    /// # Errors
+    /// [`Error::NoAnswer`] when there is no daemon, [`Error::Refused`],
+    /// [`Error::Unreadable`], [`Error::Transport`]. It is tried again, as after dropping it.
+    pub fn unregister(mut self) -> Result<()> {
+        // The keeper tells before that there is no answer.
+        let end = self.end(MOST_TIMEOUT);
+        end.unwrap_or_else(|| Err(no_answer(self.handle.address(), self.handle.timeout(), 1)))
+    }
+
+    /// Has the topic withdrawn. `None` when that has not come to an end within the time.
+    fn end(&mut self, patience: Duration) -> Option<Result<()>> {
+        self.is_ended = true;
+        if !self.handle.order(Order::Remove { id: self.id }) {
+            return Some(Ok(()));
+        }
+        // On the thread itself, in a callback, nothing would come of waiting.
+        if self.handle.is_this_thread() {
+            return Some(Ok(()));
+        }
+        self.standing.wait(patience, |standing| standing.end.is_some()).end.clone()
+    }
+}
+
+impl Drop for Advertisement {
+    fn drop(&mut self) {
+        if !self.is_ended {
+            self.end(self.farewell);
+        }
+    }
+}
+
+impl fmt::Debug for Advertisement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Advertisement")
+            .field("info", &self.info)
+            .field("is_registered", &self.is_registered())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes advertisements. It starts the thread with the first one; any number of threads may use it.
+pub(crate) struct Advertiser {
+    address: String,
+    timeout: Duration,
+    handle: Mutex<Option<Handle>>,
+}
+
+/// What is called with each notice, on the thread.
+type Callback = Box<dyn FnMut(Notice) + Send>;
+
+impl Advertiser {
+    /// `timeout` is the time that the daemon has for an answer.
+    pub(crate) fn new(address: String, timeout: Duration) -> Self {
+        let timeout = timeout.clamp(LEAST_TIMEOUT, MOST_TIMEOUT);
+        Self { address, timeout, handle: Mutex::new(None) }
+    }
+
+    /// Has a topic kept registered from now on. It does not wait; dropping the advertisement waits
+    /// for `farewell` at most.
+    pub(crate) fn advertise(
+        &self,
+        info: TopicInfo,
+        on_notice: Option<Callback>,
+        farewell: Duration,
+    ) -> Result<Advertisement> {
+        let handle = self.handle()?;
+        let standing = Arc::new(Standing::default());
+        let id = handle.new_id();
+        let (wanted, told) = (info.clone(), Arc::clone(&standing));
+        handle.order(Order::Add { id, info: wanted, standing: told, on_notice });
+        Ok(Advertisement { id, info, standing, handle, farewell, is_ended: false })
+    }
+
+    fn handle(&self) -> Result<Handle> {
+        let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*handle {
+            Some(handle) if handle.is_served() => Ok(handle.clone()),
+            _ => {
+                let new = Handle::start(self.address.clone(), self.timeout)?;
+                Ok(handle.insert(new).clone())
+            }
+        }
+    }
+}
+
+/// What is known of an advertisement; the thread writes it.
+#[derive(Debug, Default)]
+struct Standing {
+    present: Mutex<Present>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Present {
+    is_registered: bool,
+    is_replaced: bool,
+    trouble: Option<Error>,
+    /// How it ended.
+    end: Option<Result<()>>,
+}
+
+impl Standing {
+    fn lock(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Present)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is as wanted, at most for so long, and gives how it is then.
+    fn wait(
+        &self,
+        timeout: Duration,
+        is_wanted: impl Fn(&Present) -> bool,
+    ) -> MutexGuard<'_, Present> {
+        let began = Instant::now();
+        let mut present = self.lock();
+        loop {
+            let left = timeout.saturating_sub(began.elapsed());
+            if is_wanted(&present) || left.is_zero() {
+                return present;
+            }
+            let waited = self.changed.wait_timeout(present, left);
+            present = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The thread that keeps a client's topics registered, and how the others reach it.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use cortex_proto::{TopicInfo, TopicName};
+use tracing::{debug, warn};
+
+use super::{Callback, Notice, Standing};
+use crate::connection::{Bell, Door, Event, Line};
+use crate::error::{Error, Result};
+use crate::keeper::{Id, Keeper, News, Next, Settings};
+use crate::reply::Reply;
+
+/// How long the thread outlives its last user, when there is something left to be withdrawn.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// What the thread is to do.
+pub(super) enum Order {
+    Add { id: Id, info: TopicInfo, standing: Arc<Standing>, on_notice: Option<Callback> },
+    Remove { id: Id },
+}
+
+/// Reaches the thread, which ends some time after the last handle.
+pub(super) struct Handle {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Settings,
+    last_id: AtomicU64,
+    inbox: Mutex<Inbox>,
+    bell: Bell,
+}
+
+struct Inbox {
+    orders: Vec<Order>,
+    handles: usize,
+    thread: Option<ThreadId>,
+    /// The thread is gone, or goes.
+    is_over: bool,
+}
+
+impl Shared {
+    /// Never while something of the user's runs.
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Handle {
+    pub(super) fn start(address: String, timeout: Duration) -> Result<Self> {
+        let made = Bell::new();
+        let (bell, door) =
+            made.map_err(|source| Error::Transport { address: address.clone(), source })?;
+        let random = RandomState::new().hash_one(process::id());
+        let session_id = format!("{}-{random:016x}", process::id());
+        let settings = Settings { address, timeout, session_id };
+        let inbox = Inbox { orders: Vec::new(), handles: 1, thread: None, is_over: false };
+        let shared = Arc::new(Shared {
+            settings: settings.clone(),
+            last_id: AtomicU64::new(0),
+            inbox: Mutex::new(inbox),
+            bell,
+        });
+        let runner = Runner {
+            shared: Arc::clone(&shared),
+            keeper: Keeper::new(settings),
+            door,
+            line: None,
+            topics: HashMap::new(),
+            alone_since: None,
+        };
+        let handle = Self { shared };
+        let thread = thread::Builder::new()
+            .name("cortex-advertise".into())
+            .spawn(|| runner.run())
+            .map_err(|error| Error::Thread { reason: error.kind() })?;
+        handle.shared.inbox().thread = Some(thread.thread().id());
+        Ok(handle)
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.shared.settings.address
+    }
+
+    /// How long the daemon has for an answer.
+    pub(super) fn timeout(&self) -> Duration {
+        self.shared.settings.timeout
+    }
+
+    pub(super) fn new_id(&self) -> Id {
+        self.shared.last_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether the thread is there: not in a forked child, nor after it has panicked.
+    pub(super) fn is_served(&self) -> bool {
+        !self.shared.bell.is_inherited() && !self.shared.inbox().is_over
+    }
+
+    pub(super) fn is_this_thread(&self) -> bool {
+        self.shared.inbox().thread == Some(thread::current().id())
+    }
+
+    /// Tells the thread what to do. `false` when it is not there.
+    pub(super) fn order(&self, order: Order) -> bool {
+        if self.shared.bell.is_inherited() {
+            return false;
+        }
+        {
+            let mut inbox = self.shared.inbox();
+            if inbox.is_over {
+                return false;
+            }
+            inbox.orders.push(order);
+        }
+        self.shared.bell.ring();
+        true
+    }
+}
+
+impl Clone for Handle {
+    fn clone(&self) -> Self {
+        if !self.shared.bell.is_inherited() {
+            self.shared.inbox().handles += 1;
+        }
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // In a forked child the lock may be held by a thread that was not forked.
+        if self.shared.bell.is_inherited() {
+            return;
+        }
+        let is_last = {
+            let mut inbox = self.shared.inbox();
+            inbox.handles -= 1;
+            inbox.handles == 0
+        };
+        if is_last {
+            self.shared.bell.ring();
+        }
+    }
+}
+
+/// A topic as the thread knows it.
+struct Advertised {
+    name: TopicName,
+    standing: Arc<Standing>,
+    on_notice: Option<Callback>,
+}
+
+struct Runner {
+    shared: Arc<Shared>,
+    keeper: Keeper,
+    door: Door,
+    line: Option<Line>,
+    topics: HashMap<Id, Advertised>,
+    /// Since when nobody has a handle.
+    alone_since: Option<Instant>,
+}
+
+impl Runner {
+    fn run(mut self) {
+        debug!(address = self.shared.settings.address, "advertising");
+        loop {
+            self.take_orders();
+            let next = self.keeper.next(Instant::now());
+            self.tell();
+            if self.is_over() {
+                return;
+            }
+            let done = match next {
+                Next::Connect => self.connect(),
+                Next::Ask(request) => self.line.as_mut().map_or(Ok(()), |line| line.ask(&request)),
+                Next::Rest(within) => self.rest(within),
+            };
+            if let Err(error) = done {
+                self.line = None;
+                self.keeper.failed(&error, Instant::now());
+            }
+        }
+    }
+
+    fn take_orders(&mut self) {
+        let (orders, is_alone) = {
+            let mut inbox = self.shared.inbox();
+            (mem::take(&mut inbox.orders), inbox.handles == 0)
+        };
+        for order in orders {
+            match order {
+                Order::Add { id, info, standing, on_notice } => {
+                    let name = info.name.clone();
+                    self.topics.insert(id, Advertised { name, standing, on_notice });
+                    self.keeper.add(id, info, Instant::now());
+                }
+                Order::Remove { id } => self.keeper.remove(id),
+            }
+        }
+        if is_alone && self.alone_since.is_none() {
+            self.alone_since = Some(Instant::now());
+        }
+    }
+
+    /// Whether nobody needs the thread any more. A handle cannot come back once there is none.
+    fn is_over(&self) -> bool {
+        self.alone_since.is_some_and(|since| self.keeper.is_idle() || since.elapsed() >= LINGER)
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        // First the old one goes: one of them is enough to be counted.
+        self.line = None;
+        self.line = Some(Line::open(&self.shared.settings.address)?);
+        Ok(())
+    }
+
+    /// Waits for what happens, and hands it on.
+    fn rest(&mut self, within: Option<Duration>) -> Result<()> {
+        let lingers = self.alone_since.map(|since| LINGER.saturating_sub(since.elapsed()));
+        let within = [within, lingers].into_iter().flatten().min().unwrap_or(Duration::MAX);
+        let Some(line) = &mut self.line else {
+            return self.wait_at_the_door(within);
+        };
+        line.wait(&self.door, within)?;
+        while let Some(event) = line.next_event()? {
+            match event {
+                Event::Connected => self.keeper.connected(),
+                Event::Lost => self.keeper.lost(Instant::now()),
+                Event::Answered(raw) => self.keeper.answered(Reply::read(&raw, 1), Instant::now()),
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_at_the_door(&self, within: Duration) -> Result<()> {
+        match self.door.wait(within) {
+            Ok(()) | Err(zmq::Error::EINTR) => Ok(()),
+            Err(source) => {
+                Err(Error::Transport { address: self.shared.settings.address.clone(), source })
+            }
+        }
+    }
+
+    /// Hands on what has become of the topics. The callbacks are the user's: nothing is locked
+    /// while they run, and they may end advertisements.
+    fn tell(&mut self) {
+        for (id, news) in self.keeper.take_news() {
+            let Some(topic) = self.topics.get_mut(&id) else { continue };
+            topic.note(&news);
+            let is_gone = matches!(news, News::Gone(_));
+            if let Some(notice) = notice(news)
+                && let Some(callback) = &mut topic.on_notice
+                && catch_unwind(AssertUnwindSafe(|| callback(notice))).is_err()
+            {
+                warn!(topic = %topic.name, "the callback of an advertisement panicked");
+                discard(topic.on_notice.take());
+            }
+            if is_gone && let Some(topic) = self.topics.remove(&id) {
+                discard(topic.on_notice);
+            }
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let orders = {
+            let mut inbox = self.shared.inbox();
+            inbox.is_over = true;
+            mem::take(&mut inbox.orders)
+        };
+        let added = orders.into_iter().filter_map(|order| match order {
+            Order::Add { standing, on_notice, .. } => Some((standing, on_notice)),
+            Order::Remove { .. } => None,
+        });
+        let known = mem::take(&mut self.topics).into_values();
+        // There are some only after a panic: then nobody must wait for the thread.
+        for (standing, on_notice) in known.map(|it| (it.standing, it.on_notice)).chain(added) {
+            standing.change(|present| {
+                present.is_registered = false;
+                present.end = Some(Err(Error::Thread { reason: io::ErrorKind::BrokenPipe }));
+            });
+            discard(on_notice);
+        }
+    }
+}
+
+impl Advertised {
+    fn note(&self, news: &News) {
+        match news {
+            News::Registered { hold } => debug!(topic = %self.name, ?hold, "registered"),
+            News::Trouble(error) => warn!(topic = %self.name, %error, "not registered"),
+            News::Unsure | News::Replaced | News::Gone(_) => {}
+        }
+        self.standing.change(|present| {
+            present.is_registered = matches!(news, News::Registered { .. });
+            match news {
+                News::Registered { .. } => present.trouble = None,
+                News::Trouble(error) => present.trouble = Some(error.clone()),
+                News::Unsure => {}
+                News::Replaced => present.is_replaced = true,
+                News::Gone(end) => present.end = Some(end.clone()),
+            }
+        });
+    }
+}
+
+/// What of it the user is told.
+fn notice(news: News) -> Option<Notice> {
+    match news {
+        News::Registered { hold } => Some(Notice::Registered { hold }),
+        News::Trouble(error) => Some(Notice::Trouble(error)),
+        News::Replaced => Some(Notice::Replaced),
+        News::Unsure | News::Gone(_) => None,
+    }
+}
+
+/// Drops a callback, and with it what it owns: that is the user's, too, and may panic.
+fn discard(callback: Option<Callback>) {
+    if catch_unwind(AssertUnwindSafe(|| drop(callback))).is_err() {
+        warn!("the callback of an advertisement panicked when it was dropped");
+    }
+}

@@ -1,0 +1,108 @@
+//! A connection that tells when it comes and goes, for who waits for other things as well.
+
+use std::time::Duration;
+
+use cortex_proto::DiscoveryRequest;
+use tracing::debug;
+use zmq::SocketEvent;
+
+use super::{Door, Link, monitor, receive};
+use crate::error::{Error, Result};
+use crate::exchange::poll_millis;
+use crate::reply::RawReply;
+
+/// A connection for one request at a time. It comes back by itself, but a request that was under
+/// way when it went away is lost, and then it takes no other.
+pub(crate) struct Line {
+    address: String,
+    link: Link,
+    is_asked: bool,
+}
+
+/// What has happened to a connection.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The daemon has greeted: somebody is there who takes requests.
+    Connected,
+    /// It is gone.
+    Lost,
+    /// The answer to the request is there.
+    Answered(RawReply),
+}
+
+impl Line {
+    /// Connects in the background.
+    pub(crate) fn open(address: &str) -> Result<Self> {
+        let mut link = Link::prepare(address)?;
+        // Before it connects, so that nothing is missed.
+        let events = [SocketEvent::HANDSHAKE_SUCCEEDED, SocketEvent::DISCONNECTED];
+        let monitored = monitor(&link.place, &link.socket, &events);
+        link.monitor = Some(
+            monitored.map_err(|source| Error::Transport { address: address.to_owned(), source })?,
+        );
+        link.connect(address)?;
+        Ok(Self { address: address.to_owned(), link, is_asked: false })
+    }
+
+    /// Sends a request, without waiting.
+    pub(crate) fn ask(&mut self, request: &DiscoveryRequest) -> Result<()> {
+        debug!(address = self.address, command = %request.command, "request");
+        loop {
+            match self.link.socket.send(request.to_bytes(), zmq::DONTWAIT) {
+                Err(zmq::Error::EINTR) => {}
+                Err(source) => return Err(self.failed(source)),
+                Ok(()) => {
+                    self.is_asked = true;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits until something has happened here, or somebody rings at the door, at most for so
+    /// long. It may end before.
+    pub(crate) fn wait(&self, door: &Door, within: Duration) -> Result<()> {
+        let mut items = vec![door.poll_item()];
+        items.extend(self.link.monitor.as_ref().map(|monitor| monitor.as_poll_item(zmq::POLLIN)));
+        if self.is_asked {
+            items.push(self.link.socket.as_poll_item(zmq::POLLIN));
+        }
+        let heard = zmq::poll(&mut items, poll_millis(within)).and_then(|_| door.silence());
+        match heard {
+            Ok(()) | Err(zmq::Error::EINTR) => Ok(()),
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+
+    /// What has happened, one thing after the other.
+    pub(crate) fn next_event(&mut self) -> Result<Option<Event>> {
+        // A reply that came before the connection was lost is a reply.
+        if self.is_asked
+            && let Some(reply) = self.take(&self.link.socket)?
+        {
+            self.is_asked = false;
+            debug!(bytes = reply.body.len(), "reply");
+            return Ok(Some(Event::Answered(reply)));
+        }
+        let Some(monitor) = &self.link.monitor else { return Ok(None) };
+        let is_connected = SocketEvent::HANDSHAKE_SUCCEEDED.to_raw().to_ne_bytes();
+        let event = self.take(monitor)?;
+        Ok(event.map(|event| {
+            if event.body.starts_with(&is_connected) { Event::Connected } else { Event::Lost }
+        }))
+    }
+
+    fn take(&self, socket: &zmq::Socket) -> Result<Option<RawReply>> {
+        match receive(socket) {
+            Ok(message) => Ok(Some(message)),
+            // What came is still there.
+            Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => Ok(None),
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+
+    fn failed(&self, source: zmq::Error) -> Error {
+        debug!(%source, "the socket failed");
+        Error::Transport { address: self.address.clone(), source }
+    }
+}

@@ -1,0 +1,122 @@
+//! Whether the daemon can be reached: when to connect, and for how long nobody has answered.
+
+use std::time::{Duration, Instant};
+
+/// The least time from one connection to the next.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// When connections fail without a single answer: the pause before the third, which then doubles …
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// … up to this.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The state of the connection.
+#[derive(Debug)]
+pub(super) struct Reach {
+    link: Link,
+    silence: Option<Silence>,
+    /// Connections lost since the last answer.
+    failures: u32,
+    last_connect: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// None before this time.
+    Down {
+        until: Option<Instant>,
+    },
+    /// Under way.
+    Connecting,
+    Up,
+}
+
+/// For how long there has been no answer to be had.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    since: Instant,
+    is_told: bool,
+}
+
+/// What can be done with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Make a new one.
+    Connect,
+    /// Nothing before this time, or before it is there.
+    Wait(Option<Instant>),
+    /// Ask.
+    Ask,
+}
+
+impl Reach {
+    pub(super) fn new() -> Self {
+        let link = Link::Down { until: None };
+        Self { link, silence: None, failures: 0, last_connect: None }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.link == Link::Up
+    }
+
+    pub(super) fn step(&mut self, now: Instant) -> Step {
+        match self.link {
+            Link::Down { until: Some(at) } if now < at => Step::Wait(Some(at)),
+            Link::Down { .. } => {
+                self.link = Link::Connecting;
+                self.last_connect = Some(now);
+                Step::Connect
+            }
+            Link::Connecting => Step::Wait(None),
+            Link::Up => Step::Ask,
+        }
+    }
+
+    pub(super) fn connected(&mut self) {
+        if self.link == Link::Connecting {
+            self.link = Link::Up;
+        }
+    }
+
+    pub(super) fn answered(&mut self) {
+        self.failures = 0;
+        self.silence = None;
+    }
+
+    /// The connection is of no use any more; what was asked `since` then stays unanswered.
+    pub(super) fn lost(&mut self, since: Instant, now: Instant) {
+        // Without an answer in between it is the same silence.
+        if self.failures == 0 || self.silence.is_none() {
+            self.silence = Some(Silence { since, is_told: false });
+        }
+        let pause = match self.failures {
+            0 => Duration::ZERO,
+            failures => FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(LONGEST_PAUSE),
+        };
+        let earliest = self.last_connect.map_or(now, |last| last + RECONNECT);
+        self.failures = self.failures.saturating_add(1);
+        self.link = Link::Down { until: Some(earliest.max(now + pause)) };
+    }
+
+    /// From now on somebody waits for an answer. The first who does so begins a silence.
+    pub(super) fn wanted(&mut self, is_first: bool, now: Instant) {
+        if is_first && !self.is_up() {
+            self.silence = Some(Silence { since: now, is_told: false });
+        }
+        // Whoever comes into a silence is told of it as well.
+        if let Some(silence) = &mut self.silence {
+            silence.is_told = false;
+        }
+    }
+
+    /// When it is to be told that nobody answers: after a silence of this length.
+    pub(super) fn silence_ends(&self, length: Duration) -> Option<Instant> {
+        let silence = self.silence.filter(|silence| !silence.is_told)?;
+        Some(silence.since + length)
+    }
+
+    pub(super) fn silence_told(&mut self) {
+        if let Some(silence) = &mut self.silence {
+            silence.is_told = true;
+        }
+    }
+}

@@ -1,0 +1,824 @@
+//! A keeper and a simulated daemon, in virtual time.
+
+use cortex_proto::{
+    DiscoveryCommand, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, RequestedCommand,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::reply::RawReply;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the simulated daemon needs for a greeting, and for an answer.
+const LATENCY: Duration = Duration::from_millis(1);
+const IPC: &str = "ipc:///run/discovery.sock";
+const TCP: &str = "tcp://10.0.0.1:5550";
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn info(name: &str, node: &str) -> TopicInfo {
+    TopicInfo {
+        name: TopicName::new(name).unwrap(),
+        address: "ipc:///tmp/a".into(),
+        message_type: "T".into(),
+        fingerprint: 7,
+        publisher_node: node.into(),
+    }
+}
+
+fn no_answer(address: &str) -> Error {
+    Error::NoAnswer { address: address.into(), waited: TIMEOUT, attempts: 1 }
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    info: TopicInfo,
+    session: Option<String>,
+    is_ours: bool,
+    revision: u64,
+}
+
+/// A daemon with one peer, the keeper, and others that come and go as the test says.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what a test turns on and off")]
+struct Daemon {
+    is_extended: bool,
+    sees: bool,
+    refuses: bool,
+    /// It greets, but neither does what it is told nor answers.
+    is_deaf: bool,
+    entries: Vec<Entry>,
+    /// When each session ends.
+    sessions: HashMap<String, Instant>,
+    revision: u64,
+}
+
+impl Daemon {
+    fn new(is_extended: bool, sees: bool) -> Self {
+        Self {
+            is_extended,
+            sees,
+            refuses: false,
+            is_deaf: false,
+            entries: Vec::new(),
+            sessions: HashMap::new(),
+            revision: 0,
+        }
+    }
+
+    fn find(&mut self, name: &str) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.info.name.as_str() == name)
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.entries.retain(|entry| entry.info.name.as_str() != name);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let sessions = &mut self.sessions;
+        sessions.retain(|_, end| *end > now);
+        self.entries
+            .retain(|entry| entry.session.as_ref().is_none_or(|id| sessions.contains_key(id)));
+    }
+
+    fn enter(&mut self, info: TopicInfo, session: Option<String>, is_ours: bool) -> u64 {
+        self.revision += 1;
+        let revision = self.revision;
+        let entry = Entry { info, session, is_ours, revision };
+        let name = entry.info.name.clone();
+        match self.find(name.as_str()) {
+            Some(existing) => *existing = entry,
+            None => self.entries.push(entry),
+        }
+        revision
+    }
+
+    fn answer(&mut self, request: &DiscoveryRequest, now: Instant) -> DiscoveryResponse {
+        let mut ext = ResponseExt::default();
+        let mut response = self.carry_out(request, &mut ext, now);
+        if self.is_extended && request.ext.is_some() {
+            response.ext = Some(ext);
+        }
+        response
+    }
+
+    fn carry_out(
+        &mut self,
+        request: &DiscoveryRequest,
+        ext: &mut ResponseExt,
+        now: Instant,
+    ) -> DiscoveryResponse {
+        let asked = request.ext.clone().unwrap_or_default();
+        let respond = DiscoveryResponse::new;
+        if self.refuses {
+            return respond(DiscoveryStatus::Error, "not today");
+        }
+        let RequestedCommand::Known(command) = request.command else { panic!("{request:?}") };
+        let name = request.topic_name.clone().unwrap_or_default();
+        match command {
+            DiscoveryCommand::RegisterTopic => {
+                let info = request.topic_info.clone().unwrap();
+                let session = asked.session.filter(|_| self.is_extended);
+                if let Some(session) = &session {
+                    ext.lease_ms = session.lease_ms;
+                }
+                let id = session.as_ref().map(|session| session.id.clone());
+                let existing = self.find(info.name.as_str());
+                if let Some(node) = existing.as_ref().map(|entry| &entry.info.publisher_node)
+                    && *node != info.publisher_node
+                {
+                    let message = format!("Topic {} already registered by {node}", info.name);
+                    return respond(DiscoveryStatus::AlreadyExists, &message);
+                }
+                let unchanged = existing.filter(|entry| entry.info == info && entry.session == id);
+                ext.revision = match unchanged {
+                    Some(entry) => Some(entry.revision),
+                    None => Some(self.enter(info, id.clone(), true)),
+                };
+                if let Some(id) = id {
+                    self.sessions.insert(id, now + LEASE);
+                }
+                respond(DiscoveryStatus::Ok, "registered")
+            }
+            DiscoveryCommand::UnregisterTopic => {
+                let is_extended = self.is_extended;
+                let Some(entry) = self.find(&name) else {
+                    return respond(DiscoveryStatus::NotFound, "not found");
+                };
+                let is_other = asked.publisher_node.as_ref() != Some(&entry.info.publisher_node);
+                let is_changed = asked.revision.is_some_and(|known| known != entry.revision);
+                if is_extended && (is_other || is_changed) {
+                    return respond(DiscoveryStatus::Error, "the condition does not hold");
+                }
+                assert!(entry.is_ours, "another's topic was withdrawn: {entry:?}");
+                self.remove(&name);
+                respond(DiscoveryStatus::Ok, "unregistered")
+            }
+            DiscoveryCommand::LookupTopic => {
+                let sees = self.sees;
+                let Some(entry) = self.find(&name) else {
+                    return respond(DiscoveryStatus::NotFound, "not found");
+                };
+                ext.entry = Some(EntryExt {
+                    uid: None,
+                    pid: sees.then_some(7),
+                    hold: Hold::Process,
+                    revision: entry.revision,
+                    age_ms: 0,
+                    endpoint: EndpointState::Unknown,
+                });
+                let topic_info = Some(entry.info.clone());
+                DiscoveryResponse { topic_info, ..respond(DiscoveryStatus::Ok, "") }
+            }
+            DiscoveryCommand::Renew if self.is_extended => {
+                let end = self.sessions.get_mut(&asked.session.unwrap().id);
+                ext.known = Some(end.is_some());
+                ext.lease_ms = Some(millis(LEASE));
+                if let Some(end) = end {
+                    *end = now + LEASE;
+                }
+                respond(DiscoveryStatus::Ok, "")
+            }
+            DiscoveryCommand::Renew => respond(DiscoveryStatus::Error, "Failed to parse request"),
+            DiscoveryCommand::ListTopics
+            | DiscoveryCommand::Ping
+            | DiscoveryCommand::WaitTopic
+            | DiscoveryCommand::WatchTopics
+            | DiscoveryCommand::Stats
+            | DiscoveryCommand::Shutdown => panic!("never asked: {request:?}"),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Coming {
+    Greeting,
+    Answer(Box<DiscoveryResponse>),
+}
+
+/// The keeper, its daemon, and the connection between them.
+struct World {
+    start: Instant,
+    now: Instant,
+    keeper: Keeper,
+    daemon: Daemon,
+    is_up: bool,
+    is_connecting: bool,
+    is_connected: bool,
+    coming: Option<(Instant, Coming)>,
+    /// What was asked, and when.
+    asked: Vec<(Duration, DiscoveryRequest)>,
+    news: Vec<(Id, News)>,
+}
+
+impl World {
+    fn new(address: &str, daemon: Daemon) -> Self {
+        let start = Instant::now();
+        let settings =
+            Settings { address: address.into(), timeout: TIMEOUT, session_id: "session".into() };
+        Self {
+            start,
+            now: start,
+            keeper: Keeper::new(settings),
+            daemon,
+            is_up: true,
+            is_connecting: false,
+            is_connected: false,
+            coming: None,
+            asked: Vec::new(),
+            news: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, id: Id, info: TopicInfo) {
+        self.keeper.add(id, info, self.now);
+    }
+
+    /// Passes time, and does what the keeper wants.
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut idle_rounds = 0;
+        loop {
+            self.daemon.expire(self.now);
+            let next = self.keeper.next(self.now);
+            self.news.extend(self.keeper.take_news());
+            let rest = match next {
+                Next::Connect => {
+                    self.is_connecting = true;
+                    self.is_connected = false;
+                    self.coming = self.is_up.then(|| (self.now + LATENCY, Coming::Greeting));
+                    continue;
+                }
+                Next::Ask(request) => {
+                    let request = *request;
+                    assert!(self.is_connected, "nobody is there to be asked: {request:?}");
+                    assert!(self.coming.is_none(), "one at a time: {request:?}");
+                    self.asked.push((self.now - self.start, request.clone()));
+                    if !self.daemon.is_deaf {
+                        let answer = self.daemon.answer(&request, self.now);
+                        self.coming = Some((self.now + LATENCY, Coming::Answer(Box::new(answer))));
+                    }
+                    continue;
+                }
+                Next::Rest(rest) => rest,
+            };
+            let wake = rest.map(|rest| self.now + rest);
+            let comes = self.coming.as_ref().map(|(at, _)| *at);
+            let event = [wake, comes].into_iter().flatten().min().filter(|at| *at <= end);
+            idle_rounds = if event == Some(self.now) { idle_rounds + 1 } else { 0 };
+            assert!(idle_rounds < 10, "it spins");
+            let Some(at) = event else {
+                self.now = end;
+                return;
+            };
+            self.now = at;
+            if comes == Some(at)
+                && let Some((_, coming)) = self.coming.take()
+            {
+                match coming {
+                    Coming::Greeting => {
+                        self.is_connected = true;
+                        self.is_connecting = false;
+                        self.keeper.connected();
+                    }
+                    Coming::Answer(answer) => {
+                        let raw = RawReply { body: answer.to_bytes(), parts: 1 };
+                        self.keeper.answered(Reply::read(&raw, 1), self.now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection that is under way goes on by itself.
+    fn down(&mut self) {
+        self.is_up = false;
+        self.coming = None;
+        if std::mem::take(&mut self.is_connected) {
+            self.keeper.lost(self.now);
+        }
+    }
+
+    fn up(&mut self) {
+        self.is_up = true;
+        if self.is_connecting && self.coming.is_none() {
+            self.coming = Some((self.now + LATENCY, Coming::Greeting));
+        }
+    }
+
+    fn replace(&mut self, daemon: Daemon) {
+        self.down();
+        self.daemon = daemon;
+        self.up();
+    }
+
+    fn news_of(&mut self, id: Id) -> Vec<News> {
+        self.news.extend(self.keeper.take_news());
+        self.news.iter().filter(|(whose, _)| *whose == id).map(|(_, news)| news.clone()).collect()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.daemon.entries.iter().map(|entry| entry.info.name.as_str()).collect()
+    }
+
+    /// The commands that were asked since the last call.
+    fn commands(&mut self) -> Vec<DiscoveryCommand> {
+        let commands = self.asked.drain(..).map(|(_, request)| match request.command {
+            RequestedCommand::Known(command) => command,
+            RequestedCommand::Unknown(number) => panic!("{number}"),
+        });
+        commands.collect()
+    }
+}
+
+use DiscoveryCommand::{LookupTopic, RegisterTopic, Renew, UnregisterTopic};
+
+fn registered(hold: impl Into<Option<Hold>>) -> News {
+    News::Registered { hold: hold.into() }
+}
+
+#[test]
+fn a_daemon_that_sees_the_process_holds_by_it() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.add(1, info("/b", "node"));
+    world.add(2, info("/a", "node"));
+    world.run(ms(100));
+    assert_eq!(world.commands(), [RegisterTopic, LookupTopic, RegisterTopic]);
+    assert_eq!(world.names(), ["/b", "/a"], "in the order in which they came");
+    assert_eq!(world.news_of(1), [registered(Hold::Process)]);
+    assert_eq!(world.news_of(2), [registered(Hold::Process)]);
+    assert!(world.daemon.entries.iter().all(|entry| entry.session.is_none()));
+
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.commands(), [RegisterTopic; 2 * 12], "each every 5 s, and nothing else");
+    assert_eq!(world.daemon.revision, 2, "which changes nothing");
+    assert_eq!(world.news.len(), 2, "and is no news");
+}
+
+#[test]
+fn where_the_process_is_not_seen_a_session_holds() {
+    let mut world = World::new(IPC, Daemon::new(true, false));
+    world.add(1, info("/a", "node"));
+    world.run(ms(100));
+    assert_eq!(world.commands(), [RegisterTopic, LookupTopic, RegisterTopic]);
+    assert_eq!(world.news_of(1), [registered(Hold::Session)]);
+
+    let mut world = World::new(TCP, Daemon::new(true, false));
+    world.add(1, info("/a", "node"));
+    world.run(ms(100));
+    assert_eq!(world.commands(), [RegisterTopic], "over TCP it is clear from the start");
+    assert_eq!(world.news_of(1), [registered(Hold::Session)]);
+    assert_eq!(world.daemon.entries[0].session.as_deref(), Some("session"));
+    for _ in 0..240 {
+        world.run(ms(250));
+        assert_eq!(world.names(), ["/a"]);
+    }
+    let commands = world.commands();
+    let renewals = commands.iter().filter(|command| **command == Renew).count();
+    assert!((11..=24).contains(&renewals), "at a quarter of the lease: {renewals}");
+}
+
+#[test]
+fn a_reference_daemon_has_nothing_to_hold_with() {
+    for address in [IPC, TCP] {
+        let mut world = World::new(address, Daemon::new(false, false));
+        world.add(1, info("/a", "node"));
+        world.run(Duration::from_secs(21));
+        assert_eq!(world.commands(), [RegisterTopic; 5]);
+        assert_eq!(world.news_of(1), [registered(None)]);
+    }
+}
+
+#[test]
+fn a_daemon_that_comes_late_is_told_of_as_missing_and_then_used() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.down();
+    world.add(1, info("/a", "node"));
+    world.run(ms(4_999));
+    assert_eq!(world.news_of(1), []);
+    world.run(Duration::from_secs(600));
+    assert_eq!(world.news_of(1), [News::Trouble(no_answer(IPC))], "once");
+    world.add(2, info("/b", "node"));
+    world.run(ms(1));
+    assert_eq!(world.news_of(2), [News::Trouble(no_answer(IPC))], "who comes later hears it, too");
+    assert!(world.asked.is_empty());
+    world.up();
+    world.run(ms(10));
+    assert_eq!(world.names(), ["/a", "/b"]);
+    assert_eq!(world.news_of(1)[1..], [registered(Hold::Process)]);
+}
+
+#[test]
+fn after_a_restart_all_is_registered_again_at_once() {
+    let daemons = [Daemon::new(true, true), Daemon::new(false, false), Daemon::new(true, false)];
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    let names: Vec<_> = (0..100).map(|number| format!("/{number:03}")).collect();
+    for (id, name) in (1..).zip(&names) {
+        world.add(id, info(name, "node"));
+    }
+    world.run(Duration::from_secs(1));
+    for daemon in daemons {
+        world.replace(daemon);
+        world.run(Duration::from_secs(1));
+        assert_eq!(world.names(), names);
+    }
+    let news = world.news_of(7);
+    let expected = [
+        registered(Hold::Process),
+        News::Unsure,
+        registered(None),
+        News::Unsure,
+        registered(Hold::Session),
+    ];
+    assert_eq!(news[2..], expected, "{news:?}");
+}
+
+#[test]
+fn a_forgotten_session_and_a_topic_taken_away_come_back() {
+    let mut world = World::new(TCP, Daemon::new(true, false));
+    for (id, name) in [(1, "/a"), (2, "/b")] {
+        world.add(id, info(name, "node"));
+    }
+    world.run(ms(100));
+    world.daemon.sessions.clear();
+    world.run(LEASE / 4);
+    assert_eq!(world.names(), ["/a", "/b"]);
+    world.daemon.remove("/a");
+    world.run(REFRESH);
+    assert_eq!(world.names(), ["/b", "/a"]);
+}
+
+#[test]
+fn another_nodes_topic_is_told_of_once_and_taken_over_when_it_is_free() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.daemon.enter(info("/a", "other"), None, false);
+    world.add(1, info("/a", "node"));
+    world.run(Duration::from_secs(120));
+    let taken = Error::AlreadyRegistered {
+        topic: "/a".into(),
+        node: Some("other".into()),
+        message: "Topic /a already registered by other".into(),
+    };
+    assert_eq!(world.news_of(1), [News::Trouble(taken)]);
+    let tries = world.commands().len();
+    assert!((20..30).contains(&tries), "{tries}");
+    world.daemon.remove("/a");
+    world.run(REFRESH);
+    assert_eq!(world.news_of(1)[1..], [registered(Hold::Process)]);
+    assert_eq!(world.daemon.entries[0].info.publisher_node, "node");
+}
+
+#[test]
+fn what_is_refused_is_tried_again_more_and_more_seldom() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.daemon.refuses = true;
+    world.add(1, info("/a", "node"));
+    world.run(Duration::from_secs(121));
+    let times: Vec<_> = world.asked.iter().map(|(at, _)| at.as_secs()).collect();
+    assert_eq!(times, [0, 1, 3, 7, 15, 31, 61, 91]);
+    let refused = Error::Refused { message: "not today".into() };
+    assert_eq!(world.news_of(1), [News::Trouble(refused)]);
+}
+
+#[test]
+fn an_end_withdraws_the_topic_and_nobody_elses() {
+    for is_extended in [true, false] {
+        let mut world = World::new(IPC, Daemon::new(is_extended, is_extended));
+        for (id, name) in [(1, "/a"), (2, "/b"), (3, "/c")] {
+            world.add(id, info(name, "node"));
+        }
+        world.run(ms(100));
+        world.commands();
+        world.keeper.remove(1);
+        world.run(ms(10));
+        assert_eq!(world.names(), ["/b", "/c"]);
+        assert_eq!(world.news_of(1)[1..], [News::Gone(Ok(()))]);
+        let look = if is_extended { &[][..] } else { &[LookupTopic] };
+        assert_eq!(world.commands(), [look, &[UnregisterTopic]].concat());
+
+        // Meanwhile somebody else has it, or nobody.
+        world.daemon.remove("/b");
+        world.daemon.enter(info("/b", "other"), None, false);
+        world.daemon.remove("/c");
+        for id in [2, 3] {
+            world.keeper.remove(id);
+            world.run(ms(10));
+            assert_eq!(world.news_of(id)[1..], [News::Gone(Ok(()))]);
+        }
+        assert_eq!(world.names(), ["/b"]);
+        assert!(world.keeper.is_idle());
+        world.commands();
+        world.run(Duration::from_secs(60));
+        assert_eq!(world.commands(), []);
+    }
+}
+
+#[test]
+fn a_new_process_of_the_node_keeps_what_it_has_registered() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.add(1, info("/a", "node"));
+    world.run(ms(100));
+    let moved = TopicInfo { address: "ipc:///tmp/new".into(), ..info("/a", "node") };
+    world.daemon.enter(moved, None, false);
+    world.keeper.remove(1);
+    world.run(ms(10));
+    assert_eq!(world.news_of(1)[1..], [News::Gone(Ok(()))]);
+    assert_eq!(world.names(), ["/a"], "it is at another revision");
+}
+
+#[test]
+fn an_end_without_a_daemon_waits_for_nothing_and_is_made_up_for() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.add(1, info("/a", "node"));
+    world.run(ms(100));
+    world.down();
+    world.keeper.remove(1);
+    assert_eq!(world.news_of(1)[2..], [News::Gone(Err(no_answer(IPC)))]);
+    world.run(Duration::from_secs(60));
+    assert!(!world.keeper.is_idle(), "the daemon may still have it");
+    world.up();
+    world.run(ms(300));
+    assert!(world.names().is_empty() && world.keeper.is_idle());
+
+    world.down();
+    world.add(2, info("/b", "node"));
+    world.keeper.remove(2);
+    assert_eq!(world.news_of(2), [News::Gone(Ok(()))], "no daemon was ever told of it");
+    assert!(world.keeper.is_idle());
+}
+
+#[test]
+fn an_end_that_the_daemon_refuses_is_told_and_tried_again() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.add(1, info("/a", "node"));
+    world.run(ms(100));
+    world.daemon.refuses = true;
+    world.keeper.remove(1);
+    world.run(Duration::from_secs(120));
+    let refused = Error::Refused { message: "not today".into() };
+    assert_eq!(world.news_of(1)[1..], [News::Gone(Err(refused))]);
+    world.daemon.refuses = false;
+    world.run(LONGEST_PAUSE);
+    assert!(world.names().is_empty() && world.keeper.is_idle());
+}
+
+#[test]
+fn the_last_advertisement_of_a_topic_has_it() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.add(1, info("/a", "node"));
+    world.run(ms(100));
+    let moved = TopicInfo { address: "ipc:///tmp/new".into(), ..info("/a", "node") };
+    world.add(2, moved.clone());
+    world.run(ms(100));
+    assert_eq!(world.news_of(1)[1..], [News::Replaced]);
+    assert_eq!(world.daemon.entries[0].info, moved);
+    world.keeper.remove(1);
+    world.run(ms(100));
+    assert_eq!(world.news_of(1)[2..], [News::Gone(Ok(()))]);
+    assert_eq!(world.names(), ["/a"]);
+
+    // Another node's name is another topic to the daemon.
+    world.add(3, info("/a", "another"));
+    world.run(ms(100));
+    assert_eq!(world.news_of(3), [registered(Hold::Process)]);
+    assert_eq!(world.daemon.entries[0].info.publisher_node, "another");
+}
+
+#[test]
+fn a_daemon_that_greets_and_says_nothing_is_not_pestered() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.daemon.is_deaf = true;
+    world.add(1, info("/a", "node"));
+    world.run(Duration::from_secs(600));
+    assert_eq!(world.news_of(1), [News::Trouble(no_answer(IPC))]);
+    let asked = world.commands().len();
+    assert!((50..=100).contains(&asked), "{asked}");
+    world.daemon.is_deaf = false;
+    world.run(TIMEOUT + reach::LONGEST_PAUSE + ms(10));
+    assert_eq!(world.names(), ["/a"]);
+}
+
+#[test]
+fn a_daemon_that_dies_of_every_request_is_not_pestered() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.daemon.is_deaf = true;
+    world.add(1, info("/a", "node"));
+    let mut deaths = 0;
+    for _ in 0..60_000 {
+        world.run(ms(1));
+        if !world.asked.is_empty() {
+            world.asked.clear();
+            deaths += 1;
+            world.down();
+            world.up();
+        }
+    }
+    assert!((15..30).contains(&deaths), "{deaths} in a minute");
+    assert_eq!(world.news_of(1), [News::Trouble(no_answer(IPC))]);
+}
+
+#[test]
+fn what_fails_on_this_side_is_told_and_tried_again() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    world.is_up = false;
+    world.add(1, info("/a", "node"));
+    let error = Error::Transport { address: IPC.into(), source: zmq::Error::EMFILE };
+    let mut tries = 0;
+    for _ in 0..60_000 {
+        if world.keeper.next(world.now) == Next::Connect {
+            tries += 1;
+            world.keeper.failed(&error, world.now);
+        }
+        world.now += ms(1);
+    }
+    assert!((15..30).contains(&tries), "{tries} in a minute");
+    let news = world.news_of(1);
+    assert_eq!(news[0], News::Trouble(error.clone()));
+}
+
+#[test]
+fn many_topics_are_registered_in_a_burst_and_again_at_a_pace() {
+    let mut world = World::new(IPC, Daemon::new(true, true));
+    for id in 0..1000 {
+        world.add(id, info(&format!("/{id}"), "node"));
+    }
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.names().len(), 1000);
+    world.commands();
+    world.run(Duration::from_secs(100));
+    let requests = world.commands().len();
+    assert!((4000..=5000).contains(&requests), "{requests}");
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Add {
+        name: usize,
+        node: usize,
+    },
+    Drop {
+        which: usize,
+    },
+    Pass {
+        millis: u64,
+    },
+    Down,
+    Up,
+    Replace {
+        is_extended: bool,
+        sees: bool,
+    },
+    ForgetSessions,
+    Refuses(bool),
+    Deaf(bool),
+    /// Another process registers a topic that is free.
+    Take {
+        name: usize,
+    },
+    /// Another process removes a topic, whoever has it.
+    Remove {
+        name: usize,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        6 => (0..4_usize, 0..2_usize).prop_map(|(name, node)| Happening::Add { name, node }),
+        4 => (0..8_usize).prop_map(|which| Happening::Drop { which }),
+        8 => prop_oneof![0..5_u64, 0..3_000_u64, 0..40_000_u64]
+            .prop_map(|millis| Happening::Pass { millis }),
+        2 => Just(Happening::Down),
+        3 => Just(Happening::Up),
+        2 => any::<(bool, bool)>()
+            .prop_map(|(is_extended, sees)| Happening::Replace { is_extended, sees }),
+        1 => Just(Happening::ForgetSessions),
+        2 => any::<bool>().prop_map(Happening::Refuses),
+        2 => any::<bool>().prop_map(Happening::Deaf),
+        2 => (0..4_usize).prop_map(|name| Happening::Take { name }),
+        2 => (0..4_usize).prop_map(|name| Happening::Remove { name }),
+    ]
+}
+
+const NAMES: [&str; 4] = ["/a", "/b", "/c", "/d"];
+const NODES: [&str; 2] = ["n0", "n1"];
+
+/// The advertisements as their users see them.
+#[derive(Default)]
+struct Users {
+    live: Vec<(Id, TopicInfo)>,
+    replaced: Vec<Id>,
+    dropped: Vec<Id>,
+    last_id: Id,
+}
+
+impl Users {
+    fn take(&mut self, step: Happening, world: &mut World) {
+        match step {
+            Happening::Add { name, node } => {
+                self.last_id += 1;
+                let info = info(NAMES[name], NODES[node]);
+                let is_same = |(_, other): &(Id, TopicInfo)| other.name == info.name;
+                if let Some(place) = self.live.iter().position(is_same) {
+                    self.replaced.push(self.live.remove(place).0);
+                }
+                self.live.push((self.last_id, info.clone()));
+                world.add(self.last_id, info);
+            }
+            Happening::Drop { which } => {
+                let all = self.live.iter().map(|(id, _)| *id).chain(self.replaced.iter().copied());
+                let all: Vec<_> = all.collect();
+                if let Some(id) = all.get(which).copied() {
+                    self.live.retain(|(live, _)| *live != id);
+                    self.replaced.retain(|replaced| *replaced != id);
+                    self.dropped.push(id);
+                    world.keeper.remove(id);
+                }
+            }
+            Happening::Pass { millis } => world.run(ms(millis)),
+            Happening::Down => world.down(),
+            Happening::Up => world.up(),
+            Happening::Replace { is_extended, sees } => {
+                let daemon = Daemon::new(is_extended, sees);
+                world.replace(daemon);
+            }
+            Happening::ForgetSessions => world.daemon.sessions.clear(),
+            Happening::Refuses(refuses) => world.daemon.refuses = refuses,
+            Happening::Deaf(is_deaf) => world.daemon.is_deaf = is_deaf,
+            // Between its look and its withdrawal a keeper cannot hear of this from a reference.
+            Happening::Take { .. } | Happening::Remove { .. } if world.coming.is_some() => {}
+            Happening::Take { name } => {
+                if world.daemon.find(NAMES[name]).is_none() {
+                    world.daemon.enter(info(NAMES[name], "other"), None, false);
+                }
+            }
+            Happening::Remove { name } => world.daemon.remove(NAMES[name]),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_in_the_end_the_daemon_has_what_is_advertised_and_no_more(
+        address in prop_oneof![Just(IPC), Just(TCP)],
+        steps in vec(steps(), 0..60),
+        (is_extended, sees) in any::<(bool, bool)>(),
+    ) {
+        let mut world = World::new(address, Daemon::new(is_extended, sees));
+        let mut users = Users::default();
+        for step in steps {
+            users.take(step, &mut world);
+        }
+
+        // All is well from here on.
+        world.daemon.refuses = false;
+        world.daemon.is_deaf = false;
+        world.daemon.entries.retain(|entry| entry.is_ours);
+        world.up();
+        world.run(LONGEST_PAUSE + TIMEOUT + reach::LONGEST_PAUSE + ms(100));
+        let check = |world: &World| {
+            let mut has: Vec<_> = world.daemon.entries.iter().map(|entry| &entry.info).collect();
+            let mut wanted: Vec<_> = users.live.iter().map(|(_, info)| info).collect();
+            has.sort_by_key(|info| info.name.as_str());
+            wanted.sort_by_key(|info| info.name.as_str());
+            prop_assert_eq!(has, wanted);
+            Ok(())
+        };
+        check(&world)?;
+
+        // And stays so, at little cost.
+        world.commands();
+        let (revision, news) = (world.daemon.revision, world.news.len());
+        for _ in 0..60 {
+            world.run(Duration::from_secs(1));
+            check(&world)?;
+        }
+        prop_assert_eq!(world.daemon.revision, revision);
+        prop_assert_eq!(world.news.len(), news);
+        let most = users.live.len() * 13 + 25;
+        prop_assert!(world.commands().len() <= most);
+
+        let extended = world.daemon.is_extended;
+        let hold = match (extended, address == IPC && world.daemon.sees) {
+            (false, _) => None,
+            (true, true) => Some(Hold::Process),
+            (true, false) => Some(Hold::Session),
+        };
+        for (id, _) in &users.live {
+            let expected = registered(hold.clone());
+            prop_assert_eq!(world.news_of(*id).last().cloned(), Some(expected));
+        }
+        for id in &users.replaced {
+            prop_assert_eq!(world.news_of(*id).last().cloned(), Some(News::Replaced));
+        }
+        for id in &users.dropped {
+            let news = world.news_of(*id);
+            let ends = news.iter().filter(|news| matches!(news, News::Gone(_))).count();
+            prop_assert!(ends == 1 && matches!(news.last(), Some(News::Gone(_))), "{:?}", news);
+        }
+    }
+}

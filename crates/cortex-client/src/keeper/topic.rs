@@ -1,0 +1,82 @@
+//! What a keeper knows of a topic.
+
+use std::time::Duration;
+
+use cortex_proto::{Hold, TopicInfo, TopicName};
+
+use super::{FIRST_PAUSE, Id};
+use crate::error::Error;
+
+/// A topic that is to be registered, or may still be at the daemon.
+#[derive(Debug)]
+pub(super) struct Topic {
+    pub(super) name: TopicName,
+    pub(super) wanted: Option<Wanted>,
+    /// What the daemon may have from this keeper.
+    pub(super) placed: Option<Placed>,
+    /// Whether this connection's daemon has been found to have it.
+    pub(super) is_found: bool,
+    /// Why it could not be withdrawn.
+    pub(super) refusal: Option<Error>,
+    /// The advertisements whose end waits for the withdrawal.
+    pub(super) leaving: Vec<Id>,
+    pub(super) pause: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) id: Id,
+    pub(super) info: TopicInfo,
+    pub(super) standing: Standing,
+    /// The trouble that was told since it was last registered.
+    pub(super) told: Option<Error>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Not registered, or nobody knows.
+    Unsure,
+    Registered {
+        hold: Option<Hold>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    pub(super) node: String,
+    /// The change at the daemon that is known to be this REGISTER's.
+    pub(super) revision: Option<u64>,
+}
+
+impl Topic {
+    /// One that nobody wants and no daemon has.
+    pub(super) fn new(name: TopicName) -> Self {
+        Self {
+            name,
+            wanted: None,
+            placed: None,
+            is_found: false,
+            refusal: None,
+            leaving: Vec::new(),
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    pub(super) fn is_registered(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.standing != Standing::Unsure)
+    }
+
+    /// Whether the daemon may have it in a form in which nobody wants it any more.
+    pub(super) fn is_misplaced(&self) -> bool {
+        let wanted = self.wanted.as_ref().map(|wanted| &wanted.info.publisher_node);
+        self.placed.as_ref().is_some_and(|placed| wanted != Some(&placed.node))
+    }
+}
+
+impl Placed {
+    /// Whether this is what a daemon has, as far as it tells.
+    pub(super) fn is(&self, info: &TopicInfo, revision: Option<u64>) -> bool {
+        let is_other = |known| revision.is_some_and(|revision| revision != known);
+        self.node == info.publisher_node && !self.revision.is_some_and(is_other)
+    }
+}

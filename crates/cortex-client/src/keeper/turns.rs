@@ -1,0 +1,44 @@
+//! Whose turn it is: some at once, the others at their time.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+/// When something is to be asked about a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Turn {
+    /// At once: somebody may wait for the end of it.
+    Withdraw,
+    /// At once, in the order in which the topics came.
+    Register,
+    /// At this time, or some time after it.
+    At(Instant),
+}
+
+/// The turns of topics, which are known by their number. A topic has one turn, or none while it is
+/// being asked about.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    order: BTreeSet<(Turn, u64)>,
+    of: HashMap<u64, Turn>,
+}
+
+impl Turns {
+    /// Gives a topic this turn, and no other.
+    pub(super) fn set(&mut self, topic: u64, turn: Turn) {
+        self.take(topic);
+        self.of.insert(topic, turn);
+        self.order.insert((turn, topic));
+    }
+
+    /// Leaves a topic without a turn.
+    pub(super) fn take(&mut self, topic: u64) {
+        if let Some(turn) = self.of.remove(&topic) {
+            self.order.remove(&(turn, topic));
+        }
+    }
+
+    /// The next one.
+    pub(super) fn first(&self) -> Option<(Turn, u64)> {
+        self.order.first().copied()
+    }
+}
