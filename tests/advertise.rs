@@ -1,0 +1,405 @@
+//! Advertised topics: at daemons that come late, die, forget or are replaced, and beside nodes
+//! that want the same topic.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cortex_client::{Advertisement, DiscoveryClient, Error, Notice, TopicInfo};
+use cortex_proto::{DiscoveryRequest, DiscoveryResponse, EntryExt, Hold, RequestExt};
+use cortex_tests::binaries::client_example;
+use cortex_tests::conformance::client;
+use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::measured;
+use cortex_tests::messages::{names, topic};
+use cortex_tests::peers::ZmqPeer;
+use cortex_tests::process::Process;
+use cortex_tests::python::ReferenceDaemon;
+use rustix::process::{Signal, getpid};
+
+/// A call that must not wait takes less, also on a busy machine.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// A client that gives up on a daemon as soon as one may.
+fn hasty_client(address: &str) -> DiscoveryClient {
+    let builder = DiscoveryClient::builder().address(address);
+    builder.timeout(Duration::from_millis(1)).build().unwrap()
+}
+
+fn describe(address: &str, name: &str) -> Option<(TopicInfo, EntryExt)> {
+    let request = DiscoveryRequest::lookup(name).with_ext(RequestExt::default());
+    let DiscoveryResponse { topic_info, ext, .. } = ZmqPeer::req(address).ask(&request);
+    topic_info.zip(ext.unwrap().entry)
+}
+
+fn wait(advertisement: &Advertisement) {
+    advertisement.wait_registered(PATIENCE).unwrap();
+}
+
+fn is_there(address: &str, name: &str) -> bool {
+    match client(address).lookup_topic(name) {
+        Ok(_) => true,
+        Err(Error::NoSuchTopic { .. }) => false,
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
+
+fn wait_until_there(address: &str, name: &str) {
+    eventually(&format!("{name} is there"), PATIENCE, || is_there(address, name).then_some(()));
+}
+
+fn wait_until_gone(address: &str, name: &str) {
+    eventually(&format!("{name} is gone"), PATIENCE, || (!is_there(address, name)).then_some(()));
+}
+
+/// Advertises, and gives what is told of it.
+fn advertise_and_hear(
+    client: &mut DiscoveryClient,
+    info: TopicInfo,
+) -> (Advertisement, Receiver<Notice>) {
+    let (sender, notices) = mpsc::channel();
+    let advertisement = client.advertise_with(info, move |notice| {
+        // Nobody need listen.
+        let _ = sender.send(notice);
+    });
+    (advertisement.unwrap(), notices)
+}
+
+fn registered(hold: impl Into<Option<Hold>>) -> Notice {
+    Notice::Registered { hold: hold.into() }
+}
+
+fn next(notices: &Receiver<Notice>) -> Notice {
+    notices.recv_timeout(PATIENCE).unwrap()
+}
+
+/// Starts another node.
+fn node(address: &str, name: &str, count: usize) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_advertiser"));
+    command.args([address, name, &count.to_string()]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let process = Process::spawn(&mut command);
+    process.stdout_line("it has registered", |line| (line == "registered").then_some(()));
+    process
+}
+
+/// How many threads of a process have this name.
+fn threads(process: &Process, name: &str) -> usize {
+    let tasks = format!("/proc/{}/task", process.pid().as_raw_nonzero());
+    let names = fs::read_dir(tasks).unwrap().map(|task| {
+        // One may end meanwhile.
+        fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
+    });
+    names.filter(|found| found.trim_end() == name).count()
+}
+
+#[test]
+fn a_topic_is_registered_as_soon_as_there_is_a_daemon() {
+    let place = Place::new();
+    let mut client = client(&place.address());
+    let began = Instant::now();
+    let camera = client.advertise(topic("/camera", "node")).unwrap();
+    assert!(!camera.is_registered());
+    assert!(began.elapsed() < AT_ONCE);
+    assert_eq!(camera.info(), &topic("/camera", "node"));
+
+    let daemon = Launch::at(&place).start();
+    wait(&camera);
+    assert!(camera.is_registered());
+    let (info, entry) = describe(daemon.address(), "/camera").unwrap();
+    assert_eq!(info, topic("/camera", "node"));
+    assert_eq!(entry.hold, Hold::Process);
+    assert_eq!(entry.pid, u64::try_from(getpid().as_raw_nonzero().get()).ok());
+}
+
+#[test]
+fn without_a_daemon_that_is_told_and_nothing_waits() {
+    let place = Place::new();
+    let mut client = hasty_client(&place.address());
+    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    let waited = Duration::from_secs(2);
+    let no_answer = Error::NoAnswer { address: place.address(), waited, attempts: 1 };
+    assert_eq!(next(&notices), Notice::Trouble(no_answer.clone()));
+    assert_eq!(camera.wait_registered(Duration::ZERO), Err(no_answer));
+    let began = Instant::now();
+    drop(camera);
+    let lidar = client.advertise(topic("/lidar", "node")).unwrap();
+    assert_eq!(lidar.unregister(), Ok(()), "no daemon has heard of it");
+    drop(client);
+    assert!(began.elapsed() < AT_ONCE);
+}
+
+#[test]
+fn topics_survive_daemons_that_are_killed() {
+    let place = Place::new();
+    let mut client = client(&place.address());
+    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    let lidar = client.advertise(topic("/lidar", "node")).unwrap();
+    let mut revisions = Vec::new();
+    for arguments in [&[][..], &[], &["--no-state"], &["--no-state"]] {
+        let daemon = Launch::at(&place).args(arguments.iter()).start();
+        assert_eq!(next(&notices), registered(Hold::Process));
+        wait(&camera);
+        wait(&lidar);
+        let listed = ZmqPeer::req(daemon.address()).ask(&DiscoveryRequest::list());
+        assert_eq!(names(&listed), ["/camera", "/lidar"]);
+        revisions.push(describe(daemon.address(), "/camera").unwrap().1.revision);
+        let _ = daemon.kill();
+        eventually("that is noticed", PATIENCE, || (!camera.is_registered()).then_some(()));
+    }
+    assert_eq!(revisions, [1, 1, 1, 1], "to a daemon that had them nothing is new");
+}
+
+#[test]
+fn the_reference_may_take_over_and_hand_back() {
+    let place = Place::new();
+    let mut client = client(&place.address());
+    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    for _ in 0..2 {
+        let daemon = Launch::at(&place).start();
+        assert_eq!(next(&notices), registered(Hold::Process));
+        let _ = daemon.kill();
+
+        let reference = ReferenceDaemon::start(&place);
+        assert_eq!(next(&notices), registered(None));
+        assert!(is_there(&place.address(), "/camera"));
+        drop(reference);
+    }
+    let reference = ReferenceDaemon::start(&place);
+    assert_eq!(next(&notices), registered(None));
+    wait(&camera);
+    assert_eq!(camera.unregister(), Ok(()));
+    assert!(!is_there(&reference.address(), "/camera"));
+}
+
+#[test]
+fn the_reference_keeps_what_another_node_has() {
+    let daemon = ReferenceDaemon::start(&Place::new());
+    let mut client = client(&daemon.address());
+    let camera = client.advertise(topic("/camera", "node")).unwrap();
+    wait(&camera);
+    client.unregister_topic("/camera").unwrap();
+    client.register_topic(&topic("/camera", "another")).unwrap();
+    drop(camera);
+    assert_eq!(client.lookup_topic("/camera"), Ok(topic("/camera", "another")));
+}
+
+#[test]
+fn over_tcp_a_session_is_renewed() {
+    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
+    let mut client = client(tcp);
+    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    assert_eq!(next(&notices), registered(Hold::Session));
+    // The lease is one of 10 s.
+    eventually("it outlives its lease", PATIENCE, || {
+        let (_, entry) = describe(ipc, "/camera").expect("it is there all the time");
+        assert_eq!(entry.hold, Hold::Session);
+        assert_eq!(entry.revision, 1);
+        (entry.age_ms > 12_000).then_some(())
+    });
+    assert_eq!(camera.unregister(), Ok(()));
+    assert_eq!(describe(ipc, "/camera"), None);
+}
+
+#[test]
+fn another_nodes_topic_is_trouble_until_it_is_free() {
+    let daemon = Daemon::start();
+    let mut other = client(daemon.address());
+    other.register_topic(&topic("/camera", "other")).unwrap();
+    let mut client = client(daemon.address());
+    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    let Notice::Trouble(trouble) = next(&notices) else { panic!("another node has it") };
+    let Error::AlreadyRegistered { node: Some(node), .. } = &trouble else { panic!("{trouble}") };
+    assert_eq!(node, "other");
+    assert_eq!(camera.wait_registered(Duration::ZERO), Err(trouble));
+
+    other.unregister_topic("/camera").unwrap();
+    assert_eq!(next(&notices), registered(Hold::Process), "and nothing else in between");
+    assert_eq!(other.lookup_topic("/camera"), Ok(topic("/camera", "node")));
+}
+
+#[test]
+fn an_end_unregisters_ones_own_topic_alone() {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    let camera = client.advertise(topic("/camera", "node")).unwrap();
+    let lidar = client.advertise(topic("/lidar", "node")).unwrap();
+    wait(&camera);
+    wait(&lidar);
+    drop(camera);
+    assert!(!is_there(daemon.address(), "/camera"), "it is gone when the drop is over");
+
+    client.unregister_topic("/lidar").unwrap();
+    client.register_topic(&topic("/lidar", "another")).unwrap();
+    assert_eq!(lidar.unregister(), Ok(()), "the daemon has none of this node");
+    assert_eq!(client.lookup_topic("/lidar"), Ok(topic("/lidar", "another")));
+}
+
+#[test]
+fn an_end_without_a_daemon_is_made_up_for_when_it_is_back() {
+    let place = Place::new();
+    let daemon = Launch::at(&place).start();
+    let mut client = client(&place.address());
+    let camera = client.advertise(topic("/camera", "node")).unwrap();
+    let lidar = client.advertise(topic("/lidar", "node")).unwrap();
+    wait(&camera);
+    wait(&lidar);
+    let _ = daemon.kill();
+    eventually("that is noticed", PATIENCE, || (!camera.is_registered()).then_some(()));
+    let began = Instant::now();
+    drop(camera);
+    drop(client);
+    assert!(matches!(lidar.unregister(), Err(Error::NoAnswer { .. })));
+    assert!(began.elapsed() < AT_ONCE);
+
+    let daemon = Launch::at(&place).start();
+    wait_until_gone(daemon.address(), "/camera");
+    wait_until_gone(daemon.address(), "/lidar");
+}
+
+#[test]
+fn what_somebody_takes_away_comes_back() {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    let camera = client.advertise(topic("/camera", "node")).unwrap();
+    wait(&camera);
+    client.unregister_topic("/camera").unwrap();
+    let taken = Instant::now();
+    wait_until_there(daemon.address(), "/camera");
+    measured(&format!("a topic that was taken away came back after {:?}", taken.elapsed()));
+}
+
+#[test]
+fn a_daemon_that_hangs_keeps_nobody_waiting() {
+    let daemon = Daemon::start();
+    let mut client = hasty_client(daemon.address());
+    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    assert_eq!(next(&notices), registered(Hold::Process));
+    daemon.signal(Signal::STOP);
+    let began = Instant::now();
+    let lidar = client.advertise(topic("/lidar", "node")).unwrap();
+    assert!(camera.is_registered() && !lidar.is_registered());
+    assert!(began.elapsed() < AT_ONCE);
+    let began = Instant::now();
+    drop(lidar);
+    assert!(began.elapsed() < Duration::from_secs(1) + AT_ONCE);
+
+    assert!(matches!(next(&notices), Notice::Trouble(Error::NoAnswer { .. })));
+    let began = Instant::now();
+    assert!(matches!(camera.unregister(), Err(Error::NoAnswer { .. })));
+    assert!(began.elapsed() < AT_ONCE);
+    daemon.signal(Signal::CONT);
+    wait_until_gone(daemon.address(), "/camera");
+    assert!(!is_there(daemon.address(), "/lidar"));
+}
+
+#[test]
+fn the_last_advertisement_of_a_topic_counts() {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    let (first, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    assert_eq!(next(&notices), registered(Hold::Process));
+    let moved = TopicInfo { address: "ipc:///run/moved.sock".into(), ..topic("/camera", "node") };
+    let second = client.advertise(moved.clone()).unwrap();
+    wait(&second);
+    assert_eq!(next(&notices), Notice::Replaced);
+    assert!(matches!(first.wait_registered(PATIENCE), Err(Error::Replaced { .. })));
+    drop(first);
+    assert!(second.is_registered());
+    assert_eq!(client.lookup_topic("/camera"), Ok(moved));
+    let third = client.advertise(topic("/camera", "another")).unwrap();
+    wait(&third);
+    drop(second);
+    assert_eq!(client.lookup_topic("/camera"), Ok(topic("/camera", "another")));
+}
+
+#[test]
+fn a_callback_may_panic_and_may_end_advertisements() {
+    let daemon = Daemon::start();
+    let mut client = client(daemon.address());
+    let panicking =
+        client.advertise_with(topic("/panics", "node"), |_| panic!("as it may")).unwrap();
+    wait(&panicking);
+
+    let other = client.advertise(topic("/other", "node")).unwrap();
+    wait(&other);
+    let slot = Arc::new(Mutex::new(Some(other)));
+    let (sender, ended) = mpsc::channel();
+    let ending = client
+        .advertise_with(topic("/ends", "node"), move |_| {
+            let began = Instant::now();
+            drop(slot.lock().unwrap().take());
+            sender.send(began.elapsed()).unwrap();
+        })
+        .unwrap();
+    let took = ended.recv_timeout(PATIENCE).unwrap();
+    assert!(took < AT_ONCE, "{took:?}: it does not wait for itself");
+    wait_until_gone(daemon.address(), "/other");
+    wait(&ending);
+    assert!(panicking.is_registered() && is_there(daemon.address(), "/panics"));
+}
+
+#[test]
+fn an_advertisement_outlives_its_client_and_may_move_to_another_thread() {
+    let daemon = Daemon::start();
+    let camera = client(daemon.address()).advertise(topic("/camera", "node")).unwrap();
+    std::thread::spawn(move || {
+        wait(&camera);
+        camera
+    })
+    .join()
+    .unwrap()
+    .unregister()
+    .unwrap();
+    assert!(!is_there(daemon.address(), "/camera"));
+}
+
+#[test]
+fn a_thousand_topics_need_one_thread_and_go_with_their_process() {
+    let daemon = Daemon::start();
+    let began = Instant::now();
+    let node = node(daemon.address(), "node", 1000);
+    measured(&format!("1,000 topics were registered after {:?}", began.elapsed()));
+    assert_eq!(threads(&node, "cortex-advertis"), 1);
+    let mut client = client(daemon.address());
+    assert_eq!(client.list_topics().unwrap().len(), 1000);
+    node.signal(Signal::KILL);
+    eventually("they are evicted", PATIENCE, || {
+        client.list_topics().unwrap().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_node_that_ends_takes_its_topics_along() {
+    let daemon = Daemon::start();
+    let mut node = node(daemon.address(), "node", 3);
+    node.close_stdin();
+    let ended = node.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(client(daemon.address()).list_topics(), Ok(Vec::new()));
+}
+
+#[test]
+fn the_example_survives_daemons() {
+    let place = Place::new();
+    let mut command = Command::new(client_example("advertise"));
+    command.arg(place.address());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut example = Process::spawn(&mut command);
+    for _ in 0..2 {
+        let daemon = Launch::at(&place).args(["--no-state"]).start();
+        wait_until_there(daemon.address(), "/camera/image");
+        let _ = daemon.kill();
+    }
+    let daemon = Launch::at(&place).start();
+    wait_until_there(daemon.address(), "/camera/image");
+    example.close_stdin();
+    assert_eq!(example.wait().code, Some(0));
+    assert!(!is_there(daemon.address(), "/camera/image"));
+}
