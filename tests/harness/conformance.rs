@@ -1,9 +1,10 @@
 //! What our client and command line find at any daemon of the protocol: ours, or the reference.
 
-use cortex_client::{DiscoveryClient, Error, TopicInfo};
+use cortex_client::{AsyncDiscoveryClient, DiscoveryClient, Error, TopicInfo};
 use serde_json::{Value, json};
 
 use crate::cli;
+use crate::clients::{Awaited, Calls};
 use crate::deadline::{PATIENCE, eventually};
 use crate::messages::topic;
 use crate::process::Ended;
@@ -43,7 +44,19 @@ pub fn until_held_back(address: &str, wanted: (u64, u64)) {
 /// # Panics
 /// When a call gives something else than it should.
 pub fn every_client_call(address: &str) {
-    let mut client = client(address);
+    every_call(client(address));
+}
+
+/// The same with the asynchronous client.
+///
+/// # Panics
+/// When a call gives something else than it should.
+pub fn every_async_client_call(address: &str) {
+    let builder = AsyncDiscoveryClient::builder();
+    every_call(Awaited::build(builder.address(address).timeout(PATIENCE)));
+}
+
+fn every_call(mut client: impl Calls) {
     let camera = topic("/camera", "camera_node");
     let moved = TopicInfo { address: "tcp://10.0.0.1:5".into(), ..camera.clone() };
     let stolen = topic("/camera", "thief");
@@ -61,7 +74,14 @@ pub fn every_client_call(address: &str) {
     };
     assert_eq!((topic.as_str(), node.as_deref()), ("/camera", Some("camera_node")));
     client.register_topic(&moved).unwrap();
-    assert_eq!(client.list_topics(), Ok(vec![moved, lidar.clone()]));
+    assert_eq!(client.list_topics(), Ok(vec![moved.clone(), lidar.clone()]));
+
+    let described = client.describe("/camera").unwrap();
+    assert_eq!(described.info, moved);
+    assert_eq!(client.describe_all().unwrap()[0].info, moved);
+    let has_extensions = client.hello().unwrap().level > 0;
+    assert_eq!(described.entry.is_some(), has_extensions);
+    assert_eq!(client.stats().is_ok(), has_extensions);
 
     client.unregister_topic("/camera").unwrap();
     let unknown = Error::NoSuchTopic { topic: "/camera".into() };

@@ -25,3 +25,16 @@ pub fn eventually<T>(what: &str, patience: Duration, mut look: impl FnMut() -> O
         thread::park_timeout(Duration::from_millis(2));
     }
 }
+
+/// The same on a tokio runtime, which goes on meanwhile.
+///
+/// # Panics
+/// When [`PATIENCE`] is over before; `what` says what was awaited.
+pub async fn eventually_async(what: &str, mut is_there: impl FnMut() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    let deadline = Instant::now() + PATIENCE;
+    while !is_there() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        looks.tick().await;
+    }
+}

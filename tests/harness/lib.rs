@@ -15,6 +15,7 @@ use std::io::{self, Write as _};
 
 pub mod binaries;
 pub mod cli;
+pub mod clients;
 pub mod conformance;
 pub mod daemon;
 pub mod deadline;

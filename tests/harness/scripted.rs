@@ -44,8 +44,19 @@ impl Scripted {
     /// # Panics
     /// When libzmq refuses.
     #[must_use]
-    pub fn start(mut script: impl FnMut(Request) -> Vec<Reply> + Send + 'static) -> Self {
-        let place = Place::new();
+    pub fn start(script: impl FnMut(Request) -> Vec<Reply> + Send + 'static) -> Self {
+        Self::start_at(&Place::new(), script)
+    }
+
+    /// The same at this place's socket.
+    ///
+    /// # Panics
+    /// When libzmq refuses.
+    #[must_use]
+    pub fn start_at(
+        place: &Place,
+        mut script: impl FnMut(Request) -> Vec<Reply> + Send + 'static,
+    ) -> Self {
         let context = Context::new();
         let router = context.socket(ROUTER).unwrap();
         router.set_linger(0).unwrap();
@@ -66,7 +77,7 @@ impl Scripted {
                 }
             }
         });
-        Self { place, stop, thread: Some(thread) }
+        Self { place: place.clone(), stop, thread: Some(thread) }
     }
 
     /// Where it listens.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DiscoveryRequest, RequestExt, TopicFilter, TopicInfo};
+use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
 
 use crate::advertise::{Advertisement, Advertiser, FAREWELL, Notice};
 use crate::builder::DiscoveryClientBuilder;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::exchange::Plan;
 use crate::facts::{Description, Hello};
 use crate::wait::{self, Wait};
-use crate::watch::Feed;
+use crate::watch::{Feed, parse_filter};
 
 pub use watch::Watch;
 
@@ -173,8 +173,9 @@ impl DiscoveryClient {
         self.advertiser.advertise(info, Some(Box::new(on_notice)), FAREWELL)
     }
 
-    /// Watches the topics that match `filter`, a pattern as [`TopicFilter`] describes it, or all:
-    /// first tells which there are, then what happens, as it happens.
+    /// Watches the topics that match `filter`, a pattern as
+    /// [`TopicFilter`](cortex_proto::TopicFilter) describes it, or all: first tells which there are,
+    /// then what happens, as it happens.
     ///
     /// A daemon that speaks the legacy protocol alone is asked for its list at each poll interval.
     /// Through a restart of the daemon nothing is missed and nothing told twice; where that cannot
@@ -183,11 +184,7 @@ impl DiscoveryClient {
     /// # Errors
     /// [`Error::Filter`]; [`Error::Transport`] when no socket can be made.
     pub fn watch(&self, filter: Option<&str>) -> Result<Watch> {
-        let filter = filter.map(|filter| {
-            TopicFilter::new(filter)
-                .map_err(|source| Error::Filter { filter: filter.to_owned(), source })
-        });
-        let feed = Feed::new(filter.transpose()?, self.poll_interval, self.plan.timeout);
+        let feed = Feed::new(parse_filter(filter)?, self.poll_interval, self.plan.timeout);
         Watch::start(self.address().to_owned(), feed)
     }
 

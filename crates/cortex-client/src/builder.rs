@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
 
+#[cfg(feature = "tokio")]
+use crate::AsyncDiscoveryClient;
 use crate::DiscoveryClient;
 use crate::error::Result;
 use crate::exchange::Plan;
@@ -75,5 +77,20 @@ impl DiscoveryClientBuilder {
     pub fn build(self) -> Result<DiscoveryClient> {
         let plan = Plan { timeout: self.timeout, attempts: self.retries.saturating_add(1) };
         DiscoveryClient::start(self.address, plan, self.poll_interval)
+    }
+
+    /// Makes an [`AsyncDiscoveryClient`]. It connects in the background: a daemon need not be
+    /// there yet.
+    ///
+    /// # Errors
+    /// [`Error::NoRuntime`](crate::Error::NoRuntime) when this is not called on a tokio runtime;
+    /// and as [`build`](Self::build).
+    ///
+    /// # Panics
+    /// Tokio panics when the runtime was built without I/O or without time.
+    #[cfg(feature = "tokio")]
+    pub fn build_async(self) -> Result<AsyncDiscoveryClient> {
+        let plan = Plan { timeout: self.timeout, attempts: self.retries.saturating_add(1) };
+        AsyncDiscoveryClient::start(self.address, plan, self.poll_interval)
     }
 }

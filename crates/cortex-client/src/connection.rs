@@ -241,12 +241,7 @@ impl Link {
     }
 
     fn connect(&self, address: &str) -> Result<()> {
-        let connected = if address.contains('\0') {
-            Err(zmq::Error::EINVAL)
-        } else {
-            self.socket.connect(address)
-        };
-        connected.map_err(|source| Error::Address { address: address.to_owned(), source })
+        connect(&self.socket, address)
     }
 
     /// Each monitor costs descriptors, so there is one only while somebody listens to it. Without
@@ -262,10 +257,7 @@ impl Link {
 
     fn stop_monitor(&mut self) {
         if let Some(monitor) = self.monitor.take() {
-            // First nothing is written to it any more, then it goes: libzmq's one I/O thread would
-            // wait for ever with an event for a monitor that does not read. That this gives an
-            // error is of no matter, since the former monitor is stopped before.
-            let _ = self.socket.monitor(&unique_endpoint(), 0);
+            stop_monitor(&self.socket);
             drop(monitor);
         }
     }
@@ -329,7 +321,8 @@ impl Drop for Link {
     }
 }
 
-fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> {
+/// The options of all sockets that connect to a daemon.
+pub(crate) fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> {
     socket.set_linger(0)?;
     socket.set_reconnect_ivl(RECONNECT)?;
     socket.set_reconnect_ivl_max(LONGEST_RECONNECT)?;
@@ -337,8 +330,15 @@ fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> {
     socket.set_ipv6(address.starts_with("tcp://["))
 }
 
-/// A socket at which something comes in whenever one of these happens to a connection of `socket`.
-fn monitor(
+pub(crate) fn connect(socket: &zmq::Socket, address: &str) -> Result<()> {
+    let connected =
+        if address.contains('\0') { Err(zmq::Error::EINVAL) } else { socket.connect(address) };
+    connected.map_err(|source| Error::Address { address: address.to_owned(), source })
+}
+
+/// A socket at which an event comes in for each of these that happens to `socket`, which is of the
+/// same place. Before it is dropped, [`stop_monitor`] must be called.
+pub(crate) fn monitor(
     place: &Place,
     socket: &zmq::Socket,
     events: &[zmq::SocketEvent],
@@ -348,12 +348,20 @@ fn monitor(
     // With a bound, libzmq's I/O thread would wait when nobody reads.
     monitor.set_rcvhwm(0)?;
     let endpoint = unique_endpoint();
-    socket.monitor(&endpoint, events.iter().map(|event| i32::from(event.to_raw())).sum())?;
+    let events = events.iter().fold(0, |events, event| events | event.to_raw());
+    socket.monitor(&endpoint, events.into())?;
     if let Err(error) = monitor.connect(&endpoint) {
-        let _ = socket.monitor(&unique_endpoint(), 0);
+        stop_monitor(socket);
         return Err(error);
     }
     Ok(monitor)
+}
+
+/// Nothing is written to the monitor of `socket` any more: libzmq's one I/O thread would wait for
+/// ever with an event for a monitor that has gone.
+pub(crate) fn stop_monitor(socket: &zmq::Socket) {
+    // That this gives an error is of no matter, since the former monitor is stopped before.
+    let _ = socket.monitor(&unique_endpoint(), 0);
 }
 
 fn unique_endpoint() -> String {

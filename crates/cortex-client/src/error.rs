@@ -123,6 +123,13 @@ pub enum Error {
         /// `ZeroMQ`'s reason.
         source: zmq::Error,
     },
+
+    /// The asynchronous client has no runtime to work on: it was made outside of one, or that one
+    /// has ended. A register, unregister or shutdown that was under way **may have been carried
+    /// out**.
+    #[cfg(feature = "tokio")]
+    #[error("the asynchronous client has no tokio runtime, or its runtime has ended")]
+    NoRuntime,
 }
 
 /// What is wrong with an answer.

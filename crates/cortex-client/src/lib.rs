@@ -64,6 +64,8 @@ mod error;
 mod exchange;
 mod facts;
 mod keeper;
+#[cfg(feature = "tokio")]
+mod nonblocking;
 mod reply;
 mod wait;
 mod watch;
@@ -77,5 +79,7 @@ pub use cortex_proto::{
 };
 pub use error::{Error, Result, UnreadableReply};
 pub use facts::{Description, Hello};
+#[cfg(feature = "tokio")]
+pub use nonblocking::{AsyncDiscoveryClient, AsyncWatch};
 pub use wait::DEFAULT_WAIT_TIMEOUT;
 pub use watch::{Change, WatchEvent};

@@ -311,6 +311,18 @@ impl Feed {
     }
 }
 
+/// The pattern of a watch's caller.
+///
+/// # Errors
+/// [`Error::Filter`].
+pub(crate) fn parse_filter(filter: Option<&str>) -> Result<Option<TopicFilter>> {
+    let parse = |filter: &str| {
+        TopicFilter::new(filter)
+            .map_err(|source| Error::Filter { filter: filter.to_owned(), source })
+    };
+    filter.map(parse).transpose()
+}
+
 /// The changes that make one list of different topics into another, in its order.
 ///
 /// A list only loses topics and gains them at its end. So the topics at its beginning that are in

@@ -1,0 +1,230 @@
+//! The asynchronous client: any number of requests at once on one [`Connection`].
+
+mod connection;
+mod driver;
+mod link;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
+
+use self::connection::{Connection, Heard};
+use crate::builder::DiscoveryClientBuilder;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::exchange::Plan;
+use crate::facts::{Description, Hello};
+use crate::reply::Reply;
+use crate::wait::{self, Wait};
+use crate::watch::{Feed, parse_filter};
+
+pub use self::watch::AsyncWatch;
+
+/// A client of the discovery daemon for tokio, made by
+/// [`build_async`](DiscoveryClientBuilder::build_async) on a runtime.
+///
+/// A clone is cheap and uses the same connection, which serves any number of calls at once, also
+/// with a daemon that answers them one by one. The connection is closed when the last clone is
+/// dropped.
+///
+/// No call blocks the runtime, and each ends within its time; a call's time passes by the clock
+/// of the runtime that the client was made on. A call does nothing before it is first polled.
+/// Dropping it cancels it: a request that has not left yet never leaves; one that has may be
+/// carried out.
+#[derive(Clone, Debug)]
+pub struct AsyncDiscoveryClient {
+    connection: Arc<Connection>,
+    plan: Plan,
+    poll_interval: Duration,
+}
+
+impl AsyncDiscoveryClient {
+    /// A client of the daemon at [`DEFAULT_DISCOVERY_ADDRESS`](cortex_proto::DEFAULT_DISCOVERY_ADDRESS),
+    /// with the other defaults of [`builder`](Self::builder).
+    ///
+    /// # Errors
+    /// As [`DiscoveryClientBuilder::build_async`].
+    ///
+    /// # Panics
+    /// As [`DiscoveryClientBuilder::build_async`].
+    pub fn new() -> Result<Self> {
+        Self::builder().build_async()
+    }
+
+    /// A client of the daemon at `address`, with the other defaults of [`builder`](Self::builder).
+    ///
+    /// # Errors
+    /// As [`DiscoveryClientBuilder::build_async`].
+    ///
+    /// # Panics
+    /// As [`DiscoveryClientBuilder::build_async`].
+    pub fn connect(address: impl Into<String>) -> Result<Self> {
+        Self::builder().address(address).build_async()
+    }
+
+    /// Settings for a client, the same as those of the blocking one.
+    pub fn builder() -> DiscoveryClientBuilder {
+        DiscoveryClientBuilder::default()
+    }
+
+    pub(crate) fn start(address: String, plan: Plan, poll_interval: Duration) -> Result<Self> {
+        let connection = Arc::new(Connection::open(address, plan.timeout)?);
+        Ok(Self { connection, plan, poll_interval })
+    }
+
+    /// Where this client expects the daemon.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.connection.address()
+    }
+
+    /// Makes a topic known. The same node may do so again, and replaces what it said before.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`] when another node has the topic; and those of every call:
+    /// [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`],
+    /// [`Error::NoRuntime`].
+    pub async fn register_topic(&self, info: &TopicInfo) -> Result<()> {
+        let topic = info.name.as_str();
+        self.call(&DiscoveryRequest::register(info.clone())).await?.registered(topic)
+    }
+
+    /// Makes a topic unknown. When an attempt got no answer and the next one hears that there is
+    /// no such topic, that is success: the first has done it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTopic`]; and those of every call: [`Error::Refused`], [`Error::NoAnswer`],
+    /// [`Error::Unreadable`], [`Error::Transport`], [`Error::NoRuntime`].
+    pub async fn unregister_topic(&self, topic: &str) -> Result<()> {
+        self.call(&DiscoveryRequest::unregister(topic)).await?.unregistered(topic)
+    }
+
+    /// Asks for one topic.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTopic`]; and those of every call: [`Error::Refused`], [`Error::NoAnswer`],
+    /// [`Error::Unreadable`], [`Error::Transport`], [`Error::NoRuntime`].
+    pub async fn lookup_topic(&self, topic: &str) -> Result<TopicInfo> {
+        self.call(&DiscoveryRequest::lookup(topic)).await?.found(topic)
+    }
+
+    /// Watches the topics that match `filter`, a pattern as
+    /// [`TopicFilter`](cortex_proto::TopicFilter) describes it, or all: first tells which there are,
+    /// then what happens, as it happens.
+    ///
+    /// A daemon that speaks the legacy protocol alone is asked for its list at each poll interval.
+    /// Through a restart of the daemon nothing is missed and nothing told twice; where that cannot
+    /// be, there is a new snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Filter`].
+    pub fn watch(&self, filter: Option<&str>) -> Result<AsyncWatch> {
+        let feed = Feed::new(parse_filter(filter)?, self.poll_interval, self.plan.timeout);
+        Ok(AsyncWatch::start(Arc::clone(&self.connection), feed))
+    }
+
+    /// Asks for all topics, in the order of their first registration.
+    ///
+    /// # Errors
+    /// Those of every call: [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`],
+    /// [`Error::Transport`], [`Error::NoRuntime`].
+    pub async fn list_topics(&self) -> Result<Vec<TopicInfo>> {
+        self.call(&DiscoveryRequest::list()).await?.listed()
+    }
+
+    /// Asks whether a daemon is there.
+    ///
+    /// # Errors
+    /// [`Error::NoAnswer`] when none is; [`Error::Refused`], [`Error::Unreadable`],
+    /// [`Error::Transport`], [`Error::NoRuntime`].
+    pub async fn ping(&self) -> Result<()> {
+        self.call(&DiscoveryRequest::ping()).await?.done()
+    }
+
+    /// Asks the daemon for what it says of itself. One that speaks the legacy protocol alone has
+    /// nothing to say but that it is there: level 0.
+    ///
+    /// # Errors
+    /// As [`ping`](Self::ping).
+    pub async fn hello(&self) -> Result<Hello> {
+        let request = DiscoveryRequest::ping().with_ext(RequestExt::default());
+        self.call(&request).await?.greeted()
+    }
+
+    /// Asks for one topic, and for what the daemon knows of it.
+    ///
+    /// # Errors
+    /// As [`lookup_topic`](Self::lookup_topic).
+    pub async fn describe(&self, topic: &str) -> Result<Description> {
+        let request = DiscoveryRequest::lookup(topic).with_ext(RequestExt::default());
+        self.call(&request).await?.described(topic)
+    }
+
+    /// Asks for all topics, in the order of their first registration, and for what the daemon knows
+    /// of each.
+    ///
+    /// # Errors
+    /// As [`list_topics`](Self::list_topics).
+    pub async fn describe_all(&self) -> Result<Vec<Description>> {
+        let request = DiscoveryRequest::list().with_ext(RequestExt::default());
+        self.call(&request).await?.all_described()
+    }
+
+    /// Asks for the daemon's counters and gauges, by their names; times are in ms.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the daemon has none, as one that speaks the legacy protocol
+    /// alone; and those of every call: [`Error::Refused`], [`Error::NoAnswer`],
+    /// [`Error::Unreadable`], [`Error::Transport`], [`Error::NoRuntime`].
+    pub async fn stats(&self) -> Result<BTreeMap<String, u64>> {
+        self.call(&DiscoveryRequest::stats()).await?.counted()
+    }
+
+    /// Asks the daemon to end. It may still be there for a moment after it agreed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when this user may not; [`Error::NoAnswer`], also when the daemon ended
+    /// without its answer arriving; [`Error::Unreadable`], [`Error::Transport`],
+    /// [`Error::NoRuntime`].
+    pub async fn shutdown(&self) -> Result<()> {
+        self.call(&DiscoveryRequest::shutdown()).await?.done()
+    }
+
+    /// Waits for a topic to be registered, at most `timeout`
+    /// ([`DEFAULT_WAIT_TIMEOUT`](crate::DEFAULT_WAIT_TIMEOUT) is a sensible one). The daemon tells as
+    /// soon as the topic is there; one that speaks the legacy protocol alone is asked at each poll
+    /// interval. A daemon that is not there yet, or is replaced meanwhile, is waited for as well.
+    ///
+    /// # Errors
+    /// [`Error::WaitTimedOut`] when the daemon answers but the topic did not appear;
+    /// [`Error::NoAnswer`] when there was no daemon at the end; [`Error::Refused`],
+    /// [`Error::Unreadable`], [`Error::Transport`] and [`Error::NoRuntime`] at once.
+    pub async fn wait_for_topic(&self, topic: &str, timeout: Duration) -> Result<TopicInfo> {
+        let connection = &self.connection;
+        let now = connection.now();
+        let mut wait = Wait::start(topic, timeout, self.poll_interval, self.plan.timeout, now);
+        loop {
+            match wait.next(connection.now()) {
+                wait::Next::Ask(question) => match connection.ask(question).await? {
+                    Heard::Answer(reply) => {
+                        if let Some(info) = wait.answered(reply, connection.now())? {
+                            return Ok(info);
+                        }
+                    }
+                    Heard::Loss => wait.lost(connection.now()),
+                    Heard::Nothing { was_lost, .. } => wait.unanswered(was_lost),
+                },
+                wait::Next::Pause(pause) => connection.pause(pause).await?,
+                wait::Next::Over => return Err(wait.failure(self.address())),
+            }
+        }
+    }
+
+    async fn call(&self, request: &DiscoveryRequest) -> Result<Reply> {
+        self.connection.call(request, self.plan).await
+    }
+}

@@ -1,0 +1,250 @@
+//! The askers' side of the asynchronous connection: a request's attempts and deadlines.
+//!
+//! The other side, which has the socket, is the [`Driver`].
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cortex_proto::{DiscoveryCommand, DiscoveryRequest, RequestedCommand};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{self, Timeout};
+use tracing::debug;
+
+use super::driver::{Answer, Driver, Order, Request};
+use super::link::Link;
+use crate::connection::{OnLoss, no_answer};
+use crate::error::{Error, Result};
+use crate::exchange::{Exchange, Next, Plan, Question};
+use crate::reply::{RawReply, Reply};
+use crate::wait::SLICE;
+
+/// A connection for many requests at once. Its [`Driver`] ends with it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    address: String,
+    /// How long an answer may take that the daemon does not hold back.
+    timeout: Duration,
+    orders: mpsc::UnboundedSender<Order>,
+    next_number: AtomicU64,
+    /// Where the driver runs, and whose clock counts, wherever a call is awaited.
+    runtime: Handle,
+}
+
+impl Connection {
+    /// Connects in the background: a daemon need not be there yet.
+    ///
+    /// # Panics
+    /// Tokio panics when the runtime was built without I/O or without time.
+    pub(super) fn open(address: String, timeout: Duration) -> Result<Self> {
+        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        // So that a runtime without time is noticed here, and not by the first call.
+        drop(time::sleep(Duration::ZERO));
+        let link = Link::open(&address)?;
+        let (orders, received) = mpsc::unbounded_channel();
+        runtime.spawn(Driver::new(address.clone(), received, link));
+        Ok(Self { address, timeout, orders, next_number: AtomicU64::new(0), runtime })
+    }
+
+    /// Where the daemon is expected.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The time by the runtime's clock.
+    pub(super) fn now(&self) -> Instant {
+        let _runtime = self.runtime.enter();
+        time::Instant::now().into_std()
+    }
+
+    /// Does nothing for this long.
+    ///
+    /// # Errors
+    /// [`Error::NoRuntime`] as soon as the runtime ends: a timer of it would panic then.
+    pub(super) async fn pause(&self, pause: Duration) -> Result<()> {
+        match self.timeout(pause, self.orders.closed()).await {
+            Ok(()) => Err(Error::NoRuntime),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits for `future`, which must be ready when the runtime ends.
+    fn timeout<F: Future>(&self, within: Duration, future: F) -> Timeout<F> {
+        let _runtime = self.runtime.enter();
+        time::timeout(within, future)
+    }
+
+    /// One request and its reply. When the future is dropped, a request that has not left yet
+    /// never leaves, and the reply to one that has reaches nobody.
+    pub(super) async fn call(&self, request: &DiscoveryRequest, plan: Plan) -> Result<Reply> {
+        debug!(address = self.address, command = %request.command, "request");
+        let is_shutdown = request.command == RequestedCommand::Known(DiscoveryCommand::Shutdown);
+        let mut call = Call {
+            body: request.to_bytes(),
+            exchange: Exchange::start(plan, self.now()),
+            // A SHUTDOWN that is sent again would end the next daemon.
+            on_loss: if is_shutdown { OnLoss::Unnoticed } else { OnLoss::SendAgain },
+            patience: self.timeout / 2,
+            was_lost: false,
+        };
+        match self.perform(&mut call).await? {
+            Heard::Answer(reply) => Ok(reply),
+            Heard::Loss | Heard::Nothing { .. } => {
+                Err(no_answer(&self.address, plan.total(), plan.attempts))
+            }
+        }
+    }
+
+    /// A question of a wait or a watch, asked once. Dropping the future is as with
+    /// [`call`](Self::call).
+    pub(super) async fn ask(&self, question: Question) -> Result<Heard> {
+        let Question { body, timeout, is_parked } = question;
+        debug!(within = ?timeout, is_parked, "question");
+        let held_back = if is_parked { SLICE } else { Duration::ZERO };
+        let mut call = Call {
+            body,
+            exchange: Exchange::start(Plan { timeout, attempts: 1 }, self.now()),
+            on_loss: if is_parked { OnLoss::Tell } else { OnLoss::SendAgain },
+            patience: held_back.saturating_add(self.timeout / 2),
+            was_lost: false,
+        };
+        self.perform(&mut call).await
+    }
+
+    async fn perform(&self, call: &mut Call) -> Result<Heard> {
+        // The present sending, until it is answered, lost or taken back.
+        let mut sending = None;
+        loop {
+            match call.exchange.next(self.now()) {
+                Next::Send { within } => {
+                    let sent = sending.get_or_insert_with(|| self.send(call));
+                    match self.timeout(within, &mut sent.has_left).await {
+                        Ok(has_left) => has_left.map_err(|_| Error::NoRuntime)??,
+                        Err(_) if sent.take_back()? => {
+                            sending = None;
+                            continue;
+                        }
+                        // It has left at the last moment.
+                        Err(_) => {}
+                    }
+                    call.exchange.sent();
+                }
+                Next::Receive { within } => {
+                    let sent = sending.get_or_insert_with(|| self.send(call));
+                    match self.timeout(within, &mut sent.answer).await {
+                        Ok(Ok(answer)) => {
+                            sent.is_over = true;
+                            match answer {
+                                Answer::Reply(raw) => return call.read(&raw).map(Heard::Answer),
+                                Answer::Lost if call.on_loss == OnLoss::Tell => {
+                                    return Ok(Heard::Loss);
+                                }
+                                Answer::Lost => {
+                                    call.was_lost = true;
+                                    call.exchange.lost(self.now());
+                                }
+                            }
+                        }
+                        Ok(Err(_)) => return Err(Error::NoRuntime),
+                        // The deadline decides.
+                        Err(_) => {}
+                    }
+                }
+                Next::Pause { within } => self.pause(within).await?,
+                Next::Reconnect => {
+                    debug!(attempt = call.exchange.attempt(), "sending again");
+                    sending = None;
+                }
+                Next::GiveUp => {
+                    debug!(attempts = call.exchange.attempt(), "no answer");
+                    return Ok(Heard::Nothing {
+                        waited: call.exchange.plan().total(),
+                        was_lost: call.was_lost,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Has the driver send the request of `call`, once.
+    fn send(&self, call: &Call) -> Sending<'_> {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let (sent, has_left) = oneshot::channel();
+        let (answerer, answer) = oneshot::channel();
+        let request = Request {
+            number,
+            body: call.body.clone(),
+            on_loss: call.on_loss,
+            patience: call.patience,
+            sent,
+            answer: answerer,
+        };
+        // Where there is no driver any more, the channels above close.
+        let _ = self.orders.send(Order::Send(request));
+        Sending { number, has_left, answer, is_over: false, orders: &self.orders }
+    }
+}
+
+/// What came of a question.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Answer(Reply),
+    /// The connection was lost before the daemon gave the answer that it may hold back.
+    Loss,
+    /// The time is over. `was_lost`: a connection was lost meanwhile.
+    Nothing {
+        waited: Duration,
+        was_lost: bool,
+    },
+}
+
+/// A request in all its attempts.
+#[derive(Debug)]
+struct Call {
+    body: Vec<u8>,
+    exchange: Exchange,
+    on_loss: OnLoss,
+    /// After this time an answer is overdue.
+    patience: Duration,
+    was_lost: bool,
+}
+
+impl Call {
+    fn read(&self, raw: &RawReply) -> Result<Reply> {
+        let reply = Reply::read(raw, self.exchange.sendings());
+        let attempt = self.exchange.attempt();
+        debug!(attempt, bytes = raw.body.len(), readable = reply.is_ok(), "reply");
+        reply
+    }
+}
+
+/// A request that the driver has. When this is dropped, nobody waits for it any more.
+#[derive(Debug)]
+struct Sending<'a> {
+    number: u64,
+    has_left: oneshot::Receiver<Result<()>>,
+    answer: oneshot::Receiver<Answer>,
+    is_over: bool,
+    orders: &'a mpsc::UnboundedSender<Order>,
+}
+
+impl Sending<'_> {
+    /// Keeps the request from leaving. False: it has left.
+    fn take_back(&mut self) -> Result<bool> {
+        self.has_left.close();
+        match self.has_left.try_recv() {
+            Ok(has_left) => has_left.map(|()| false),
+            Err(_) => Ok(true),
+        }
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // Where there is no driver any more, nothing is kept either.
+            let _ = self.orders.send(Order::Forget { number: self.number });
+        }
+    }
+}

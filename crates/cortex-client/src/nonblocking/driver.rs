@@ -1,0 +1,267 @@
+//! The task that owns the connection: sends what it is given, in order, and brings each reply to
+//! the one who asked.
+//!
+//! A request waits here, and not in libzmq's queue, until a daemon is connected: so it can be
+//! taken back, and one that was given up never reaches a daemon that starts later. No more wait
+//! than there are calls under way.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{self, Instant, Sleep};
+use tracing::debug;
+
+use super::link::{Link, Seen};
+use crate::backoff::Backoff;
+use crate::connection::OnLoss;
+use crate::error::Result;
+use crate::reply::RawReply;
+
+/// A daemon that comes back is found within this time, however long it was away.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// How many messages are sent and received before the runtime's other tasks have a turn.
+const TURN: usize = 64;
+
+/// What an asker wants.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Send this.
+    Send(Request),
+    /// Nobody waits for the request of this number any more.
+    Forget { number: u64 },
+}
+
+/// A request that is to be sent once.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// Different for each sending of this client, and rising.
+    pub(super) number: u64,
+    pub(super) body: Vec<u8>,
+    pub(super) on_loss: OnLoss,
+    /// After this time an answer is overdue.
+    pub(super) patience: Duration,
+    /// Told just before the request leaves, or why it cannot.
+    pub(super) sent: oneshot::Sender<Result<()>>,
+    pub(super) answer: oneshot::Sender<Answer>,
+}
+
+impl Request {
+    /// There is no connection any more to send it on.
+    fn tell_loss(self) {
+        if self.sent.send(Ok(())).is_ok() {
+            let _ = self.answer.send(Answer::Lost);
+        }
+    }
+}
+
+/// What became of a request that was sent.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The daemon's reply.
+    Reply(RawReply),
+    /// The connection is lost, and the daemon's answer with it.
+    Lost,
+}
+
+/// A request that was sent, and nobody knows yet what became of it.
+#[derive(Debug)]
+struct Awaited {
+    since: Instant,
+    on_loss: OnLoss,
+    patience: Duration,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// The task. It ends when all are gone who could give it orders.
+#[derive(Debug)]
+pub(super) struct Driver {
+    address: String,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// What is to be sent, by its number, and so in the order in which it came.
+    queue: BTreeMap<u64, Request>,
+    awaited: HashMap<u64, Awaited>,
+    /// Nobody connects while there is nothing to send.
+    link: Option<Link>,
+    /// Before the next link.
+    pause: Option<Pin<Box<Sleep>>>,
+    backoff: Backoff,
+    last_heard: Option<Instant>,
+}
+
+impl Driver {
+    pub(super) fn new(address: String, orders: mpsc::UnboundedReceiver<Order>, link: Link) -> Self {
+        Self {
+            address,
+            orders,
+            queue: BTreeMap::new(),
+            awaited: HashMap::new(),
+            link: Some(link),
+            pause: None,
+            backoff: Backoff::default(),
+            last_heard: None,
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            // Whoever wants to hear of a loss spoke to a daemon before.
+            Order::Send(request) if request.on_loss == OnLoss::Tell && !self.is_up() => {
+                request.tell_loss();
+            }
+            Order::Send(request) => {
+                self.queue.insert(request.number, request);
+            }
+            Order::Forget { number } => {
+                if self.queue.remove(&number).is_none()
+                    && let Some(forgotten) = self.awaited.remove(&number)
+                    && self.is_link_dead(&forgotten)
+                {
+                    debug!("nothing is heard any more");
+                    self.lose_link();
+                }
+            }
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.up_since().is_some())
+    }
+
+    /// Whether the connection must be taken for dead although nobody closed it: an answer is
+    /// overdue, and nothing else has come since it was asked for.
+    fn is_link_dead(&self, unanswered: &Awaited) -> bool {
+        let is_since = |then: Option<Instant>| then.is_some_and(|then| then > unanswered.since);
+        unanswered.since.elapsed() >= unanswered.patience
+            && !is_since(self.last_heard)
+            && self.link.as_ref().is_some_and(|link| !is_since(link.up_since()))
+    }
+
+    /// Does what can be done now, as far as a turn goes. Whether there is more.
+    fn work(&mut self) -> bool {
+        if self.link.is_none() {
+            self.open_link();
+        }
+        if let Some(link) = &mut self.link {
+            link.listen();
+        }
+        for _ in 0..TURN {
+            let Some(link) = &mut self.link else { return false };
+            match link.look() {
+                Seen::Nothing => return false,
+                Seen::Room => match next_to_send(&mut self.queue, &mut self.awaited) {
+                    Some((number, body)) => link.send(number, body),
+                    None => return false,
+                },
+                Seen::Reply { number, reply } => self.deliver(number, reply),
+                Seen::Junk => {}
+                Seen::Lost => {
+                    debug!("the connection is lost");
+                    self.lose_link();
+                    return true;
+                }
+            }
+        }
+        true
+    }
+
+    fn open_link(&mut self) {
+        if self.queue.is_empty() || self.pause.is_some() {
+            return;
+        }
+        match Link::open(&self.address) {
+            Ok(link) => self.link = Some(link),
+            Err(error) => {
+                for (_, request) in std::mem::take(&mut self.queue) {
+                    // Who has given up need not know.
+                    let _ = request.sent.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn lose_link(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        let was_heard = link.up_since().is_some_and(|up| self.last_heard >= Some(up));
+        self.pause =
+            (!was_heard).then(|| Box::pin(time::sleep(self.backoff.pause().min(LONGEST_PAUSE))));
+        for (number, request) in std::mem::take(&mut self.queue) {
+            if request.on_loss == OnLoss::Tell {
+                request.tell_loss();
+            } else {
+                self.queue.insert(number, request);
+            }
+        }
+        let lost = |_: &u64, awaited: &mut Awaited| awaited.on_loss != OnLoss::Unnoticed;
+        for (_, awaited) in self.awaited.extract_if(lost) {
+            let _ = awaited.answer.send(Answer::Lost);
+        }
+    }
+
+    fn deliver(&mut self, number: u64, reply: RawReply) {
+        self.last_heard = Some(Instant::now());
+        self.backoff = Backoff::default();
+        if let Some(awaited) = self.awaited.remove(&number) {
+            let _ = awaited.answer.send(Answer::Reply(reply));
+        } else {
+            debug!(number, "a reply that nobody waits for");
+        }
+    }
+
+    /// Ready as soon as there may be something to do, apart from orders.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match (&mut self.link, &mut self.pause) {
+            (Some(link), _) => link.poll_news(cx),
+            (None, Some(pause)) => pause.as_mut().poll(cx).map(|()| {
+                self.pause = None;
+                Ok(())
+            }),
+            (None, None) => Poll::Pending,
+        }
+    }
+}
+
+/// Takes the next request of the queue whose asker still wants it sent.
+fn next_to_send(
+    queue: &mut BTreeMap<u64, Request>,
+    awaited: &mut HashMap<u64, Awaited>,
+) -> Option<(u64, Vec<u8>)> {
+    while let Some((number, request)) = queue.pop_first() {
+        let Request { body, on_loss, patience, sent, answer, .. } = request;
+        if sent.send(Ok(())).is_ok() {
+            let since = Instant::now();
+            awaited.insert(number, Awaited { since, on_loss, patience, answer });
+            return Some((number, body));
+        }
+    }
+    None
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let driver = &mut *self;
+        loop {
+            while let Poll::Ready(order) = driver.orders.poll_recv(cx) {
+                let Some(order) = order else { return Poll::Ready(()) };
+                driver.obey(order);
+            }
+            if driver.work() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match driver.poll_news(cx) {
+                Poll::Ready(Ok(())) => {}
+                // The runtime is about to end.
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! One DEALER socket for one connection to the daemon.
+//!
+//! Each message has its number in the envelope, `[number, empty, body]`, and a daemon sends the
+//! envelope back with its reply. So several requests can be under way at once.
+//!
+//! After the connection is lost the socket is of no use any more, although libzmq could reconnect
+//! it: what it had not sent by then would reach the next daemon. `ZMQ_IMMEDIATE`, which prevents
+//! that, throws away the replies that came just before the end, such as the one to SHUTDOWN.
+//!
+//! # Waiting for a socket
+//!
+//! A socket's descriptor becomes readable once, when the first news comes in since the socket was
+//! last looked at, and every look, also a send or a receive, may take that signal away. So the
+//! last thing before waiting must be a look that finds nothing to do, and the readiness that tokio
+//! remembers is cleared before that look, not after it.
+
+use std::fmt;
+use std::io;
+use std::task::{Context, Poll};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+use tracing::debug;
+use zmq::SocketEvent::{CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED};
+
+use crate::connection::{configure, connect, monitor, stop_monitor};
+use crate::context::Place;
+use crate::error::{Error, Result};
+use crate::reply::RawReply;
+
+/// In ms: longer than a link that has failed is kept.
+const NO_RECONNECT: i32 = 60 * 60 * 1000;
+/// In ms, for a TCP connection to come about.
+const CONNECT_TIMEOUT: i32 = 5_000;
+/// In ms, for the daemon to say that it is one.
+const HANDSHAKE_TIMEOUT: i32 = 10_000;
+
+/// What a look at the link shows.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// A reply to the request of this number.
+    Reply { number: u64, reply: RawReply },
+    /// A message that is no reply.
+    Junk,
+    /// A request can be sent.
+    Room,
+    /// Nothing can be done now.
+    Nothing,
+    /// The connection did not come about or is gone, and all replies of it have been seen.
+    Lost,
+}
+
+/// A connection that comes about, lasts, and ends.
+pub(super) struct Link {
+    socket: AsyncFd<zmq::Socket>,
+    monitor: AsyncFd<zmq::Socket>,
+    up_since: Option<Instant>,
+    has_failed: bool,
+    _place: Place,
+}
+
+impl Link {
+    /// Connects in the background. To be called on a runtime.
+    pub(super) fn open(address: &str) -> Result<Self> {
+        let transport = |source| Error::Transport { address: address.to_owned(), source };
+        let place = Place::take();
+        let socket = place.socket(zmq::DEALER).map_err(transport)?;
+        configure(&socket, address).map_err(transport)?;
+        set_times(&socket).map_err(transport)?;
+        let events = [CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED];
+        let monitor = monitor(&place, &socket, &events).map_err(transport)?;
+        let link = Self {
+            socket: asynchronous(socket, address)?,
+            monitor: asynchronous(monitor, address)?,
+            up_since: None,
+            has_failed: false,
+            _place: place,
+        };
+        connect(link.socket.get_ref(), address)?;
+        Ok(link)
+    }
+
+    /// Since when the daemon is connected, if it ever was.
+    pub(super) fn up_since(&self) -> Option<Instant> {
+        self.up_since
+    }
+
+    /// Takes note of what has become of the connection.
+    ///
+    /// To be called before [`look`](Self::look): replies from before the end are there when the
+    /// end is told.
+    pub(super) fn listen(&mut self) {
+        loop {
+            match self.monitor.get_ref().recv_multipart(zmq::DONTWAIT) {
+                Ok(event) => self.note(&event),
+                Err(zmq::Error::EAGAIN) => return,
+                Err(zmq::Error::EINTR) => {}
+                Err(error) => return self.fail(error),
+            }
+        }
+    }
+
+    /// The event's number is the first two bytes, in this machine's order.
+    fn note(&mut self, event: &[Vec<u8>]) {
+        let Some(number) = event.first().and_then(|event| event.first_chunk()) else { return };
+        if u16::from_ne_bytes(*number) == HANDSHAKE_SUCCEEDED.to_raw() {
+            self.up_since = Some(Instant::now());
+        } else {
+            self.has_failed = true;
+        }
+    }
+
+    fn fail(&mut self, error: zmq::Error) {
+        debug!(%error, "the socket failed");
+        self.has_failed = true;
+    }
+
+    /// Receives a message, or tells what else can be done.
+    pub(super) fn look(&mut self) -> Seen {
+        let events = match self.socket.get_ref().get_events() {
+            Ok(events) => events,
+            Err(error) => {
+                self.fail(error);
+                return Seen::Lost;
+            }
+        };
+        if events.contains(zmq::POLLIN) {
+            match self.socket.get_ref().recv_multipart(zmq::DONTWAIT) {
+                Ok(message) => return read(message),
+                Err(error) => self.fail(error),
+            }
+        }
+        if self.has_failed {
+            Seen::Lost
+        } else if self.up_since.is_some() && events.contains(zmq::POLLOUT) {
+            Seen::Room
+        } else {
+            Seen::Nothing
+        }
+    }
+
+    /// Sends a request, after [`look`](Self::look) has seen that there is room.
+    pub(super) fn send(&mut self, number: u64, body: Vec<u8>) {
+        let message = [number.to_be_bytes().to_vec(), Vec::new(), body];
+        if let Err(error) = self.socket.get_ref().send_multipart(message, zmq::DONTWAIT) {
+            self.fail(error);
+        }
+    }
+
+    /// Ready when a look may show something new.
+    pub(super) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut news = Poll::Pending;
+        for socket in [&mut self.socket, &mut self.monitor] {
+            if let Poll::Ready(readiness) = socket.poll_read_ready_mut(cx) {
+                readiness?.clear_ready();
+                news = Poll::Ready(Ok(()));
+            }
+        }
+        news
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        stop_monitor(self.socket.get_ref());
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("up_since", &self.up_since)
+            .field("has_failed", &self.has_failed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Hands the socket's descriptor to the runtime's I/O driver.
+#[expect(deprecated, reason = "the other way is unsafe; a socket's descriptor lasts as long as it")]
+fn asynchronous(socket: zmq::Socket, address: &str) -> Result<AsyncFd<zmq::Socket>> {
+    AsyncFd::with_interest(socket, Interest::READABLE).map_err(|error| {
+        let errno = error.raw_os_error();
+        errno.map_or(Error::NoRuntime, |errno| Error::Transport {
+            address: address.to_owned(),
+            source: zmq::Error::from_raw(errno),
+        })
+    })
+}
+
+fn set_times(socket: &zmq::Socket) -> zmq::Result<()> {
+    socket.set_reconnect_ivl(NO_RECONNECT)?;
+    socket.set_connect_timeout(CONNECT_TIMEOUT)?;
+    socket.set_handshake_ivl(HANDSHAKE_TIMEOUT)
+}
+
+/// Takes a reply out of its envelope.
+fn read(message: Vec<Vec<u8>>) -> Seen {
+    let count = message.len();
+    let mut frames = message.into_iter();
+    let number = frames.next().and_then(|number| number.try_into().ok());
+    let has_delimiter = frames.next().is_some_and(|delimiter| delimiter.is_empty());
+    match (number, frames.next()) {
+        (Some(number), Some(body)) if has_delimiter => Seen::Reply {
+            number: u64::from_be_bytes(number),
+            reply: RawReply { body, parts: count - 2 },
+        },
+        _ => {
+            debug!(frames = count, "a message that is no reply");
+            Seen::Junk
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The asynchronous watch: carries out on a [`Connection`] what a [`Feed`] asks for.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use futures_core::stream::FusedStream;
+
+use super::connection::{Connection, Heard};
+use crate::connection::no_answer;
+use crate::error::{Error, Result};
+use crate::watch::{Feed, Next, WatchEvent};
+
+/// The topics as they come, change and go, told as it happens: made by
+/// [`AsyncDiscoveryClient::watch`](crate::AsyncDiscoveryClient::watch).
+///
+/// As a [`Stream`] it ends only with the client's runtime, and is pending for as long as nothing
+/// happens. A daemon that cannot be reached is waited for, too: [`trouble`](Self::trouble) tells.
+/// After an error it may be polled for more: it goes on by itself when the reason passes, and tells
+/// no more than one error a second or so when it does not.
+///
+/// It uses the client's connection. Nothing is lost when a future that waits for its next item is
+/// dropped.
+#[must_use = "streams do nothing unless polled"]
+pub struct AsyncWatch {
+    connection: Arc<Connection>,
+    feed: Feed,
+    /// What is under way for the feed.
+    step: Option<Pin<Box<dyn Future<Output = Result<Step>> + Send>>>,
+    trouble: Option<Error>,
+    is_over: bool,
+}
+
+/// What was done for the feed.
+enum Step {
+    Asked(Heard),
+    Paused,
+}
+
+impl AsyncWatch {
+    pub(super) fn start(connection: Arc<Connection>, feed: Feed) -> Self {
+        Self { connection, feed, step: None, trouble: None, is_over: false }
+    }
+
+    /// Waits for the next event. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// What will not pass by itself: [`Error::Refused`], [`Error::Unreadable`], [`Error::Address`],
+    /// [`Error::Transport`], [`Error::NoRuntime`].
+    pub async fn next_event(&mut self) -> Result<WatchEvent> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// Why nothing is heard at present; `None` when the daemon answered last.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&Error> {
+        self.trouble.as_ref()
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<WatchEvent>> {
+        loop {
+            if let Some(event) = self.feed.take() {
+                return Poll::Ready(Ok(event));
+            }
+            if self.is_over {
+                return Poll::Ready(Err(Error::NoRuntime));
+            }
+            let step = self.step.get_or_insert_with(|| {
+                let connection = Arc::clone(&self.connection);
+                match self.feed.next(connection.now()) {
+                    Next::Ask(question) => {
+                        Box::pin(async move { connection.ask(question).await.map(Step::Asked) })
+                    }
+                    Next::Pause(pause) => {
+                        Box::pin(
+                            async move { connection.pause(pause).await.map(|()| Step::Paused) },
+                        )
+                    }
+                }
+            });
+            let done = ready!(step.as_mut().poll(cx));
+            self.step = None;
+            self.apply(done)?;
+        }
+    }
+
+    fn apply(&mut self, done: Result<Step>) -> Result<()> {
+        let now = self.connection.now();
+        match done {
+            Ok(Step::Paused) => {}
+            Ok(Step::Asked(Heard::Answer(reply))) => {
+                self.trouble = None;
+                self.feed.answered(reply, now)?;
+            }
+            Ok(Step::Asked(Heard::Loss)) => {
+                let address = self.connection.address().to_owned();
+                self.trouble = Some(Error::Disconnected { address });
+                self.feed.lost(now);
+            }
+            Ok(Step::Asked(Heard::Nothing { waited, .. })) => {
+                self.trouble = Some(no_answer(self.connection.address(), waited, 1));
+                self.feed.unanswered();
+            }
+            Err(error) => {
+                self.is_over = error == Error::NoRuntime;
+                self.feed.failed(now);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stream for AsyncWatch {
+    type Item = Result<WatchEvent>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_terminated() {
+            return Poll::Ready(None);
+        }
+        self.poll_event(cx).map(Some)
+    }
+}
+
+impl FusedStream for AsyncWatch {
+    fn is_terminated(&self) -> bool {
+        self.is_over
+    }
+}
+
+impl fmt::Debug for AsyncWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncWatch")
+            .field("connection", &self.connection)
+            .field("trouble", &self.trouble)
+            .field("is_over", &self.is_over)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,1010 @@
+//! Our asynchronous client: many calls at once on one connection, with daemons that are late,
+//! silent, talk nonsense, come and go.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+use std::future::{Future, poll_fn};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use cortex_client::{
+    AsyncDiscoveryClient, AsyncWatch, Error, EventKind, TopicInfo, UnreadableReply, WatchEvent,
+};
+use cortex_proto::{
+    DiscoveryCommand, DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestedCommand,
+};
+use cortex_tests::conformance::every_async_client_call;
+use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::deadline::{PATIENCE, QUIET, eventually_async};
+use cortex_tests::measured;
+use cortex_tests::messages::topic;
+use cortex_tests::python::ReferenceDaemon;
+use cortex_tests::scripted::{Request, Scripted};
+use futures_core::Stream as _;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+use tokio::time::{self, MissedTickBehavior};
+
+/// Long enough for an answer that comes, also on a busy machine; short enough to wait for one
+/// that never does.
+const SHORT: Duration = Duration::from_secs(1);
+
+fn client_with(address: &str, timeout: Duration, retries: u32) -> AsyncDiscoveryClient {
+    let builder = AsyncDiscoveryClient::builder().address(address);
+    builder.timeout(timeout).retries(retries).build_async().unwrap()
+}
+
+fn client(address: &str) -> AsyncDiscoveryClient {
+    client_with(address, PATIENCE, 0)
+}
+
+fn is_unanswered<T>(result: &Result<T, Error>) -> bool {
+    matches!(result, Err(Error::NoAnswer { .. }))
+}
+
+fn found(name: &str) -> Vec<u8> {
+    let topic_info = Some(topic(name, "node"));
+    DiscoveryResponse { topic_info, ..DiscoveryResponse::new(DiscoveryStatus::Ok, "") }.to_bytes()
+}
+
+fn says(status: DiscoveryStatus, message: &str) -> Vec<u8> {
+    DiscoveryResponse::new(status, message).to_bytes()
+}
+
+/// Which topic a request is about.
+fn asked_for(request: &Request) -> String {
+    DiscoveryRequest::from_bytes(&request.body).unwrap().topic_name.unwrap_or_default()
+}
+
+fn current_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn every_call_does_what_it_says_at_our_daemon() {
+    for daemon in [Daemon::start(), Daemon::start_tcp_that_anybody_may_end()] {
+        every_async_client_call(daemon.address());
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn every_call_does_what_it_says_at_the_reference() {
+    let daemon = ReferenceDaemon::start(&Place::new());
+    every_async_client_call(&daemon.address());
+    assert_eq!(daemon.wait().code, Some(0));
+}
+
+#[test]
+fn a_client_is_shared_by_threads_and_so_are_its_calls() {
+    fn shared<T: Send + Sync + Clone + 'static>() {}
+    fn sent(_: &impl Send) {}
+    shared::<AsyncDiscoveryClient>();
+
+    let runtime = current_thread();
+    let _entered = runtime.enter();
+    let client = client(&Place::new().address());
+    let info = topic("/x", "node");
+    sent(&client.register_topic(&info));
+    sent(&client.unregister_topic("/x"));
+    sent(&client.lookup_topic("/x"));
+    sent(&client.wait_for_topic("/x", PATIENCE));
+    sent(&client.list_topics());
+    sent(&client.ping());
+    sent(&client.hello());
+    sent(&client.describe("/x"));
+    sent(&client.describe_all());
+    sent(&client.stats());
+    sent(&client.shutdown());
+}
+
+#[test]
+fn without_a_runtime_there_is_an_error_and_no_panic() {
+    let address = Place::new().address();
+    let made = AsyncDiscoveryClient::connect(address).map(drop);
+    assert_eq!(made, Err(Error::NoRuntime));
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_told_when_the_client_is_made() {
+    for address in ["", "nonsense", "ipc", "tcp://127.0.0.1", "udp+x://y", "ipc:///a\0b"] {
+        let made = AsyncDiscoveryClient::connect(address).map(drop);
+        let Err(Error::Address { address: told, .. }) = made else { panic!("{address}: {made:?}") };
+        assert_eq!(told, address);
+    }
+}
+
+#[tokio::test]
+async fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
+    let address = Place::new().address();
+    let timeout = Duration::from_millis(50);
+    let client = client_with(&address, timeout, 2);
+    let no_answer = Error::NoAnswer { address: address.clone(), waited: timeout * 3, attempts: 3 };
+    let info = topic("/x", "n");
+    let (pinged, listed, found, registered, unregistered, ended, waited) = tokio::join!(
+        client.ping(),
+        client.list_topics(),
+        client.lookup_topic("/x"),
+        client.register_topic(&info),
+        client.unregister_topic("/x"),
+        client.shutdown(),
+        client.wait_for_topic("/x", timeout),
+    );
+    assert_eq!(pinged.as_ref(), Err(&no_answer));
+    assert_eq!(listed.as_ref(), Err(&no_answer));
+    assert_eq!(found.as_ref(), Err(&no_answer));
+    assert_eq!(registered.as_ref(), Err(&no_answer));
+    assert_eq!(unregistered.as_ref(), Err(&no_answer));
+    assert_eq!(ended.as_ref(), Err(&no_answer));
+    assert!(is_unanswered(&waited), "{waited:?}");
+}
+
+#[tokio::test]
+async fn with_no_time_at_all_nothing_is_sent() {
+    let daemon = Daemon::start();
+    let client = client_with(daemon.address(), Duration::ZERO, 3);
+    for _ in 0..100 {
+        assert!(is_unanswered(&client.register_topic(&topic("/x", "n")).await));
+    }
+    assert_eq!(self::client(daemon.address()).list_topics().await, Ok(Vec::new()));
+}
+
+/// The required time is 250 ms, on a machine that does nothing else.
+#[tokio::test]
+async fn timers_are_on_time_while_five_requests_wait_for_a_daemon_that_is_not_there() {
+    let client = client_with(&Place::new().address(), SHORT, 0);
+    let calls: Vec<_> = (0..5)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.ping().await })
+        })
+        .collect();
+    let worst = worst_delay_until(async {
+        for call in calls {
+            assert!(is_unanswered(&call.await.unwrap()));
+        }
+    })
+    .await;
+    measured(&format!("a 10 ms timer was late by {worst:?} at worst"));
+    assert!(worst < Duration::from_millis(2500), "{worst:?}");
+}
+
+/// How late a timer of 10 ms was at worst, until `work` was done.
+async fn worst_delay_until(work: impl Future<Output = ()>) -> Duration {
+    let mut work = pin!(work);
+    let mut timer = time::interval(Duration::from_millis(10));
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut worst = Duration::ZERO;
+    loop {
+        tokio::select! {
+            biased;
+            due = timer.tick() => worst = worst.max(due.elapsed()),
+            () = &mut work => return worst,
+        }
+    }
+}
+
+/// Registers and looks up so many topics, all at once, on one connection.
+async fn everything_at_once(client: &AsyncDiscoveryClient, count: usize) {
+    let mut registering = JoinSet::new();
+    for number in 0..count {
+        let client = client.clone();
+        registering.spawn(async move {
+            client.register_topic(&topic(&format!("/topic/{number}"), "node")).await
+        });
+    }
+    while let Some(registered) = registering.join_next().await {
+        registered.unwrap().unwrap();
+    }
+    let mut asking = JoinSet::new();
+    for number in 0..count {
+        let client = client.clone();
+        asking.spawn(async move {
+            let name = format!("/topic/{number}");
+            assert_eq!(client.lookup_topic(&name).await, Ok(topic(&name, "node")));
+        });
+    }
+    asking.join_all().await;
+}
+
+#[tokio::test]
+async fn a_thousand_requests_at_once_on_one_connection() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let client = client(daemon.address());
+    until_connections(&client, 1).await;
+    let began = Instant::now();
+    let worst = worst_delay_until(everything_at_once(&client, 1000)).await;
+    let took = began.elapsed();
+    measured(&format!("2,000 requests took {took:?}; a 10 ms timer was late by {worst:?}"));
+    assert_eq!(connections(&client).await, 1);
+    assert!(worst < Duration::from_millis(2500), "{worst:?}");
+    let other = self::client(daemon.address());
+    drop(client);
+    until_connections(&other, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_requests_at_once_on_one_connection_to_the_reference() {
+    let daemon = ReferenceDaemon::start(&Place::new());
+    everything_at_once(&client(&daemon.address()), 1000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_wake_up_is_missed_by_many_askers_on_many_threads() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let client = client(daemon.address());
+    let mut asking = JoinSet::new();
+    for asker in 0..32_usize {
+        let client = client.clone();
+        asking.spawn(async move {
+            // Between one request at a time and all at once there is every mixture.
+            for round in 0..200 {
+                if (asker + round) % 7 == 0 {
+                    tokio::task::yield_now().await;
+                }
+                client.ping().await.unwrap();
+            }
+        });
+    }
+    asking.join_all().await;
+}
+
+#[tokio::test]
+async fn no_wake_up_is_missed_by_one_asker_after_another() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let client = client(daemon.address());
+    let began = Instant::now();
+    for _ in 0..5000 {
+        client.ping().await.unwrap();
+    }
+    measured(&format!("a round trip takes {:?}", began.elapsed() / 5000));
+}
+
+#[tokio::test]
+async fn replies_in_any_order_find_their_askers() {
+    let mut held = Vec::new();
+    let daemon = Scripted::start(move |request| {
+        held.push(request);
+        if held.len() < 100 {
+            return Vec::new();
+        }
+        held.drain(..).rev().map(|request| request.reply(found(&asked_for(&request)))).collect()
+    });
+    let client = client(&daemon.address());
+    let mut asking = JoinSet::new();
+    for number in 0..100 {
+        let client = client.clone();
+        asking.spawn(async move {
+            let name = format!("/topic/{number}");
+            assert_eq!(client.lookup_topic(&name).await, Ok(topic(&name, "node")));
+        });
+    }
+    asking.join_all().await;
+}
+
+#[tokio::test]
+async fn late_replies_to_calls_that_timed_out_or_were_dropped_reach_nobody() {
+    let mut held: Vec<Request> = Vec::new();
+    let daemon = Scripted::start(move |request| {
+        if asked_for(&request) == "/late" {
+            held.push(request);
+            return Vec::new();
+        }
+        let late = held.drain(..).map(|late| late.reply(found("/late")));
+        late.chain([request.reply(found("/wanted"))]).collect()
+    });
+    let client = client_with(&daemon.address(), SHORT, 0);
+    for _ in 0..3 {
+        assert!(is_unanswered(&client.lookup_topic("/late").await));
+        assert_eq!(client.lookup_topic("/wanted").await, Ok(topic("/wanted", "node")));
+        let dropped = time::timeout(Duration::from_millis(50), client.lookup_topic("/late")).await;
+        assert!(dropped.is_err());
+        assert_eq!(client.lookup_topic("/wanted").await, Ok(topic("/wanted", "node")));
+    }
+}
+
+#[tokio::test]
+async fn retries_are_counted_after_the_first_attempt() {
+    for (answered, retries, expected) in [(2, 0, false), (3, 2, true), (3, 1, false)] {
+        let mut seen = 0;
+        let daemon = Scripted::start(move |request| {
+            seen += 1;
+            let pong = (seen == answered).then(|| request.reply(says(DiscoveryStatus::Ok, "pong")));
+            pong.into_iter().collect()
+        });
+        let pinged = client_with(&daemon.address(), SHORT, retries).ping().await;
+        assert_eq!(pinged.is_ok(), expected, "{pinged:?}");
+        assert_eq!(is_unanswered(&pinged), !expected, "{pinged:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
+    let mut seen = 0;
+    let daemon = Scripted::start(move |request| {
+        seen += 1;
+        let missing = says(DiscoveryStatus::NotFound, "Topic /x not found");
+        (seen % 2 == 0).then(|| request.reply(missing)).into_iter().collect()
+    });
+    assert_eq!(client_with(&daemon.address(), SHORT, 1).unregister_topic("/x").await, Ok(()));
+}
+
+#[tokio::test]
+async fn nonsense_is_an_error_of_the_call_that_it_answers_and_of_no_other() {
+    let daemon = Scripted::start(|mut request| {
+        let found = found(&asked_for(&request));
+        match asked_for(&request).as_str() {
+            "/nonsense" => vec![request.reply("nonsense")],
+            "/parts" => {
+                request.envelope.push(found);
+                vec![request.reply("and more")]
+            }
+            "/envelopes" => {
+                let mut replies = Vec::new();
+                let good = request.envelope.clone();
+                for number in [&b""[..], b"7", &[0xff; 8], &[0xff; 9], &[0; 300]] {
+                    request.envelope[1] = number.to_vec();
+                    replies.push(request.reply(found.clone()));
+                }
+                // Without a delimiter, and without anything behind it.
+                request.envelope.truncate(2);
+                request.envelope[1].clone_from(&good[1]);
+                replies.push(request.reply(found.clone()));
+                replies.push(request.reply(""));
+                request.envelope = good;
+                replies.push(request.reply(found));
+                replies
+            }
+            _ => vec![request.reply(found)],
+        }
+    });
+    let client = client(&daemon.address());
+    let (nonsense, parts, envelopes, good) = tokio::join!(
+        client.lookup_topic("/nonsense"),
+        client.lookup_topic("/parts"),
+        client.lookup_topic("/envelopes"),
+        client.lookup_topic("/good"),
+    );
+    assert!(matches!(nonsense, Err(Error::Unreadable(UnreadableReply::Decode(_)))), "{nonsense:?}");
+    assert_eq!(parts, Err(Error::Unreadable(UnreadableReply::Parts { count: 2 })));
+    assert_eq!(envelopes, Ok(topic("/envelopes", "node")));
+    assert_eq!(good, Ok(topic("/good", "node")));
+}
+
+#[tokio::test]
+async fn a_register_that_was_given_up_is_not_carried_out_by_a_daemon_that_starts_later() {
+    let place = Place::new();
+    let client = client_with(&place.address(), Duration::from_millis(100), 1);
+    assert!(is_unanswered(&client.register_topic(&topic("/timed/out", "node")).await));
+    let dropped = topic("/dropped", "node");
+    let dropped = time::timeout(Duration::from_millis(50), client.register_topic(&dropped)).await;
+    assert!(dropped.is_err());
+    // Somebody takes the connection, and is no daemon.
+    let silent = UnixListener::bind(place.socket()).unwrap();
+    assert!(is_unanswered(&client.register_topic(&topic("/silent", "node")).await));
+    let taken = silent.accept().unwrap();
+    assert!(is_unanswered(&client.register_topic(&topic("/taken", "node")).await));
+    drop((silent, taken));
+
+    let daemon = Launch::at(&place).start();
+    let patient = self::client(daemon.address());
+    until_reached(&client).await;
+    assert_eq!(patient.list_topics().await, Ok(Vec::new()));
+}
+
+/// Calls until a daemon answers: one call alone may be too hasty for that.
+async fn until_reached(client: &AsyncDiscoveryClient) {
+    let reached = async { while client.ping().await.is_err() {} };
+    time::timeout(PATIENCE, reached).await.unwrap();
+}
+
+#[tokio::test]
+async fn futures_that_are_dropped_all_the_time_leave_nothing_behind() {
+    let place = Place::new();
+    let client = client(&place.address());
+    drop_many_calls(&client).await;
+    let daemon = Launch::at(&place).log_level(Some("info")).start();
+    drop_many_calls(&client).await;
+    let names = client.list_topics().await.unwrap();
+    assert!(names.len() <= 1, "{names:?}");
+    let _ = daemon.kill();
+    drop_many_calls(&client).await;
+    let _daemon = Launch::at(&place).log_level(Some("info")).start();
+    client.ping().await.unwrap();
+}
+
+async fn drop_many_calls(client: &AsyncDiscoveryClient) {
+    let info = topic("/dropped", "node");
+    for _ in 0..2000 {
+        tokio::select! {
+            biased;
+            _ = client.register_topic(&info) => {}
+            _ = client.ping() => {}
+            _ = client.wait_for_topic("/x", PATIENCE) => {}
+            () = tokio::task::yield_now() => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_is_always_answered_although_the_daemon_goes_at_once() {
+    for _ in 0..20 {
+        let daemon = Daemon::start();
+        let client = client(daemon.address());
+        assert_eq!(client.shutdown().await, Ok(()));
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
+    let place = Place::new();
+    let (asked, was_asked) = std::sync::mpsc::channel();
+    let first = Scripted::start_at(&place, move |request| {
+        asked.send(request.body).unwrap();
+        Vec::new()
+    });
+    let client = client_with(&place.address(), SHORT, 0);
+    let ending = tokio::spawn({
+        let client = client.clone();
+        async move { client.shutdown().await }
+    });
+    let asked = tokio::task::spawn_blocking(move || was_asked.recv_timeout(PATIENCE)).await;
+    let asked = DiscoveryRequest::from_bytes(&asked.unwrap().unwrap()).unwrap();
+    assert_eq!(asked.command, RequestedCommand::Known(DiscoveryCommand::Shutdown));
+    drop(first);
+    let daemon = Launch::at(&place).start();
+    assert!(is_unanswered(&ending.await.unwrap()));
+    until_reached(&client).await;
+    daemon.assert_serves();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_and_waits_outlive_a_daemon_that_is_killed_and_comes_back() {
+    let place = Place::new();
+    let client = client(&place.address());
+    let mut waiting = JoinSet::new();
+    for number in 0..50 {
+        let client = client.clone();
+        waiting.spawn(async move {
+            client.wait_for_topic(&format!("/awaited/{number}"), PATIENCE).await.unwrap()
+        });
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut asking = JoinSet::new();
+    for _ in 0..8 {
+        let (client, stop, asked) = (client.clone(), Arc::clone(&stop), Arc::clone(&asked));
+        asking.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                client.ping().await.unwrap();
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    for _ in 0..4 {
+        let daemon = Launch::at(&place).log_level(Some("info")).start();
+        let before = asked.load(Ordering::Relaxed);
+        eventually_async("it is asked", || asked.load(Ordering::Relaxed) >= before + 100).await;
+        let _ = daemon.kill();
+    }
+    let _daemon = Launch::at(&place).log_level(Some("info")).start();
+    for number in 0..50 {
+        client.register_topic(&topic(&format!("/awaited/{number}"), "node")).await.unwrap();
+    }
+    assert_eq!(waiting.join_all().await.len(), 50);
+    stop.store(true, Ordering::Relaxed);
+    asking.join_all().await;
+}
+
+#[tokio::test]
+async fn a_parked_wait_is_parked_again_at_once_when_the_daemon_was_killed() {
+    let place = Place::new();
+    let daemon = Launch::at(&place).start();
+    let client = client(&place.address());
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.wait_for_topic("/x", PATIENCE).await }
+    });
+    until_waiting(&client, 1).await;
+    let _ = daemon.kill();
+    let _daemon = Launch::at(&place).start();
+    until_waiting(&client, 1).await;
+    let began = Instant::now();
+    client.register_topic(&topic("/x", "node")).await.unwrap();
+    assert_eq!(waiting.await.unwrap(), Ok(topic("/x", "node")));
+    measured(&format!("from REGISTER to the end of the wait: {:?}", began.elapsed()));
+}
+
+async fn until_waiting(client: &AsyncDiscoveryClient, wanted: u64) {
+    until_counted(client, "waits", wanted).await;
+}
+
+/// How many connections the daemon has.
+async fn connections(client: &AsyncDiscoveryClient) -> u64 {
+    client.stats().await.unwrap()["connections"]
+}
+
+async fn until_connections(client: &AsyncDiscoveryClient, wanted: u64) {
+    until_counted(client, "connections", wanted).await;
+}
+
+async fn until_counted(client: &AsyncDiscoveryClient, what: &str, wanted: u64) {
+    let counting = async { while client.stats().await.unwrap()[what] != wanted {} };
+    time::timeout(PATIENCE, counting).await.unwrap_or_else(|_| panic!("not {wanted} {what}"));
+}
+
+#[tokio::test]
+async fn a_wait_that_is_dropped_or_over_is_not_parked_any_more() {
+    let daemon = Daemon::start();
+    let client = client(daemon.address());
+    let waited = Duration::from_millis(200);
+    let over = client.wait_for_topic("/x", waited).await;
+    assert_eq!(over, Err(Error::WaitTimedOut { topic: "/x".into(), waited }));
+    until_waiting(&client, 0).await;
+}
+
+#[tokio::test]
+async fn a_thousand_waits_on_one_connection_end_each_with_its_topic() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let client = client(daemon.address());
+    let mut waiting = JoinSet::new();
+    for number in 0..1000 {
+        let client = client.clone();
+        waiting.spawn(async move {
+            let name = format!("/topic/{number}");
+            assert_eq!(client.wait_for_topic(&name, PATIENCE).await, Ok(topic(&name, "node")));
+        });
+    }
+    until_waiting(&client, 1000).await;
+    for number in (0..1000).rev() {
+        client.register_topic(&topic(&format!("/topic/{number}"), "node")).await.unwrap();
+    }
+    waiting.join_all().await;
+}
+
+#[tokio::test]
+async fn a_wait_at_the_reference_looks_again_and_again() {
+    let daemon = ReferenceDaemon::start(&Place::new());
+    let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(PATIENCE);
+    let client = builder.poll_interval(Duration::from_millis(20)).build_async().unwrap();
+    let (waited, registered) = tokio::join!(client.wait_for_topic("/x", PATIENCE), async {
+        client.ping().await.unwrap();
+        client.register_topic(&topic("/x", "node")).await
+    },);
+    assert_eq!((waited, registered), (Ok(topic("/x", "node")), Ok(())));
+}
+
+#[test]
+fn calls_end_with_an_error_when_their_runtime_does() {
+    let nobody = Place::new().address();
+    // One that keeps a wait asleep between two lookups.
+    let legacy = Scripted::start(|request| {
+        vec![request.reply(says(DiscoveryStatus::NotFound, "Topic /x not found"))]
+    });
+    let theirs = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (client, polling) = theirs.block_on(async {
+        let builder = AsyncDiscoveryClient::builder().address(legacy.address()).timeout(PATIENCE);
+        (client(&nobody), builder.poll_interval(PATIENCE).build_async().unwrap())
+    });
+    let ours = current_thread();
+    let mut calls = JoinSet::new();
+    for number in 0..12 {
+        let (client, polling) = (client.clone(), polling.clone());
+        let call = async move {
+            match number % 3 {
+                0 => client.ping().await,
+                1 => client.wait_for_topic("/x", PATIENCE).await.map(drop),
+                _ => polling.wait_for_topic("/x", PATIENCE).await.map(drop),
+            }
+        };
+        calls.spawn_on(call, ours.handle());
+    }
+    ours.block_on(async {
+        assert!(time::timeout(QUIET, calls.join_next()).await.is_err(), "all wait");
+        tokio::task::spawn_blocking(move || drop(theirs)).await.unwrap();
+        while let Some(call) = calls.join_next().await {
+            assert_eq!(call.unwrap(), Err(Error::NoRuntime));
+        }
+        assert_eq!(client.ping().await, Err(Error::NoRuntime));
+    });
+}
+
+#[test]
+fn a_call_may_be_awaited_on_any_executor() {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut future = pin!(future);
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(value) => return value,
+                Poll::Pending => thread::park(),
+            }
+        }
+    }
+
+    let daemon = Daemon::start();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let client = runtime.block_on(async { client_with(daemon.address(), SHORT, 0) });
+    block_on(client.ping()).unwrap();
+    let waited = Duration::from_millis(100);
+    let over = block_on(client.wait_for_topic("/x", waited));
+    assert_eq!(over, Err(Error::WaitTimedOut { topic: "/x".into(), waited }));
+    let _ = daemon.kill();
+    assert!(is_unanswered(&block_on(client.ping())));
+}
+
+/// The clock stands still and jumps whenever nobody has anything to do. So no time is left for an
+/// answer; but nobody is to be kept busy, and every call has its end.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_ends_every_call() {
+    let began = Instant::now();
+    let client = client_with(&Place::new().address(), Duration::from_secs(3600), 5);
+    assert!(is_unanswered(&client.ping().await));
+    let waited = client.wait_for_topic("/x", Duration::from_secs(24 * 3600)).await;
+    assert!(is_unanswered(&waited), "{waited:?}");
+    assert!(began.elapsed() < PATIENCE);
+}
+
+#[tokio::test]
+async fn an_hour_of_time_is_no_obstacle() {
+    let daemon = Daemon::start();
+    client_with(daemon.address(), Duration::MAX, u32::MAX).ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_hangs_up_at_once_is_not_called_again_and_again() {
+    let place = Place::new();
+    let listener = UnixListener::bind(place.socket()).unwrap();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&taken);
+    thread::spawn(move || {
+        while listener.accept().is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let client = client_with(&place.address(), SHORT, 0);
+    assert!(is_unanswered(&client.ping().await));
+    let taken = taken.load(Ordering::Relaxed);
+    assert!((2..20).contains(&taken), "{taken} connections within a second");
+}
+
+/// Passes on what comes, in both directions, until it is told to let one connection hang.
+struct Proxy {
+    address: String,
+    generation: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    fn start(to: &str) -> Self {
+        let to = to.strip_prefix("tcp://").unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("tcp://{}", listener.local_addr().unwrap());
+        let generation = Arc::new(AtomicUsize::new(0));
+        let current = Arc::clone(&generation);
+        thread::spawn(move || {
+            while let Ok((near, _)) = listener.accept() {
+                let far = TcpStream::connect(&to).unwrap();
+                let born = current.load(Ordering::SeqCst);
+                for (mut from, mut to) in
+                    [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)]
+                {
+                    let current = Arc::clone(&current);
+                    thread::spawn(move || {
+                        let mut buffer = [0; 4096];
+                        while let Ok(count @ 1..) = from.read(&mut buffer) {
+                            if current.load(Ordering::SeqCst) == born
+                                && to.write_all(&buffer[..count]).is_err()
+                            {
+                                return;
+                            }
+                        }
+                    });
+                }
+            }
+        });
+        Self { address, generation }
+    }
+
+    /// All connections that there are pass nothing on any more, and are not closed.
+    fn let_hang(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_dead_without_a_word_is_replaced() {
+    let daemon = Daemon::start_tcp();
+    let proxy = Proxy::start(daemon.address());
+    let hasty = client_with(&proxy.address, SHORT, 0);
+    let persistent = client_with(&proxy.address, SHORT, 1);
+    for _ in 0..3 {
+        hasty.ping().await.unwrap();
+        persistent.ping().await.unwrap();
+        proxy.let_hang();
+        let (alone, repeated) = tokio::join!(hasty.ping(), persistent.ping());
+        assert!(is_unanswered(&alone), "{alone:?}");
+        assert_eq!(repeated, Ok(()), "the second attempt has a new connection");
+    }
+}
+
+/// A daemon that does not answer one client's requests is not to lose the others' by that.
+#[tokio::test]
+async fn a_connection_on_which_others_are_answered_is_kept() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&connections);
+    let mut peers = std::collections::HashSet::new();
+    let daemon = Scripted::start(move |request| {
+        if peers.insert(request.envelope[0].clone()) {
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+        let name = asked_for(&request);
+        if name == "/never" { Vec::new() } else { vec![request.reply(found(&name))] }
+    });
+    let client = client_with(&daemon.address(), Duration::from_millis(300), 0);
+    let never = async {
+        for _ in 0..4 {
+            assert!(is_unanswered(&client.lookup_topic("/never").await));
+        }
+    };
+    let mut never = pin!(never);
+    let mut ticks = time::interval(Duration::from_millis(20));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => drop(client.lookup_topic("/x").await.unwrap()),
+            () = &mut never => break,
+        }
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_dropped_client_leaves_no_connection_and_no_task() {
+    let daemon = Daemon::start();
+    let first = client(daemon.address());
+    first.ping().await.unwrap();
+    until_connections(&first, 1).await;
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let clients: Vec<_> = (0..10).map(|_| client(daemon.address())).collect();
+    for client in &clients {
+        client.clone().ping().await.unwrap();
+    }
+    assert_eq!(connections(&first).await, 11);
+    drop(clients);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    eventually_async("the tasks have ended", || metrics.num_alive_tasks() <= tasks).await;
+    until_connections(&first, 1).await;
+}
+
+#[tokio::test]
+async fn thousands_of_requests_wait_for_a_daemon_that_is_not_there_yet() {
+    let place = Place::new();
+    let client = client(&place.address());
+    let mut asking = JoinSet::new();
+    for number in 0..5000 {
+        let client = client.clone();
+        let info = TopicInfo { fingerprint: number, ..topic("/x", "node") };
+        asking.spawn(async move { client.register_topic(&info).await });
+    }
+    assert!(time::timeout(QUIET, asking.join_next()).await.is_err(), "nobody answers yet");
+    let _daemon = Launch::at(&place).log_level(Some("info")).start();
+    while let Some(registered) = asking.join_next().await {
+        registered.unwrap().unwrap();
+    }
+    assert_eq!(client.lookup_topic("/x").await.unwrap().fingerprint, 4999, "in their order");
+}
+
+/// The topics as a watch's events tell them.
+#[derive(Debug, Default, PartialEq)]
+struct View {
+    topics: Vec<TopicInfo>,
+    revision: Option<u64>,
+    resyncs: usize,
+}
+
+impl View {
+    fn apply(&mut self, event: WatchEvent) {
+        match event {
+            WatchEvent::Snapshot { topics, revision, is_resync } => {
+                self.resyncs += usize::from(is_resync);
+                (self.topics, self.revision) = (topics, revision);
+            }
+            WatchEvent::Changed(change) => {
+                assert!(change.revision.is_none() || change.revision > self.revision, "a double");
+                self.revision = change.revision;
+                let known = self.topics.iter().position(|topic| topic.name == change.info.name);
+                match (change.kind, known) {
+                    (EventKind::Registered, None) => self.topics.push(change.info),
+                    (EventKind::Updated, Some(at)) => self.topics[at] = change.info,
+                    (EventKind::Unregistered | EventKind::Evicted, Some(at)) => {
+                        self.topics.remove(at);
+                    }
+                    (kind, known) => panic!("{kind} of the topic at {known:?}"),
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn follow(&mut self, watch: &mut AsyncWatch, is_wanted: impl Fn(&Self) -> bool) {
+        let following = async {
+            while !is_wanted(self) {
+                self.apply(watch.next_event().await.unwrap());
+            }
+        };
+        time::timeout(PATIENCE, following).await.expect("the watch tells it");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_there_is_and_what_happens_also_through_restarts() {
+    let place = Place::new();
+    let mut daemon = Launch::at(&place).log_level(Some("info")).start();
+    let client = client(&place.address());
+    client.register_topic(&topic("/present", "node")).await.unwrap();
+    let mut watch = client.watch(None).unwrap();
+    let mut view = View::default();
+    view.follow(&mut watch, |view| view.topics == [topic("/present", "node")]).await;
+    for round in 0..3 {
+        let info = TopicInfo { fingerprint: round, ..topic("/x", "node") };
+        client.register_topic(&topic("/x", "node")).await.unwrap();
+        client.register_topic(&info).await.unwrap();
+        let _ = daemon.kill();
+        daemon = Launch::at(&place).log_level(Some("info")).start();
+        view.follow(&mut watch, |view| view.topics.contains(&info)).await;
+        client.unregister_topic("/x").await.unwrap();
+        view.follow(&mut watch, |view| view.topics.len() == 1).await;
+        assert_eq!(watch.trouble(), None);
+    }
+    assert_eq!(view.resyncs, 0, "the daemon keeps its history");
+}
+
+#[tokio::test]
+async fn watches_and_requests_share_a_connection() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let client = client(daemon.address());
+    until_connections(&client, 1).await;
+    let mut watching = JoinSet::new();
+    for number in 0..100 {
+        let mut watch = client.watch(Some(&format!("/topic/{number}/**"))).unwrap();
+        watching.spawn(async move {
+            let mut view = View::default();
+            view.follow(&mut watch, |view| view.topics.len() == 2).await;
+        });
+    }
+    until_counted(&client, "watches", 100).await;
+    for number in 0..200 {
+        let name = format!("/topic/{}/{number}", number % 100);
+        client.register_topic(&topic(&name, "node")).await.unwrap();
+    }
+    watching.join_all().await;
+    assert_eq!(connections(&client).await, 1);
+}
+
+/// A consumer that always has something else to do loses no event and gets none twice.
+#[tokio::test]
+async fn a_watch_whose_futures_are_dropped_all_the_time_loses_nothing() {
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let client = client(daemon.address());
+    let mut watch = client.watch(Some("/x/*")).unwrap();
+    let mut view = View::default();
+    let registering = async {
+        for number in 0..300 {
+            client.register_topic(&topic(&format!("/x/{number}"), "node")).await.unwrap();
+        }
+    };
+    let mut registering = pin!(registering);
+    let mut is_registered = false;
+    let following = async {
+        while view.topics.len() < 300 {
+            tokio::select! {
+                biased;
+                () = &mut registering, if !is_registered => is_registered = true,
+                event = watch.next_event() => view.apply(event.unwrap()),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    };
+    time::timeout(PATIENCE, following).await.unwrap();
+    assert_eq!(Ok(view.topics), client.list_topics().await);
+}
+
+#[tokio::test]
+async fn a_watch_at_the_reference_compares_lists() {
+    let place = Place::new();
+    let daemon = ReferenceDaemon::start(&place);
+    let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(PATIENCE);
+    let client = builder.poll_interval(Duration::from_millis(20)).build_async().unwrap();
+    let mut watch = client.watch(Some("/x*")).unwrap();
+    let mut view = View::default();
+    client.register_topic(&topic("/y", "node")).await.unwrap();
+    client.register_topic(&topic("/x", "node")).await.unwrap();
+    view.follow(&mut watch, |view| view.topics == [topic("/x", "node")]).await;
+    assert_eq!(view.revision, None);
+    client.unregister_topic("/x").await.unwrap();
+    view.follow(&mut watch, |view| view.topics.is_empty()).await;
+
+    client.shutdown().await.unwrap();
+    assert_eq!(daemon.wait().code, Some(0));
+    let _daemon = Launch::at(&place).start();
+    client.register_topic(&topic("/xx", "node")).await.unwrap();
+    view.follow(&mut watch, |view| view.topics == [topic("/xx", "node")]).await;
+    assert!(view.revision.is_some() && view.resyncs == 1, "{view:?}");
+}
+
+#[tokio::test]
+async fn a_watch_that_cannot_be_is_told() {
+    let refusing =
+        Scripted::start(|request| vec![request.reply(says(DiscoveryStatus::Error, "not today"))]);
+    let client = client(&refusing.address());
+    let made = client.watch(Some("/[a")).map(drop);
+    assert!(matches!(made, Err(Error::Filter { .. })), "{made:?}");
+    let refused = Error::Refused { message: "not today".into() };
+    let mut watch = client.watch(None).unwrap();
+    for _ in 0..3 {
+        assert_eq!(watch.next_event().await, Err(refused.clone()));
+    }
+}
+
+#[tokio::test]
+async fn a_watch_tells_that_nobody_is_there() {
+    let place = Place::new();
+    let client = client_with(&place.address(), Duration::from_millis(100), 0);
+    let mut watch = client.watch(None).unwrap();
+    assert!(time::timeout(SHORT, watch.next_event()).await.is_err());
+    assert!(matches!(watch.trouble(), Some(Error::NoAnswer { .. })), "{watch:?}");
+    let daemon = Launch::at(&place).start();
+    watch.next_event().await.unwrap();
+    assert_eq!(watch.trouble(), None);
+    let _ = daemon.kill();
+    assert!(time::timeout(SHORT, watch.next_event()).await.is_err());
+    assert!(watch.trouble().is_some(), "{watch:?}");
+}
+
+#[test]
+fn a_watch_is_a_stream_that_ends_with_the_runtime() {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let daemon = Daemon::start();
+    let client = runtime.block_on(async { client(daemon.address()) });
+    let mut watch = client.watch(None).unwrap();
+    drop(client);
+    let next =
+        async |watch: &mut AsyncWatch| poll_fn(|cx| Pin::new(&mut *watch).poll_next(cx)).await;
+    let ours = current_thread();
+    let first = ours.block_on(next(&mut watch));
+    assert!(matches!(first, Some(Ok(WatchEvent::Snapshot { is_resync: false, .. }))), "{first:?}");
+    drop(runtime);
+    assert_eq!(ours.block_on(next(&mut watch)), Some(Err(Error::NoRuntime)));
+    assert_eq!(ours.block_on(next(&mut watch)), None);
+    assert_eq!(ours.block_on(watch.next_event()), Err(Error::NoRuntime));
+}
+
+#[tokio::test]
+async fn a_dropped_watch_is_forgotten() {
+    let daemon = Daemon::start();
+    let client = client(daemon.address());
+    for _ in 0..100 {
+        let mut watch = client.watch(None).unwrap();
+        watch.next_event().await.unwrap();
+        assert!(time::timeout(Duration::from_millis(1), watch.next_event()).await.is_err());
+    }
+    client.ping().await.unwrap();
+}
