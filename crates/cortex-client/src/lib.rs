@@ -53,6 +53,11 @@
 //! ```no_run
 #![doc = include_str!("../examples/advertise.rs")]
 //! ```
+//!
+//! # Features
+//!
+//! - `tokio`, off by default: `AsyncDiscoveryClient`, the same calls as futures, any number of them
+//!   at once on one connection.
 
 mod advertise;
 mod backoff;

@@ -35,6 +35,32 @@ pub use self::watch::AsyncWatch;
 /// of the runtime that the client was made on. A call does nothing before it is first polled.
 /// Dropping it cancels it: a request that has not left yet never leaves; one that has may be
 /// carried out.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use cortex_client::{AsyncDiscoveryClient, WatchEvent};
+///
+/// # async fn example() -> cortex_client::Result<()> {
+/// let client = AsyncDiscoveryClient::builder().timeout(Duration::from_secs(1)).build_async()?;
+///
+/// let lidar = tokio::spawn({
+///     let client = client.clone();
+///     async move { client.wait_for_topic("/lidar/points", Duration::from_secs(10)).await }
+/// });
+/// let camera = client.lookup_topic("/camera/image").await?;
+/// println!("{} sends {}", camera.publisher_node, camera.message_type);
+///
+/// let mut watch = client.watch(Some("/camera/**"))?;
+/// loop {
+///     match watch.next_event().await? {
+///         WatchEvent::Snapshot { topics, .. } => println!("{} topics", topics.len()),
+///         WatchEvent::Changed(change) => println!("{}: {}", change.info.name, change.kind),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct AsyncDiscoveryClient {
     connection: Arc<Connection>,

@@ -265,3 +265,119 @@ impl Future for Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A driver that finds no daemon, and what gives it orders.
+    fn driver() -> (Driver, mpsc::UnboundedSender<Order>) {
+        let address = "ipc:///nonexistent/discovery.sock";
+        let (orders, received) = mpsc::unbounded_channel();
+        (Driver::new(address.to_owned(), received, Link::open(address).unwrap()), orders)
+    }
+
+    type Asker = (oneshot::Receiver<Result<()>>, oneshot::Receiver<Answer>);
+
+    fn request(number: u64, on_loss: OnLoss) -> (Request, Asker) {
+        let (sent, has_left) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        let body = b"request".to_vec();
+        let request = Request { number, body, on_loss, patience: MINUTE, sent, answer };
+        (request, (has_left, answered))
+    }
+
+    fn on_a_runtime(test: impl AsyncFnOnce()) {
+        Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    }
+
+    async fn run_once(driver: &mut Driver) {
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut *driver).poll(cx).is_pending())).await;
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_nothing_behind() {
+        on_a_runtime(async || {
+            let (mut driver, orders) = driver();
+            for number in 0..10_000 {
+                let (request, _) = request(number, OnLoss::SendAgain);
+                orders.send(Order::Send(request)).unwrap();
+                orders.send(Order::Forget { number }).unwrap();
+                if number % 100 == 0 {
+                    run_once(&mut driver).await;
+                    assert!(driver.queue.is_empty() && driver.awaited.is_empty());
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn only_what_is_still_wanted_is_sent_and_in_its_order() {
+        let mut queue = BTreeMap::new();
+        let mut awaited = HashMap::new();
+        let mut askers = Vec::new();
+        for number in [3, 1, 2, 5, 4] {
+            let (request, asker) = request(number, OnLoss::SendAgain);
+            queue.insert(number, request);
+            askers.push((number, asker));
+        }
+        askers.retain_mut(|(number, (has_left, _))| {
+            match number {
+                2 => return false,
+                4 => has_left.close(),
+                _ => {}
+            }
+            true
+        });
+        let mut sent = Vec::new();
+        while let Some((number, _)) = next_to_send(&mut queue, &mut awaited) {
+            sent.push(number);
+        }
+        assert_eq!(sent, [1, 3, 5]);
+        assert_eq!(awaited.len(), 3);
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_to_all_but_a_shutdown() {
+        on_a_runtime(async || {
+            let (mut driver, _orders) = driver();
+            let mut askers = Vec::new();
+            for (number, on_loss) in
+                [OnLoss::SendAgain, OnLoss::Unnoticed, OnLoss::Tell].into_iter().enumerate()
+            {
+                let (request, asker) = request(number as u64, on_loss);
+                driver.queue.insert(request.number, request);
+                next_to_send(&mut driver.queue, &mut driver.awaited).unwrap();
+                askers.push(asker);
+            }
+            let (waiting, mut waiter) = request(7, OnLoss::SendAgain);
+            let (parked, mut told) = request(8, OnLoss::Tell);
+            driver.queue.extend([(7, waiting), (8, parked)]);
+            driver.lose_link();
+            let is_told = askers.iter_mut().map(|(_, answer)| answer.try_recv().is_ok());
+            assert_eq!(is_told.collect::<Vec<_>>(), [true, false, true]);
+            assert!(waiter.0.try_recv().is_err(), "it waits for the next connection");
+            assert!(matches!(told.1.try_recv(), Ok(Answer::Lost)));
+            assert_eq!((driver.queue.len(), driver.awaited.len()), (1, 1));
+
+            driver.obey(Order::Send(request(9, OnLoss::Tell).0));
+            assert_eq!(driver.queue.len(), 1, "there is nothing to park it on");
+        });
+    }
+
+    #[test]
+    fn the_driver_ends_with_those_who_give_it_orders() {
+        on_a_runtime(async || {
+            let (driver, orders) = driver();
+            let running = tokio::spawn(driver);
+            drop(orders);
+            running.await.unwrap();
+        });
+    }
+}
