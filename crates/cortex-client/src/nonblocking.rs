@@ -6,12 +6,14 @@ mod link;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
 
 use self::connection::{Connection, Heard};
+use crate::advertise::{Advertisement, Advertiser, Notice};
 use crate::builder::DiscoveryClientBuilder;
 #[cfg(doc)]
 use crate::error::Error;
@@ -61,11 +63,12 @@ pub use self::watch::AsyncWatch;
 /// }
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AsyncDiscoveryClient {
     connection: Arc<Connection>,
     plan: Plan,
     poll_interval: Duration,
+    advertiser: Arc<Advertiser>,
 }
 
 impl AsyncDiscoveryClient {
@@ -98,8 +101,9 @@ impl AsyncDiscoveryClient {
     }
 
     pub(crate) fn start(address: String, plan: Plan, poll_interval: Duration) -> Result<Self> {
+        let advertiser = Arc::new(Advertiser::new(address.clone(), plan.timeout));
         let connection = Arc::new(Connection::open(address, plan.timeout)?);
-        Ok(Self { connection, plan, poll_interval })
+        Ok(Self { connection, plan, poll_interval, advertiser })
     }
 
     /// Where this client expects the daemon.
@@ -136,6 +140,32 @@ impl AsyncDiscoveryClient {
     /// [`Error::Unreadable`], [`Error::Transport`], [`Error::NoRuntime`].
     pub async fn lookup_topic(&self, topic: &str) -> Result<TopicInfo> {
         self.call(&DiscoveryRequest::lookup(topic)).await?.found(topic)
+    }
+
+    /// Keeps a topic registered for as long as the [`Advertisement`] lives, as
+    /// [`DiscoveryClient::advertise`](crate::DiscoveryClient::advertise) does: on a thread of its own,
+    /// one for all clones of this client, and without waiting. Dropping the guard does not wait
+    /// either; [`registered`](Advertisement::registered) and
+    /// [`unregister_async`](Advertisement::unregister_async) are there for who wants to be sure.
+    ///
+    /// # Errors
+    /// [`Error::Thread`] and [`Error::Transport`] when the thread cannot be started.
+    pub fn advertise(&self, info: TopicInfo) -> Result<Advertisement> {
+        self.advertiser.advertise(info, None, Duration::ZERO)
+    }
+
+    /// The same, and tells what becomes of the topic. `on_notice` is called on the thread of all
+    /// the client's advertisements, so it must not wait for long; it may drop advertisements. When
+    /// it panics it is dropped, and the topic stays advertised.
+    ///
+    /// # Errors
+    /// As [`advertise`](Self::advertise).
+    pub fn advertise_with(
+        &self,
+        info: TopicInfo,
+        on_notice: impl FnMut(Notice) + Send + 'static,
+    ) -> Result<Advertisement> {
+        self.advertiser.advertise(info, Some(Box::new(on_notice)), Duration::ZERO)
     }
 
     /// Watches the topics that match `filter`, a pattern as
@@ -252,5 +282,15 @@ impl AsyncDiscoveryClient {
 
     async fn call(&self, request: &DiscoveryRequest) -> Result<Reply> {
         self.connection.call(request, self.plan).await
+    }
+}
+
+impl fmt::Debug for AsyncDiscoveryClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncDiscoveryClient")
+            .field("address", &self.address())
+            .field("plan", &self.plan)
+            .field("poll_interval", &self.poll_interval)
+            .finish_non_exhaustive()
     }
 }
