@@ -760,9 +760,9 @@ async fn a_connection_on_which_others_are_answered_is_kept() {
         let name = asked_for(&request);
         if name == "/never" { Vec::new() } else { vec![request.reply(found(&name))] }
     });
-    let client = client_with(&daemon.address(), Duration::from_millis(300), 0);
+    let client = client_with(&daemon.address(), SHORT, 0);
     let never = async {
-        for _ in 0..4 {
+        for _ in 0..2 {
             assert!(is_unanswered(&client.lookup_topic("/never").await));
         }
     };

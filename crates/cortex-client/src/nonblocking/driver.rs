@@ -139,7 +139,10 @@ impl Driver {
         let is_since = |then: Option<Instant>| then.is_some_and(|then| then > unanswered.since);
         unanswered.since.elapsed() >= unanswered.patience
             && !is_since(self.last_heard)
-            && self.link.as_ref().is_some_and(|link| !is_since(link.up_since()))
+            && self.link.as_ref().is_some_and(|link| {
+                // After a time in which the runtime did not run there may be something to hear.
+                !is_since(link.up_since()) && !link.has_message()
+            })
     }
 
     /// Does what can be done now, as far as a turn goes. Whether there is more.

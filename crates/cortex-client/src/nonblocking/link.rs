@@ -116,6 +116,11 @@ impl Link {
         self.has_failed = true;
     }
 
+    /// Whether a [`look`](Self::look) would receive a message. It must follow before the next wait.
+    pub(super) fn has_message(&self) -> bool {
+        self.socket.get_ref().get_events().is_ok_and(|events| events.contains(zmq::POLLIN))
+    }
+
     /// Receives a message, or tells what else can be done.
     pub(super) fn look(&mut self) -> Seen {
         let events = match self.socket.get_ref().get_events() {
