@@ -11,11 +11,11 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
 use cortex_client::TopicInfo;
-use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
+use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt};
 use cortex_tests::cli::{command, run, run_at};
 use cortex_tests::conformance::{client, done, every_command};
 use cortex_tests::daemon::{Daemon, Place};
-use cortex_tests::messages::topic;
+use cortex_tests::messages::{names, register_static, topic};
 use cortex_tests::process::{Ended, Process};
 use cortex_tests::scripted::Scripted;
 use cortex_tests::{binaries, not_run, python, raw};
@@ -400,5 +400,33 @@ fn it_explains_itself() {
         [&["--help"][..], &["topic", "--help"], &["list", "--help"], &["lookup", "--help"]]
     {
         assert!(done(run(arguments)).contains("Usage:"), "{arguments:?}");
+    }
+}
+
+/// The table that says what patterns mean, for whoever filters.
+const FILTERS: &str = include_str!("../crates/cortex-proto/tests/golden/filters.json");
+
+#[test]
+fn patterns_mean_the_same_to_the_command_line_and_to_the_daemon() {
+    let daemon = Daemon::start();
+    let mut peer = daemon.peer();
+    let cases: Vec<Value> = serde_json::from_str(FILTERS).unwrap();
+    let text = |case: &Value, key: &str| case[key].as_str().unwrap().to_owned();
+    for case in &cases {
+        let register = register_static(topic(&text(case, "name"), "node"));
+        assert_eq!(peer.request(&register).unwrap().status, DiscoveryStatus::Ok);
+    }
+    for case in &cases {
+        let (filter, name) = (text(case, "filter"), text(case, "name"));
+        let expected = case["matches"].as_bool().unwrap();
+
+        let ext = RequestExt { filter: Some(filter.clone()), ..RequestExt::default() };
+        let watched = peer.request(&DiscoveryRequest::watch(ext)).unwrap();
+        assert_eq!(names(&watched).contains(&&*name), expected, "the daemon: {case}");
+
+        let listed = run_at(daemon.address(), &["list", "-o", "name", "--", &filter]);
+        assert_eq!(listed.code, Some(0), "{}", listed.stderr);
+        let is_listed = listed.stdout.lines().any(|line| line == name);
+        assert_eq!(is_listed, expected, "the command line: {case}");
     }
 }

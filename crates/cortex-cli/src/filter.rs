@@ -60,50 +60,8 @@ mod tests {
     }
 
     #[test]
-    fn patterns() {
-        for (pattern, name, matches) in [
-            ("/camera/left", "/camera/left", true),
-            ("/camera/left", "/camera/left/image", false),
-            ("/camera", "/camera/left", false),
-            ("/camera/*", "/camera/left", true),
-            ("/camera/*", "/camera/left/image", false),
-            ("/camera/*", "/camera/", true),
-            ("/camera/*", "/camera", false),
-            ("/*/left", "/camera/left", true),
-            ("/cam*", "/camera", true),
-            ("/cam*", "/camera/left", false),
-            ("*", "plain", true),
-            ("*", "/camera", false),
-            ("**", "/camera/left/image", true),
-            ("**", "plain", true),
-            ("/**", "/camera/left/image", true),
-            ("/camera/**", "/camera/left/image", true),
-            ("/camera/**", "/camera", false),
-            ("/**/image", "/camera/left/image", true),
-            ("/**/image", "/image", true),
-            ("**/image", "/camera/left/image", true),
-            // Beside other characters `**` is no more than `*`.
-            ("/cam**", "/camera/left", false),
-            ("/joint?", "/joint1", true),
-            ("/joint?", "/joint", false),
-            ("/joint?", "/joint12", false),
-            ("/a?b", "/a/b", false),
-            ("/joint[1-3]", "/joint2", true),
-            ("/{left,right}/image", "/right/image", true),
-            ("/a\\*", "/a*", true),
-            ("/a\\*", "/ab", false),
-            ("/Camera", "/camera", false),
-            ("/größe/*", "/größe/x", true),
-            ("/gr?ße", "/größe", true),
-        ] {
-            let matcher = compile(pattern).unwrap();
-            assert_eq!(matcher.matches(name), matches, "{pattern} on {name}");
-        }
-    }
-
-    #[test]
     fn a_broken_pattern_is_a_usage_error() {
-        for pattern in ["", "/a[", "/{a", "/a\\"] {
+        for pattern in ["", "/a[", "/{a,b}", "/[z-a]", "/a\\"] {
             assert_eq!(compile(pattern).unwrap_err().kind(), Kind::Usage, "{pattern}");
         }
     }
