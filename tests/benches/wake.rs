@@ -8,7 +8,8 @@
 //!
 //! A thousand clients, each in a thread of its own, wait for a topic each; then the thousand topics
 //! are registered, one after the other. The time is that from a registration's reply to the return
-//! of its client's call.
+//! of its client's call. Then the same with one asynchronous client: a thousand waits on one
+//! connection.
 
 #![expect(clippy::print_stdout, reason = "it is what a benchmark does")]
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
@@ -18,6 +19,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cortex_client::{DiscoveryClient, TopicInfo, TopicName};
+use tokio::runtime;
+use tokio::task::JoinSet;
 
 const CLIENTS: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,8 +41,23 @@ fn client(address: &str) -> DiscoveryClient {
     DiscoveryClient::builder().address(address).timeout(PATIENCE).build().unwrap()
 }
 
-/// The times from reply to wake, from the shortest to the longest.
-fn wake(address: &str) -> Vec<Duration> {
+/// Registers all topics, one after the other: when each reply was there.
+fn register_all(publisher: &mut DiscoveryClient) -> Vec<Instant> {
+    let register = |number| {
+        publisher.register_topic(&info(number)).unwrap();
+        Instant::now()
+    };
+    (0..CLIENTS).map(register).collect()
+}
+
+fn unregister_all(publisher: &mut DiscoveryClient) {
+    for number in 0..CLIENTS {
+        publisher.unregister_topic(info(number).name.as_str()).unwrap();
+    }
+}
+
+/// When each client was told, and when its topic's reply was there.
+fn blocking(address: &str) -> Vec<(Instant, Instant)> {
     let began = Arc::new(Barrier::new(CLIENTS + 1));
     let waiting: Vec<_> = (0..CLIENTS)
         .map(|number| {
@@ -58,37 +76,67 @@ fn wake(address: &str) -> Vec<Duration> {
     began.wait();
     thread::park_timeout(SETTLED);
     let mut publisher = client(address);
-    let registered: Vec<_> = (0..CLIENTS)
-        .map(|number| {
-            publisher.register_topic(&info(number)).unwrap();
-            Instant::now()
-        })
-        .collect();
-    let mut times: Vec<_> = waiting
-        .into_iter()
-        .zip(registered)
-        .map(|(waiting, registered)| waiting.join().unwrap().saturating_duration_since(registered))
-        .collect();
-    for number in 0..CLIENTS {
-        publisher.unregister_topic(info(number).name.as_str()).unwrap();
-    }
-    times.sort_unstable();
+    let registered = register_all(&mut publisher);
+    let woken = waiting.into_iter().map(|waiting| waiting.join().unwrap());
+    let times = woken.zip(registered).collect();
+    unregister_all(&mut publisher);
     times
 }
 
+/// The same for waits of one client.
+fn asynchronous(address: &str) -> Vec<(Instant, Instant)> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let publisher = thread::spawn({
+        let address = address.to_owned();
+        move || {
+            thread::park_timeout(SETTLED);
+            let mut publisher = client(&address);
+            (register_all(&mut publisher), publisher)
+        }
+    });
+    let woken = runtime.block_on(async {
+        let builder = DiscoveryClient::builder().address(address).timeout(PATIENCE);
+        let client = builder.build_async().unwrap();
+        let mut waiting = JoinSet::new();
+        for number in 0..CLIENTS {
+            let client = client.clone();
+            waiting.spawn(async move {
+                let topic = info(number);
+                let found = client.wait_for_topic(topic.name.as_str(), PATIENCE).await.unwrap();
+                let woken = Instant::now();
+                assert_eq!(found, topic);
+                (number, woken)
+            });
+        }
+        waiting.join_all().await
+    });
+    let (registered, mut publisher) = publisher.join().unwrap();
+    unregister_all(&mut publisher);
+    woken.into_iter().map(|(number, woken)| (woken, registered[number])).collect()
+}
+
+fn print_row(label: &str, times: &[(Instant, Instant)]) {
+    let mut times: Vec<_> = times
+        .iter()
+        .map(|(woken, registered)| woken.saturating_duration_since(*registered))
+        .collect();
+    times.sort_unstable();
+    let at = |share: usize| times[(times.len() - 1) * share / 100];
+    println!(
+        "| {label} | {} of {CLIENTS} | {:.3?} | {:.3?} | {:.3?} |",
+        times.len(),
+        at(50),
+        at(99),
+        at(100)
+    );
+}
+
 fn main() {
-    println!("| daemon | woken | median | 99 of 100 within | slowest |");
+    println!("| daemon, clients | woken | median | 99 of 100 within | slowest |");
     println!("|---|---|---|---|---|");
     for argument in std::env::args() {
         let Some((name, address)) = argument.split_once('=') else { continue };
-        let times = wake(address);
-        let at = |share: usize| times[(times.len() - 1) * share / 100];
-        println!(
-            "| {name} | {} of {CLIENTS} | {:.3?} | {:.3?} | {:.3?} |",
-            times.len(),
-            at(50),
-            at(99),
-            at(100)
-        );
+        print_row(&format!("{name}, 1,000 blocking clients"), &blocking(address));
+        print_row(&format!("{name}, 1,000 waits of an async client"), &asynchronous(address));
     }
 }
