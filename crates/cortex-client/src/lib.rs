@@ -1,9 +1,9 @@
-//! A blocking client of the Cortex discovery daemon, over ZeroMQ.
+//! A client of the Cortex discovery daemon, over ZeroMQ.
 //!
 //! A [`DiscoveryClient`] asks the daemon one thing at a time: it registers topics, finds them, lists
-//! them and waits for them. A [`Watch`] tells what comes, changes and goes, as it happens. Every call ends within a known time and says what happened: "no such topic",
-//! "registered by another node" and "nobody answered" are different [`Error`]s, never `false` or
-//! an empty list.
+//! them and waits for them. A [`Watch`] tells what comes, changes and goes, as it happens. Every call
+//! ends within a known time and says what happened: "no such topic", "registered by another node"
+//! and "nobody answered" are different [`Error`]s, never `false` or an empty list.
 //!
 //! A call that got no answer leaves nothing behind: the next one starts on a fresh connection and
 //! can never be given the earlier call's late reply.
