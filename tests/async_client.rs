@@ -1075,3 +1075,18 @@ async fn until_none_is_left(client: &AsyncDiscoveryClient) {
     let going = async { while !client.list_topics().await.unwrap().is_empty() {} };
     time::timeout(PATIENCE, going).await.unwrap();
 }
+
+#[tokio::test]
+async fn who_polls_more_seldom_than_the_time_for_an_answer_hears_all_the_same() {
+    let daemon = Daemon::start();
+    let timeout = Duration::from_millis(200);
+    let client = client_with(daemon.address(), timeout, 0);
+    client.ping().await.unwrap();
+    let mut watch = client.watch(None).unwrap();
+    for is_there in [false, true] {
+        let event = poll_fn(|cx| Poll::Ready(Pin::new(&mut watch).poll_next(cx))).await;
+        assert_eq!(matches!(event, Poll::Ready(Some(Ok(_)))), is_there, "{event:?}");
+        time::sleep(2 * timeout).await;
+    }
+    assert_eq!(watch.trouble(), None);
+}

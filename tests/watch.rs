@@ -440,3 +440,16 @@ fn a_hundred_thousand_topics_are_a_snapshot_as_well() {
     assert_eq!((topics.len(), revision), (100_000, Some(100_000)));
     measured(&format!("a snapshot of 100,000 topics took {:?}", began.elapsed()));
 }
+
+#[test]
+fn who_looks_more_seldom_than_the_time_for_an_answer_hears_all_the_same() {
+    let daemon = Daemon::start();
+    let timeout = Duration::from_millis(200);
+    let builder = DiscoveryClient::builder().address(daemon.address()).timeout(timeout);
+    let mut watch = builder.build().unwrap().watch(None).unwrap();
+    assert_eq!(watch.next_within(Duration::ZERO), Ok(None), "it was not asked before");
+    std::thread::sleep(2 * timeout);
+    let snapshot = watch.next_within(Duration::ZERO).unwrap();
+    assert!(matches!(snapshot, Some(WatchEvent::Snapshot { .. })), "{snapshot:?}");
+    assert_eq!(watch.trouble(), None);
+}

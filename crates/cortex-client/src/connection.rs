@@ -92,6 +92,13 @@ impl Connection {
     /// [`Step::Nothing`] at `until`.
     fn exchange(&mut self, call: &mut Call, until: Option<Instant>) -> Result<Step> {
         let exchange = &mut call.exchange;
+        // An answer that came while nobody looked is one, also when its time is over meanwhile.
+        if exchange.is_sent()
+            && let Some(link) = &self.link
+            && let Ok(raw) = receive(&link.socket)
+        {
+            return Ok(Step::Received(raw));
+        }
         loop {
             let now = Instant::now();
             let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));

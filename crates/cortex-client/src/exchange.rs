@@ -98,6 +98,11 @@ impl Exchange {
         self.sendings
     }
 
+    /// Whether the request of this attempt has left.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.sent
+    }
+
     /// What to do at `now`. Asking again without need changes nothing.
     pub(crate) fn next(&mut self, now: Instant) -> Next {
         // Durations are compared, not instants added: no timeout is too long to be represented.

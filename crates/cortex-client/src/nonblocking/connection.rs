@@ -157,6 +157,13 @@ impl Connection {
                     sending = None;
                 }
                 Next::GiveUp => {
+                    // An answer that came while nobody polled is one.
+                    if let Some(sent) = &mut sending
+                        && let Ok(Answer::Reply(raw)) = sent.answer.try_recv()
+                    {
+                        sent.is_over = true;
+                        return call.read(&raw).map(Heard::Answer);
+                    }
                     debug!(attempts = call.exchange.attempt(), "no answer");
                     return Ok(Heard::Nothing {
                         waited: call.exchange.plan().total(),
