@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cortex_proto::DiscoveryRequest;
 use tracing::debug;
 
-use crate::context::Place;
+use crate::context::{Place, settle};
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Next, Plan, Question, poll_millis};
 use crate::reply::{RawReply, Reply};
@@ -34,7 +34,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects in the background: a daemon need not be there yet.
     pub(crate) fn open(address: String) -> Result<Self> {
-        let link = Some(Link::open(&address)?);
+        let link = Some(Link::open(&address, OnLoss::Unnoticed)?);
         Ok(Self { address, link })
     }
 
@@ -125,7 +125,7 @@ impl Connection {
             };
             let link = match self.link.take() {
                 Some(link) => link,
-                None => Link::open(&self.address)?,
+                None => Link::open(&self.address, call.on_loss)?,
             };
             let link = self.link.insert(link);
             if call.on_loss != OnLoss::Unnoticed {
@@ -232,19 +232,30 @@ struct Link {
 }
 
 impl Link {
-    fn open(address: &str) -> Result<Self> {
-        let link = Self::prepare(address)?;
+    fn open(address: &str, on_loss: OnLoss) -> Result<Self> {
+        let monitored = (on_loss != OnLoss::Unnoticed)
+            .then(|| Self::prepare(address, &[zmq::SocketEvent::DISCONNECTED]));
+        let link = match monitored {
+            Some(Ok(link)) => link,
+            // That it cannot be monitored is told later, and is no reason not to have it.
+            Some(Err(_)) | None => Self::prepare(address, &[])?,
+        };
         link.connect(address)?;
         Ok(link)
     }
 
-    /// One that is yet to be connected.
-    fn prepare(address: &str) -> Result<Self> {
-        let transport = |source| Error::Transport { address: address.to_owned(), source };
-        let place = Place::take();
-        let socket = place.socket(zmq::REQ).map_err(transport)?;
-        configure(&socket, address).map_err(transport)?;
-        Ok(Self { socket, monitor: None, place })
+    /// One that is yet to be connected. It is monitored where there are events to listen to.
+    fn prepare(address: &str, events: &[zmq::SocketEvent]) -> Result<Self> {
+        let made = settle(|place| {
+            let socket = place.socket(zmq::REQ)?;
+            configure(&socket, address)?;
+            let mut link = Self { socket, monitor: None, place };
+            if !events.is_empty() {
+                link.monitor = Some(monitor(&link.place, &link.socket, events)?);
+            }
+            Ok(link)
+        });
+        made.map_err(|source| Error::Transport { address: address.to_owned(), source })
     }
 
     fn connect(&self, address: &str) -> Result<()> {

@@ -17,6 +17,20 @@ struct Room {
     taken: Arc<()>,
 }
 
+impl Room {
+    fn new() -> Self {
+        Self { context: zmq::Context::new(), taken: Arc::new(()) }
+    }
+
+    fn has_place(&self) -> bool {
+        Arc::strong_count(&self.taken) <= CONNECTIONS_EACH
+    }
+
+    fn place(&self) -> Place {
+        Place { context: self.context.clone(), _taken: Arc::clone(&self.taken) }
+    }
+}
+
 /// A place for a connection's sockets, which all lie in one context.
 pub(crate) struct Place {
     context: zmq::Context,
@@ -24,20 +38,44 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Takes a place in the first context that has room, or in a new one.
-    pub(crate) fn take() -> Self {
-        let mut rooms = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_room = |room: &&Room| Arc::strong_count(&room.taken) <= CONNECTIONS_EACH;
-        if let Some(room) = rooms.iter().find(has_room) {
-            return Self { context: room.context.clone(), _taken: Arc::clone(&room.taken) };
-        }
-        let room = Room { context: zmq::Context::new(), taken: Arc::new(()) };
-        let place = Self { context: room.context.clone(), _taken: Arc::clone(&room.taken) };
-        rooms.push(room);
-        place
-    }
-
     pub(crate) fn socket(&self, kind: zmq::SocketType) -> zmq::Result<zmq::Socket> {
         self.context.socket(kind)
+    }
+}
+
+/// Has sockets made at a place in the first context that has room for them, or in a new one.
+///
+/// libzmq closes sockets in the background. So a context may be full although few of its places are
+/// taken: when a daemon ends, all its clients replace their connections at once.
+pub(crate) fn settle<T>(make: impl Fn(Place) -> zmq::Result<T>) -> zmq::Result<T> {
+    let mut rooms = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    for room in rooms.iter().filter(|room| room.has_place()) {
+        match make(room.place()) {
+            Err(zmq::Error::EMFILE) => {}
+            outcome => return outcome,
+        }
+    }
+    let room = Room::new();
+    // That it fails here as well is for want of descriptors: nobody has use for one context more.
+    let sockets = make(room.place())?;
+    rooms.push(room);
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_replaces_many_connections_at_once_finds_room() {
+        for _ in 0..5 {
+            let connect = |place: Place| {
+                let sockets = [(); 3].map(|()| place.socket(zmq::PAIR));
+                sockets.into_iter().collect::<zmq::Result<Vec<_>>>().map(|all| (all, place))
+            };
+            let connections: zmq::Result<Vec<_>> =
+                (0..CONNECTIONS_EACH).map(|_| settle(connect)).collect();
+            assert_eq!(connections.map(|all| all.len()), Ok(CONNECTIONS_EACH));
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::unique_endpoint;
-use crate::context::Place;
+use crate::context::{Place, settle};
 use crate::exchange::poll_millis;
 
 /// Rings at a [`Door`], from any thread.
@@ -28,9 +28,8 @@ pub(crate) struct Door {
 
 impl Bell {
     pub(crate) fn new() -> zmq::Result<(Self, Door)> {
-        let place = Place::take();
-        let door = place.socket(zmq::PAIR)?;
-        let bell = place.socket(zmq::PAIR)?;
+        let (bell, door, place) =
+            settle(|place| Ok((place.socket(zmq::PAIR)?, place.socket(zmq::PAIR)?, place)))?;
         let endpoint = unique_endpoint();
         for socket in [&door, &bell] {
             socket.set_linger(0)?;

@@ -6,7 +6,7 @@ use cortex_proto::DiscoveryRequest;
 use tracing::debug;
 use zmq::SocketEvent;
 
-use super::{Door, Link, monitor, receive};
+use super::{Door, Link, receive};
 use crate::error::{Error, Result};
 use crate::exchange::poll_millis;
 use crate::reply::RawReply;
@@ -33,13 +33,9 @@ pub(crate) enum Event {
 impl Line {
     /// Connects in the background.
     pub(crate) fn open(address: &str) -> Result<Self> {
-        let mut link = Link::prepare(address)?;
         // Before it connects, so that nothing is missed.
         let events = [SocketEvent::HANDSHAKE_SUCCEEDED, SocketEvent::DISCONNECTED];
-        let monitored = monitor(&link.place, &link.socket, &events);
-        link.monitor = Some(
-            monitored.map_err(|source| Error::Transport { address: address.to_owned(), source })?,
-        );
+        let link = Link::prepare(address, &events)?;
         link.connect(address)?;
         Ok(Self { address: address.to_owned(), link, is_asked: false })
     }

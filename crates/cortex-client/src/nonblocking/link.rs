@@ -25,7 +25,7 @@ use tracing::debug;
 use zmq::SocketEvent::{CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED};
 
 use crate::connection::{configure, connect, monitor, stop_monitor};
-use crate::context::Place;
+use crate::context::{Place, settle};
 use crate::error::{Error, Result};
 use crate::reply::RawReply;
 
@@ -64,12 +64,15 @@ impl Link {
     /// Connects in the background. To be called on a runtime.
     pub(super) fn open(address: &str) -> Result<Self> {
         let transport = |source| Error::Transport { address: address.to_owned(), source };
-        let place = Place::take();
-        let socket = place.socket(zmq::DEALER).map_err(transport)?;
-        configure(&socket, address).map_err(transport)?;
-        set_times(&socket).map_err(transport)?;
         let events = [CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED];
-        let monitor = monitor(&place, &socket, &events).map_err(transport)?;
+        let (socket, monitor, place) = settle(|place| {
+            let socket = place.socket(zmq::DEALER)?;
+            configure(&socket, address)?;
+            set_times(&socket)?;
+            let monitor = monitor(&place, &socket, &events)?;
+            Ok((socket, monitor, place))
+        })
+        .map_err(transport)?;
         let link = Self {
             socket: asynchronous(socket, address)?,
             monitor: asynchronous(monitor, address)?,
