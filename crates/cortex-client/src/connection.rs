@@ -23,6 +23,9 @@ pub(crate) use line::{Event, Line};
 const RECONNECT: i32 = 50;
 /// … and after a longer absence within this time.
 const LONGEST_RECONNECT: i32 = 250;
+/// In ms, for a TCP connection to come about: the system would try for minutes at a machine that is
+/// off, and find it late when it is on again.
+const CONNECT_TIMEOUT: i32 = 5_000;
 
 /// A connection for one request at a time.
 pub(crate) struct Connection {
@@ -344,6 +347,7 @@ pub(crate) fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> 
     socket.set_linger(0)?;
     socket.set_reconnect_ivl(RECONNECT)?;
     socket.set_reconnect_ivl_max(LONGEST_RECONNECT)?;
+    socket.set_connect_timeout(CONNECT_TIMEOUT)?;
     // Only where it must be: with it ZeroMQ would try no other than a name's IPv6 address.
     socket.set_ipv6(address.starts_with("tcp://["))
 }

@@ -3,6 +3,8 @@
 //! They are never terminated: termination can wait for a context's I/O thread, and that one for the
 //! resolver. So neither dropping a client nor ending the process can hang.
 
+use std::mem;
+use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many connections share a context. It has room for 1,023 sockets, and the zmq crate cannot
@@ -15,11 +17,13 @@ static CONTEXTS: Mutex<Vec<Room>> = Mutex::new(Vec::new());
 struct Room {
     context: zmq::Context,
     taken: Arc<()>,
+    /// The process that made it: in a forked child its I/O thread is missing.
+    process: u32,
 }
 
 impl Room {
     fn new() -> Self {
-        Self { context: zmq::Context::new(), taken: Arc::new(()) }
+        Self { context: zmq::Context::new(), taken: Arc::new(()), process: process::id() }
     }
 
     fn has_place(&self) -> bool {
@@ -49,6 +53,10 @@ impl Place {
 /// taken: when a daemon ends, all its clients replace their connections at once.
 pub(crate) fn settle<T>(make: impl Fn(Place) -> zmq::Result<T>) -> zmq::Result<T> {
     let mut rooms = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if rooms.first().is_some_and(|room| room.process != process::id()) {
+        // They cannot even be ended here.
+        mem::forget(mem::take(&mut *rooms));
+    }
     for room in rooms.iter().filter(|room| room.has_place()) {
         match make(room.place()) {
             Err(zmq::Error::EMFILE) => {}

@@ -31,8 +31,6 @@ use crate::reply::RawReply;
 
 /// In ms: longer than a link that has failed is kept.
 const NO_RECONNECT: i32 = 60 * 60 * 1000;
-/// In ms, for a TCP connection to come about.
-const CONNECT_TIMEOUT: i32 = 5_000;
 /// In ms, for the daemon to say that it is one.
 const HANDSHAKE_TIMEOUT: i32 = 10_000;
 
@@ -198,7 +196,6 @@ fn asynchronous(socket: zmq::Socket, address: &str) -> Result<AsyncFd<zmq::Socke
 
 fn set_times(socket: &zmq::Socket) -> zmq::Result<()> {
     socket.set_reconnect_ivl(NO_RECONNECT)?;
-    socket.set_connect_timeout(CONNECT_TIMEOUT)?;
     socket.set_handshake_ivl(HANDSHAKE_TIMEOUT)
 }
 
