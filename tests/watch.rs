@@ -339,6 +339,8 @@ fn what_cannot_be_watched_is_told() {
     daemon.signal(Signal::STOP);
     let ended = run_at(daemon.address(), &["watch", "--timeout", "300ms"]);
     assert_eq!(ended.code, Some(3), "nothing was heard: {}", ended.stderr);
+    // Nothing is waited for any more, and so that is not said.
+    assert!(ended.stderr.starts_with("error: no answer within 300ms"), "{}", ended.stderr);
 }
 
 fn refusal() -> Vec<u8> {

@@ -41,15 +41,16 @@ pub(crate) fn run(
     loop {
         let left = limit.map_or(Duration::MAX, |limit| limit.saturating_sub(started.elapsed()));
         let heard = watch.next_within(left.min(LOOK_INTERVAL)).map_err(explain)?;
+        let is_over = limit.is_some_and(|limit| started.elapsed() >= limit);
+        let is_silent = is_over || matches!(watch.trouble(), Some(Error::NoAnswer { .. }));
+        if heard.is_none() && !has_begun && is_silent {
+            return Err(session.no_answer());
+        }
         trouble.look(session, &watch);
         if let Some(event) = heard {
             has_begun = true;
             printer.print(&event)?;
             continue;
-        }
-        let is_over = limit.is_some_and(|limit| started.elapsed() >= limit);
-        if !has_begun && (is_over || matches!(watch.trouble(), Some(Error::NoAnswer { .. }))) {
-            return Err(session.no_answer());
         }
         if is_over || session.output.is_unread() {
             return Ok(());
