@@ -25,7 +25,8 @@ Exit codes:
   0  done                           4  no such topic
   1  refused, or another failure    5  already exists
   2  usage                          6  the answer could not be read
-  3  no daemon, or no answer        124  `wait` ran out of time";
+  3  no daemon, or no answer        124  `wait` ran out of time
+                                    130  interrupted by Ctrl-C";
 
 const LIST_EXAMPLES: &str = "\
 Patterns:
@@ -48,7 +49,8 @@ const WAIT_EXAMPLES: &str = "\
 The topics are printed as `lookup` prints them; as json one NAME gives an object, several give an
 array in their order. With --gone there is nothing to print; as json that is [].
 
-A daemon that is restarted meanwhile is waited for. Exit code 124 tells that the time was over.
+A daemon that is restarted meanwhile is waited for. Exit code 124 tells that the time was over, 3
+that no daemon answered at its end, or at the beginning.
 
 Examples:
   cortex topic wait /camera/image
@@ -146,7 +148,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List and find topics
+    /// List, find, await and watch topics
     #[command(arg_required_else_help = true)]
     Topic {
         #[command(subcommand)]
