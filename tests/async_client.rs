@@ -179,7 +179,8 @@ async fn timers_are_on_time_while_five_requests_wait_for_a_daemon_that_is_not_th
     })
     .await;
     measured(&format!("a 10 ms timer was late by {worst:?} at worst"));
-    assert!(worst < Duration::from_millis(2500), "{worst:?}");
+    // One call that blocked the runtime for its time would be seen.
+    assert!(worst < SHORT * 9 / 10, "{worst:?}");
 }
 
 /// How late a timer of 10 ms was at worst, until `work` was done.
