@@ -1,9 +1,9 @@
-#![expect(missing_docs, clippy::print_stdout, reason = "an example of few lines")]
-
-use cortex_client::{DiscoveryClient, WatchEvent};
+//! Tells what becomes of the topics below /camera, through restarts of the daemon.
+#![expect(clippy::print_stdout, reason = "it is what the example does")]
+use cortex_client::{DEFAULT_DISCOVERY_ADDRESS, DiscoveryClient, WatchEvent};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = std::env::args().nth(1).ok_or("an address is missing")?;
+    let address = std::env::args().nth(1).unwrap_or(DEFAULT_DISCOVERY_ADDRESS.into());
     for event in DiscoveryClient::connect(address)?.watch(Some("/camera/**"))? {
         match event? {
             WatchEvent::Snapshot { topics, .. } => {
