@@ -158,6 +158,7 @@ def items():
     reasons = ("owner exited", "lease expired", "endpoint dead")
     events += [{"kind": "evicted", "revision": 300, **topic, "reason": reason} for reason in reasons]
     yield response_item("events", 0, ext={**place, "events": events})
+    yield response_item("one event", 0, ext={**place, "events": [{**events[2], "revision": 12}]})
     yield response_item("no events", 0, ext={**place, "events": []})
     counts = {"connections": 3, "evicted": 2**32, "parked": 128}
     yield response_item("counts", 0, ext={"topics": 5, **counts})
