@@ -64,8 +64,8 @@ Events:
   updated       its publisher has registered it again, with other facts
   unregistered  it was taken back
   evicted       the daemon has removed it, for the reason that is told
-  resync        what has happened cannot be told, since the daemon lost its state or was replaced:
-                forget all topics; those that are there follow
+  resync        what has happened cannot be told, since the daemon lost its state or was replaced, or
+                more has happened than it keeps: forget all topics; those that are there follow
 
 It goes on until Ctrl-C, also through restarts of the daemon; with --timeout it ends after that
 time, with exit code 0. As jsonl each event is an object with `event`, `revision` where it is
