@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// How soon a waiting process is to end; a tenth of it is wanted of a machine that does nothing else.
-const WOKEN: Duration = Duration::from_millis(500);
+const WOKEN: Duration = Duration::from_millis(100);
 
 fn register(address: &str, name: &str) {
     client(address).register_topic(&topic(name, "node")).unwrap();
