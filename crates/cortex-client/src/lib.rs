@@ -54,6 +54,13 @@
 #![doc = include_str!("../examples/advertise.rs")]
 //! ```
 //!
+//! # Building
+//!
+//! The zmq crate builds libzmq from its sources, which takes a C++ compiler. Where this crate is used
+//! outside its workspace, take over the `CXXFLAGS` of the workspace's `.cargo/config.toml`: without
+//! them libzmq may misalign its queues, does without eventfd, and a forked child that drops a client
+//! can abort its parent.
+//!
 //! # Features
 //!
 //! - `tokio`, off by default: `AsyncDiscoveryClient`, the same calls as futures, any number of them
