@@ -107,7 +107,7 @@ fn response_ext(fields: &Value) -> Option<ResponseExt> {
         known: fields["known"].as_bool(),
         snapshot: fields["snapshot"].as_bool(),
         events: fields["events"].as_array().map(|all| all.iter().map(event).collect()),
-        counts: ["connections", "parked", "evicted"]
+        counts: ["connections", "waits", "evicted"]
             .into_iter()
             .filter_map(|name| Some((name.to_owned(), number(&fields[name])?)))
             .collect(),

@@ -160,7 +160,7 @@ def items():
     yield response_item("events", 0, ext={**place, "events": events})
     yield response_item("one event", 0, ext={**place, "events": [{**events[2], "revision": 12}]})
     yield response_item("no events", 0, ext={**place, "events": []})
-    counts = {"connections": 3, "evicted": 2**32, "parked": 128}
+    counts = {"connections": 3, "evicted": 2**32, "waits": 128}
     yield response_item("counts", 0, ext={"topics": 5, **counts})
     yield response_item("error to a request with ext", 3, "Missing topic_name in lookup request", ext={})
 
