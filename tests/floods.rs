@@ -5,14 +5,14 @@
 use std::sync::Barrier;
 use std::thread;
 
-use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus, RequestExt, TopicInfo};
 use cortex_tests::daemon::{Daemon, Launch, Place};
 use cortex_tests::deadline::{PATIENCE, eventually};
-use cortex_tests::messages::{names, topic};
+use cortex_tests::messages::{names, register_static, topic};
 use cortex_tests::peers::ZmqPeer;
 use cortex_tests::process::Process;
 use cortex_tests::raw::{self, RawPeer};
-use cortex_tests::{descriptors, python};
+use cortex_tests::{descriptors, measured, python};
 use rustix::process::{Resource, Signal, getrlimit};
 
 #[test]
@@ -43,6 +43,39 @@ fn two_hundred_clients_at_once_each_get_their_own_replies() {
             scope.spawn(move || client(number));
         }
     });
+}
+
+/// Each has a reply of its own of several MB, and reads nothing of it.
+#[test]
+fn replies_that_nobody_reads_have_a_bound_in_all() {
+    const TOPICS: usize = 3000;
+    const MOST_KIB: u64 = 256 * 1024;
+    let daemon = Launch::at(&Place::new()).log_level(Some("info")).args(["--no-state"]).start();
+    let mut peer = daemon.peer();
+    for number in 0..TOPICS {
+        let long = "x".repeat(1000);
+        let (address, message_type) = (long.clone(), long);
+        let info = TopicInfo { address, message_type, ..topic(&format!("/{number}"), "node") };
+        let reply = peer.request(&register_static(info)).unwrap();
+        assert_eq!(reply.status, DiscoveryStatus::Ok);
+    }
+    let before = daemon.memory_kib().0;
+    let describe = DiscoveryRequest::list().with_ext(RequestExt::default()).to_bytes();
+    let mut deaf: Vec<_> = (0..60).map(|_| daemon.peer()).collect();
+    for one in &mut deaf {
+        one.send(&raw::request(&describe)).unwrap();
+    }
+    daemon.process().stderr_line("those that leave most unread are closed", |line| {
+        line.contains("of replies unread").then_some(())
+    });
+    eventually("all were heard", PATIENCE, || {
+        let requests = peer.request(&DiscoveryRequest::stats()).unwrap().ext?.counts["requests"];
+        (requests >= (TOPICS + deaf.len()) as u64).then_some(())
+    });
+    let most = daemon.memory_kib().1 - before;
+    measured(&format!("unread replies of 60 peers take {most} KiB at most"));
+    assert!(most < MOST_KIB * 3 / 2, "{most} KiB");
+    peer.ping().unwrap();
 }
 
 #[test]
