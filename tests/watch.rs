@@ -13,7 +13,7 @@ use cortex_proto::{DiscoveryResponse, DiscoveryStatus, ResponseExt};
 use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, done, until_held_back};
 use cortex_tests::daemon::{Daemon, Launch, Place};
-use cortex_tests::deadline::PATIENCE;
+use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{topic, topic_at};
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
@@ -450,7 +450,10 @@ fn who_looks_more_seldom_than_the_time_for_an_answer_hears_all_the_same() {
     let builder = DiscoveryClient::builder().address(daemon.address()).timeout(timeout);
     let mut watch = builder.build().unwrap().watch(None).unwrap();
     assert_eq!(watch.next_within(Duration::ZERO), Ok(None), "it was not asked before");
-    std::thread::sleep(2 * timeout);
+    let asked = Instant::now();
+    eventually("the time for an answer is over", PATIENCE, || {
+        (asked.elapsed() > 2 * timeout).then_some(())
+    });
     let snapshot = watch.next_within(Duration::ZERO).unwrap();
     assert!(matches!(snapshot, Some(WatchEvent::Snapshot { .. })), "{snapshot:?}");
     assert_eq!(watch.trouble(), None);

@@ -75,7 +75,7 @@ impl DiscoveryClientBuilder {
     /// [`Error::Address`](crate::Error::Address) for an address that ZeroMQ cannot connect to,
     /// [`Error::Transport`](crate::Error::Transport) when no socket can be made.
     pub fn build(self) -> Result<DiscoveryClient> {
-        let plan = Plan { timeout: self.timeout, attempts: self.retries.saturating_add(1) };
+        let plan = self.plan();
         DiscoveryClient::start(self.address, plan, self.poll_interval)
     }
 
@@ -90,7 +90,11 @@ impl DiscoveryClientBuilder {
     /// Tokio panics when the runtime was built without I/O or without time.
     #[cfg(feature = "tokio")]
     pub fn build_async(self) -> Result<AsyncDiscoveryClient> {
-        let plan = Plan { timeout: self.timeout, attempts: self.retries.saturating_add(1) };
+        let plan = self.plan();
         AsyncDiscoveryClient::start(self.address, plan, self.poll_interval)
+    }
+
+    fn plan(&self) -> Plan {
+        Plan { timeout: self.timeout, attempts: self.retries.saturating_add(1) }
     }
 }

@@ -3,21 +3,14 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cortex_client::{DiscoveryClient, TopicInfo, TopicName};
-
-fn info(name: &str) -> TopicInfo {
-    TopicInfo {
-        name: TopicName::new(name).unwrap(),
-        address: "ipc:///tmp/cortex/topics/a.sock".into(),
-        message_type: "ImageMessage".into(),
-        fingerprint: 7,
-        publisher_node: "node".into(),
-    }
-}
+use common::info;
+use cortex_client::DiscoveryClient;
 
 /// How many threads advertise. The system keeps 15 letters of a name.
 fn advertising() -> usize {

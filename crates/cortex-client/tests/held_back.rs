@@ -3,15 +3,16 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod common;
+
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cortex_client::{
-    DiscoveryClient, Error, EventKind, TopicInfo, TopicName, UnreadableReply, Watch, WatchEvent,
-};
+use common::info;
+use cortex_client::{DiscoveryClient, Error, EventKind, UnreadableReply, Watch, WatchEvent};
 use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EventExt, RequestExt,
     ResponseExt, Since,
@@ -76,16 +77,6 @@ impl Stage {
 
     fn client(&self) -> DiscoveryClient {
         DiscoveryClient::builder().address(self.address()).timeout(LONG).build().unwrap()
-    }
-}
-
-fn info(name: &str) -> TopicInfo {
-    TopicInfo {
-        name: TopicName::new(name).unwrap(),
-        address: "ipc:///tmp/cortex/topics/a.sock".into(),
-        message_type: "ImageMessage".into(),
-        fingerprint: u64::MAX,
-        publisher_node: "camera_node".into(),
     }
 }
 

@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod common;
+
 use std::thread;
 use std::time::Duration;
 
-use cortex_client::{DiscoveryClient, Error, TopicInfo, TopicName, UnreadableReply};
+use common::info;
+use cortex_client::{DiscoveryClient, Error, UnreadableReply};
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus};
 
 /// Only where nobody answers: a busy machine must not turn it into a failure.
@@ -26,16 +29,6 @@ fn listen(kind: zmq::SocketType) -> (zmq::Socket, String) {
 
 fn client(address: &str, timeout: Duration, retries: u32) -> DiscoveryClient {
     DiscoveryClient::builder().address(address).timeout(timeout).retries(retries).build().unwrap()
-}
-
-fn info(name: &str) -> TopicInfo {
-    TopicInfo {
-        name: TopicName::new(name).unwrap(),
-        address: "ipc:///tmp/cortex/topics/a.sock".into(),
-        message_type: "ImageMessage".into(),
-        fingerprint: u64::MAX,
-        publisher_node: "camera_node".into(),
-    }
 }
 
 fn ok(message: &str) -> Vec<u8> {

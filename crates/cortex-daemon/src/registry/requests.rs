@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryStatus, EXTENSION_LEVEL, EncodedResponse,
-    RequestExt, RequestedCommand, ResponseExt, TopicFilter, TopicInfo, TopicName,
+    RequestExt, RequestedCommand, ResponseExt, TopicInfo, TopicName,
 };
 
 use super::access::user;
@@ -14,7 +14,6 @@ use super::holds::{SessionKey, check_session_id, keep_asked_for, term_of};
 use super::staging::session_of;
 use super::topics::Entry;
 use super::waiters::Wants;
-use super::watches::Passage;
 use super::{Asked, EventKind, Keep, Moment, Refusal, Registry, Reply};
 use crate::peer::{Peer, Process};
 
@@ -56,10 +55,8 @@ pub(super) enum Content {
     Nothing,
     Topic(Arc<[u8]>),
     AllTopics,
-    /// The topics that pass a filter, for a watch.
-    Snapshot(Option<Arc<TopicFilter>>),
-    /// What has happened, for a watch.
-    Events(Passage),
+    /// No message, but a whole reply that is made already.
+    Made(Arc<[u8]>),
 }
 
 impl Outcome {
@@ -184,8 +181,7 @@ impl Registry {
                 let body = pack_list(&self.topics, Some(ext));
                 return self.made(body);
             }
-            Content::Snapshot(filter) => return self.snapshot_body(filter.as_ref()),
-            Content::Events(passage) => return self.events_body(&passage),
+            Content::Made(body) => return body,
         };
         let (topic_info, ext) = (topic_info.as_deref(), ext.as_ref());
         self.made(EncodedResponse { status, message, topic_info, topics: &[], ext }.to_bytes())

@@ -102,6 +102,11 @@ impl Wants {
     }
 }
 
+/// Whether a watch is about this topic.
+pub(super) fn passes(filter: Option<&TopicFilter>, name: &TopicName) -> bool {
+    filter.is_none_or(|filter| filter.matches(name.as_str()))
+}
+
 fn length(filter: Option<&Arc<TopicFilter>>) -> usize {
     filter.map_or(0, |filter| filter.as_str().len())
 }
@@ -170,10 +175,7 @@ impl Waiters {
     /// The watches on more than one topic that have to do with one of these.
     pub(super) fn take_filtered(&mut self, names: &[TopicName]) -> Vec<Waiter> {
         let concerns = |filter: &Option<Arc<TopicFilter>>| {
-            let passes = |name: &TopicName| {
-                filter.as_ref().is_none_or(|filter| filter.matches(name.as_str()))
-            };
-            names.iter().any(passes)
+            names.iter().any(|name| passes(filter.as_deref(), name))
         };
         let woken = self.by_filter.iter().filter(|((_, filter), _)| concerns(filter));
         let numbers: BTreeSet<u64> = woken.flat_map(|(_, numbers)| numbers).copied().collect();

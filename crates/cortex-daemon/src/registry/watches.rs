@@ -14,7 +14,7 @@ use cortex_proto::{
 };
 
 use super::requests::{Answer, Content, Outcome, non_empty};
-use super::waiters::{Waiter, Wants, Watch};
+use super::waiters::{Waiter, Wants, Watch, passes};
 use super::{Asked, Moment, Registry, Reply};
 use crate::peer::ConnectionId;
 use crate::zmtp::SHARED_FROM;
@@ -37,14 +37,6 @@ pub(super) struct Decided {
     pub(super) topics: Vec<TopicName>,
     /// The revision before it.
     pub(super) before: u64,
-}
-
-/// The part of the history that a reply is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Passage {
-    watch: Watch,
-    /// What is behind this revision.
-    since: u64,
 }
 
 impl Registry {
@@ -79,17 +71,19 @@ impl Registry {
             return Outcome::error(format!("ext.filter: {problem}")).into();
         }
         let Some(since) = ext.since.and_then(|since| self.known_revision(since)) else {
-            return Outcome { content: Content::Snapshot(filter), ..Outcome::ok("") }.into();
+            let body = self.snapshot_body(filter.as_ref());
+            return Outcome { content: Content::Made(body), ..Outcome::ok("") }.into();
         };
         let limit = ext.limit.unwrap_or(MOST_EVENTS).clamp(1, MOST_EVENTS);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let passage = Passage { watch: Watch { filter, limit }, since };
+        let watch = Watch { filter, limit };
         let wait = wait_of(Some(ext));
-        if wait.is_zero() || self.has_events(&passage) {
-            return Outcome { content: Content::Events(passage), ..Outcome::ok("") }.into();
+        let (body, has_events) = self.events_body(&watch, since);
+        if has_events || wait.is_zero() {
+            return Outcome { content: Content::Made(body), ..Outcome::ok("") }.into();
         }
         // From here on it has seen all up to the present: what wakes it is all that it is told.
-        Answer::HeldBack { wants: Wants::change(passage.watch), wait }
+        Answer::HeldBack { wants: Wants::change(watch), wait }
     }
 
     /// The revision from which a watch can go on without a gap.
@@ -161,7 +155,7 @@ impl Registry {
                         bytes += body.len().min(SHARED_FROM);
                         body
                     } else {
-                        let body = self.events_body(&Passage { watch: watch.clone(), since });
+                        let (body, _) = self.events_body(&watch, since);
                         bytes += body.len();
                         bodies.insert(watch, Arc::clone(&body));
                         body
@@ -173,26 +167,12 @@ impl Registry {
         }
     }
 
-    /// Whether something has happened of which a watch is to be told.
-    fn has_events(&mut self, passage: &Passage) -> bool {
-        let (mut work, mut is_found) = (0, false);
-        for (name, _) in self.history.since(passage.since, self.revision).into_iter().flatten() {
-            work += work_of_a_look(passage.watch.filter.as_deref(), name);
-            is_found = passes(passage.watch.filter.as_deref(), name);
-            if is_found {
-                break;
-            }
-        }
-        self.work += work;
-        is_found
-    }
-
-    /// The reply with what has happened behind a revision.
-    pub(super) fn events_body(&mut self, passage: &Passage) -> Arc<[u8]> {
-        let Passage { watch: Watch { filter, limit }, since } = passage;
+    /// The reply with what has happened behind a revision, and whether that is anything.
+    fn events_body(&mut self, watch: &Watch, since: u64) -> (Arc<[u8]>, bool) {
+        let Watch { filter, limit } = watch;
         let (mut work, mut bytes, mut is_cut) = (0, 0, false);
         let mut events = Vec::new();
-        for (name, event) in self.history.since(*since, self.revision).into_iter().flatten() {
+        for (name, event) in self.history.since(since, self.revision).into_iter().flatten() {
             work += work_of_a_look(filter.as_deref(), name);
             if !passes(filter.as_deref(), name) {
                 continue;
@@ -217,9 +197,9 @@ impl Registry {
         };
         let epoch = self.epoch;
         let ext = EncodedWatchExt { epoch, revision, snapshot: None, events: Some(&events) };
-        let body = packed(&[], &ext);
+        let (body, has_events) = (packed(&[], &ext), !events.is_empty());
         self.work += work;
-        self.made(body)
+        (self.made(body), has_events)
     }
 
     /// The reply that nothing has happened up to there.
@@ -231,7 +211,7 @@ impl Registry {
 
     /// The reply with the topics that pass a filter. Asked for the same again, it is not made anew as
     /// long as nothing changes.
-    pub(super) fn snapshot_body(&mut self, filter: Option<&Arc<TopicFilter>>) -> Arc<[u8]> {
+    fn snapshot_body(&mut self, filter: Option<&Arc<TopicFilter>>) -> Arc<[u8]> {
         let place = Since { epoch: self.epoch, revision: self.revision };
         if let Some(known) = &self.snapshot_reply
             && (known.place, known.filter.as_ref()) == (place, filter)
@@ -273,10 +253,6 @@ fn work_of_a_look(filter: Option<&TopicFilter>, name: &TopicName) -> usize {
 /// About how long it takes to hold a name against patterns of so many bytes together, in ns.
 pub(super) fn work_of_a_wake(pattern_bytes: usize, name: &TopicName) -> usize {
     pattern_bytes * (8 + name.as_str().len()) / 4
-}
-
-fn passes(filter: Option<&TopicFilter>, name: &TopicName) -> bool {
-    filter.is_none_or(|filter| filter.matches(name.as_str()))
 }
 
 /// How long a reply may be held back.
