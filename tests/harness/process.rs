@@ -3,11 +3,14 @@
 use std::io::{self, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 
 use crate::deadline::{PATIENCE, eventually};
 
@@ -39,6 +42,7 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn spawn(command: &mut Command) -> Self {
+        let_children_be_interrupted();
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdin = child.stdin.take();
@@ -166,6 +170,16 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whoever runs the tests in the background may have them ignore interrupts, and children inherit
+/// that. Where a signal is handled, they begin with its default; and here it still ends the tests.
+fn let_children_be_interrupted() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let always = Arc::new(AtomicBool::new(true));
+        flag::register_conditional_shutdown(SIGINT, 130, always).unwrap();
+    });
 }
 
 /// What a thread has read from a pipe, and whether the pipe has ended.
