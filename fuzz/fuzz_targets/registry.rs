@@ -10,9 +10,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use cortex_daemon::peer::{ConnectionId, Peer, Process, ReplyTo};
+use cortex_daemon::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 use cortex_daemon::registry::{
-    Access, Asked, Finding, Input, Limits, Moment, Record, Registry, Settings, Snapshot, Unreadable,
+    Access, PeerRequest, ProbeResult, Input, Limits, Timestamp, Record, Registry, Settings, Snapshot, UnreadableRequest,
 };
 use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
@@ -20,7 +20,7 @@ use libfuzzer_sys::fuzz_target;
 
 struct World {
     registry: Registry,
-    now: Moment,
+    now: Timestamp,
     stored: BTreeMap<TopicName, Record>,
     asked: usize,
     open: usize,
@@ -37,7 +37,7 @@ impl World {
             pid: 1,
             history: 4,
         };
-        let now = Moment { instant: Instant::now(), unix_ms: 0 };
+        let now = Timestamp { instant: Instant::now(), unix_ms: 0 };
         Self {
             registry: Registry::restore(settings, Snapshot::default(), now).expect("no records"),
             now,
@@ -48,8 +48,8 @@ impl World {
         }
     }
 
-    fn ask(&mut self, peer: Peer, bytes: &[u8]) {
-        let request = DiscoveryRequest::from_bytes(bytes).map_err(|error| Unreadable {
+    fn ask(&mut self, peer: PeerIdentity, bytes: &[u8]) {
+        let request = DiscoveryRequest::from_bytes(bytes).map_err(|error| UnreadableRequest {
             problem: error.to_string(),
             asks_for_ext: DiscoveryRequest::asks_for_ext(bytes),
         });
@@ -58,12 +58,12 @@ impl World {
         let from = ReplyTo { connection, envelope: Envelope::default() };
         self.asked += 1;
         self.open += 1;
-        self.registry.handle(Input::Request(Asked { from, peer, is_req, request }), self.now);
+        self.registry.handle(Input::Request(PeerRequest { reply_to: from, peer, is_req, request }), self.now);
     }
 
     /// Ends a batch, and gives how many requests were answered. `finding` is what every look shows.
-    fn end_batch(&mut self, disk_is_full: bool, finding: Finding) {
-        self.registry.handle(Input::Tick { all_heard: !disk_is_full }, self.now);
+    fn end_batch(&mut self, disk_is_full: bool, finding: ProbeResult) {
+        self.registry.handle(Input::Tick { all_dispatched: !disk_is_full }, self.now);
         let effects = if disk_is_full {
             self.registry.rollback("full", self.now)
         } else {
@@ -79,13 +79,13 @@ impl World {
             let response = DiscoveryResponse::from_bytes(&reply.body).expect("our own reply");
             assert_eq!(response.status, reply.status);
         }
-        self.open -= effects.replies.len() + effects.let_go.len();
+        self.open -= effects.replies.len() + effects.cancelled.len();
         for process in effects.watch {
             if process.pid % 2 == 0 {
                 self.inputs.push(Input::ProcessExited(process));
             }
         }
-        self.inputs.extend(effects.look.into_iter().map(Input::ProcessLooked));
+        self.inputs.extend(effects.check.into_iter().map(Input::ProcessChecked));
         for probe in effects.probe {
             let (name, revision) = (probe.name, probe.revision);
             self.inputs.push(Input::EndpointProbed { name, revision, finding });
@@ -99,7 +99,7 @@ impl World {
         let snapshot = self.registry.snapshot(0);
         assert!(snapshot.records.len() <= 8);
         let mut stored: Vec<_> = self.stored.values().cloned().collect();
-        stored.sort_by_key(|record| record.place);
+        stored.sort_by_key(|record| record.order);
         assert_eq!(snapshot.records, stored);
         for record in &stored {
             let info = TopicInfo::from_bytes(&record.packed).expect("our own bytes");
@@ -117,20 +117,20 @@ fuzz_target!(|input: &[u8]| {
         let pid = u32::from(who & 3);
         let process = (pid > 0).then_some(Process { pid, start_time: 1 });
         let uid = (pid > 0).then_some(pid / 2);
-        world.ask(Peer { uid, process }, bytes);
+        world.ask(PeerIdentity { uid, process }, bytes);
         if who & 4 == 0 {
             continue;
         }
         let finding = match who >> 6 {
-            0 => Finding::Dead,
-            1 => Finding::Silent,
-            2 => Finding::Greets,
-            _ => Finding::Unknown,
+            0 => ProbeResult::Dead,
+            1 => ProbeResult::Silent,
+            2 => ProbeResult::Alive,
+            _ => ProbeResult::Unknown,
         };
         world.end_batch(who & 8 != 0, finding);
         world.now.instant += Duration::from_secs(u64::from(who >> 4 & 3) * 3);
         if who & 32 != 0 {
-            world.registry.handle(Input::HungUp(ConnectionId(world.asked / 2)), world.now);
+            world.registry.handle(Input::Disconnected(ConnectionId(world.asked / 2)), world.now);
         }
         if who & 16 != 0 {
             world.registry.handle(Input::TimeGap, world.now);
@@ -139,9 +139,9 @@ fuzz_target!(|input: &[u8]| {
     // Whatever waits has its answer within a minute, and then all that counts is stored.
     for _ in 0..32 {
         world.now.instant += Duration::from_secs(2);
-        world.end_batch(false, Finding::Unknown);
+        world.end_batch(false, ProbeResult::Unknown);
     }
-    world.end_batch(false, Finding::Unknown);
+    world.end_batch(false, ProbeResult::Unknown);
     assert_eq!(world.open, 0, "every request is answered");
     world.check();
 });

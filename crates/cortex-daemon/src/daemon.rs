@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use cortex_proto::{DiscoveryCommand, DiscoveryRequest, RequestedCommand, TopicName};
 use mio::{Events, Interest, Poll, Token};
 
+use crate::audit_log;
 use crate::config::{Address, Config, State};
-use crate::edge::clock::{GapWatch, moment, now};
+use crate::edge::clock::{SuspendDetector, now, timestamp};
 use crate::edge::connections::{Connections, Received};
 use crate::edge::credentials::Credentials;
 use crate::edge::descriptors::Budget;
@@ -24,9 +25,10 @@ use crate::edge::stop::{StopHandle, StopSource};
 use crate::edge::store::Store;
 use crate::error::{BindError, RunError};
 use crate::held::Held;
-use crate::peer::{Peer, Process};
-use crate::registry::{Asked, Effects, Finding, Input, Moment, Registry, Unreadable};
-use crate::report;
+use crate::peer::{PeerIdentity, Process};
+use crate::registry::{
+    Effects, Input, PeerRequest, ProbeResult, Registry, Timestamp, UnreadableRequest,
+};
 use crate::startup::restore;
 use crate::zmtp::{Body, MAX_BODY};
 
@@ -37,15 +39,15 @@ const PROCESS_TOKENS: std::ops::Range<usize> = (1 << 16)..(1 << 32);
 const PROBE_TOKENS: std::ops::Range<usize> = (1 << 32)..(1 << 48);
 const FIRST_CONNECTION: usize = 1 << 48;
 const STATS: RequestedCommand = RequestedCommand::Known(DiscoveryCommand::Stats);
-const EVENTS_A_ROUND: usize = 1024;
+const MAX_ROUND_EVENTS: usize = 1024;
 /// With more work than this, in bytes made and ns, a batch is over: what is left comes next.
-const WORK_A_BATCH: usize = 256 * 1024;
+const MAX_BATCH_COST: usize = 256 * 1024;
 /// How often the socket files and the state file are looked at.
 const FILE_CHECK: Duration = Duration::from_secs(1);
 /// How long peers have at the end to take the replies that they are owed.
 const LAST_REPLIES: Duration = Duration::from_millis(40);
 /// At a start, the most findings that are taken together.
-const INPUTS_A_BATCH: usize = 4096;
+const MAX_BATCH_INPUTS: usize = 4096;
 /// How long the first looks at restored topics may take before requests are served.
 const SETTLING: Duration = Duration::from_millis(250);
 
@@ -74,14 +76,14 @@ pub struct DiscoveryDaemon {
     /// What happened, for the next batch.
     inbox: Vec<Input>,
     /// Empty between two calls.
-    findings: Vec<(TopicName, u64, Finding)>,
+    findings: Vec<(TopicName, u64, ProbeResult)>,
     /// Requests that were read and could not be heard yet.
     held: Held,
     /// Some of them could be heard now.
     is_behind: bool,
     stop_handle: StopHandle,
     stop_source: StopSource,
-    gaps: GapWatch,
+    suspend_detector: SuspendDetector,
     store_log: LogLimit,
     refusal_log: LogLimit,
     next_file_check: Instant,
@@ -150,7 +152,7 @@ impl DiscoveryDaemon {
             is_behind: false,
             stop_handle,
             stop_source,
-            gaps: GapWatch::new(),
+            suspend_detector: SuspendDetector::new(),
             store_log: LogLimit::new(1),
             refusal_log: LogLimit::new(100),
             next_file_check: now() + FILE_CHECK,
@@ -174,7 +176,7 @@ impl DiscoveryDaemon {
     /// # Errors
     /// When the daemon can't serve any more.
     pub fn run(mut self) -> Result<(), RunError> {
-        let mut events = Events::with_capacity(EVENTS_A_ROUND);
+        let mut events = Events::with_capacity(MAX_ROUND_EVENTS);
         let end = self.serve(&mut events);
         self.finish(&mut events)?;
         end
@@ -193,7 +195,7 @@ impl DiscoveryDaemon {
     /// Only waiting for endpoints that don't answer has an end: what can be told at once is told.
     fn settle(&mut self, events: &mut Events) -> Result<Next, RunError> {
         let end = now() + SETTLING;
-        let mut next = self.decide(&mut Vec::new(), moment());
+        let mut next = self.decide(&mut Vec::new(), timestamp());
         while next == Next::Round {
             let is_waiting = self.inbox.is_empty() && !self.probes.has_findings();
             if is_waiting && self.registry.is_settled() {
@@ -206,10 +208,10 @@ impl DiscoveryDaemon {
             }
             self.wait(events, if is_waiting { left } else { Duration::ZERO })?;
             next = self.mark(events);
-            while self.probes.has_findings() && self.inbox.len() < INPUTS_A_BATCH {
+            while self.probes.has_findings() && self.inbox.len() < MAX_BATCH_INPUTS {
                 self.take_findings();
             }
-            if self.decide(&mut Vec::new(), moment()) == Next::Stop {
+            if self.decide(&mut Vec::new(), timestamp()) == Next::Stop {
                 next = Next::Stop;
             }
         }
@@ -225,12 +227,12 @@ impl DiscoveryDaemon {
         let planned = self.next_wake_up(now());
         self.wait(events, planned.saturating_duration_since(now()))?;
         // One reading for all that follows: time must not run out between two of them.
-        let woken = moment();
-        if self.gaps.has_passed(planned, woken.instant) {
+        let woken = timestamp();
+        if self.suspend_detector.detects_gap(planned, woken.instant) {
             tracing::info!("time has passed unseen: sessions get a full term");
             self.inbox.push(Input::TimeGap);
         }
-        let is_crowded = events.iter().count() >= EVENTS_A_ROUND;
+        let is_crowded = events.iter().count() >= MAX_ROUND_EVENTS;
         let mut next = self.mark(events);
         self.take_findings();
         self.connections.collect(received, woken.instant);
@@ -247,19 +249,19 @@ impl DiscoveryDaemon {
 
     /// One batch: the registry takes what happened and what was asked, what it changes is stored,
     /// and then its effects are performed.
-    fn decide(&mut self, received: &mut Vec<Received>, now: Moment) -> Next {
+    fn decide(&mut self, received: &mut Vec<Received>, now: Timestamp) -> Next {
         for input in std::mem::take(&mut self.inbox) {
             self.registry.handle(input, now);
         }
         self.hear(received, now);
         for connection in self.connections.take_hung_up() {
-            self.registry.handle(Input::HungUp(connection), now);
+            self.registry.handle(Input::Disconnected(connection), now);
         }
-        let all_heard = !self.connections.has_turns()
+        let all_dispatched = !self.connections.has_turns()
             && self.held.is_empty()
             && !self.listeners.iter().any(Listener::is_ready)
             && self.connections.newcomers_until().is_none_or(|until| until <= now.instant);
-        self.registry.handle(Input::Tick { all_heard }, now);
+        self.registry.handle(Input::Tick { all_dispatched }, now);
         let effects = match self.store.save(self.registry.writes()) {
             Ok(()) => self.registry.commit(now),
             Err(error) => {
@@ -274,13 +276,13 @@ impl DiscoveryDaemon {
 
     /// Hands over what was held and what was received, except what is asked by peers that must
     /// first read what they were sent, and what goes beyond a batch's work.
-    fn hear(&mut self, received: &mut Vec<Received>, now: Moment) {
+    fn hear(&mut self, received: &mut Vec<Received>, now: Timestamp) {
         let had_held = !self.held.is_empty();
         for one in received.drain(..) {
             let connection = one.from.connection;
             // A peer's later requests stay behind its earlier ones.
             if had_held
-                || self.registry.work() >= WORK_A_BATCH
+                || self.registry.cost() >= MAX_BATCH_COST
                 || self.held.has(connection)
                 || self.connections.is_held_up(connection)
             {
@@ -289,7 +291,7 @@ impl DiscoveryDaemon {
                 self.hear_one(one, now);
             }
         }
-        while self.registry.work() < WORK_A_BATCH {
+        while self.registry.cost() < MAX_BATCH_COST {
             let connections = &self.connections;
             let may_be_heard = |connection| !connections.is_held_up(connection);
             let Some(one) = self.held.next(may_be_heard) else {
@@ -301,24 +303,29 @@ impl DiscoveryDaemon {
         self.is_behind = !self.held.is_empty();
     }
 
-    fn hear_one(&mut self, one: Received, now: Moment) {
+    fn hear_one(&mut self, one: Received, now: Timestamp) {
         let Received { from, peer, is_req, body } = one;
         let request = parse(from.connection.0, body);
         let peer = self.identify(peer, &request);
         if request.as_ref().is_ok_and(|request| request.command == STATS) {
             self.registry.handle(Input::Outside(self.figures()), now);
         }
-        self.registry.handle(Input::Request(Asked { from, peer, is_req, request }), now);
+        self.registry
+            .handle(Input::Request(PeerRequest { reply_to: from, peer, is_req, request }), now);
     }
 
     /// Who a peer is. Its process matters only where it registers something, or may be refused.
-    fn identify(&self, peer: Credentials, request: &Result<DiscoveryRequest, Unreadable>) -> Peer {
+    fn identify(
+        &self,
+        peer: Credentials,
+        request: &Result<DiscoveryRequest, UnreadableRequest>,
+    ) -> PeerIdentity {
         use DiscoveryCommand::{RegisterTopic, Shutdown, UnregisterTopic};
         let matters = request.as_ref().is_ok_and(|request| {
             [RegisterTopic, UnregisterTopic, Shutdown].map(Into::into).contains(&request.command)
         });
         let process = peer.pid.filter(|_| matters).and_then(|pid| self.processes.identify(pid));
-        Peer { uid: peer.uid, process }
+        PeerIdentity { uid: peer.uid, process }
     }
 
     /// The counters and gauges of what is around the registry.
@@ -337,11 +344,11 @@ impl DiscoveryDaemon {
 
     fn perform(&mut self, effects: Effects) -> Next {
         for change in &effects.changed {
-            report::change(change);
+            audit_log::change(change);
         }
         for refusal in &effects.refused {
             if let Some(held_back) = self.refusal_log.admit(now()) {
-                report::refusal(refusal, held_back);
+                audit_log::refusal(refusal, held_back);
             }
         }
         for reply in &effects.replies {
@@ -349,13 +356,13 @@ impl DiscoveryDaemon {
             tracing::debug!(connection, status = %reply.status, bytes, "answered");
             self.connections.reply(&reply.to, &reply.body);
         }
-        for connection in effects.let_go {
+        for connection in effects.cancelled {
             self.connections.let_go(connection);
         }
-        for connection in effects.held_back {
+        for connection in effects.parked {
             // It ended before its request was heard.
             if self.connections.has_hung_up(connection) {
-                self.inbox.push(Input::HungUp(connection));
+                self.inbox.push(Input::Disconnected(connection));
             }
         }
         for process in effects.unwatch {
@@ -364,11 +371,11 @@ impl DiscoveryDaemon {
         for process in effects.watch {
             self.watch(process);
         }
-        for process in effects.look {
+        for process in effects.check {
             if self.processes.is_gone(process) {
                 self.end_of(process);
             } else if !self.processes.is_dying(process) {
-                self.inbox.push(Input::ProcessLooked(process));
+                self.inbox.push(Input::ProcessChecked(process));
             }
         }
         for probe in effects.probe {
@@ -384,7 +391,7 @@ impl DiscoveryDaemon {
     /// A process's end also answers whoever waits for a look at it.
     fn end_of(&mut self, process: Process) {
         self.inbox.push(Input::ProcessExited(process));
-        self.inbox.push(Input::ProcessLooked(process));
+        self.inbox.push(Input::ProcessChecked(process));
     }
 
     fn take_findings(&mut self) {
@@ -487,14 +494,14 @@ impl DiscoveryDaemon {
             return Err(RunError::SocketLost(path.to_owned()));
         }
         if self.store.is_lost() {
-            self.store_anew();
+            self.recreate_state_file();
         }
         Ok(())
     }
 
     /// The state file was deleted under us: all goes into a new one. The history is gone with the
     /// old one, so another begins.
-    fn store_anew(&mut self) {
+    fn recreate_state_file(&mut self) {
         let State::File(path) = &self.state else { return };
         let epoch = random_u64();
         let snapshot = self.registry.snapshot(epoch);
@@ -506,9 +513,9 @@ impl DiscoveryDaemon {
         match written {
             Ok(store) => {
                 self.store = store;
-                self.registry.begin_epoch(epoch);
+                self.registry.reset_history(epoch);
                 // Who watches is told with the next batch: now.
-                self.inbox.push(Input::Tick { all_heard: false });
+                self.inbox.push(Input::Tick { all_dispatched: false });
                 tracing::warn!("the state file was deleted or replaced: a new one is written");
             }
             Err(error) => tracing::error!("the state file was deleted or replaced: {error}"),
@@ -520,8 +527,8 @@ impl DiscoveryDaemon {
         // First of all the socket files go, so that clients turn to the next daemon.
         self.listeners.clear();
         // Whoever waits for a look at somebody else is answered without.
-        self.inbox.push(Input::Closing);
-        self.decide(&mut Vec::new(), moment());
+        self.inbox.push(Input::ShuttingDown);
+        self.decide(&mut Vec::new(), timestamp());
         self.connections.flush();
         let deadline = now() + LAST_REPLIES;
         while !self.connections.all_sent() {
@@ -567,7 +574,7 @@ fn warn_if_exposed(address: &Address) {
     }
 }
 
-fn parse(connection: usize, body: Body) -> Result<DiscoveryRequest, Unreadable> {
+fn parse(connection: usize, body: Body) -> Result<DiscoveryRequest, UnreadableRequest> {
     let (problem, asks_for_ext) = match body {
         Body::Whole(bytes) => match DiscoveryRequest::from_bytes(&bytes) {
             Ok(request) => {
@@ -586,5 +593,5 @@ fn parse(connection: usize, body: Body) -> Result<DiscoveryRequest, Unreadable> 
         }
     };
     tracing::debug!(connection, problem, "asked what cannot be read");
-    Err(Unreadable { problem, asks_for_ext })
+    Err(UnreadableRequest { problem, asks_for_ext })
 }

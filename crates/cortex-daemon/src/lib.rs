@@ -11,6 +11,7 @@
 //! The binary `cortex-discovery` is this library with a command line. Signals are the binary's:
 //! a program that embeds the daemon ends it with a [`StopHandle`].
 
+mod audit_log;
 mod config;
 mod daemon;
 #[expect(clippy::disallowed_methods, reason = "the edge is where clocks and files are")]
@@ -19,7 +20,6 @@ mod error;
 mod held;
 pub mod peer;
 pub mod registry;
-mod report;
 mod startup;
 pub mod zmtp;
 

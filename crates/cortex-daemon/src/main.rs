@@ -51,7 +51,7 @@ struct Arguments {
     )]
     state: Option<PathBuf>,
 
-    /// Keep topics in memory only: they are lost when the daemon ends.
+    /// Hold topics in memory only: they are lost when the daemon ends.
     #[arg(long, conflicts_with = "state")]
     no_state: bool,
 

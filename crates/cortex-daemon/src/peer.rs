@@ -17,7 +17,7 @@ pub struct ReplyTo {
 
 /// Who a peer is, as far as the system tells. Over TCP it tells nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Peer {
+pub struct PeerIdentity {
     /// Its user.
     pub uid: Option<u32>,
     /// Its process.

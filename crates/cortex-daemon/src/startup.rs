@@ -4,13 +4,13 @@ use cortex_proto::DecodeError;
 use thiserror::Error;
 
 use crate::config::{Config, State};
-use crate::edge::clock::moment;
+use crate::edge::clock::timestamp;
 use crate::edge::credentials::own_uid;
 use crate::edge::processes::Host;
 use crate::edge::random::random_u64;
 use crate::edge::state_file::StoreError;
 use crate::edge::store::{HISTORY, Loaded, Store};
-use crate::registry::{Access, Keep, Record, Registry, Settings, Snapshot, Write};
+use crate::registry::{Access, Hold, Record, Registry, Settings, Snapshot, Write};
 
 /// Why a daemon cannot start from its state.
 #[derive(Debug, Error)]
@@ -54,7 +54,7 @@ pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry),
         pid: std::process::id(),
         history: usize::try_from(HISTORY).unwrap_or(usize::MAX),
     };
-    Ok((store, Registry::restore(settings, snapshot, moment())?))
+    Ok((store, Registry::restore(settings, snapshot, timestamp())?))
 }
 
 /// A new history, of which only what outlives a boot is known: after one no process is left, and
@@ -62,7 +62,7 @@ pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry),
 fn begin(stored: Option<Snapshot>) -> Snapshot {
     let mut snapshot = stored.unwrap_or_default();
     let before = snapshot.records.len();
-    snapshot.records.retain(|record| record.keep == Keep::Static);
+    snapshot.records.retain(|record| record.hold == Hold::Static);
     if before > 0 {
         let kept = snapshot.records.len();
         tracing::info!(kept, dropped = before - kept, "the machine has booted: static topics stay");
@@ -98,25 +98,25 @@ mod tests {
     use super::*;
     use crate::peer::Process;
 
-    fn record(name: &str, keep: Keep) -> Record {
+    fn record(name: &str, hold: Hold) -> Record {
         Record {
             name: TopicName::new(name).unwrap(),
-            place: 3,
+            order: 3,
             packed: [].into(),
             revision: 5,
             changed_ms: 0,
             uid: Some(1),
             process: Some(Process { pid: 10, start_time: 20 }),
-            keep,
+            hold,
             found_alive: true,
         }
     }
 
     fn stored() -> Snapshot {
-        let session = Keep::Session { id: "s".into(), lease_ms: 10_000 };
+        let session = Hold::Session { id: "s".into(), lease_ms: 10_000 };
         let records = vec![
-            record("/process", Keep::Process),
-            record("/static", Keep::Static),
+            record("/process", Hold::Process),
+            record("/static", Hold::Static),
             record("/session", session),
         ];
         Snapshot { epoch: 7, revision: 9, records, history: Vec::new() }
@@ -133,7 +133,7 @@ mod tests {
     fn after_a_boot_only_static_topics_stay_in_another_epoch() {
         let snapshot = begin(Some(stored()));
         assert_ne!(snapshot.epoch, 7);
-        let expected = Record { process: None, ..record("/static", Keep::Static) };
+        let expected = Record { process: None, ..record("/static", Hold::Static) };
         assert_eq!((snapshot.revision, snapshot.records), (9, vec![expected]));
     }
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::watcher::Watcher;
 use common::{REMOTE, World, info, local};
-use cortex_daemon::peer::Peer;
-use cortex_daemon::registry::Finding;
+use cortex_daemon::peer::PeerIdentity;
+use cortex_daemon::registry::ProbeResult;
 use cortex_proto::{
     DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt, Session, TopicInfo,
 };
@@ -35,9 +35,9 @@ impl Chance {
 
 /// A node that lives.
 struct Node {
-    peer: Peer,
+    peer: PeerIdentity,
     /// The request by which it waits for its neighbour's topic, until it has found it.
-    waits_as: Option<usize>,
+    parked_request: Option<usize>,
 }
 
 struct Fleet {
@@ -79,12 +79,12 @@ impl Fleet {
         self.births += 1;
         let is_remote = number.is_multiple_of(REMOTE_EACH);
         let peer = if is_remote { REMOTE } else { local(1, 1000 + self.births) };
-        self.living.insert(number, Node { peer, waits_as: None });
+        self.living.insert(number, Node { peer, parked_request: None });
         self.dying.remove(&number);
         let session = Session { id: format!("{number}"), lease_ms: Some(LEASE_MS) };
         let ext = RequestExt { session: is_remote.then_some(session), ..RequestExt::default() };
         for topic in topics(number) {
-            self.world.set_endpoint(&topic.address, Finding::Greets);
+            self.world.set_endpoint(&topic.address, ProbeResult::Alive);
             let register = DiscoveryRequest::register(topic).with_ext(ext.clone());
             let replies = self.ask(number, vec![register]);
             assert_eq!(replies[0].status, DiscoveryStatus::Ok, "{replies:?}");
@@ -97,7 +97,7 @@ impl Fleet {
         let peer = self.living[&number].peer;
         let asked = self.world.send(peer, DiscoveryRequest::wait(wanted.name.as_str(), 60_000));
         if let Some(node) = self.living.get_mut(&number) {
-            node.waits_as = Some(asked);
+            node.parked_request = Some(asked);
         }
     }
 
@@ -110,7 +110,7 @@ impl Fleet {
             }
         }
         for topic in topics(number) {
-            self.world.set_endpoint(&topic.address, Finding::Dead);
+            self.world.set_endpoint(&topic.address, ProbeResult::Dead);
         }
         let node = self.living.remove(&number).unwrap();
         if let Some(process) = node.peer.process {
@@ -125,7 +125,7 @@ impl Fleet {
             .living
             .iter()
             .filter_map(|(number, node)| {
-                Some((*number, self.world.replies.remove(&node.waits_as?)?))
+                Some((*number, self.world.replies.remove(&node.parked_request?)?))
             })
             .collect();
         for (number, reply) in answered {
@@ -133,7 +133,7 @@ impl Fleet {
                 let [wanted, _] = topics((number + 1) % NODES);
                 assert_eq!(reply.topic_info, Some(wanted));
                 self.found += 1;
-                self.living.get_mut(&number).unwrap().waits_as = None;
+                self.living.get_mut(&number).unwrap().parked_request = None;
             } else {
                 self.wait_for_neighbour(number);
             }
@@ -155,9 +155,9 @@ impl Fleet {
     fn restart(&mut self, watchers: &mut [Watcher]) {
         self.world.restart();
         for watcher in watchers {
-            watcher.lose_its_reply(&mut self.world);
+            watcher.lose_reply(&mut self.world);
         }
-        let waited = self.living.iter().filter(|(_, node)| node.waits_as.is_some());
+        let waited = self.living.iter().filter(|(_, node)| node.parked_request.is_some());
         for number in waited.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.wait_for_neighbour(number);
         }
@@ -171,7 +171,7 @@ impl Fleet {
         for (number, node) in &self.living {
             assert!(topics(*number).iter().all(|topic| known.contains(topic.name.as_str())));
             let [wanted, _] = topics((number + 1) % NODES);
-            let waits = node.waits_as.is_some();
+            let waits = node.parked_request.is_some();
             assert!(!waits || !known.contains(wanted.name.as_str()), "{number} waits in vain");
         }
         let others = list.len() - 2 * self.living.len();

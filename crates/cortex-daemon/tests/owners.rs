@@ -5,11 +5,11 @@
 mod common;
 
 use common::{PROBE_INTERVAL, REMOTE, World, info, local, process};
-use cortex_daemon::peer::{Peer, Process};
-use cortex_daemon::registry::{EventKind, Finding, Input, Reason};
+use cortex_daemon::peer::{PeerIdentity, Process};
+use cortex_daemon::registry::{EventKind, EvictionReason, Input, ProbeResult};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, RequestExt, TopicName};
 
-fn register(world: &mut World, peer: Peer, name: &str, node: &str) -> DiscoveryStatus {
+fn register(world: &mut World, peer: PeerIdentity, name: &str, node: &str) -> DiscoveryStatus {
     world.ask(peer, DiscoveryRequest::register(info(name, node))).status
 }
 
@@ -17,7 +17,7 @@ fn address(name: &str, node: &str) -> String {
     info(name, node).address
 }
 
-fn evictions(world: &World) -> Vec<(String, Reason)> {
+fn evictions(world: &World) -> Vec<(String, EvictionReason)> {
     let reason = |kind| match kind {
         EventKind::Evicted(reason) => Some(reason),
         EventKind::Registered | EventKind::Updated | EventKind::Unregistered => None,
@@ -54,11 +54,14 @@ fn a_process_ends_its_endpoint_is_looked_at_and_its_topics_go() {
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, local(1, 10), "/b", "n");
     register(&mut world, local(1, 11), "/c", "m");
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
-    world.set_endpoint(&address("/b", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
+    world.set_endpoint(&address("/b", "n"), ProbeResult::Dead);
     world.kill(process(10));
     assert_eq!(world.names(), ["/c"]);
-    let gone = [("/a".to_owned(), Reason::OwnerExited), ("/b".to_owned(), Reason::OwnerExited)];
+    let gone = [
+        ("/a".to_owned(), EvictionReason::OwnerExited),
+        ("/b".to_owned(), EvictionReason::OwnerExited),
+    ];
     assert_eq!(evictions(&world), gone);
 }
 
@@ -66,7 +69,7 @@ fn a_process_ends_its_endpoint_is_looked_at_and_its_topics_go() {
 fn a_publisher_that_lives_is_never_looked_at_nor_evicted() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.pass(3600);
     assert_eq!(
         world.names(),
@@ -81,7 +84,7 @@ fn what_cannot_be_told_never_evicts() {
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, REMOTE, "/b", "n");
     for name in ["/a", "/b"] {
-        world.set_endpoint(&address(name, "n"), Finding::Unknown);
+        world.set_endpoint(&address(name, "n"), ProbeResult::Unknown);
     }
     world.kill(process(10));
     world.pass(600);
@@ -96,28 +99,28 @@ fn an_orphan_whose_endpoint_greets_stays_and_is_looked_at_until_it_does_not() {
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Orphaned);
     world.pass(600);
     assert_eq!(world.names(), ["/a"]);
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.pass(PROBE_INTERVAL.as_secs());
-    assert_eq!(evictions(&world), [("/a".to_owned(), Reason::OwnerExited)]);
+    assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
 }
 
 #[test]
 fn an_orphan_that_is_silent_twice_is_held_by_a_forked_child_and_goes() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
-    world.set_endpoint(&address("/a", "n"), Finding::Silent);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
     world.kill(process(10));
     assert_eq!(world.names(), ["/a"], "once may be chance");
     world.pass(PROBE_INTERVAL.as_secs());
-    assert_eq!(evictions(&world), [("/a".to_owned(), Reason::OwnerExited)]);
+    assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
 }
 
 #[test]
 fn a_late_look_does_not_hit_the_new_registration() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
-    world.held_probes = Some(Vec::new());
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.delayed_probes = Some(Vec::new());
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.kill(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "n"), DiscoveryStatus::Ok);
     world.answer_probes();
@@ -131,7 +134,7 @@ fn a_late_end_does_not_hit_the_new_owner() {
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, local(1, 11), "/a", "n");
     assert_eq!(world.watched, [process(11)].into());
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.deliver(vec![Input::ProcessExited(process(10))]);
     world.pass(60);
     assert_eq!(world.names(), ["/a"]);
@@ -143,18 +146,18 @@ fn results_that_nobody_asked_for_mean_nothing() {
     register(&mut world, local(1, 10), "/a", "n");
     let name = TopicName::new("/a").unwrap();
     for revision in 0..4 {
-        let finding = Finding::Dead;
+        let finding = ProbeResult::Dead;
         world.deliver(vec![Input::EndpointProbed { name: name.clone(), revision, finding }]);
     }
-    world.deliver(vec![Input::ProcessLooked(process(10)), Input::ProcessUnseen(process(99))]);
+    world.deliver(vec![Input::ProcessChecked(process(10)), Input::ProcessUnseen(process(99))]);
     assert_eq!(world.names(), ["/a"]);
 }
 
 #[test]
 fn a_process_that_died_before_it_could_be_watched_is_gone() {
     let mut world = World::new();
-    world.kill_unheard(process(10));
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.kill_unnoticed(process(10));
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     assert_eq!(register(&mut world, local(1, 10), "/a", "n"), DiscoveryStatus::Ok);
     assert_eq!(world.names(), Vec::<String>::new());
 }
@@ -163,9 +166,9 @@ fn a_process_that_died_before_it_could_be_watched_is_gone() {
 fn a_pid_that_comes_back_is_another_process() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     let again = Process { start_time: 12_345, ..process(10) };
-    let peer = Peer { uid: Some(1), process: Some(again) };
+    let peer = PeerIdentity { uid: Some(1), process: Some(again) };
     register(&mut world, peer, "/b", "m");
     world.kill(process(10));
     assert_eq!(world.names(), ["/b"]);
@@ -176,22 +179,22 @@ fn an_unseen_owner_s_topic_goes_after_two_failures_if_it_was_once_alive() {
     let mut world = World::new();
     register(&mut world, REMOTE, "/a", "n");
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Alive);
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.pass(PROBE_INTERVAL.as_secs());
     assert_eq!(world.names(), ["/a"], "one failure may be chance");
-    world.set_endpoint(&address("/a", "n"), Finding::Greets);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Alive);
     world.pass(PROBE_INTERVAL.as_secs());
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.pass(PROBE_INTERVAL.as_secs());
     assert_eq!(world.names(), ["/a"], "failures count in a row");
     world.pass(PROBE_INTERVAL.as_secs());
-    assert_eq!(evictions(&world), [("/a".to_owned(), Reason::EndpointDead)]);
+    assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::EndpointDead)]);
 }
 
 #[test]
 fn an_unseen_owner_s_topic_that_was_never_found_alive_stays() {
     let mut world = World::new();
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     register(&mut world, REMOTE, "/a", "n");
     world.pass(3600);
     assert_eq!(world.names(), ["/a"], "it may lie behind a firewall");
@@ -204,21 +207,21 @@ fn a_process_that_cannot_be_watched_is_unseen() {
     world.unseen.insert(process(10));
     register(&mut world, local(1, 10), "/a", "n");
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Alive);
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.pass(2 * PROBE_INTERVAL.as_secs());
-    assert_eq!(evictions(&world), [("/a".to_owned(), Reason::EndpointDead)]);
+    assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::EndpointDead)]);
 }
 
 #[test]
 fn a_silent_endpoint_is_looked_at_ever_more_rarely() {
     let mut world = World::new();
-    world.set_endpoint(&address("/a", "n"), Finding::Silent);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
     register(&mut world, REMOTE, "/a", "n");
     let mut looks = Vec::new();
     for second in 1..=300 {
-        world.held_probes = Some(Vec::new());
+        world.delayed_probes = Some(Vec::new());
         world.pass(1);
-        if world.held_probes.as_ref().is_some_and(|held| !held.is_empty()) {
+        if world.delayed_probes.as_ref().is_some_and(|held| !held.is_empty()) {
             looks.push(second);
         }
         world.answer_probes();
@@ -230,12 +233,12 @@ fn a_silent_endpoint_is_looked_at_ever_more_rarely() {
 fn another_node_gets_the_topic_of_a_process_that_has_just_died() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
-    world.set_endpoint(&address("/a", "old"), Finding::Dead);
+    world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
     // The poll has not told of its end yet.
-    world.kill_unheard(process(10));
+    world.kill_unnoticed(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "new"), DiscoveryStatus::Ok);
     assert_eq!(world.list(), [info("/a", "new")]);
-    assert_eq!(evictions(&world), [("/a".to_owned(), Reason::OwnerExited)]);
+    assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
 }
 
 #[test]
@@ -251,7 +254,7 @@ fn another_node_is_refused_while_the_owner_lives() {
 fn a_refusal_waits_for_the_look_but_not_longer_than_a_second() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
-    world.held_probes = Some(Vec::new());
+    world.delayed_probes = Some(Vec::new());
     world.kill(process(10));
     let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
     assert_eq!(world.replies.get(&number), None, "it waits");
@@ -264,9 +267,9 @@ fn a_refusal_waits_for_the_look_but_not_longer_than_a_second() {
 fn of_two_who_wait_for_a_dead_owner_s_topic_the_first_gets_it() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
-    world.set_endpoint(&address("/a", "old"), Finding::Dead);
-    world.kill_unheard(process(10));
-    world.held_probes = Some(Vec::new());
+    world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
+    world.kill_unnoticed(process(10));
+    world.delayed_probes = Some(Vec::new());
     let first = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "first")));
     let second = world.send(local(1, 12), DiscoveryRequest::register(info("/a", "second")));
     world.answer_probes();
@@ -281,7 +284,7 @@ fn an_orphan_is_looked_at_before_another_node_is_refused() {
     register(&mut world, local(1, 10), "/a", "old");
     world.kill(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "new"), DiscoveryStatus::AlreadyExists);
-    world.set_endpoint(&address("/a", "old"), Finding::Dead);
+    world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
     assert_eq!(register(&mut world, local(1, 11), "/a", "new"), DiscoveryStatus::Ok);
 }
 
@@ -293,8 +296,8 @@ fn a_user_is_refused_another_s_topic_only_if_its_owner_lives() {
     assert_eq!(reply.status, DiscoveryStatus::Error);
     let message = "Topic /a is not registered: it belongs to user 1, and you are user 2";
     assert_eq!(reply.message, message);
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
-    world.kill_unheard(process(10));
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
+    world.kill_unnoticed(process(10));
     assert_eq!(register(&mut world, local(2, 11), "/a", "n"), DiscoveryStatus::Ok);
 }
 
@@ -303,7 +306,7 @@ fn a_node_that_comes_back_in_a_new_process_keeps_its_place() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, local(1, 12), "/b", "m");
-    world.kill_unheard(process(10));
+    world.kill_unnoticed(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "n"), DiscoveryStatus::Ok);
     assert_eq!(world.names(), ["/a", "/b"]);
     assert_eq!(world.watched, [process(11), process(12)].into());
@@ -317,11 +320,15 @@ fn a_restart_keeps_the_living_and_evicts_the_dead() {
     for (pid, name) in [(10, "/a"), (11, "/b"), (12, "/c")] {
         register(&mut world, local(1, pid), name, "n");
     }
-    world.kill_unheard(process(11));
-    world.set_endpoint(&address("/b", "n"), Finding::Dead);
+    world.kill_unnoticed(process(11));
+    world.set_endpoint(&address("/b", "n"), ProbeResult::Dead);
     world.restart();
     assert_eq!(world.names(), ["/a", "/c"]);
-    assert_eq!(evictions(&world), [("/b".to_owned(), Reason::OwnerExited)], "an ordinary event");
+    assert_eq!(
+        evictions(&world),
+        [("/b".to_owned(), EvictionReason::OwnerExited)],
+        "an ordinary event"
+    );
     assert_eq!(world.events.last().unwrap().1.revision, 4);
     assert_eq!(world.watched, [process(10), process(12)].into());
 }
@@ -331,17 +338,17 @@ fn an_unseen_endpoint_s_past_survives_a_restart() {
     let mut world = World::new();
     register(&mut world, REMOTE, "/a", "n");
     assert_eq!(world.events.len(), 1, "to be found alive is no event");
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.restart();
     world.pass(PROBE_INTERVAL.as_secs());
-    assert_eq!(evictions(&world), [("/a".to_owned(), Reason::EndpointDead)]);
+    assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::EndpointDead)]);
 }
 
 #[test]
 fn an_eviction_that_cannot_be_stored_is_tried_again() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.disk_is_full = true;
     world.kill(process(10));
     world.pass(5);
@@ -349,7 +356,7 @@ fn an_eviction_that_cannot_be_stored_is_tried_again() {
     assert_eq!(evictions(&world), []);
     world.disk_is_full = false;
     world.pass(2);
-    assert_eq!(evictions(&world), [("/a".to_owned(), Reason::OwnerExited)]);
+    assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
     assert_eq!(world.names(), Vec::<String>::new());
 }
 
@@ -358,12 +365,12 @@ fn a_process_that_cannot_be_watched_is_asked_for_at_each_look_and_before_a_refus
     let mut world = World::new();
     world.unseen.insert(process(10));
     // Never found alive, so that its endpoint alone could not evict it.
-    world.set_endpoint(&address("/a", "n"), Finding::Dead);
-    world.set_endpoint(&address("/b", "n"), Finding::Dead);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
+    world.set_endpoint(&address("/b", "n"), ProbeResult::Dead);
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, local(1, 10), "/b", "n");
     assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::AlreadyExists);
-    world.kill_unheard(process(10));
+    world.kill_unnoticed(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::Ok);
     world.pass(60);
     assert_eq!(world.names(), ["/a"], "the other one went with the next look");
@@ -374,8 +381,8 @@ fn a_process_that_cannot_be_watched_is_asked_for_at_each_look_and_before_a_refus
 fn one_who_waits_is_told_when_nothing_can_be_stored() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
-    world.set_endpoint(&address("/a", "old"), Finding::Dead);
-    world.kill_unheard(process(10));
+    world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
+    world.kill_unnoticed(process(10));
     world.disk_is_full = true;
     let reply = world.ask(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
     assert_eq!(reply.status, DiscoveryStatus::Error, "not ALREADY_EXISTS because of the dead");
@@ -388,10 +395,10 @@ fn one_who_waits_is_told_when_nothing_can_be_stored() {
 fn whoever_waits_when_the_daemon_ends_is_answered() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
-    world.held_probes = Some(Vec::new());
+    world.delayed_probes = Some(Vec::new());
     world.kill(process(10));
     let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
-    world.deliver(vec![Input::Closing]);
+    world.deliver(vec![Input::ShuttingDown]);
     assert_eq!(world.replies[&number].status, DiscoveryStatus::AlreadyExists);
 }
 
@@ -399,7 +406,7 @@ fn whoever_waits_when_the_daemon_ends_is_answered() {
 fn only_so_many_wait_of_one_user() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
-    world.held_probes = Some(Vec::new());
+    world.delayed_probes = Some(Vec::new());
     world.kill(process(10));
     let try_as = |world: &mut World, uid: u32| {
         let number = world.send(local(uid, 11), DiscoveryRequest::register(info("/a", "new")));
@@ -413,12 +420,12 @@ fn only_so_many_wait_of_one_user() {
 #[test]
 fn a_look_for_what_was_taken_back_does_not_hit_what_has_its_number_next() {
     let mut world = World::new();
-    world.held_probes = Some(Vec::new());
+    world.delayed_probes = Some(Vec::new());
     world.disk_is_full = true;
     register(&mut world, REMOTE, "/a", "n");
     world.disk_is_full = false;
     let moved = cortex_proto::TopicInfo { address: "ipc:///moved".into(), ..info("/a", "n") };
-    world.set_endpoint("ipc:///moved", Finding::Unknown);
+    world.set_endpoint("ipc:///moved", ProbeResult::Unknown);
     world.ask(REMOTE, DiscoveryRequest::register(moved));
     world.answer_probes();
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Unknown);

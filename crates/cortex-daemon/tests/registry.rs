@@ -5,7 +5,7 @@
 mod common;
 
 use common::{REMOTE, World, info, local, settings};
-use cortex_daemon::registry::{Asked, EventKind, Input, Limits, Snapshot, Unreadable};
+use cortex_daemon::registry::{EventKind, Input, Limits, PeerRequest, Snapshot, UnreadableRequest};
 use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestedCommand,
     ResponseExt, TopicInfo,
@@ -62,9 +62,9 @@ fn an_unknown_command_is_named() {
 fn what_cannot_be_read_is_answered_in_its_turn() {
     for asks_for_ext in [false, true] {
         let mut world = World::new();
-        let unreadable = Unreadable { problem: "it is nonsense".into(), asks_for_ext };
-        let from = common::reply_to(9);
-        let asked = Asked { from, peer: REMOTE, is_req: false, request: Err(unreadable) };
+        let unreadable = UnreadableRequest { problem: "it is nonsense".into(), asks_for_ext };
+        let reply_to = common::reply_to(9);
+        let asked = PeerRequest { reply_to, peer: REMOTE, is_req: false, request: Err(unreadable) };
         world.deliver(vec![Input::Request(asked)]);
         let message = "Failed to parse request: it is nonsense";
         let ext = asks_for_ext.then(ResponseExt::default);
@@ -164,17 +164,18 @@ fn topics_have_a_limit_that_does_not_hinder_those_that_are_there() {
 fn a_list_that_nothing_changed_is_not_made_again() {
     let mut world = World::new();
     reply(&mut world, DiscoveryRequest::register(info("/a", "n")));
-    let mut work = || {
+    let mut cost = || {
         let request = Ok(DiscoveryRequest::list());
-        let asked = Asked { from: common::reply_to(9), peer: REMOTE, is_req: false, request };
+        let asked =
+            PeerRequest { reply_to: common::reply_to(9), peer: REMOTE, is_req: false, request };
         world.registry.handle(Input::Request(asked), world.now);
-        let work = world.registry.work();
+        let work = world.registry.cost();
         let effects = world.registry.commit(world.now);
         assert_eq!(effects.replies.len(), 1);
         work
     };
-    work();
-    assert_eq!(work(), 0);
+    cost();
+    assert_eq!(cost(), 0);
 }
 
 /// What a request should lead to, by the protocol's table.

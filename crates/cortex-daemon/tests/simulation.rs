@@ -8,8 +8,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{REMOTE, World, info, local};
-use cortex_daemon::peer::{Peer, Process};
-use cortex_daemon::registry::Finding;
+use cortex_daemon::peer::{PeerIdentity, Process};
+use cortex_daemon::registry::ProbeResult;
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, Session, TopicInfo};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ enum Step {
     Register { node: usize, topic: usize, hold: usize },
     Unregister { node: usize, topic: usize },
     Kill { node: usize },
-    Endpoint { topic: usize, node: usize, finding: Finding },
+    Endpoint { topic: usize, node: usize, finding: ProbeResult },
     Renew { node: usize },
     Pass { seconds: u64 },
     Disk { full: bool },
@@ -32,10 +32,10 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Step> {
     let findings = prop_oneof![
-        3 => Just(Finding::Dead),
-        1 => Just(Finding::Silent),
-        2 => Just(Finding::Greets),
-        1 => Just(Finding::Unknown),
+        3 => Just(ProbeResult::Dead),
+        1 => Just(ProbeResult::Silent),
+        2 => Just(ProbeResult::Alive),
+        1 => Just(ProbeResult::Unknown),
     ];
     prop_oneof![
         8 => (0..4_usize, 0..3_usize, 0..4_usize)
@@ -59,7 +59,7 @@ const NODES: [&str; 4] = ["n0", "n1", "n2", "remote"];
 #[derive(Clone, Debug)]
 struct Known {
     info: TopicInfo,
-    owner: Peer,
+    owner: PeerIdentity,
     hold: usize,
     found_alive: bool,
     /// How long its session still has, in s.
@@ -71,7 +71,7 @@ struct Fleet {
     /// How often each node has been started: a new life is a new process.
     lives: [u32; 4],
     known: Vec<Known>,
-    endpoints: BTreeMap<String, Finding>,
+    endpoints: BTreeMap<String, ProbeResult>,
 }
 
 impl Fleet {
@@ -80,15 +80,15 @@ impl Fleet {
     }
 
     /// A node's peer: two users, and one over TCP.
-    fn peer(&self, node: usize) -> Peer {
+    fn peer(&self, node: usize) -> PeerIdentity {
         match node {
             3 => REMOTE,
             _ => local(u32::from(node == 2), 10 + 100 * self.lives[node] + node_number(node)),
         }
     }
 
-    fn finding(&self, info: &TopicInfo) -> Finding {
-        self.endpoints.get(&info.address).copied().unwrap_or(Finding::Greets)
+    fn finding(&self, info: &TopicInfo) -> ProbeResult {
+        self.endpoints.get(&info.address).copied().unwrap_or(ProbeResult::Alive)
     }
 
     fn is_dead(&self, process: Option<Process>) -> bool {
@@ -224,7 +224,8 @@ impl Fleet {
             let known = &mut self.known[at];
             let is_looked_at = known.hold == 1
                 && (known.owner.process.is_none() || known_dead(&self.world, known));
-            if !full && is_looked_at && matches!(finding, Finding::Greets | Finding::Silent) {
+            if !full && is_looked_at && matches!(finding, ProbeResult::Alive | ProbeResult::Silent)
+            {
                 known.found_alive = true;
             }
         }
@@ -233,10 +234,10 @@ impl Fleet {
     fn is_gone(&self, known: &Known) -> bool {
         let finding = self.finding(&known.info);
         match known.hold {
-            1 if known.owner.process.is_none() => known.found_alive && finding == Finding::Dead,
+            1 if known.owner.process.is_none() => known.found_alive && finding == ProbeResult::Dead,
             1 => {
                 self.is_dead(known.owner.process)
-                    && matches!(finding, Finding::Dead | Finding::Silent)
+                    && matches!(finding, ProbeResult::Dead | ProbeResult::Silent)
             }
             2 => false,
             _ => known.lease_left == 0,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::watcher::Watcher;
 use common::{REMOTE, Settings, World, info, local, reply_to, settings};
 use cortex_daemon::peer::ConnectionId;
-use cortex_daemon::registry::{Asked, Finding, Input, Snapshot};
+use cortex_daemon::registry::{Input, PeerRequest, ProbeResult, Snapshot};
 use cortex_proto::{
     DiscoveryRequest, DiscoveryStatus, EventKind, RemovalReason, RequestExt, ResponseExt, Since,
     TopicInfo,
@@ -334,7 +334,7 @@ fn the_reason_of_an_eviction_is_told() {
     let mut world = World::new();
     register(&mut world, "/x", "node");
     let asked = world.send(REMOTE, watch(None, at(1), MINUTE_MS));
-    world.set_endpoint(&info("/x", "node").address, Finding::Dead);
+    world.set_endpoint(&info("/x", "node").address, ProbeResult::Dead);
     world.kill(common::process(10));
     let events = told(&mut world, asked).events.unwrap();
     assert_eq!(events[0].kind, EventKind::Evicted);
@@ -397,15 +397,15 @@ fn a_req_socket_that_asks_again_has_given_up_what_it_waited_for() {
     let mut world = World::new();
     let ask = |connection, is_req, request| {
         let from = reply_to(connection);
-        Input::Request(Asked { from, peer: REMOTE, is_req, request: Ok(request) })
+        Input::Request(PeerRequest { reply_to: from, peer: REMOTE, is_req, request: Ok(request) })
     };
     for is_req in [true, false] {
         let connection = 100 + usize::from(is_req);
         world.deliver(vec![ask(connection, is_req, wait("/x", MINUTE_MS))]);
-        assert_eq!(world.held_back.pop(), Some(connection));
+        assert_eq!(world.parked.pop(), Some(connection));
         world.deliver(vec![ask(connection, is_req, DiscoveryRequest::ping())]);
         assert_eq!(world.replies.remove(&connection).unwrap().message, "pong");
-        assert_eq!(world.let_go.pop(), is_req.then_some(connection));
+        assert_eq!(world.cancelled.pop(), is_req.then_some(connection));
     }
     register(&mut world, "/x", "node");
     assert!(world.replies.remove(&101).is_none() && world.replies.remove(&100).is_some());
@@ -416,9 +416,12 @@ fn who_has_hung_up_is_not_answered() {
     let mut world = World::new();
     let asked = world.send(REMOTE, wait("/x", MINUTE_MS));
     let watching = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
-    assert_eq!(world.held_back, [asked, watching]);
-    world.deliver(vec![Input::HungUp(ConnectionId(asked)), Input::HungUp(ConnectionId(99))]);
-    assert_eq!(world.let_go, [asked]);
+    assert_eq!(world.parked, [asked, watching]);
+    world.deliver(vec![
+        Input::Disconnected(ConnectionId(asked)),
+        Input::Disconnected(ConnectionId(99)),
+    ]);
+    assert_eq!(world.cancelled, [asked]);
     register(&mut world, "/x", "node");
     told(&mut world, watching);
     assert!(world.replies.is_empty());
@@ -430,7 +433,7 @@ fn at_the_end_everybody_is_answered() {
     let mut world = World::new();
     let waiting = world.send(REMOTE, wait("/x", MINUTE_MS));
     let watching = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
-    world.deliver(vec![Input::Closing]);
+    world.deliver(vec![Input::ShuttingDown]);
     assert_eq!(world.replies.remove(&waiting).unwrap().status, DiscoveryStatus::NotFound);
     assert_eq!(told(&mut world, watching).events, Some(vec![]));
 }
@@ -528,7 +531,7 @@ fn play(world: &mut World, watchers: &mut [Watcher], step: Step, epoch: u64) {
             world.ask(owner(topic, world), DiscoveryRequest::unregister(NAMES[topic]));
         }
         Step::Evict { topic } => {
-            world.set_endpoint(&info(NAMES[topic], "node").address, Finding::Dead);
+            world.set_endpoint(&info(NAMES[topic], "node").address, ProbeResult::Dead);
             world.kill(owner(topic, world).process.unwrap());
         }
         Step::Several { first } => {
@@ -542,12 +545,12 @@ fn play(world: &mut World, watchers: &mut [Watcher], step: Step, epoch: u64) {
         Step::Disk { full } => world.disk_is_full = full,
         Step::Look { watcher } => watchers[watcher].catch_up(world),
         Step::Lose { watcher } => {
-            watchers[watcher].lose_its_reply(world);
+            watchers[watcher].lose_reply(world);
         }
         Step::Restart => {
             world.restart();
             for watcher in watchers {
-                watcher.lose_its_reply(world);
+                watcher.lose_reply(world);
             }
         }
         Step::NewEpoch => world.lose_state(epoch),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::registry::Moment;
+use crate::registry::Timestamp;
 
 /// A wake-up this late, or a sleep of the machine this long, is a gap in which nobody was heard.
 const GAP: Duration = Duration::from_secs(1);
@@ -12,27 +12,27 @@ pub(crate) fn now() -> Instant {
 }
 
 /// Now, on both clocks.
-pub(crate) fn moment() -> Moment {
+pub(crate) fn timestamp() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unix_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
-    Moment { instant: now(), unix_ms }
+    Timestamp { instant: now(), unix_ms }
 }
 
 /// Notices when the machine or the daemon stood still.
 #[derive(Debug)]
-pub(crate) struct GapWatch {
+pub(crate) struct SuspendDetector {
     /// How long the machine has been suspended since it booted.
     suspended: Duration,
     last_wake_up: Instant,
 }
 
-impl GapWatch {
+impl SuspendDetector {
     pub(crate) fn new() -> Self {
         Self { suspended: suspended(), last_wake_up: now() }
     }
 
     /// Whether there was a gap before this wake-up, which was meant for `planned` at the latest.
-    pub(crate) fn has_passed(&mut self, planned: Instant, now: Instant) -> bool {
+    pub(crate) fn detects_gap(&mut self, planned: Instant, now: Instant) -> bool {
         let before = std::mem::replace(&mut self.suspended, suspended());
         let was_suspended = self.suspended.saturating_sub(before) >= GAP;
         let last = std::mem::replace(&mut self.last_wake_up, now);

@@ -14,11 +14,11 @@ use crate::peer::{ConnectionId, ReplyTo};
 use crate::zmtp::{Connection, Envelope, Event, Violation};
 
 /// The most requests taken from one peer in one turn.
-const REQUESTS_A_TURN: usize = 64;
+const MAX_TURN_REQUESTS: usize = 64;
 /// With more bytes than this in its requests, a peer's turn is over.
-const BYTES_A_TURN: usize = 64 * 1024;
+const MAX_TURN_BYTES: usize = 64 * 1024;
 /// The most reads from one peer in one turn.
-const READS_A_TURN: usize = 4;
+const MAX_TURN_READS: usize = 4;
 
 pub(super) struct Peer {
     pub(super) stream: Stream,
@@ -151,7 +151,7 @@ impl Peer {
 
     /// Reads and forgets what it still says.
     pub(super) fn discard_input(&mut self, buffer: &mut [u8]) {
-        for _ in 0..READS_A_TURN {
+        for _ in 0..MAX_TURN_READS {
             if !matches!(self.stream.read(buffer), Ok(count) if count > 0) {
                 break;
             }
@@ -203,7 +203,7 @@ impl Peer {
                     }
                     Event::Dropped => *dropped += 1,
                 }
-                if requests == REQUESTS_A_TURN || bytes > BYTES_A_TURN {
+                if requests == MAX_TURN_REQUESTS || bytes > MAX_TURN_BYTES {
                     return Ok(true);
                 }
             }
@@ -211,7 +211,7 @@ impl Peer {
             if !may_read || !self.zmtp.wants_input() {
                 return Ok(false);
             }
-            if reads == READS_A_TURN {
+            if reads == MAX_TURN_READS {
                 return Ok(true);
             }
             reads += 1;

@@ -27,14 +27,14 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a peer takes from its connect to its first request, when it has one.
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
 /// The most requests taken from all peers before they are answered.
-const REQUESTS_A_ROUND: usize = 1024;
+const MAX_ROUND_REQUESTS: usize = 1024;
 /// The most connections taken from one listener in one round.
-const ACCEPTS_A_ROUND: usize = 256;
+const MAX_ROUND_ACCEPTS: usize = 256;
 /// How long the door stays shut when the system can give us no connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const READ_BUFFER: usize = 64 * 1024;
 /// The most bytes of memory that replies take which peers do not read.
-const MOST_UNREAD: usize = 256 * 1024 * 1024;
+const MAX_UNREAD: usize = 256 * 1024 * 1024;
 /// After so many bytes more it is counted again how much memory they take.
 const COUNT_AGAIN: usize = 32 * 1024 * 1024;
 
@@ -75,12 +75,12 @@ pub(crate) struct Connections {
     refused_log: LogLimit,
     shed_log: LogLimit,
     violation_log: LogLimit,
-    counters: Counters,
+    counters: ConnectionCounters,
 }
 
 /// What has happened since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counters {
+pub(crate) struct ConnectionCounters {
     /// Connections taken.
     pub(crate) accepted: u64,
     /// Connections closed at once, since there were too many.
@@ -104,7 +104,7 @@ impl Connections {
             unsent: Vec::new(),
             hung_up: Vec::new(),
             unsent_bytes: 0,
-            count_from: MOST_UNREAD,
+            count_from: MAX_UNREAD,
             handshakes: VecDeque::new(),
             newcomers_until: None,
             limit,
@@ -115,11 +115,11 @@ impl Connections {
             refused_log: LogLimit::new(1),
             shed_log: LogLimit::new(1),
             violation_log: LogLimit::new(1),
-            counters: Counters::default(),
+            counters: ConnectionCounters::default(),
         }
     }
 
-    pub(crate) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> ConnectionCounters {
         self.counters
     }
 
@@ -164,7 +164,7 @@ impl Connections {
     /// Gives each waiting connection a turn, and appends what was asked.
     pub(crate) fn collect(&mut self, received: &mut Vec<Received>, now: Instant) {
         for _ in 0..self.turns.len() {
-            if received.len() >= REQUESTS_A_ROUND {
+            if received.len() >= MAX_ROUND_REQUESTS {
                 return;
             }
             let Some(id) = self.turns.pop_front() else { return };
@@ -258,7 +258,7 @@ impl Connections {
     /// again, and ask again.
     fn bound_unread(&mut self) {
         if self.unsent_bytes < self.count_from {
-            self.count_from = (self.unsent_bytes + COUNT_AGAIN).clamp(MOST_UNREAD, self.count_from);
+            self.count_from = (self.unsent_bytes + COUNT_AGAIN).clamp(MAX_UNREAD, self.count_from);
             return;
         }
         let mut seen = HashSet::new();
@@ -266,14 +266,14 @@ impl Connections {
         let mut unread: Vec<_> = self.peers.iter_mut().map(memory).collect();
         unread.sort_unstable();
         let mut total: usize = unread.iter().map(|(memory, _)| memory).sum();
-        while total > MOST_UNREAD
+        while total > MAX_UNREAD
             && let Some((memory, id)) = unread.pop()
         {
             total -= memory;
             self.tell_violation(id, &Violation::TooMuchUnread(memory), now());
             self.end(id);
         }
-        self.count_from = MOST_UNREAD.max(self.unsent_bytes + COUNT_AGAIN);
+        self.count_from = MAX_UNREAD.max(self.unsent_bytes + COUNT_AGAIN);
     }
 
     /// Takes waiting connections, and closes those for which there is no room.
@@ -282,7 +282,7 @@ impl Connections {
             return;
         }
         self.accept_again = None;
-        for _ in 0..ACCEPTS_A_ROUND {
+        for _ in 0..MAX_ROUND_ACCEPTS {
             // Without a reserve there is no way to close one connection more than there can be.
             if !self.reserve.refill() {
                 self.accept_again = Some(now + ACCEPT_PAUSE);
@@ -369,7 +369,7 @@ impl Connections {
     /// taken and closed, one after the other; the door then stays shut for a moment.
     fn shed(&mut self, listener: &mut Listener, error: &io::Error, now: Instant) {
         self.accept_again = Some(now + ACCEPT_PAUSE);
-        for _ in 0..ACCEPTS_A_ROUND {
+        for _ in 0..MAX_ROUND_ACCEPTS {
             // Dropped at once: its descriptor is the reserve's.
             match self.reserve.lend(|| listener.accept().map(drop)) {
                 Ok(()) => self.counters.refused += 1,

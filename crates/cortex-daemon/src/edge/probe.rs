@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use super::stream::Stream;
 use super::tokens::Tokens;
 use crate::config::MAX_SOCKET_PATH;
-use crate::registry::Finding;
+use crate::registry::ProbeResult;
 
 #[cfg(test)]
 mod tests;
@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(10);
 /// A round of the loop starts no more from each queue, so that a long queue of endpoints that
 /// answer at once keeps nobody waiting.
-const STARTS_A_ROUND: usize = 64;
+const MAX_ROUND_STARTS: usize = 64;
 /// The first byte of a ZMTP greeting.
 const SIGNATURE: u8 = 0xff;
 
@@ -57,7 +57,7 @@ pub(crate) struct Probes {
     running: HashMap<Token, Probe>,
     /// Those that the poll has told of.
     ready: Vec<Token>,
-    findings: Vec<(TopicName, u64, Finding)>,
+    findings: Vec<(TopicName, u64, ProbeResult)>,
 }
 
 /// What is to be looked at.
@@ -103,7 +103,7 @@ enum Seen {
     /// Not within a glance.
     Nothing,
     Closed,
-    Found(Finding),
+    Found(ProbeResult),
 }
 
 impl Probes {
@@ -133,7 +133,7 @@ impl Probes {
             return askers.push((name, revision));
         }
         let Some(endpoint) = Endpoint::parse(address) else {
-            return self.findings.push((name, revision, Finding::Unknown));
+            return self.findings.push((name, revision, ProbeResult::Unknown));
         };
         let queue = match endpoint {
             Endpoint::Unix(_) => &mut self.untried_unix,
@@ -152,7 +152,11 @@ impl Probes {
     }
 
     /// Moves all probes on as far as they get without waiting, and appends what they have found.
-    pub(crate) fn take_findings(&mut self, now: Instant, out: &mut Vec<(TopicName, u64, Finding)>) {
+    pub(crate) fn take_findings(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<(TopicName, u64, ProbeResult)>,
+    ) {
         for token in std::mem::take(&mut self.ready) {
             self.look(token);
         }
@@ -182,7 +186,7 @@ impl Probes {
     }
 
     fn start_tried(&mut self, now: Instant) {
-        for _ in 0..STARTS_A_ROUND {
+        for _ in 0..MAX_ROUND_STARTS {
             if !self.has_room(Look::Patient) {
                 break;
             }
@@ -192,7 +196,7 @@ impl Probes {
     }
 
     fn start_unix(&mut self, now: Instant) {
-        for _ in 0..STARTS_A_ROUND {
+        for _ in 0..MAX_ROUND_STARTS {
             let Some(target) = self.untried_unix.pop_front() else { break };
             if self.may_be_patient() {
                 self.begin(target, Look::Patient, now);
@@ -206,7 +210,7 @@ impl Probes {
     }
 
     fn start_tcp(&mut self, now: Instant) {
-        for _ in 0..STARTS_A_ROUND {
+        for _ in 0..MAX_ROUND_STARTS {
             if !self.has_room(Look::Glance) {
                 break;
             }
@@ -250,11 +254,11 @@ impl Probes {
     /// Leaves a probe to the poll, which tells at once of what has come before.
     fn keep(&mut self, mut probe: Probe) {
         let Some(token) = probe.stream.token(&self.tokens) else {
-            return self.report(&probe.target, Finding::Unknown);
+            return self.report(&probe.target, ProbeResult::Unknown);
         };
         if let Err(error) = probe.stream.register(&self.registry, token, Interest::READABLE) {
             tracing::debug!(%error, "a probe cannot be watched");
-            return self.report(&probe.target, Finding::Unknown);
+            return self.report(&probe.target, ProbeResult::Unknown);
         }
         self.running.insert(token, probe);
     }
@@ -295,11 +299,11 @@ impl Probes {
                 self.connect(target, look, deadline, Attempt::Second);
             }
             // Somebody listens, and does not want us.
-            (Seen::Closed, Attempt::Second) => self.report(&target, Finding::Silent),
+            (Seen::Closed, Attempt::Second) => self.report(&target, ProbeResult::Silent),
         }
     }
 
-    fn report(&mut self, target: &Target, finding: Finding) {
+    fn report(&mut self, target: &Target, finding: ProbeResult) {
         let askers = self.askers.remove(&target.address).unwrap_or_default();
         let told = askers.into_iter().map(|(name, revision)| (name, revision, finding));
         self.findings.extend(told);
@@ -327,12 +331,12 @@ impl Endpoint {
         }
     }
 
-    fn connect(&self) -> Result<Stream, Finding> {
+    fn connect(&self) -> Result<Stream, ProbeResult> {
         match self {
             Self::Unix(address) => match UnixStream::connect_addr(address) {
                 Ok(stream) => Ok(Stream::Unix(stream)),
                 // There is a listener, and its backlog is full.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Finding::Silent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ProbeResult::Silent),
                 Err(error) => Err(finding_of(&error)),
             },
             Self::Tcp(address) => {
@@ -374,10 +378,10 @@ fn parse_tcp(text: &str) -> Option<SocketAddr> {
 }
 
 /// What an error says of an endpoint. Most say something of the way there, or of us.
-fn finding_of(error: &io::Error) -> Finding {
+fn finding_of(error: &io::Error) -> ProbeResult {
     match Errno::from_io_error(error) {
-        Some(Errno::CONNREFUSED | Errno::NOENT) => Finding::Dead,
-        _ => Finding::Unknown,
+        Some(Errno::CONNREFUSED | Errno::NOENT) => ProbeResult::Dead,
+        _ => ProbeResult::Unknown,
     }
 }
 
@@ -387,12 +391,14 @@ impl Probe {
         let mut byte = [0];
         let error = match self.stream.read(&mut byte) {
             Ok(0) => return Some(Seen::Closed),
-            Ok(_) if byte[0] == SIGNATURE => return Some(Seen::Found(Finding::Greets)),
-            Ok(_) => return Some(Seen::Found(Finding::Silent)),
+            Ok(_) if byte[0] == SIGNATURE => return Some(Seen::Found(ProbeResult::Alive)),
+            Ok(_) => return Some(Seen::Found(ProbeResult::Silent)),
             Err(error) => error,
         };
         match Errno::from_io_error(&error) {
-            Some(Errno::AGAIN) if self.stream.meets_itself() => Some(Seen::Found(Finding::Dead)),
+            Some(Errno::AGAIN) if self.stream.meets_itself() => {
+                Some(Seen::Found(ProbeResult::Dead))
+            }
             // Not connected: some systems say so of a connect that is on its way.
             Some(Errno::AGAIN | Errno::NOTCONN | Errno::INTR) => None,
             Some(Errno::CONNRESET) => Some(Seen::Closed),
@@ -403,8 +409,8 @@ impl Probe {
     fn seen_when_late(&self) -> Seen {
         match self.look {
             Look::Glance => Seen::Nothing,
-            Look::Patient if self.stream.is_connected() => Seen::Found(Finding::Silent),
-            Look::Patient => Seen::Found(Finding::Unknown),
+            Look::Patient if self.stream.is_connected() => Seen::Found(ProbeResult::Silent),
+            Look::Patient => Seen::Found(ProbeResult::Unknown),
         }
     }
 }

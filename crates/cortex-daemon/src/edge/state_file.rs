@@ -112,7 +112,7 @@ fn place(
 
 /// A name that tells a reader which address it is for, and by its hash no two addresses share.
 fn file_name(address: &Address) -> OsString {
-    const MOST_READABLE: usize = 64;
+    const MAX_READABLE: usize = 64;
     let (kind, place) = match address {
         // The same relative path is another socket in another directory.
         Address::Ipc(path) => {
@@ -135,7 +135,7 @@ fn file_name(address: &Address) -> OsString {
         }
     }
     // All ASCII by now. The end of a path says more than its start.
-    let tail = &readable[readable.len().saturating_sub(MOST_READABLE)..];
+    let tail = &readable[readable.len().saturating_sub(MAX_READABLE)..];
     let tail = tail.trim_matches('-');
     let dash = if tail.is_empty() { "" } else { "-" };
     format!("{kind}{dash}{tail}-{:016x}.db", hash.sum()).into()

@@ -412,7 +412,7 @@ fn read(connection: &Connection) -> Result<Option<Loaded>, Fault> {
         records.push(record);
         Ok(())
     })?;
-    records.sort_by_key(|record| record.place);
+    records.sort_by_key(|record| record.order);
     let mut history = Vec::new();
     read_events(connection, |name, event| history.push((name, event)))?;
     history.sort_by_key(|(_, event)| event.revision);

@@ -1,7 +1,7 @@
 //! Who may do what.
 
 use super::topics::Entry;
-use crate::peer::Peer;
+use crate::peer::PeerIdentity;
 
 /// Who is trusted beyond their own topics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,17 +13,17 @@ pub struct Access {
 }
 
 impl Access {
-    fn is_trusted(self, peer: &Peer) -> bool {
+    fn is_trusted(self, peer: &PeerIdentity) -> bool {
         peer.uid.is_some_and(|uid| uid == 0 || uid == self.daemon_uid)
     }
 
     /// Whoever registered a topic may change it, and who is trusted. The topics of unknown peers
     /// are unknown peers' to change.
-    pub(super) fn may_change(self, peer: &Peer, entry: &Entry) -> bool {
+    pub(super) fn may_change(self, peer: &PeerIdentity, entry: &Entry) -> bool {
         peer.uid == entry.owner.uid || self.is_trusted(peer)
     }
 
-    pub(super) fn may_stop(self, peer: &Peer) -> bool {
+    pub(super) fn may_stop(self, peer: &PeerIdentity) -> bool {
         self.is_trusted(peer) || (peer.uid.is_none() && self.allow_remote_shutdown)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cortex_proto::{DiscoveryStatus, TopicInfo, TopicName};
 
 use super::EventKind;
-use crate::peer::{ConnectionId, Peer, Process, ReplyTo};
+use crate::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 
 /// What is to be done after a batch, in the order of these fields.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -17,19 +17,19 @@ pub struct Effects {
     /// The replies, in the order of the requests; those that were held back come last.
     pub replies: Vec<Reply>,
     /// For each request that is held back, its connection: when nobody is there any more,
-    /// [`Input::HungUp`](super::Input::HungUp) is to be told.
-    pub held_back: Vec<ConnectionId>,
+    /// [`Input::Disconnected`](super::Input::Disconnected) is to be told.
+    pub parked: Vec<ConnectionId>,
     /// For each request that was held back and will not be answered, its connection.
-    pub let_go: Vec<ConnectionId>,
+    pub cancelled: Vec<ConnectionId>,
     /// The processes to watch from now on: their end is to be told as
     /// [`Input::ProcessExited`](super::Input::ProcessExited), at once if they are gone already.
     pub watch: Vec<Process>,
     /// The processes that need not be watched any more.
     pub unwatch: Vec<Process>,
     /// The watched processes to look at now.
-    pub look: Vec<Process>,
+    pub check: Vec<Process>,
     /// The endpoints to look at.
-    pub probe: Vec<Probe>,
+    pub probe: Vec<ProbeRequest>,
     /// Whether the daemon is to end, after all that came before.
     pub stop: bool,
 }
@@ -44,14 +44,14 @@ pub struct Change {
     /// The topic; the last that was known when it is gone.
     pub info: Arc<TopicInfo>,
     /// Whose topic it is, or was.
-    pub owner: Peer,
+    pub owner: PeerIdentity,
 }
 
 /// A peer that may not do what it wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Who.
-    pub peer: Peer,
+    pub peer: PeerIdentity,
     /// What it was told.
     pub message: String,
 }
@@ -69,7 +69,7 @@ pub struct Reply {
 
 /// An endpoint to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
+pub struct ProbeRequest {
     /// The topic whose endpoint it is.
     pub name: TopicName,
     /// The registration whose endpoint it is.

@@ -10,17 +10,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Finding, Reason};
+use super::{EvictionReason, ProbeResult};
 
 /// The longest pause between two looks at an endpoint that neither greets nor refuses: each look
 /// takes a slot of a stopped publisher's backlog, or of the daemon's own probes.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// Looks in a row that must find the same before it counts.
-const TWICE: u32 = 2;
+const CONSECUTIVE_FAILURES: u32 = 2;
 
 /// How a topic's endpoint is looked after.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Vigil {
+pub(super) struct ProbeSchedule {
     kind: Kind,
     /// When the next look is due.
     due: Option<Instant>,
@@ -41,10 +41,10 @@ enum Kind {
 pub(super) enum Verdict {
     Stays,
     FoundAlive,
-    Evict(Reason),
+    Evict(EvictionReason),
 }
 
-impl Vigil {
+impl ProbeSchedule {
     /// Nothing is to be looked at.
     pub(super) fn rest() -> Self {
         Self { kind: Kind::Rest, due: None, probing: false, pause: Duration::ZERO }
@@ -92,7 +92,7 @@ impl Vigil {
     /// A look has shown something.
     pub(super) fn found(
         &mut self,
-        finding: Finding,
+        finding: ProbeResult,
         found_alive: bool,
         now: Instant,
         interval: Duration,
@@ -104,11 +104,11 @@ impl Vigil {
             Kind::Unseen { failures } => unseen_verdict(failures, finding, found_alive),
         };
         self.pause = match finding {
-            Finding::Greets | Finding::Dead => interval,
+            ProbeResult::Alive | ProbeResult::Dead => interval,
             // The second silence decides.
-            Finding::Silent if self.is_orphan() => interval,
-            Finding::Silent | Finding::Unknown => {
-                (self.pause * 2).clamp(interval, LONGEST_PAUSE.max(interval))
+            ProbeResult::Silent if self.is_orphan() => interval,
+            ProbeResult::Silent | ProbeResult::Unknown => {
+                (self.pause * 2).clamp(interval, MAX_PAUSE.max(interval))
             }
         };
         self.due = Some(now + self.pause);
@@ -116,32 +116,40 @@ impl Vigil {
     }
 }
 
-fn orphan_verdict(silent: &mut u32, finding: Finding) -> Verdict {
+fn orphan_verdict(silent: &mut u32, finding: ProbeResult) -> Verdict {
     match finding {
-        Finding::Dead => Verdict::Evict(Reason::OwnerExited),
-        Finding::Silent => {
+        ProbeResult::Dead => Verdict::Evict(EvictionReason::OwnerExited),
+        ProbeResult::Silent => {
             *silent += 1;
-            if *silent >= TWICE { Verdict::Evict(Reason::OwnerExited) } else { Verdict::Stays }
+            if *silent >= CONSECUTIVE_FAILURES {
+                Verdict::Evict(EvictionReason::OwnerExited)
+            } else {
+                Verdict::Stays
+            }
         }
-        Finding::Greets => {
+        ProbeResult::Alive => {
             *silent = 0;
             Verdict::FoundAlive
         }
-        Finding::Unknown => Verdict::Stays,
+        ProbeResult::Unknown => Verdict::Stays,
     }
 }
 
-fn unseen_verdict(failures: &mut u32, finding: Finding, found_alive: bool) -> Verdict {
+fn unseen_verdict(failures: &mut u32, finding: ProbeResult, found_alive: bool) -> Verdict {
     match finding {
-        Finding::Dead if found_alive => {
+        ProbeResult::Dead if found_alive => {
             *failures += 1;
-            if *failures >= TWICE { Verdict::Evict(Reason::EndpointDead) } else { Verdict::Stays }
+            if *failures >= CONSECUTIVE_FAILURES {
+                Verdict::Evict(EvictionReason::EndpointDead)
+            } else {
+                Verdict::Stays
+            }
         }
-        Finding::Silent | Finding::Greets => {
+        ProbeResult::Silent | ProbeResult::Alive => {
             *failures = 0;
             Verdict::FoundAlive
         }
-        Finding::Dead | Finding::Unknown => {
+        ProbeResult::Dead | ProbeResult::Unknown => {
             *failures = 0;
             Verdict::Stays
         }

@@ -9,16 +9,16 @@
 //! answers the batch's requests from what is still there.
 
 mod access;
-mod contests;
 mod effect;
 mod history;
-mod holds;
 mod input;
 mod liveness;
 mod owners;
+mod pending_registers;
 mod publishers;
 mod record;
 mod requests;
+mod sessions;
 mod staging;
 mod stats;
 mod topics;
@@ -32,13 +32,13 @@ use std::time::{Duration, Instant};
 use cortex_proto::{DecodeError, TopicInfo, TopicName};
 
 pub use access::Access;
-use contests::{Contest, Patience};
-pub use effect::{Change, Effects, Probe, Refusal, Reply};
+pub use effect::{Change, Effects, ProbeRequest, Refusal, Reply};
 use history::History;
-use holds::Sessions;
-pub use input::{Asked, Finding, Input, Moment, Unreadable};
+pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnreadableRequest};
 use owners::Owners;
-pub use record::{Event, EventKind, Keep, Reason, Record, Snapshot, Write};
+use pending_registers::{Patience, PendingRegister};
+pub use record::{Event, EventKind, EvictionReason, Hold, Record, Snapshot, Write};
+use sessions::Sessions;
 use staging::Staged;
 use topics::{Entry, Topics};
 use waiters::{Waiter, Waiters};
@@ -84,7 +84,7 @@ pub struct Settings {
 
 /// How often something happened since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct RegistryCounters {
     /// Requests that could not be read, among them those that are too long.
     pub unreadable: u64,
     /// Requests refused since a limit was reached.
@@ -103,7 +103,7 @@ pub struct Counters {
     pub not_stored: u64,
 }
 
-impl Counters {
+impl RegistryCounters {
     fn count(&mut self, kind: EventKind) {
         let counter = match kind {
             EventKind::Registered => &mut self.registered,
@@ -127,11 +127,11 @@ pub struct Registry {
     sessions: Sessions,
     /// When which topic's endpoint is to be looked at.
     agenda: BTreeSet<(Instant, TopicName)>,
-    contests: Vec<Contest>,
+    pending_registers: Vec<PendingRegister>,
     history: History,
     waiters: Waiters,
     /// Those who have to make room for others, and are answered when the batch is decided.
-    crowded_out: Vec<Waiter>,
+    displaced: Vec<Waiter>,
     /// The history that was lost, until those who watch it are told.
     lost_epoch: Option<u64>,
     is_closing: bool,
@@ -145,11 +145,11 @@ pub struct Registry {
     staged: Vec<Staged>,
     writes: Vec<Write>,
     /// The requests that were answered in this batch.
-    answered: Vec<Asked>,
+    answered: Vec<PeerRequest>,
     effects: Effects,
-    work: usize,
-    evict_again: Option<Instant>,
-    counters: Counters,
+    cost: usize,
+    retry_evictions_at: Option<Instant>,
+    counters: RegistryCounters,
 }
 
 impl Registry {
@@ -161,7 +161,7 @@ impl Registry {
     pub fn restore(
         settings: Settings,
         snapshot: Snapshot,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<Self, DecodeError> {
         let history = History::new(settings.history, snapshot.history, snapshot.revision);
         let mut registry = Self {
@@ -173,10 +173,10 @@ impl Registry {
             owners: Owners::default(),
             sessions: Sessions::default(),
             agenda: BTreeSet::new(),
-            contests: Vec::new(),
+            pending_registers: Vec::new(),
             history,
             waiters: Waiters::default(),
-            crowded_out: Vec::new(),
+            displaced: Vec::new(),
             lost_epoch: None,
             is_closing: false,
             outside: Vec::new(),
@@ -186,24 +186,24 @@ impl Registry {
             writes: Vec::new(),
             answered: Vec::new(),
             effects: Effects::default(),
-            work: 0,
-            evict_again: None,
-            counters: Counters::default(),
+            cost: 0,
+            retry_evictions_at: None,
+            counters: RegistryCounters::default(),
         };
         for record in snapshot.records {
             let info = TopicInfo::from_bytes(&record.packed)?;
-            let owner = crate::peer::Peer { uid: record.uid, process: record.process };
-            let vigil = registry.vigil_for(&record.keep, record.process, now.instant);
+            let owner = crate::peer::PeerIdentity { uid: record.uid, process: record.process };
+            let probes = registry.probe_schedule_for(&record.hold, record.process, now.instant);
             let entry = Entry {
                 info: Arc::new(info),
                 packed: record.packed,
-                place: record.place,
+                order: record.order,
                 revision: record.revision,
                 changed_ms: record.changed_ms,
                 owner,
-                keep: record.keep,
+                hold: record.hold,
                 found_alive: record.found_alive,
-                vigil,
+                probes,
             };
             registry.attach(entry.into(), now.instant);
         }
@@ -225,7 +225,7 @@ impl Registry {
 
     /// Between two batches: the history so far is lost, and another one begins. Who watches is told
     /// with the next batch.
-    pub fn begin_epoch(&mut self, epoch: u64) {
+    pub fn reset_history(&mut self, epoch: u64) {
         self.lost_epoch.get_or_insert(self.epoch);
         self.epoch = epoch;
         self.history.clear();
@@ -233,28 +233,28 @@ impl Registry {
 
     /// What has happened since the start.
     #[must_use]
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> RegistryCounters {
         self.counters
     }
 
     /// Whether no endpoint is being looked at.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.topics.iter().all(|entry| !entry.vigil.is_probing())
+        self.topics.iter().all(|entry| !entry.probes.is_probing())
     }
 
     /// How much work this batch is so far: the bytes that were made for its replies, and the ns that
     /// looking through topics and events takes. A LIST that was there already counts for nothing.
     #[must_use]
-    pub fn work(&self) -> usize {
-        self.work
+    pub fn cost(&self) -> usize {
+        self.cost
     }
 
     /// When an [`Input::Tick`] answers somebody who waits.
     #[must_use]
     pub fn next_answer(&self) -> Option<Instant> {
-        let contest = self.contests.iter().map(|contest| contest.end).min();
-        contest.into_iter().chain(self.waiters.next_end()).min()
+        let pending = self.pending_registers.iter().map(|pending| pending.end).min();
+        pending.into_iter().chain(self.waiters.next_end()).min()
     }
 
     /// When an [`Input::Tick`] looks at an endpoint, or ends a session.
@@ -263,27 +263,27 @@ impl Registry {
         let probe = self.agenda.first().map(|(due, _)| *due);
         let lease = self.sessions.next_end();
         // Evictions that could not be stored are not tried again at once.
-        let lease = lease.map(|end| self.evict_again.map_or(end, |again| again.max(end)));
+        let lease = lease.map(|end| self.retry_evictions_at.map_or(end, |again| again.max(end)));
         probe.into_iter().chain(lease).min()
     }
 
     /// Takes what happened. What follows is staged until [`commit`](Self::commit) or
     /// [`rollback`](Self::rollback).
-    pub fn handle(&mut self, input: Input, now: Moment) {
+    pub fn handle(&mut self, input: Input, now: Timestamp) {
         match input {
             Input::Request(asked) => self.receive(asked, now),
             Input::ProcessExited(process) => self.orphan(process, now),
             Input::ProcessUnseen(process) => self.lose_sight(process, now),
-            Input::ProcessLooked(process) => self.looked(process, now),
+            Input::ProcessChecked(process) => self.looked(process, now),
             Input::EndpointProbed { name, revision, finding } => {
                 self.probed(&name, revision, finding, now);
             }
-            Input::Tick { all_heard } => self.tick(all_heard, now),
+            Input::Tick { all_dispatched } => self.tick(all_dispatched, now),
             Input::TimeGap => self.sessions.renew_all(now.instant),
-            Input::HungUp(connection) => self.let_go(connection),
+            Input::Disconnected(connection) => self.cancel_waiters(connection),
             Input::Outside(figures) => self.outside = figures,
-            Input::Closing => {
-                self.settle_contests(|_| true, Patience::Over, now);
+            Input::ShuttingDown => {
+                self.retry_pending_registers(|_| true, Patience::Over, now);
                 self.is_closing = true;
             }
         }
@@ -295,22 +295,22 @@ impl Registry {
         &self.writes
     }
 
-    fn tick(&mut self, all_heard: bool, now: Moment) {
+    fn tick(&mut self, all_dispatched: bool, now: Timestamp) {
         self.begin_probes(now);
-        if self.evict_again.is_none_or(|again| again <= now.instant) {
-            self.evict_again = None;
+        if self.retry_evictions_at.is_none_or(|again| again <= now.instant) {
+            self.retry_evictions_at = None;
             // Who asked in time for a session to stay may not have been heard yet.
-            let grace = if all_heard { Duration::ZERO } else { HEARING };
+            let grace = if all_dispatched { Duration::ZERO } else { HEARING };
             for name in self.sessions.ended(now.instant.checked_sub(grace).unwrap_or(now.instant)) {
-                self.evict(&name, Reason::LeaseExpired, now);
+                self.evict(&name, EvictionReason::LeaseExpired, now);
             }
         }
-        self.settle_contests(|contest| contest.end <= now.instant, Patience::Over, now);
+        self.retry_pending_registers(|pending| pending.end <= now.instant, Patience::Over, now);
     }
 
-    fn evict(&mut self, name: &TopicName, reason: Reason, now: Moment) {
+    fn evict(&mut self, name: &TopicName, reason: EvictionReason, now: Timestamp) {
         let Some(detached) = self.detach(name.as_str()) else { return };
         self.stage_removal(detached, EventKind::Evicted(reason));
-        self.settle_contests(|contest| contest.name == *name, Patience::Left, now);
+        self.retry_pending_registers(|pending| pending.name == *name, Patience::Left, now);
     }
 }

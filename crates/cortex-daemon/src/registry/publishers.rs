@@ -4,47 +4,47 @@ use std::time::Instant;
 
 use cortex_proto::TopicName;
 
-use super::contests::{Awaits, Patience};
-use super::liveness::{Verdict, Vigil};
+use super::liveness::{ProbeSchedule, Verdict};
+use super::pending_registers::{Awaits, Patience};
 use super::topics::Entry;
-use super::{Finding, Keep, Moment, Probe, Registry, Write};
+use super::{Hold, ProbeRequest, ProbeResult, Registry, Timestamp, Write};
 use crate::peer::Process;
 
 impl Registry {
     /// The process is gone: its topics stay only as far as their endpoints live.
-    pub(super) fn orphan(&mut self, process: Process, now: Moment) {
+    pub(super) fn orphan(&mut self, process: Process, now: Timestamp) {
         for name in self.owners.forget(process) {
-            self.watch_endpoint(&name, Vigil::orphan(now.instant));
+            self.watch_endpoint(&name, ProbeSchedule::orphan(now.instant));
         }
         self.begin_probes(now);
     }
 
     /// The process cannot be watched: its topics' endpoints must tell.
-    pub(super) fn lose_sight(&mut self, process: Process, now: Moment) {
+    pub(super) fn lose_sight(&mut self, process: Process, now: Timestamp) {
         for name in self.owners.lose_sight(process) {
-            self.watch_endpoint(&name, Vigil::unseen(now.instant));
+            self.watch_endpoint(&name, ProbeSchedule::unseen(now.instant));
         }
         self.begin_probes(now);
     }
 
-    fn watch_endpoint(&mut self, name: &TopicName, vigil: Vigil) {
-        self.change_vigil(name, |entry| entry.vigil = vigil);
+    fn watch_endpoint(&mut self, name: &TopicName, probes: ProbeSchedule) {
+        self.reschedule(name, |entry| entry.probes = probes);
     }
 
     pub(super) fn probed(
         &mut self,
         name: &TopicName,
         revision: u64,
-        finding: Finding,
-        now: Moment,
+        finding: ProbeResult,
+        now: Timestamp,
     ) {
         let interval = self.settings.probe_interval;
-        let verdict = self.change_vigil(name, |entry| {
-            if entry.revision != revision || !entry.vigil.is_probing() {
+        let verdict = self.reschedule(name, |entry| {
+            if entry.revision != revision || !entry.probes.is_probing() {
                 return None;
             }
             let found_alive = entry.found_alive;
-            Some(entry.vigil.found(finding, found_alive, now.instant, interval))
+            Some(entry.probes.found(finding, found_alive, now.instant, interval))
         });
         match verdict.flatten() {
             // A late result, for a registration that is no more.
@@ -53,27 +53,27 @@ impl Registry {
             Some(Verdict::FoundAlive) => self.note_alive(name),
             Some(Verdict::Evict(reason)) => self.evict(name, reason, now),
         }
-        self.settle_contests(
-            |contest| contest.awaits == Awaits::Probe && contest.name == *name,
+        self.retry_pending_registers(
+            |pending| pending.awaits == Awaits::Probe && pending.name == *name,
             Patience::Left,
             now,
         );
     }
 
     /// Asks for the looks that are due: at endpoints, and at the processes that are not watched.
-    pub(super) fn begin_probes(&mut self, now: Moment) {
+    pub(super) fn begin_probes(&mut self, now: Timestamp) {
         while let Some((due, name)) = self.agenda.first().cloned()
             && due <= now.instant
         {
-            let looks = self.change_vigil(&name, |entry| {
-                entry.vigil.begin();
+            let looks = self.reschedule(&name, |entry| {
+                entry.probes.begin();
                 let address = entry.info.address.clone();
                 let (name, revision) = (entry.info.name.clone(), entry.revision);
-                (entry.living_process(), Probe { name, revision, address })
+                (entry.living_process(), ProbeRequest { name, revision, address })
             });
             self.agenda.remove(&(due, name));
             if let Some((process, probe)) = looks {
-                self.effects.look.extend(process);
+                self.effects.check.extend(process);
                 self.effects.probe.push(probe);
             }
         }
@@ -92,21 +92,30 @@ impl Registry {
     }
 
     /// How the endpoint of a new entry is looked after.
-    pub(super) fn vigil_for(&self, keep: &Keep, owner: Option<Process>, now: Instant) -> Vigil {
+    pub(super) fn probe_schedule_for(
+        &self,
+        hold: &Hold,
+        owner: Option<Process>,
+        now: Instant,
+    ) -> ProbeSchedule {
         let is_seen = owner.is_some_and(|process| !self.owners.is_unseen(process));
-        if *keep == Keep::Process && !is_seen { Vigil::unseen(now) } else { Vigil::rest() }
+        if *hold == Hold::Process && !is_seen {
+            ProbeSchedule::unseen(now)
+        } else {
+            ProbeSchedule::rest()
+        }
     }
 
     /// Changes how an entry's endpoint is looked after, and the agenda with it.
-    pub(super) fn change_vigil<T>(
+    pub(super) fn reschedule<T>(
         &mut self,
         name: &TopicName,
         change: impl FnOnce(&mut Entry) -> T,
     ) -> Option<T> {
         let entry = self.topics.get_mut(name.as_str())?;
-        let before = entry.vigil.due();
+        let before = entry.probes.due();
         let result = change(entry);
-        let after = entry.vigil.due();
+        let after = entry.probes.due();
         if before != after {
             before.map(|due| self.agenda.remove(&(due, name.clone())));
             after.map(|due| self.agenda.insert((due, name.clone())));

@@ -11,8 +11,8 @@ use crate::peer::Process;
 pub struct Record {
     /// Its name.
     pub name: TopicName,
-    /// Its place in the list; the order counts, not the number.
-    pub place: u64,
+    /// Its order in the list; the order counts, not the number.
+    pub order: u64,
     /// Its packed topic info.
     pub packed: Arc<[u8]>,
     /// The change that made it what it is.
@@ -24,14 +24,14 @@ pub struct Record {
     /// The process that registered it, if known.
     pub process: Option<Process>,
     /// What keeps it.
-    pub keep: Keep,
+    pub hold: Hold,
     /// Whether its endpoint was once found alive.
     pub found_alive: bool,
 }
 
 /// What keeps a topic registered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Keep {
+pub enum Hold {
     /// The process that registered it, or where that is unknown its endpoint.
     Process,
     /// A session, as long as it is renewed.
@@ -77,12 +77,12 @@ pub enum EventKind {
     /// A peer unregistered it.
     Unregistered,
     /// The daemon removed it.
-    Evicted(Reason),
+    Evicted(EvictionReason),
 }
 
 /// Why the daemon removed a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum EvictionReason {
     /// Its process is gone, and so is its endpoint.
     OwnerExited,
     /// Its session was not renewed.
@@ -109,9 +109,9 @@ impl EventKind {
         match self {
             Self::Registered | Self::Updated => None,
             Self::Unregistered => Some("unregistered"),
-            Self::Evicted(Reason::OwnerExited) => Some("owner exited"),
-            Self::Evicted(Reason::LeaseExpired) => Some("lease expired"),
-            Self::Evicted(Reason::EndpointDead) => Some("endpoint dead"),
+            Self::Evicted(EvictionReason::OwnerExited) => Some("owner exited"),
+            Self::Evicted(EvictionReason::LeaseExpired) => Some("lease expired"),
+            Self::Evicted(EvictionReason::EndpointDead) => Some("endpoint dead"),
         }
     }
 }
@@ -124,7 +124,7 @@ pub struct Snapshot {
     pub epoch: u64,
     /// How many changes there have been in this epoch.
     pub revision: u64,
-    /// The topics, by place.
+    /// The topics, by order.
     pub records: Vec<Record>,
     /// The last events and the topics that they are about, oldest first.
     pub history: Vec<(TopicName, Event)>,

@@ -9,13 +9,15 @@ use cortex_proto::{
 };
 
 use super::access::user;
-use super::contests::{Awaits, Contest, MOST, MOST_OF_A_USER, PATIENCE, Patience};
-use super::holds::{SessionKey, check_session_id, keep_asked_for, term_of};
+use super::pending_registers::{
+    Awaits, MAX, MAX_PER_USER, MAX_REGISTER_WAIT, Patience, PendingRegister,
+};
+use super::sessions::{SessionKey, check_session_id, requested_hold, term_of};
 use super::staging::session_of;
 use super::topics::Entry;
-use super::waiters::Wants;
-use super::{Asked, EventKind, Keep, Moment, Refusal, Registry, Reply};
-use crate::peer::{Peer, Process};
+use super::waiters::WakeCondition;
+use super::{EventKind, Hold, PeerRequest, Refusal, Registry, Reply, Timestamp};
+use crate::peer::{PeerIdentity, Process};
 
 /// Whether a REGISTER that would be refused may wait for a look at who has the topic.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,15 +31,15 @@ enum Attempt<'a> {
 #[expect(clippy::large_enum_variant, reason = "nearly all answers are replies")]
 pub(super) enum Answer {
     Reply(Outcome),
-    /// Not now: see [`Contest`].
-    Contested {
+    /// Not now: see [`PendingRegister`].
+    Pending {
         name: TopicName,
         revision: u64,
         awaits: Awaits,
     },
-    /// Not now: see [`Wants`].
-    HeldBack {
-        wants: Wants,
+    /// Not now: see [`WakeCondition`].
+    Parked {
+        condition: WakeCondition,
         wait: Duration,
     },
 }
@@ -86,89 +88,95 @@ impl From<Outcome> for Answer {
 
 impl Registry {
     /// Answers a request, or lets it wait.
-    pub(super) fn receive(&mut self, asked: Asked, now: Moment) {
+    pub(super) fn receive(&mut self, asked: PeerRequest, now: Timestamp) {
         self.counters.unreadable += u64::from(asked.request.is_err());
         if asked.is_req {
-            self.let_go(asked.from.connection);
+            self.cancel_waiters(asked.reply_to.connection);
         }
         let attempt = if self.may_wait(&asked.peer) { Attempt::First } else { Attempt::Last };
-        self.attempt(asked, attempt, now.instant + PATIENCE, now);
+        self.attempt(asked, attempt, now.instant + MAX_REGISTER_WAIT, now);
     }
 
     /// Answers a request of a batch that could not be stored.
-    pub(super) fn answer_without_store(&mut self, asked: Asked, problem: &str, now: Moment) {
+    pub(super) fn answer_without_store(
+        &mut self,
+        asked: PeerRequest,
+        problem: &str,
+        now: Timestamp,
+    ) {
         self.attempt(asked, Attempt::WithoutStore(problem), now.instant, now);
     }
 
     /// A look at a process was taken; if it is gone, that is known by now.
-    pub(super) fn looked(&mut self, process: Process, now: Moment) {
-        for contest in &mut self.contests {
-            let present = self.topics.get(contest.name.as_str());
-            let is_orphaned = present.is_some_and(|entry| entry.vigil.is_orphan());
-            if contest.awaits == Awaits::Look(process) && is_orphaned {
-                contest.awaits = Awaits::Probe;
+    pub(super) fn looked(&mut self, process: Process, now: Timestamp) {
+        for pending in &mut self.pending_registers {
+            let present = self.topics.get(pending.name.as_str());
+            let is_orphaned = present.is_some_and(|entry| entry.probes.is_orphan());
+            if pending.awaits == Awaits::Look(process) && is_orphaned {
+                pending.awaits = Awaits::Probe;
             }
         }
-        let is_over = |contest: &Contest| contest.awaits == Awaits::Look(process);
-        self.settle_contests(is_over, Patience::Left, now);
+        let is_over = |pending: &PendingRegister| pending.awaits == Awaits::Look(process);
+        self.retry_pending_registers(is_over, Patience::Left, now);
     }
 
     /// Answers the waiting REGISTERs that `is_over` picks, in the order in which they came.
-    pub(super) fn settle_contests(
+    pub(super) fn retry_pending_registers(
         &mut self,
-        is_over: impl Fn(&Contest) -> bool,
+        is_over: impl Fn(&PendingRegister) -> bool,
         patience: Patience,
-        now: Moment,
+        now: Timestamp,
     ) {
         let (over, waiting) =
-            std::mem::take(&mut self.contests).into_iter().partition::<Vec<_>, _>(is_over);
-        self.contests = waiting;
-        for contest in over {
+            std::mem::take(&mut self.pending_registers).into_iter().partition::<Vec<_>, _>(is_over);
+        self.pending_registers = waiting;
+        for pending in over {
             // The registration that stood against it may have given way to another one.
-            let present = self.topics.get(contest.name.as_str()).map(|entry| entry.revision);
-            let is_another = present != Some(contest.revision);
+            let present = self.topics.get(pending.name.as_str()).map(|entry| entry.revision);
+            let is_another = present != Some(pending.revision);
             let may_wait = is_another && patience == Patience::Left;
             let attempt = if may_wait { Attempt::First } else { Attempt::Last };
-            self.attempt(contest.asked, attempt, contest.end, now);
+            self.attempt(pending.asked, attempt, pending.end, now);
         }
     }
 
-    fn may_wait(&self, peer: &Peer) -> bool {
-        let of_user = self.contests.iter().filter(|contest| contest.asked.peer.uid == peer.uid);
-        self.contests.len() < MOST && of_user.count() < MOST_OF_A_USER
+    fn may_wait(&self, peer: &PeerIdentity) -> bool {
+        let of_user =
+            self.pending_registers.iter().filter(|pending| pending.asked.peer.uid == peer.uid);
+        self.pending_registers.len() < MAX && of_user.count() < MAX_PER_USER
     }
 
     /// Answers a request, or lets it wait until `end` at most.
-    fn attempt(&mut self, asked: Asked, attempt: Attempt<'_>, end: Instant, now: Moment) {
+    fn attempt(&mut self, asked: PeerRequest, attempt: Attempt<'_>, end: Instant, now: Timestamp) {
         match self.answer(&asked, attempt, now) {
             Answer::Reply(outcome) => self.reply(asked, outcome, now),
-            Answer::Contested { name, revision, awaits } => {
+            Answer::Pending { name, revision, awaits } => {
                 match awaits {
-                    Awaits::Look(process) => self.effects.look.push(process),
+                    Awaits::Look(process) => self.effects.check.push(process),
                     Awaits::Probe => {
-                        self.change_vigil(&name, |entry| entry.vigil.hurry(now.instant));
+                        self.reschedule(&name, |entry| entry.probes.hurry(now.instant));
                         self.begin_probes(now);
                     }
                 }
-                self.contests.push(Contest { asked, name, revision, end, awaits });
+                self.pending_registers.push(PendingRegister { asked, name, revision, end, awaits });
             }
-            Answer::HeldBack { wants, wait } => self.hold_back(asked, wants, wait, now),
+            Answer::Parked { condition, wait } => self.park(asked, condition, wait, now),
         }
     }
 
-    fn reply(&mut self, asked: Asked, outcome: Outcome, now: Moment) {
+    fn reply(&mut self, asked: PeerRequest, outcome: Outcome, now: Timestamp) {
         let wants_ext = match &asked.request {
             Ok(request) => request.wants_ext(),
             Err(unreadable) => unreadable.asks_for_ext,
         };
         let status = outcome.status;
         let body = self.body(outcome, wants_ext, now);
-        self.effects.replies.push(Reply { to: asked.from.clone(), status, body });
+        self.effects.replies.push(Reply { to: asked.reply_to.clone(), status, body });
         self.answered.push(asked);
     }
 
     /// The bytes of a reply.
-    pub(super) fn body(&mut self, outcome: Outcome, wants_ext: bool, now: Moment) -> Arc<[u8]> {
+    pub(super) fn body(&mut self, outcome: Outcome, wants_ext: bool, now: Timestamp) -> Arc<[u8]> {
         let mut ext = wants_ext.then_some(outcome.ext);
         let (status, message) = (outcome.status, &*outcome.message);
         let topic_info = match outcome.content {
@@ -189,7 +197,7 @@ impl Registry {
 
     /// A body that was not there before: it counts for the batch's work.
     pub(super) fn made(&mut self, body: Vec<u8>) -> Arc<[u8]> {
-        self.work += body.len();
+        self.cost += body.len();
         body.into()
     }
 
@@ -204,7 +212,7 @@ impl Registry {
         body
     }
 
-    fn answer(&mut self, asked: &Asked, attempt: Attempt<'_>, now: Moment) -> Answer {
+    fn answer(&mut self, asked: &PeerRequest, attempt: Attempt<'_>, now: Timestamp) -> Answer {
         let peer = &asked.peer;
         let request = match &asked.request {
             Ok(request) => request,
@@ -232,7 +240,7 @@ impl Registry {
         }
     }
 
-    fn ping(&self, now: Moment) -> Outcome {
+    fn ping(&self, now: Timestamp) -> Outcome {
         let ext = ResponseExt {
             level: Some(EXTENSION_LEVEL),
             server: Some(self.settings.server.clone()),
@@ -246,23 +254,23 @@ impl Registry {
         Outcome { ext, ..Outcome::ok("pong") }
     }
 
-    pub(super) fn uptime_ms(&self, now: Moment) -> u64 {
+    pub(super) fn uptime_ms(&self, now: Timestamp) -> u64 {
         let uptime = now.instant.saturating_duration_since(self.started).as_millis();
         u64::try_from(uptime).unwrap_or(u64::MAX)
     }
 
     fn register(
         &mut self,
-        peer: &Peer,
+        peer: &PeerIdentity,
         request: &DiscoveryRequest,
         attempt: Attempt<'_>,
-        now: Moment,
+        now: Timestamp,
     ) -> Answer {
         let Some(info) = &request.topic_info else {
             return Outcome::error("Missing topic_info in register request").into();
         };
-        let keep = match self.check_registration(info, request.ext.as_ref()) {
-            Ok(keep) => keep,
+        let hold = match self.check_registration(info, request.ext.as_ref()) {
+            Ok(hold) => hold,
             Err(problem) => return not_registered(info, &problem).into(),
         };
         if let Some(existing) = self.topics.get(info.name.as_str()) {
@@ -272,17 +280,17 @@ impl Registry {
                     && let Some(awaits) = doubt(existing)
                 {
                     let (name, revision) = (info.name.clone(), existing.revision);
-                    return Answer::Contested { name, revision, awaits };
+                    return Answer::Pending { name, revision, awaits };
                 }
                 // It may be about to go, which cannot be stored either.
                 if let Attempt::WithoutStore(problem) = attempt
-                    && existing.vigil.is_orphan()
+                    && existing.probes.is_orphan()
                 {
                     return not_registered(info, problem).into();
                 }
                 return self.refuse_registration(peer, info, is_other).into();
             }
-            if existing.owner == *peer && existing.keep == keep && *existing.info == *info {
+            if existing.owner == *peer && existing.hold == hold && *existing.info == *info {
                 if let Some((key, _)) = session_of(existing) {
                     self.sessions.renew(&key, now.instant);
                 }
@@ -291,12 +299,12 @@ impl Registry {
         }
         if let Attempt::WithoutStore(problem) = attempt {
             // It was heard all the same: its session lives.
-            if let Keep::Session { id, .. } = keep {
+            if let Hold::Session { id, .. } = hold {
                 self.sessions.renew(&SessionKey { uid: peer.uid, id }, now.instant);
             }
             return not_registered(info, problem).into();
         }
-        self.enter(peer, info, keep, now).into()
+        self.enter(peer, info, hold, now).into()
     }
 
     /// Checks what needs no look at the topics of others.
@@ -304,7 +312,7 @@ impl Registry {
         &mut self,
         info: &TopicInfo,
         ext: Option<&RequestExt>,
-    ) -> Result<Keep, String> {
+    ) -> Result<Hold, String> {
         let most = self.settings.limits.field_bytes;
         let fields = [
             ("address", &info.address),
@@ -321,10 +329,15 @@ impl Registry {
             self.counters.over_limit += 1;
             return Err(format!("this daemon holds {most} topics and takes no more"));
         }
-        keep_asked_for(ext)
+        requested_hold(ext)
     }
 
-    fn refuse_registration(&mut self, peer: &Peer, info: &TopicInfo, is_other: bool) -> Outcome {
+    fn refuse_registration(
+        &mut self,
+        peer: &PeerIdentity,
+        info: &TopicInfo,
+        is_other: bool,
+    ) -> Outcome {
         let Some(existing) = self.topics.get(info.name.as_str()) else {
             return Outcome::not_found(info.name.as_str());
         };
@@ -342,7 +355,7 @@ impl Registry {
         self.refuse_access(peer, message)
     }
 
-    fn refuse_access(&mut self, peer: &Peer, message: String) -> Outcome {
+    fn refuse_access(&mut self, peer: &PeerIdentity, message: String) -> Outcome {
         self.counters.no_access += 1;
         self.effects.refused.push(Refusal { peer: *peer, message: message.clone() });
         Outcome::error(message)
@@ -361,21 +374,27 @@ impl Registry {
         ResponseExt { revision: Some(entry.revision), lease_ms, ..ResponseExt::default() }
     }
 
-    fn enter(&mut self, peer: &Peer, info: &TopicInfo, keep: Keep, now: Moment) -> Outcome {
+    fn enter(
+        &mut self,
+        peer: &PeerIdentity,
+        info: &TopicInfo,
+        hold: Hold,
+        now: Timestamp,
+    ) -> Outcome {
         let existing = self.topics.get(info.name.as_str());
-        let place = existing.map_or_else(|| self.topics.next_place(), |entry| entry.place);
+        let order = existing.map_or_else(|| self.topics.next_order(), |entry| entry.order);
         // The endpoint's past counts only as long as it is the same endpoint.
         let found_alive =
             existing.is_some_and(|entry| entry.found_alive && entry.info.address == info.address);
         let entry = Entry {
             info: Arc::new(info.clone()),
             packed: info.to_bytes().into(),
-            place,
+            order,
             revision: 0,
             changed_ms: now.unix_ms,
             owner: *peer,
-            vigil: self.vigil_for(&keep, peer.process, now.instant),
-            keep,
+            probes: self.probe_schedule_for(&hold, peer.process, now.instant),
+            hold,
             found_alive,
         };
         self.stage_entry(entry, now.instant);
@@ -384,7 +403,7 @@ impl Registry {
 
     fn unregister(
         &mut self,
-        peer: &Peer,
+        peer: &PeerIdentity,
         request: &DiscoveryRequest,
         attempt: Attempt<'_>,
     ) -> Outcome {
@@ -413,7 +432,7 @@ impl Registry {
         Outcome::ok(format!("Unregistered topic: {name}"))
     }
 
-    fn lookup(&self, request: &DiscoveryRequest, now: Moment) -> Outcome {
+    fn lookup(&self, request: &DiscoveryRequest, now: Timestamp) -> Outcome {
         let Some(name) = non_empty(request.topic_name.as_deref()) else {
             return Outcome::error("Missing topic_name in lookup request");
         };
@@ -421,7 +440,7 @@ impl Registry {
     }
 
     /// What there is to say of a topic.
-    pub(super) fn find(&self, name: &str, now: Moment) -> Outcome {
+    pub(super) fn find(&self, name: &str, now: Timestamp) -> Outcome {
         let Some(entry) = self.topics.get(name) else {
             return Outcome::not_found(name);
         };
@@ -431,7 +450,7 @@ impl Registry {
         found
     }
 
-    fn renew(&mut self, peer: &Peer, ext: Option<&RequestExt>, now: Moment) -> Outcome {
+    fn renew(&mut self, peer: &PeerIdentity, ext: Option<&RequestExt>, now: Timestamp) -> Outcome {
         let Some(session) = ext.and_then(|ext| ext.session.as_ref()) else {
             return Outcome::error("Missing ext.session in renew request");
         };
@@ -448,7 +467,7 @@ impl Registry {
         Outcome { ext, ..Outcome::ok("") }
     }
 
-    fn shutdown(&mut self, peer: &Peer) -> Outcome {
+    fn shutdown(&mut self, peer: &PeerIdentity) -> Outcome {
         if self.settings.access.may_stop(peer) {
             self.effects.stop = true;
             return Outcome::ok("Shutting down");
@@ -470,7 +489,7 @@ fn not_registered(info: &TopicInfo, problem: &str) -> Outcome {
 fn doubt(existing: &Entry) -> Option<Awaits> {
     match existing.living_process() {
         Some(process) => Some(Awaits::Look(process)),
-        None => existing.vigil.is_orphan().then_some(Awaits::Probe),
+        None => existing.probes.is_orphan().then_some(Awaits::Probe),
     }
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::holds::SessionKey;
+use super::sessions::SessionKey;
 use super::topics::Entry;
-use super::watches::{Decided, work_of_a_wake};
+use super::watches::{Decided, wake_cost};
 use super::{
-    Change, EVICTION_RETRY, Effects, Event, EventKind, Keep, Moment, Record, Registry, Write,
+    Change, EVICTION_RETRY, Effects, Event, EventKind, Hold, Record, Registry, Timestamp, Write,
 };
 
 /// A change that counts only when it is stored.
@@ -17,7 +17,7 @@ pub(super) struct Staged {
     change: Option<Change>,
 }
 
-/// An entry that is not in place, and what was known of it beside it.
+/// An entry that is not in order, and what was known of it beside it.
 #[derive(Debug)]
 pub(super) struct Detached {
     entry: Entry,
@@ -33,7 +33,7 @@ impl From<Entry> for Detached {
 
 impl Registry {
     /// The batch is stored: gives what is to be done.
-    pub fn commit(&mut self, now: Moment) -> Effects {
+    pub fn commit(&mut self, now: Timestamp) -> Effects {
         let changes: Vec<_> = self.staged.drain(..).filter_map(|staged| staged.change).collect();
         for change in &changes {
             self.counters.count(change.kind);
@@ -44,19 +44,19 @@ impl Registry {
         self.end_batch(&Decided { is_stored: true, topics, before }, now)
     }
 
-    fn end_batch(&mut self, decided: &Decided, now: Moment) -> Effects {
+    fn end_batch(&mut self, decided: &Decided, now: Timestamp) -> Effects {
         self.wake(decided, now);
         self.history.trim();
         self.writes.clear();
         self.answered.clear();
-        self.work = 0;
+        self.cost = 0;
         self.owners.settle(&mut self.effects);
         std::mem::take(&mut self.effects)
     }
 
     /// The batch could not be stored: takes its changes back, answers them with ERROR and the
     /// other requests from what is there. Evictions are tried again later.
-    pub fn rollback(&mut self, problem: &str, now: Moment) -> Effects {
+    pub fn rollback(&mut self, problem: &str, now: Timestamp) -> Effects {
         self.counters.not_stored += 1;
         let staged = std::mem::take(&mut self.staged);
         let writes = std::mem::take(&mut self.writes);
@@ -71,7 +71,7 @@ impl Registry {
                 self.history.pop();
             }
         }
-        self.evict_again = Some(now.instant + EVICTION_RETRY);
+        self.retry_evictions_at = Some(now.instant + EVICTION_RETRY);
         self.effects.replies.clear();
         self.effects.refused.clear();
         // The numbers of what was taken back are given again: looks for them must not be.
@@ -93,7 +93,7 @@ impl Registry {
     /// Undoes a change. What was to be evicted is so again, a little later.
     fn put_back(&mut self, mut before: Detached, change: Option<&Change>, now: Instant) {
         if change.is_some_and(|change| matches!(change.kind, EventKind::Evicted(_))) {
-            before.entry.vigil.hurry(now + EVICTION_RETRY);
+            before.entry.probes.hurry(now + EVICTION_RETRY);
         }
         self.attach(before, now);
     }
@@ -130,14 +130,14 @@ impl Registry {
         record: Option<Record>,
     ) {
         let (revision, info, owner) = (self.revision, Arc::clone(&entry.info), entry.owner);
-        self.work += work_of_a_wake(self.waiters.pattern_bytes(), &info.name);
+        self.cost += wake_cost(self.waiters.pattern_bytes(), &info.name);
         let event = Event { revision, kind, packed: Arc::clone(&entry.packed) };
         self.history.push(info.name.clone(), event.clone());
         let write = Write { name: info.name.clone(), record, event: Some(event) };
         self.stage(before, Some(Change { revision, kind, info, owner }), write);
     }
 
-    /// Puts an entry and all that hangs on it into place.
+    /// Puts an entry and all that hangs on it into order.
     pub(super) fn attach(&mut self, detached: Detached, now: Instant) {
         let Detached { entry, session_end } = detached;
         let name = &entry.info.name;
@@ -147,7 +147,7 @@ impl Registry {
         if let Some((key, lease_ms)) = session_of(&entry) {
             self.sessions.add(key, lease_ms, name.clone(), session_end, now);
         }
-        if let Some(due) = entry.vigil.due() {
+        if let Some(due) = entry.probes.due() {
             self.agenda.insert((due, name.clone()));
         }
         self.topics.insert(entry);
@@ -166,7 +166,7 @@ impl Registry {
             session_end = self.sessions.end_of(&key);
             self.sessions.remove(&key, name);
         }
-        if let Some(due) = entry.vigil.due() {
+        if let Some(due) = entry.probes.due() {
             self.agenda.remove(&(due, name.clone()));
         }
         self.forget_lists();
@@ -182,10 +182,10 @@ impl Registry {
 
 /// The session that keeps an entry, and its term in ms.
 pub(super) fn session_of(entry: &Entry) -> Option<(SessionKey, u64)> {
-    match &entry.keep {
-        Keep::Session { id, lease_ms } => {
+    match &entry.hold {
+        Hold::Session { id, lease_ms } => {
             Some((SessionKey { uid: entry.owner.uid, id: id.clone() }, *lease_ms))
         }
-        Keep::Process | Keep::Static => None,
+        Hold::Process | Hold::Static => None,
     }
 }

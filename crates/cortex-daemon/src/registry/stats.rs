@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use cortex_proto::ResponseExt;
 
 use super::requests::Outcome;
-use super::{Moment, Registry};
+use super::{Registry, Timestamp};
 
 impl Registry {
-    pub(super) fn stats(&self, now: Moment) -> Outcome {
+    pub(super) fn stats(&self, now: Timestamp) -> Outcome {
         let (waits, watches) = self.waiters.count();
         let counters = self.counters;
         let own = [
             ("waits", waits as u64),
             ("watches", watches as u64),
-            ("contests", self.contests.len() as u64),
+            ("contests", self.pending_registers.len() as u64),
             ("sessions", self.sessions.len() as u64),
             ("history", self.history.len() as u64),
             ("registered", counters.registered),

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use cortex_proto::{EndpointState, EntryExt, Hold, TopicInfo, TopicName};
+use cortex_proto::{EndpointState, EntryExt, Hold as WireHold, TopicInfo, TopicName};
 
-use super::liveness::Vigil;
-use super::{Keep, Record};
-use crate::peer::{Peer, Process};
+use super::liveness::ProbeSchedule;
+use super::{Hold, Record};
+use crate::peer::{PeerIdentity, Process};
 
 /// A registered topic.
 #[derive(Clone, Debug)]
@@ -15,32 +15,32 @@ pub(super) struct Entry {
     pub(super) info: Arc<TopicInfo>,
     /// `info` as it goes out, packed once.
     pub(super) packed: Arc<[u8]>,
-    pub(super) place: u64,
+    pub(super) order: u64,
     pub(super) revision: u64,
     pub(super) changed_ms: u64,
-    pub(super) owner: Peer,
-    pub(super) keep: Keep,
+    pub(super) owner: PeerIdentity,
+    pub(super) hold: Hold,
     /// Whether the endpoint was once found alive.
     pub(super) found_alive: bool,
-    pub(super) vigil: Vigil,
+    pub(super) probes: ProbeSchedule,
 }
 
 impl Entry {
     /// The process whose end would end the topic, unless it has ended already.
     pub(super) fn living_process(&self) -> Option<Process> {
-        self.owner.process.filter(|_| self.keep == Keep::Process && !self.vigil.is_orphan())
+        self.owner.process.filter(|_| self.hold == Hold::Process && !self.probes.is_orphan())
     }
 
     pub(super) fn record(&self) -> Record {
         Record {
             name: self.info.name.clone(),
-            place: self.place,
+            order: self.order,
             packed: Arc::clone(&self.packed),
             revision: self.revision,
             changed_ms: self.changed_ms,
             uid: self.owner.uid,
             process: self.owner.process,
-            keep: self.keep.clone(),
+            hold: self.hold.clone(),
             found_alive: self.found_alive,
         }
     }
@@ -49,14 +49,14 @@ impl Entry {
         EntryExt {
             uid: self.owner.uid.map(u64::from),
             pid: self.owner.process.map(|process| u64::from(process.pid)),
-            hold: match self.keep {
-                Keep::Process => Hold::Process,
-                Keep::Session { .. } => Hold::Session,
-                Keep::Static => Hold::Static,
+            hold: match self.hold {
+                Hold::Process => WireHold::Process,
+                Hold::Session { .. } => WireHold::Session,
+                Hold::Static => WireHold::Static,
             },
             revision: self.revision,
             age_ms: unix_ms.saturating_sub(self.changed_ms),
-            endpoint: if self.vigil.is_orphan() {
+            endpoint: if self.probes.is_orphan() {
                 EndpointState::Orphaned
             } else if self.found_alive {
                 EndpointState::Alive
@@ -67,18 +67,18 @@ impl Entry {
     }
 }
 
-/// A set of topics that remembers in which order they came. An entry keeps its place when it is
+/// A set of topics that remembers in which order they came. An entry keeps its order when it is
 /// overwritten; a removed name that comes again goes last.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
-    places: HashMap<TopicName, u64>,
-    by_place: BTreeMap<u64, Entry>,
+    orders: HashMap<TopicName, u64>,
+    by_order: BTreeMap<u64, Entry>,
     name_bytes: usize,
 }
 
 impl Topics {
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.orders.len()
     }
 
     /// The bytes of all names.
@@ -87,35 +87,35 @@ impl Topics {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Entry> {
-        self.by_place.get(self.places.get(name)?)
+        self.by_order.get(self.orders.get(name)?)
     }
 
     pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Entry> {
-        self.by_place.get_mut(self.places.get(name)?)
+        self.by_order.get_mut(self.orders.get(name)?)
     }
 
-    /// The place behind all others.
-    pub(super) fn next_place(&self) -> u64 {
-        self.by_place.last_key_value().map_or(0, |(place, _)| place + 1)
+    /// The order behind all others.
+    pub(super) fn next_order(&self) -> u64 {
+        self.by_order.last_key_value().map_or(0, |(order, _)| order + 1)
     }
 
-    /// Puts an entry at its place.
+    /// Puts an entry at its order.
     pub(super) fn insert(&mut self, entry: Entry) {
         self.name_bytes += entry.info.name.as_str().len();
-        self.places.insert(entry.info.name.clone(), entry.place);
-        if let Some(before) = self.by_place.insert(entry.place, entry) {
+        self.orders.insert(entry.info.name.clone(), entry.order);
+        if let Some(before) = self.by_order.insert(entry.order, entry) {
             self.name_bytes -= before.info.name.as_str().len();
         }
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Option<Entry> {
-        let entry = self.by_place.remove(&self.places.remove(name)?)?;
+        let entry = self.by_order.remove(&self.orders.remove(name)?)?;
         self.name_bytes -= name.len();
         Some(entry)
     }
 
     /// In the order of first registration.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.by_place.values()
+        self.by_order.values()
     }
 }

@@ -11,15 +11,15 @@ use cortex_proto::{TopicFilter, TopicName};
 use crate::peer::{ConnectionId, ReplyTo};
 
 /// The most that wait in all; one user has at most half of it.
-pub(super) const MOST: usize = 100_000;
+pub(super) const MAX: usize = 100_000;
 /// The most bytes that they take, envelopes and names included; one user at most half of it.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// The most bytes that the different patterns have together, and those of one user: each change is
 /// held against each of them.
-const MOST_PATTERN_BYTES: usize = 64 * 1024;
-const MOST_PATTERN_BYTES_OF_A_USER: usize = 8 * 1024;
+const MAX_PATTERN_BYTES: usize = 64 * 1024;
+const MAX_PATTERN_BYTES_PER_USER: usize = 8 * 1024;
 /// About how many bytes one takes that waits for nothing in particular.
-const BYTES_EACH: usize = 400;
+const WAITER_BYTES: usize = 400;
 
 /// A request whose reply is held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,21 +28,21 @@ pub(super) struct Waiter {
     pub(super) uid: Option<u32>,
     /// When it is answered at the latest.
     pub(super) end: Instant,
-    pub(super) wants: Wants,
+    pub(super) condition: WakeCondition,
 }
 
 /// What it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wants {
+pub(super) enum WakeCondition {
     /// A topic's registration.
     Topic(TopicName),
     /// A change of one topic, or of all that pass.
-    Change(Option<TopicName>, Watch),
+    Change(Option<TopicName>, WatchSpec),
 }
 
 /// What a watch is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Watch {
+pub(super) struct WatchSpec {
     /// The topics; `None` is all.
     pub(super) filter: Option<Arc<TopicFilter>>,
     /// The most events in its reply.
@@ -78,9 +78,9 @@ struct User {
     pattern_bytes: usize,
 }
 
-impl Wants {
+impl WakeCondition {
     /// A change of what a watch is about.
-    pub(super) fn change(watch: Watch) -> Self {
+    pub(super) fn change(watch: WatchSpec) -> Self {
         let name = watch.filter.as_ref().and_then(|filter| TopicName::new(filter.name()?).ok());
         Self::Change(name, watch)
     }
@@ -113,15 +113,15 @@ fn length(filter: Option<&Arc<TopicFilter>>) -> usize {
 
 impl Waiter {
     fn bytes(&self) -> usize {
-        let wanted = match &self.wants {
-            Wants::Topic(name) => name.as_str().len(),
-            Wants::Change(_, watch) => length(watch.filter.as_ref()),
+        let wanted = match &self.condition {
+            WakeCondition::Topic(name) => name.as_str().len(),
+            WakeCondition::Change(_, watch) => length(watch.filter.as_ref()),
         };
-        BYTES_EACH + wanted + self.to.envelope.len()
+        WAITER_BYTES + wanted + self.to.envelope.len()
     }
 
     fn is_wait(&self) -> bool {
-        matches!(self.wants, Wants::Topic(_))
+        matches!(self.condition, WakeCondition::Topic(_))
     }
 }
 
@@ -143,7 +143,7 @@ impl Waiters {
     /// Lets a request wait. Gives those that have to make room for it: the oldest, of its user or
     /// of all; or itself, when its pattern is one too many.
     pub(super) fn add(&mut self, waiter: Waiter) -> Vec<Waiter> {
-        let mut crowded_out = Vec::new();
+        let mut displaced = Vec::new();
         if self.is_one_pattern_too_many(&waiter) {
             return vec![waiter];
         }
@@ -151,9 +151,9 @@ impl Waiters {
         self.next += 1;
         self.enter(number, waiter);
         while let Some(oldest) = self.beyond_its_share(uid).or_else(|| self.beyond_all()) {
-            crowded_out.extend(self.remove(oldest));
+            displaced.extend(self.remove(oldest));
         }
-        crowded_out
+        displaced
     }
 
     /// Those that this topic alone concerns, if they are waits, or if they are watches.
@@ -215,10 +215,10 @@ impl Waiters {
         user.waiting.insert(number);
         self.by_connection.entry(waiter.to.connection).or_default().insert(number);
         self.by_end.insert((waiter.end, number));
-        if let Some(name) = waiter.wants.name() {
+        if let Some(name) = waiter.condition.name() {
             self.by_name.entry(name.clone()).or_default().insert(number);
         }
-        if let Wants::Change(None, watch) = &mut waiter.wants {
+        if let WakeCondition::Change(None, watch) = &mut waiter.condition {
             let mut pattern = (waiter.uid, watch.filter.clone());
             if let Some((known, _)) = self.by_filter.get_key_value(&pattern) {
                 // Equal patterns are kept once.
@@ -240,11 +240,11 @@ impl Waiters {
         self.waits -= usize::from(waiter.is_wait());
         self.by_end.remove(&(waiter.end, number));
         take_out(&mut self.by_connection, &waiter.to.connection, number);
-        if let Some(name) = waiter.wants.name() {
+        if let Some(name) = waiter.condition.name() {
             take_out(&mut self.by_name, name, number);
         }
         let mut pattern_bytes = 0;
-        if let Some(filter) = waiter.wants.filter()
+        if let Some(filter) = waiter.condition.filter()
             && take_out(&mut self.by_filter, &(waiter.uid, filter.clone()), number)
         {
             pattern_bytes = length(filter.as_ref());
@@ -266,24 +266,24 @@ impl Waiters {
     }
 
     fn is_one_pattern_too_many(&self, waiter: &Waiter) -> bool {
-        let Some(filter) = waiter.wants.filter() else { return false };
+        let Some(filter) = waiter.condition.filter() else { return false };
         let of_user = self.users.get(&waiter.uid).map_or(0, |user| user.pattern_bytes);
         let bytes = length(filter.as_ref());
-        let is_too_much = of_user + bytes > MOST_PATTERN_BYTES_OF_A_USER
-            || self.pattern_bytes + bytes > MOST_PATTERN_BYTES;
+        let is_too_much = of_user + bytes > MAX_PATTERN_BYTES_PER_USER
+            || self.pattern_bytes + bytes > MAX_PATTERN_BYTES;
         is_too_much && !self.by_filter.contains_key(&(waiter.uid, filter.clone()))
     }
 
     /// The oldest of a user that has more than its share.
     fn beyond_its_share(&self, uid: Option<u32>) -> Option<u64> {
         let user = self.users.get(&uid)?;
-        let is_beyond = user.waiting.len() > MOST / 2 || user.bytes > MOST_BYTES / 2;
+        let is_beyond = user.waiting.len() > MAX / 2 || user.bytes > MAX_BYTES / 2;
         user.waiting.first().copied().filter(|_| is_beyond)
     }
 
     /// The oldest of all, when there are too many.
     fn beyond_all(&self) -> Option<u64> {
-        let is_beyond = self.by_age.len() > MOST || self.bytes > MOST_BYTES;
+        let is_beyond = self.by_age.len() > MAX || self.bytes > MAX_BYTES;
         self.by_age.first_key_value().map(|(number, _)| *number).filter(|_| is_beyond)
     }
 }
@@ -306,18 +306,18 @@ mod tests {
     use super::*;
     use crate::zmtp::Envelope;
 
-    fn waiter(connection: usize, uid: u32, now: Instant, wants: Wants) -> Waiter {
+    fn waiter(connection: usize, uid: u32, now: Instant, condition: WakeCondition) -> Waiter {
         let to = ReplyTo { connection: ConnectionId(connection), envelope: Envelope::default() };
-        Waiter { to, uid: Some(uid), end: now + Duration::from_secs(60), wants }
+        Waiter { to, uid: Some(uid), end: now + Duration::from_secs(60), condition }
     }
 
-    fn topic(name: &str) -> Wants {
-        Wants::Topic(TopicName::new(name).unwrap())
+    fn topic(name: &str) -> WakeCondition {
+        WakeCondition::Topic(TopicName::new(name).unwrap())
     }
 
-    fn change(filter: Option<&str>) -> Wants {
+    fn change(filter: Option<&str>) -> WakeCondition {
         let filter = filter.map(|pattern| Arc::new(TopicFilter::new(pattern).unwrap()));
-        Wants::change(Watch { filter, limit: 10 })
+        WakeCondition::change(WatchSpec { filter, limit: 10 })
     }
 
     fn connections(waiters: &[Waiter]) -> Vec<usize> {
@@ -342,8 +342,8 @@ mod tests {
             change(Some("/b/**")),
             topic("/a"),
         ];
-        for (connection, wants) in wanted.into_iter().enumerate() {
-            assert_eq!(waiters.add(waiter(connection, 1, now, wants)), []);
+        for (connection, condition) in wanted.into_iter().enumerate() {
+            assert_eq!(waiters.add(waiter(connection, 1, now, condition)), []);
         }
         assert_eq!(waiters.count(), (3, 4));
         let name = TopicName::new("/a").unwrap();
@@ -365,15 +365,15 @@ mod tests {
     fn the_oldest_make_room_of_a_user_and_of_all() {
         let now = start();
         let mut waiters = Waiters::default();
-        for number in 0..MOST / 2 {
+        for number in 0..MAX / 2 {
             assert_eq!(waiters.add(waiter(number, 1, now, topic("/a"))), []);
         }
-        assert_eq!(connections(&waiters.add(waiter(MOST, 1, now, topic("/a")))), [0]);
-        for number in 0..MOST / 2 {
-            assert_eq!(waiters.add(waiter(MOST + number, 2, now, topic("/a"))), []);
+        assert_eq!(connections(&waiters.add(waiter(MAX, 1, now, topic("/a")))), [0]);
+        for number in 0..MAX / 2 {
+            assert_eq!(waiters.add(waiter(MAX + number, 2, now, topic("/a"))), []);
         }
         assert_eq!(connections(&waiters.add(waiter(7, 3, now, topic("/a")))), [1]);
-        assert_eq!(waiters.count(), (MOST, 0));
+        assert_eq!(waiters.count(), (MAX, 0));
     }
 
     #[test]
@@ -381,7 +381,7 @@ mod tests {
         let now = start();
         let mut waiters = Waiters::default();
         let long = format!("/*{}", "x".repeat(1000));
-        let fit = MOST_BYTES / 2 / (BYTES_EACH + long.len());
+        let fit = MAX_BYTES / 2 / (WAITER_BYTES + long.len());
         for number in 0..fit {
             assert_eq!(waiters.add(waiter(number, 1, now, change(Some(&long)))), []);
         }
@@ -393,10 +393,10 @@ mod tests {
         let now = start();
         let mut waiters = Waiters::default();
         let pattern = |number: usize| format!("/{number:0>60}/*");
-        let fit = MOST_PATTERN_BYTES_OF_A_USER / pattern(0).len();
+        let fit = MAX_PATTERN_BYTES_PER_USER / pattern(0).len();
         for number in 0..fit {
-            let wants = change(Some(&pattern(number)));
-            assert_eq!(waiters.add(waiter(number, 1, now, wants)), []);
+            let condition = change(Some(&pattern(number)));
+            assert_eq!(waiters.add(waiter(number, 1, now, condition)), []);
         }
         let another = waiter(7, 1, now, change(Some(&pattern(fit))));
         assert_eq!(waiters.add(another.clone()), std::slice::from_ref(&another), "at once");

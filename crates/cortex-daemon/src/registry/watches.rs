@@ -14,20 +14,20 @@ use cortex_proto::{
 };
 
 use super::requests::{Answer, Content, Outcome, non_empty};
-use super::waiters::{Waiter, Wants, Watch, passes};
-use super::{Asked, Moment, Registry, Reply};
+use super::waiters::{Waiter, WakeCondition, WatchSpec, passes};
+use super::{PeerRequest, Registry, Reply, Timestamp};
 use crate::peer::ConnectionId;
 use crate::zmtp::SHARED_FROM;
 
 /// The most events in a reply: whoever is further behind asks again.
-const MOST_EVENTS: u64 = 1000;
+const MAX_EVENTS: u64 = 1000;
 /// The most steps for one request: about a quarter of a second.
-const MOST_EFFORT: usize = 500_000_000;
+const MAX_EFFORT: usize = 500_000_000;
 /// Behind an event that makes a reply longer than this, in bytes, no other one follows.
-const BYTES_A_REPLY: usize = 256 * 1024;
+const MAX_REPLY_BYTES: usize = 256 * 1024;
 /// The most bytes that waking takes, made or copied. Whoever comes later is told that nothing has
 /// happened yet: it asks again, and then it is answered at its turn.
-const BYTES_A_WAKE: usize = 4 * 1024 * 1024;
+const MAX_WAKE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How a batch ended, and what follows for those who wait.
 pub(super) struct Decided {
@@ -40,7 +40,7 @@ pub(super) struct Decided {
 }
 
 impl Registry {
-    pub(super) fn wait(&self, request: &DiscoveryRequest, now: Moment) -> Answer {
+    pub(super) fn wait(&self, request: &DiscoveryRequest, now: Timestamp) -> Answer {
         let Some(name) = non_empty(request.topic_name.as_deref()) else {
             return Outcome::error("Missing topic_name in wait request").into();
         };
@@ -50,7 +50,7 @@ impl Registry {
             return found.into();
         }
         match TopicName::new(name) {
-            Ok(name) => Answer::HeldBack { wants: Wants::Topic(name), wait },
+            Ok(name) => Answer::Parked { condition: WakeCondition::Topic(name), wait },
             Err(problem) => {
                 Outcome::error(format!("No such topic can be waited for: {problem}")).into()
             }
@@ -65,7 +65,7 @@ impl Registry {
             Err(problem) => return Outcome::error(format!("ext.filter: {problem}")).into(),
         };
         let name_bytes = self.topics.name_bytes().max(self.history.name_bytes());
-        if filter.as_ref().is_some_and(|filter| filter.effort(name_bytes) > MOST_EFFORT) {
+        if filter.as_ref().is_some_and(|filter| filter.effort(name_bytes) > MAX_EFFORT) {
             self.counters.over_limit += 1;
             let problem = "with so many topics it would take too long: have less behind a `*`";
             return Outcome::error(format!("ext.filter: {problem}")).into();
@@ -74,16 +74,16 @@ impl Registry {
             let body = self.snapshot_body(filter.as_ref());
             return Outcome { content: Content::Made(body), ..Outcome::ok("") }.into();
         };
-        let limit = ext.limit.unwrap_or(MOST_EVENTS).clamp(1, MOST_EVENTS);
+        let limit = ext.limit.unwrap_or(MAX_EVENTS).clamp(1, MAX_EVENTS);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let watch = Watch { filter, limit };
+        let watch = WatchSpec { filter, limit };
         let wait = wait_of(Some(ext));
         let (body, has_events) = self.events_body(&watch, since);
         if has_events || wait.is_zero() {
             return Outcome { content: Content::Made(body), ..Outcome::ok("") }.into();
         }
         // From here on it has seen all up to the present: what wakes it is all that it is told.
-        Answer::HeldBack { wants: Wants::change(watch), wait }
+        Answer::Parked { condition: WakeCondition::change(watch), wait }
     }
 
     /// The revision from which a watch can go on without a gap.
@@ -94,22 +94,28 @@ impl Registry {
     }
 
     /// Holds a reply back.
-    pub(super) fn hold_back(&mut self, asked: Asked, wants: Wants, wait: Duration, now: Moment) {
+    pub(super) fn park(
+        &mut self,
+        asked: PeerRequest,
+        condition: WakeCondition,
+        wait: Duration,
+        now: Timestamp,
+    ) {
         let end = now.instant + wait;
-        self.effects.held_back.push(asked.from.connection);
-        let waiter = Waiter { to: asked.from, uid: asked.peer.uid, end, wants };
-        let crowded_out = self.waiters.add(waiter);
-        self.crowded_out.extend(crowded_out);
+        self.effects.parked.push(asked.reply_to.connection);
+        let waiter = Waiter { to: asked.reply_to, uid: asked.peer.uid, end, condition };
+        let displaced = self.waiters.add(waiter);
+        self.displaced.extend(displaced);
     }
 
     /// Nobody waits at this connection any longer.
-    pub(super) fn let_go(&mut self, connection: ConnectionId) {
+    pub(super) fn cancel_waiters(&mut self, connection: ConnectionId) {
         let dropped = self.waiters.take_connection(connection);
-        self.effects.let_go.extend(dropped.iter().map(|waiter| waiter.to.connection));
+        self.effects.cancelled.extend(dropped.iter().map(|waiter| waiter.to.connection));
     }
 
     /// Answers those who need not wait any longer, now that the batch is decided.
-    pub(super) fn wake(&mut self, decided: &Decided, now: Moment) {
+    pub(super) fn wake(&mut self, decided: &Decided, now: Timestamp) {
         if let Some(epoch) = self.lost_epoch.take() {
             // Their next request is one of another epoch, and gets a snapshot.
             let body = self.no_events(Since { epoch, revision: self.revision });
@@ -126,7 +132,7 @@ impl Registry {
         if decided.is_stored {
             woken.extend(self.waiters.take_filtered(&decided.topics));
         }
-        woken.append(&mut self.crowded_out);
+        woken.append(&mut self.displaced);
         woken.extend(self.waiters.take_ended(now.instant));
         if self.is_closing {
             woken.extend(self.waiters.take_all());
@@ -134,20 +140,20 @@ impl Registry {
         self.answer_woken(woken, decided.before, now);
     }
 
-    fn answer_woken(&mut self, woken: Vec<Waiter>, since: u64, now: Moment) {
+    fn answer_woken(&mut self, woken: Vec<Waiter>, since: u64, now: Timestamp) {
         // Watches on the same share their reply.
-        let mut bodies: HashMap<Watch, Arc<[u8]>> = HashMap::new();
+        let mut bodies: HashMap<WatchSpec, Arc<[u8]>> = HashMap::new();
         let mut nothing_yet = None;
         let mut bytes = 0;
-        for Waiter { to, wants, .. } in woken {
-            let (status, body) = match wants {
-                Wants::Topic(name) => {
+        for Waiter { to, condition, .. } in woken {
+            let (status, body) = match condition {
+                WakeCondition::Topic(name) => {
                     let found = self.find(name.as_str(), now);
                     (found.status, self.body(found, true, now))
                 }
-                Wants::Change(_, watch) => {
+                WakeCondition::Change(_, watch) => {
                     let known = bodies.get(&watch).map(Arc::clone);
-                    let body = if bytes > BYTES_A_WAKE {
+                    let body = if bytes > MAX_WAKE_BYTES {
                         let place = Since { epoch: self.epoch, revision: since };
                         Arc::clone(nothing_yet.get_or_insert_with(|| self.no_events(place)))
                     } else if let Some(body) = known {
@@ -168,16 +174,16 @@ impl Registry {
     }
 
     /// The reply with what has happened behind a revision, and whether that is anything.
-    fn events_body(&mut self, watch: &Watch, since: u64) -> (Arc<[u8]>, bool) {
-        let Watch { filter, limit } = watch;
-        let (mut work, mut bytes, mut is_cut) = (0, 0, false);
+    fn events_body(&mut self, watch: &WatchSpec, since: u64) -> (Arc<[u8]>, bool) {
+        let WatchSpec { filter, limit } = watch;
+        let (mut cost, mut bytes, mut is_cut) = (0, 0, false);
         let mut events = Vec::new();
         for (name, event) in self.history.since(since, self.revision).into_iter().flatten() {
-            work += work_of_a_look(filter.as_deref(), name);
+            cost += match_cost(filter.as_deref(), name);
             if !passes(filter.as_deref(), name) {
                 continue;
             }
-            if events.len() == *limit || bytes > BYTES_A_REPLY {
+            if events.len() == *limit || bytes > MAX_REPLY_BYTES {
                 is_cut = true;
                 break;
             }
@@ -198,7 +204,7 @@ impl Registry {
         let epoch = self.epoch;
         let ext = EncodedWatchExt { epoch, revision, snapshot: None, events: Some(&events) };
         let (body, has_events) = (packed(&[], &ext), !events.is_empty());
-        self.work += work;
+        self.cost += cost;
         (self.made(body), has_events)
     }
 
@@ -218,10 +224,10 @@ impl Registry {
         {
             return Arc::clone(&known.body);
         }
-        let mut work = 0;
+        let mut cost = 0;
         let mut topics = Vec::new();
         for entry in self.topics.iter() {
-            work += work_of_a_look(filter.map(Arc::as_ref), &entry.info.name);
+            cost += match_cost(filter.map(Arc::as_ref), &entry.info.name);
             if passes(filter.map(Arc::as_ref), &entry.info.name) {
                 topics.push(&*entry.packed);
             }
@@ -229,7 +235,7 @@ impl Registry {
         let Since { epoch, revision } = place;
         let ext = EncodedWatchExt { epoch, revision, snapshot: Some(true), events: None };
         let body = packed(&topics, &ext);
-        self.work += work;
+        self.cost += cost;
         let body = self.made(body);
         self.snapshot_reply =
             Some(SnapshotReply { place, filter: filter.cloned(), body: Arc::clone(&body) });
@@ -246,12 +252,12 @@ pub(super) struct SnapshotReply {
 }
 
 /// About how long it takes to look at a topic, in ns.
-fn work_of_a_look(filter: Option<&TopicFilter>, name: &TopicName) -> usize {
+fn match_cost(filter: Option<&TopicFilter>, name: &TopicName) -> usize {
     16 + filter.map_or(0, |filter| filter.effort(name.as_str().len()))
 }
 
 /// About how long it takes to hold a name against patterns of so many bytes together, in ns.
-pub(super) fn work_of_a_wake(pattern_bytes: usize, name: &TopicName) -> usize {
+pub(super) fn wake_cost(pattern_bytes: usize, name: &TopicName) -> usize {
     pattern_bytes * (8 + name.as_str().len()) / 4
 }
 

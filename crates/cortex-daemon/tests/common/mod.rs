@@ -8,11 +8,11 @@ pub(crate) mod watcher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use cortex_daemon::peer::{ConnectionId, Peer, Process, ReplyTo};
+use cortex_daemon::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 pub(crate) use cortex_daemon::registry::Settings;
 use cortex_daemon::registry::{
-    Access, Asked, Change, Effects, Event, Finding, Input, Limits, Moment, Record, Refusal,
-    Registry, Snapshot, Write,
+    Access, Change, Effects, Event, Input, Limits, PeerRequest, ProbeResult, Record, Refusal,
+    Registry, Snapshot, Timestamp, Write,
 };
 use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
@@ -36,12 +36,12 @@ pub(crate) fn process(pid: u32) -> Process {
 }
 
 /// A peer over a Unix socket.
-pub(crate) fn local(uid: u32, pid: u32) -> Peer {
-    Peer { uid: Some(uid), process: Some(process(pid)) }
+pub(crate) fn local(uid: u32, pid: u32) -> PeerIdentity {
+    PeerIdentity { uid: Some(uid), process: Some(process(pid)) }
 }
 
 /// A peer over TCP.
-pub(crate) const REMOTE: Peer = Peer { uid: None, process: None };
+pub(crate) const REMOTE: PeerIdentity = PeerIdentity { uid: None, process: None };
 
 pub(crate) fn info(name: &str, node: &str) -> TopicInfo {
     TopicInfo {
@@ -62,14 +62,14 @@ pub(crate) fn reply_to(number: usize) -> ReplyTo {
 pub(crate) struct World {
     pub(crate) registry: Registry,
     settings: Settings,
-    pub(crate) now: Moment,
+    pub(crate) now: Timestamp,
     pub(crate) dead: BTreeSet<Process>,
     /// Processes that cannot be watched.
     pub(crate) unseen: BTreeSet<Process>,
-    /// What a look at an endpoint shows; `Greets` where nothing is said.
-    pub(crate) endpoints: BTreeMap<String, Finding>,
+    /// What a look at an endpoint shows; `Alive` where nothing is said.
+    pub(crate) endpoints: BTreeMap<String, ProbeResult>,
     /// Looks that wait for [`World::answer_probes`], when it is held back.
-    pub(crate) held_probes: Option<Vec<(TopicName, u64, String)>>,
+    pub(crate) delayed_probes: Option<Vec<(TopicName, u64, String)>>,
     pub(crate) stored: BTreeMap<TopicName, Record>,
     pub(crate) events: Vec<(TopicName, Event)>,
     pub(crate) disk_is_full: bool,
@@ -79,8 +79,8 @@ pub(crate) struct World {
     pub(crate) replies: BTreeMap<usize, DiscoveryResponse>,
     pub(crate) stopped: bool,
     /// The connections of requests that were held back, and of those that will not be answered.
-    pub(crate) held_back: Vec<usize>,
-    pub(crate) let_go: Vec<usize>,
+    pub(crate) parked: Vec<usize>,
+    pub(crate) cancelled: Vec<usize>,
     /// The bytes of all replies; one that many got, and that is not copied, counts once.
     pub(crate) bytes_replied: usize,
     asked: usize,
@@ -95,7 +95,7 @@ impl World {
 
     pub(crate) fn with(settings: Settings, snapshot: Snapshot) -> Self {
         #[expect(clippy::disallowed_methods, reason = "some instant to start from")]
-        let now = Moment { instant: Instant::now(), unix_ms: 1_000_000 };
+        let now = Timestamp { instant: Instant::now(), unix_ms: 1_000_000 };
         let (revision, epoch) = (snapshot.revision, snapshot.epoch);
         let events = snapshot.history.clone();
         let stored = snapshot.records.iter().map(|r| (r.name.clone(), r.clone())).collect();
@@ -106,7 +106,7 @@ impl World {
             dead: BTreeSet::new(),
             unseen: BTreeSet::new(),
             endpoints: BTreeMap::new(),
-            held_probes: None,
+            delayed_probes: None,
             stored,
             events,
             disk_is_full: false,
@@ -115,8 +115,8 @@ impl World {
             refusals: Vec::new(),
             replies: BTreeMap::new(),
             stopped: false,
-            held_back: Vec::new(),
-            let_go: Vec::new(),
+            parked: Vec::new(),
+            cancelled: Vec::new(),
             bytes_replied: 0,
             asked: 0,
             revision,
@@ -127,7 +127,7 @@ impl World {
     /// What the daemon would find when it starts again.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut records: Vec<_> = self.stored.values().cloned().collect();
-        records.sort_by_key(|record| record.place);
+        records.sort_by_key(|record| record.order);
         let history = self.events.clone();
         Snapshot { epoch: self.epoch, revision: self.revision, records, history }
     }
@@ -143,7 +143,7 @@ impl World {
     }
 
     /// Sends a request, and gives its number; the reply may come later.
-    pub(crate) fn send(&mut self, peer: Peer, request: DiscoveryRequest) -> usize {
+    pub(crate) fn send(&mut self, peer: PeerIdentity, request: DiscoveryRequest) -> usize {
         self.asked += 1;
         self.deliver(vec![self.asked_by(peer, request)]);
         self.asked
@@ -153,17 +153,21 @@ impl World {
     pub(crate) fn lose_state(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.events.clear();
-        self.registry.begin_epoch(epoch);
+        self.registry.reset_history(epoch);
         self.deliver(Vec::new());
     }
 
-    fn asked_by(&self, peer: Peer, request: DiscoveryRequest) -> Input {
+    fn asked_by(&self, peer: PeerIdentity, request: DiscoveryRequest) -> Input {
         let from = reply_to(self.asked);
-        Input::Request(Asked { from, peer, is_req: false, request: Ok(request) })
+        Input::Request(PeerRequest { reply_to: from, peer, is_req: false, request: Ok(request) })
     }
 
     /// Sends a request and gives its reply, which must be there at once.
-    pub(crate) fn ask(&mut self, peer: Peer, request: DiscoveryRequest) -> DiscoveryResponse {
+    pub(crate) fn ask(
+        &mut self,
+        peer: PeerIdentity,
+        request: DiscoveryRequest,
+    ) -> DiscoveryResponse {
         let number = self.send(peer, request);
         self.replies.remove(&number).unwrap()
     }
@@ -171,14 +175,17 @@ impl World {
     /// Sends several requests that arrive in one batch.
     pub(crate) fn ask_at_once(
         &mut self,
-        requests: Vec<(Peer, DiscoveryRequest)>,
+        requests: Vec<(PeerIdentity, DiscoveryRequest)>,
     ) -> Vec<DiscoveryResponse> {
         let asked = self.send_at_once(requests);
         asked.iter().map(|number| self.replies.remove(number).unwrap()).collect()
     }
 
     /// Sends several requests that arrive in one batch, and gives their numbers.
-    pub(crate) fn send_at_once(&mut self, requests: Vec<(Peer, DiscoveryRequest)>) -> Vec<usize> {
+    pub(crate) fn send_at_once(
+        &mut self,
+        requests: Vec<(PeerIdentity, DiscoveryRequest)>,
+    ) -> Vec<usize> {
         let first = self.asked + 1;
         let inputs = requests
             .into_iter()
@@ -208,11 +215,11 @@ impl World {
     }
 
     /// A process ends, and the daemon has not heard of it yet.
-    pub(crate) fn kill_unheard(&mut self, process: Process) {
+    pub(crate) fn kill_unnoticed(&mut self, process: Process) {
         self.dead.insert(process);
     }
 
-    pub(crate) fn set_endpoint(&mut self, address: &str, finding: Finding) {
+    pub(crate) fn set_endpoint(&mut self, address: &str, finding: ProbeResult) {
         self.endpoints.insert(address.to_owned(), finding);
     }
 
@@ -227,7 +234,7 @@ impl World {
 
     /// Answers the looks that were held back.
     pub(crate) fn answer_probes(&mut self) {
-        let held = self.held_probes.take().unwrap_or_default();
+        let held = self.delayed_probes.take().unwrap_or_default();
         let findings = held
             .into_iter()
             .map(|(name, revision, address)| self.find(name, revision, &address))
@@ -236,7 +243,7 @@ impl World {
     }
 
     fn find(&self, name: TopicName, revision: u64, address: &str) -> Input {
-        let finding = self.endpoints.get(address).copied().unwrap_or(Finding::Greets);
+        let finding = self.endpoints.get(address).copied().unwrap_or(ProbeResult::Alive);
         Input::EndpointProbed { name, revision, finding }
     }
 
@@ -247,7 +254,7 @@ impl World {
             for input in batch.drain(..) {
                 self.registry.handle(input, self.now);
             }
-            self.registry.handle(Input::Tick { all_heard: true }, self.now);
+            self.registry.handle(Input::Tick { all_dispatched: true }, self.now);
             let effects = if self.disk_is_full && !self.registry.writes().is_empty() {
                 self.registry.rollback("the disk is full", self.now)
             } else {
@@ -281,8 +288,8 @@ impl World {
         self.changes.extend(effects.changed);
         self.refusals.extend(effects.refused);
         self.stopped |= effects.stop;
-        self.held_back.extend(effects.held_back.iter().map(|connection| connection.0));
-        self.let_go.extend(effects.let_go.iter().map(|connection| connection.0));
+        self.parked.extend(effects.parked.iter().map(|connection| connection.0));
+        self.cancelled.extend(effects.cancelled.iter().map(|connection| connection.0));
         let mut shared = BTreeSet::new();
         for reply in effects.replies {
             if reply.body.len() < 4096 || shared.insert(reply.body.as_ptr()) {
@@ -305,16 +312,16 @@ impl World {
                 assert!(self.watched.insert(process), "a process is watched once");
             }
         }
-        for process in effects.look {
+        for process in effects.check {
             if self.dead.contains(&process) {
                 self.watched.remove(&process);
                 next.push(Input::ProcessExited(process));
             }
-            next.push(Input::ProcessLooked(process));
+            next.push(Input::ProcessChecked(process));
         }
         for probe in effects.probe {
             let (name, revision) = (probe.name, probe.revision);
-            match &mut self.held_probes {
+            match &mut self.delayed_probes {
                 Some(held) => held.push((name, revision, probe.address)),
                 None => next.push(self.find(name, revision, &probe.address)),
             }

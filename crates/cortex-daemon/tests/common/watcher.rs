@@ -16,7 +16,7 @@ pub(crate) struct Watcher {
     filter: Option<TopicFilter>,
     limit: Option<u64>,
     since: Option<Since>,
-    waits_as: Option<usize>,
+    parked_request: Option<usize>,
     topics: Vec<TopicInfo>,
     /// The revisions of the events, since the last snapshot.
     pub(crate) seen: Vec<u64>,
@@ -32,21 +32,21 @@ impl Watcher {
     /// Takes what there is to be heard, until it has to wait.
     pub(crate) fn catch_up(&mut self, world: &mut World) {
         loop {
-            let Some(asked) = self.waits_as else {
+            let Some(asked) = self.parked_request else {
                 self.ask(world);
                 continue;
             };
             let Some(reply) = world.replies.remove(&asked) else { return };
-            self.waits_as = None;
+            self.parked_request = None;
             self.take(reply);
         }
     }
 
     /// Its connection is lost, and with it the reply, if there was one already.
-    pub(crate) fn lose_its_reply(&mut self, world: &mut World) {
-        if let Some(asked) = self.waits_as.take() {
+    pub(crate) fn lose_reply(&mut self, world: &mut World) {
+        if let Some(asked) = self.parked_request.take() {
             world.replies.remove(&asked);
-            world.deliver(vec![Input::HungUp(ConnectionId(asked))]);
+            world.deliver(vec![Input::Disconnected(ConnectionId(asked))]);
         }
     }
 
@@ -66,7 +66,7 @@ impl Watcher {
             limit: self.limit,
             ..RequestExt::default()
         };
-        self.waits_as = Some(world.send(REMOTE, DiscoveryRequest::watch(ext)));
+        self.parked_request = Some(world.send(REMOTE, DiscoveryRequest::watch(ext)));
     }
 
     fn take(&mut self, reply: DiscoveryResponse) {

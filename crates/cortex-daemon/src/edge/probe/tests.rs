@@ -37,7 +37,7 @@ impl Prober {
     }
 
     /// One round of a loop: the findings of what is there at the latest by `until`.
-    fn round(&mut self, until: Instant) -> Vec<(u64, Finding)> {
+    fn round(&mut self, until: Instant) -> Vec<(u64, ProbeResult)> {
         let mut events = Events::with_capacity(64);
         let deadline = self.probes.next_deadline().map_or(until, |at| at.min(until));
         let wait = if self.probes.has_findings() {
@@ -55,14 +55,14 @@ impl Prober {
         findings
     }
 
-    fn take(&mut self, now: Instant) -> Vec<(u64, Finding)> {
+    fn take(&mut self, now: Instant) -> Vec<(u64, ProbeResult)> {
         let mut found = Vec::new();
         self.probes.take_findings(now, &mut found);
         found.into_iter().map(|(_, revision, finding)| (revision, finding)).collect()
     }
 
     /// The next `count` findings, by revision.
-    fn findings(&mut self, count: usize) -> Vec<(u64, Finding)> {
+    fn findings(&mut self, count: usize) -> Vec<(u64, ProbeResult)> {
         let until = Instant::now() + MUCH;
         let mut found = Vec::new();
         while found.len() < count {
@@ -83,7 +83,7 @@ impl Prober {
     }
 }
 
-fn probe(address: &str) -> Finding {
+fn probe(address: &str) -> ProbeResult {
     let mut prober = Prober::new(4);
     prober.start(1, address);
     let found = prober.findings(1);
@@ -92,7 +92,7 @@ fn probe(address: &str) -> Finding {
     found[0].1
 }
 
-fn verdict_at_once(address: &str) -> Finding {
+fn verdict_at_once(address: &str) -> ProbeResult {
     let mut prober = Prober::new(4);
     prober.start(1, address);
     assert!(prober.probes.has_findings());
@@ -167,11 +167,11 @@ fn serve_unix(listener: UnixListener, words: &'static [u8], count: usize) -> Joi
 
 #[test]
 fn a_greeting_is_known_by_its_first_byte() {
-    let cases: [(&[u8], Finding); 4] = [
-        (b"\xff\0\0\0\0\0\0\0\x01\x7f", Finding::Greets),
-        (b"\xff", Finding::Greets),
-        (b"HTTP/1.1 400 Bad Request", Finding::Silent),
-        (b"\x7f\xff", Finding::Silent),
+    let cases: [(&[u8], ProbeResult); 4] = [
+        (b"\xff\0\0\0\0\0\0\0\x01\x7f", ProbeResult::Alive),
+        (b"\xff", ProbeResult::Alive),
+        (b"HTTP/1.1 400 Bad Request", ProbeResult::Silent),
+        (b"\x7f\xff", ProbeResult::Silent),
     ];
     for (words, finding) in cases {
         let (_directory, listener, address) = unix_listener();
@@ -194,7 +194,7 @@ fn a_greeting_is_heard_over_tcp() {
             stream.write_all(b"\xff").unwrap();
             assert_eq!(stream.read(&mut [0]).unwrap(), 0, "a probe says nothing");
         });
-        assert_eq!(probe(&address), Finding::Greets);
+        assert_eq!(probe(&address), ProbeResult::Alive);
         server.join().unwrap();
     }
 }
@@ -204,10 +204,10 @@ fn a_greeting_is_heard_over_tcp() {
 fn abstract_sockets_are_found() {
     let name = format!("cortex-probe-test-{}", std::process::id());
     let address = format!("ipc://@{name}");
-    assert_eq!(verdict_at_once(&address), Finding::Dead);
+    assert_eq!(verdict_at_once(&address), ProbeResult::Dead);
     let listener = UnixListener::bind_addr(&abstract_address(&name).unwrap()).unwrap();
     let server = serve_unix(listener, b"\xff", 1);
-    assert_eq!(probe(&address), Finding::Greets);
+    assert_eq!(probe(&address), ProbeResult::Alive);
     server.join().unwrap();
 }
 
@@ -215,14 +215,14 @@ fn abstract_sockets_are_found() {
 fn where_nobody_listens_is_dead_at_once() {
     let (directory, listener, address) = unix_listener();
     drop(listener);
-    assert_eq!(verdict_at_once(&address), Finding::Dead, "a socket file without a socket");
-    assert_eq!(verdict_at_once(&ipc(&directory.path().join("missing"))), Finding::Dead);
-    assert_eq!(verdict_at_once(&ipc(&directory.path().join("no/such"))), Finding::Dead);
+    assert_eq!(verdict_at_once(&address), ProbeResult::Dead, "a socket file without a socket");
+    assert_eq!(verdict_at_once(&ipc(&directory.path().join("missing"))), ProbeResult::Dead);
+    assert_eq!(verdict_at_once(&ipc(&directory.path().join("no/such"))), ProbeResult::Dead);
     let file = directory.path().join("file");
     std::fs::write(&file, "text").unwrap();
-    assert_eq!(verdict_at_once(&ipc(&file)), Finding::Dead, "a file is no socket");
+    assert_eq!(verdict_at_once(&ipc(&file)), ProbeResult::Dead, "a file is no socket");
     let (_reserved, refusing) = reserved_tcp();
-    assert_eq!(probe(&format!("tcp://{refusing}")), Finding::Dead);
+    assert_eq!(probe(&format!("tcp://{refusing}")), ProbeResult::Dead);
 }
 
 #[test]
@@ -235,11 +235,11 @@ fn a_listener_that_accepts_nobody_is_silent() {
     assert_eq!(prober.probes.next_deadline(), Some(start + PATIENCE));
     assert!(!prober.probes.has_findings());
     assert_eq!(prober.take(start + PATIENCE * 999 / 1000), []);
-    assert_eq!(prober.take(start + PATIENCE), [(1, Finding::Silent)]);
+    assert_eq!(prober.take(start + PATIENCE), [(1, ProbeResult::Silent)]);
     assert!(prober.is_idle());
 
     let (_listener, tcp) = tcp_listener();
-    assert_eq!(probe(&tcp), Finding::Silent);
+    assert_eq!(probe(&tcp), ProbeResult::Silent);
 }
 
 #[test]
@@ -250,13 +250,13 @@ fn what_came_while_the_loop_was_late_still_counts() {
     prober.start(1, &address);
     assert_eq!(prober.take(start), []);
     listener.accept().unwrap().0.write_all(b"\xff").unwrap();
-    assert_eq!(prober.take(start + MUCH), [(1, Finding::Greets)]);
+    assert_eq!(prober.take(start + MUCH), [(1, ProbeResult::Alive)]);
 }
 
 #[test]
 fn a_full_backlog_is_silent_at_once() {
     let (_directory, _listener, _waiting, address) = full_listener();
-    assert_eq!(verdict_at_once(&address), Finding::Silent);
+    assert_eq!(verdict_at_once(&address), ProbeResult::Silent);
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn a_host_that_does_not_answer_is_unknown_after_a_second() {
     assert!(queued.len() < 100, "the queue has an end");
 
     let start = Instant::now();
-    assert_eq!(probe(&format!("tcp://{address}")), Finding::Unknown);
+    assert_eq!(probe(&format!("tcp://{address}")), ProbeResult::Unknown);
     let took = start.elapsed();
     assert!(took >= PATIENCE, "{took:?}");
     assert!(took < PATIENCE * 3, "{took:?}");
@@ -288,7 +288,7 @@ fn who_closes_without_a_word_is_silent() {
         }
         listener
     });
-    assert_eq!(probe(&unix), Finding::Silent);
+    assert_eq!(probe(&unix), ProbeResult::Silent);
     let listener = server.join().unwrap();
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err(), "two attempts are enough");
@@ -300,7 +300,7 @@ fn who_closes_without_a_word_is_silent() {
         }
         listener
     });
-    assert_eq!(probe(&tcp), Finding::Silent);
+    assert_eq!(probe(&tcp), ProbeResult::Silent);
     server.join().unwrap();
 }
 
@@ -311,7 +311,7 @@ fn a_listener_that_closes_meanwhile_is_dead() {
     prober.start(1, &unix);
     assert_eq!(prober.take(Instant::now()), []);
     drop(listener);
-    assert_eq!(prober.findings(1), [(1, Finding::Dead)]);
+    assert_eq!(prober.findings(1), [(1, ProbeResult::Dead)]);
     assert!(prober.is_idle());
 
     let (_reserved, address) = reserved_tcp();
@@ -321,7 +321,7 @@ fn a_listener_that_closes_meanwhile_is_dead() {
     // Taken and closed first, so that the connection is certainly there.
     drop(listener.accept().unwrap());
     drop(listener);
-    assert_eq!(prober.findings(1), [(2, Finding::Dead)]);
+    assert_eq!(prober.findings(1), [(2, ProbeResult::Dead)]);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_successor_that_listens_meanwhile_is_heard() {
     let path = directory.path().join("s");
     std::fs::remove_file(&path).unwrap();
     let server = serve_unix(UnixListener::bind(&path).unwrap(), b"\xff", 1);
-    assert_eq!(prober.findings(1), [(1, Finding::Greets)]);
+    assert_eq!(prober.findings(1), [(1, ProbeResult::Alive)]);
     server.join().unwrap();
 }
 
@@ -389,7 +389,7 @@ fn what_cannot_be_told_is_unknown_at_once() {
         &long,
         &long_name,
     ] {
-        assert_eq!(verdict_at_once(address), Finding::Unknown, "{address}");
+        assert_eq!(verdict_at_once(address), ProbeResult::Unknown, "{address}");
     }
 }
 
@@ -416,7 +416,7 @@ fn a_socket_that_is_connected_to_itself_has_met_nobody() {
         attempt: Attempt::First,
         stream: Stream::Tcp(TcpStream::from_std(stream)),
     };
-    assert_eq!(probe.look(), Some(Seen::Found(Finding::Dead)));
+    assert_eq!(probe.look(), Some(Seen::Found(ProbeResult::Dead)));
 }
 
 #[test]
@@ -442,10 +442,10 @@ fn a_thousand_probes_share_a_few_sockets() {
     let mut expected = Vec::new();
     for index in 0..EACH {
         let cases = [
-            (alias(&directory, index), Finding::Greets),
-            (ipc(&directory.path().join(format!("missing-{index}"))), Finding::Dead),
-            (refusing.clone(), Finding::Dead),
-            ("tcp://name:1".to_owned(), Finding::Unknown),
+            (alias(&directory, index), ProbeResult::Alive),
+            (ipc(&directory.path().join(format!("missing-{index}"))), ProbeResult::Dead),
+            (refusing.clone(), ProbeResult::Dead),
+            ("tcp://name:1".to_owned(), ProbeResult::Unknown),
         ];
         for (revision, (address, finding)) in (4 * index..).zip(cases) {
             prober.start(revision, &address);
@@ -465,10 +465,10 @@ fn a_thousand_probes_share_a_few_sockets() {
 fn a_round_starts_a_bounded_number() {
     let directory = tempfile::tempdir().unwrap();
     let mut prober = Prober::new(4);
-    for revision in 0..=STARTS_A_ROUND as u64 {
+    for revision in 0..=MAX_ROUND_STARTS as u64 {
         prober.start(revision, &ipc(&directory.path().join(revision.to_string())));
     }
-    assert_eq!(prober.take(Instant::now()).len(), STARTS_A_ROUND);
+    assert_eq!(prober.take(Instant::now()).len(), MAX_ROUND_STARTS);
     assert!(prober.probes.has_findings());
     assert_eq!(prober.take(Instant::now()).len(), 1);
     assert!(prober.is_idle());
@@ -483,17 +483,17 @@ fn all_who_ask_for_an_address_share_one_probe() {
     for revision in 0..TOPICS {
         let name = TopicName::new(format!("/topic{revision}")).unwrap();
         prober.probes.start(name.clone(), revision, &silent);
-        expected.push((name, revision, Finding::Silent));
+        expected.push((name, revision, ProbeResult::Silent));
     }
     prober.start(TOPICS, &ipc(&directory.path().join("missing")));
     let start = Instant::now();
-    assert_eq!(prober.take(start), [(TOPICS, Finding::Dead)], "in the first round");
+    assert_eq!(prober.take(start), [(TOPICS, ProbeResult::Dead)], "in the first round");
     assert!(!prober.probes.has_findings());
 
     // One who asks while the probe runs.
     let late = TopicName::new("/late").unwrap();
     prober.probes.start(late.clone(), 1, &silent);
-    expected.push((late, 1, Finding::Silent));
+    expected.push((late, 1, ProbeResult::Silent));
     assert!(!prober.probes.has_findings());
     let mut found = Vec::new();
     prober.probes.take_findings(start + PATIENCE, &mut found);
@@ -506,7 +506,7 @@ fn all_who_ask_for_an_address_share_one_probe() {
     // What has been found is not kept.
     drop(listener);
     prober.start(1, &silent);
-    assert_eq!(prober.take(start), [(1, Finding::Dead)]);
+    assert_eq!(prober.take(start), [(1, ProbeResult::Dead)]);
 }
 
 #[test]
@@ -518,14 +518,14 @@ fn the_silent_hide_no_dead_ones() {
     for revision in 0..SILENT {
         prober.start(revision, &alias(&directory, revision));
     }
-    let dead: Vec<_> = (SILENT..SILENT + DEAD).map(|index| (index, Finding::Dead)).collect();
+    let dead: Vec<_> = (SILENT..SILENT + DEAD).map(|index| (index, ProbeResult::Dead)).collect();
     for (revision, _) in &dead {
         prober.start(*revision, &ipc(&directory.path().join(format!("missing-{revision}"))));
     }
 
     let start = Instant::now();
     let mut found = Vec::new();
-    for _ in 0..(SILENT + DEAD).div_ceil(STARTS_A_ROUND as u64) {
+    for _ in 0..(SILENT + DEAD).div_ceil(MAX_ROUND_STARTS as u64) {
         assert!(prober.probes.has_findings());
         found.extend(prober.take(start));
     }
@@ -540,7 +540,7 @@ fn the_silent_hide_no_dead_ones() {
         let mut found = prober.take(start + PATIENCE * turn);
         found.sort_unstable_by_key(|(revision, _)| *revision);
         let next = first..SILENT.min(first + sockets);
-        assert_eq!(found, next.map(|index| (index, Finding::Silent)).collect::<Vec<_>>());
+        assert_eq!(found, next.map(|index| (index, ProbeResult::Silent)).collect::<Vec<_>>());
     }
     assert!(prober.is_idle());
 }
@@ -557,7 +557,7 @@ fn one_that_dies_in_the_queue_is_dead_when_its_turn_comes() {
     assert_eq!(prober.take(start), []);
     drop(other);
     assert!(!prober.probes.has_findings());
-    assert_eq!(prober.take(start + PATIENCE), [(1, Finding::Silent), (2, Finding::Dead)]);
+    assert_eq!(prober.take(start + PATIENCE), [(1, ProbeResult::Silent), (2, ProbeResult::Dead)]);
     assert!(prober.is_idle());
 }
 
@@ -570,7 +570,7 @@ fn a_full_backlog_is_silent_without_a_socket() {
     prober.start(2, &full);
     prober.start(3, &ipc(Path::new("/dev/null/s")));
     let found = prober.take(Instant::now());
-    assert_eq!(found, [(2, Finding::Silent), (3, Finding::Unknown)]);
+    assert_eq!(found, [(2, ProbeResult::Silent), (3, ProbeResult::Unknown)]);
 }
 
 #[test]
@@ -589,8 +589,8 @@ fn nothing_to_do_is_no_reason_to_hurry() {
         assert!(!prober.probes.has_findings());
         assert!(prober.probes.next_deadline().unwrap() > wake_up);
     }
-    assert_eq!(prober.take(start + PATIENCE * 2), [(1, Finding::Silent)]);
-    assert_eq!(prober.take(start + PATIENCE * 3), [(2, Finding::Silent)]);
+    assert_eq!(prober.take(start + PATIENCE * 2), [(1, ProbeResult::Silent)]);
+    assert_eq!(prober.take(start + PATIENCE * 3), [(2, ProbeResult::Silent)]);
     assert!(prober.is_idle());
 }
 
@@ -604,7 +604,7 @@ fn a_refusal_is_found_behind_those_that_hang() {
     }
     prober.start(99, &format!("tcp://{refusing}"));
     let found = prober.findings(1);
-    assert_eq!(found, [(99, Finding::Dead)], "before anyone is found to be silent");
+    assert_eq!(found, [(99, ProbeResult::Dead)], "before anyone is found to be silent");
     assert!(prober.most <= 4, "{} sockets at once", prober.most);
 }
 
@@ -636,7 +636,7 @@ fn late_events_mean_nothing() {
     prober.probes.mark(token);
     prober.probes.mark(token);
     listener.accept().unwrap().0.write_all(b"\xff").unwrap();
-    assert_eq!(prober.take(Instant::now()), [(1, Finding::Greets)]);
+    assert_eq!(prober.take(Instant::now()), [(1, ProbeResult::Alive)]);
     // The probe is over.
     prober.probes.mark(token);
     assert!(prober.is_idle());
@@ -653,7 +653,7 @@ fn one_probe_at_a_time_is_the_least() {
     let directory = tempfile::tempdir().unwrap();
     let mut prober = Prober::new(0);
     prober.start(1, &ipc(&directory.path().join("missing")));
-    assert_eq!(prober.findings(1), [(1, Finding::Dead)]);
+    assert_eq!(prober.findings(1), [(1, ProbeResult::Dead)]);
 }
 
 #[test]
@@ -662,7 +662,7 @@ fn a_descriptor_beyond_the_tokens_finds_nothing() {
     let mut prober = Prober::new(4);
     prober.probes.tokens = Tokens::new(FIRST..FIRST + 1);
     prober.start(1, &address);
-    assert_eq!(prober.take(Instant::now()), [(1, Finding::Unknown)]);
+    assert_eq!(prober.take(Instant::now()), [(1, ProbeResult::Unknown)]);
 }
 
 #[test]
@@ -677,7 +677,7 @@ fn without_a_descriptor_nothing_is_found() {
         }
         let found = prober.take(Instant::now());
         drop(taken);
-        assert_eq!(found, [(0, Finding::Unknown), (1, Finding::Unknown)]);
+        assert_eq!(found, [(0, ProbeResult::Unknown), (1, ProbeResult::Unknown)]);
     });
 }
 
@@ -702,7 +702,7 @@ fn no_more_descriptors_are_taken_than_allowed_and_all_are_given_back() {
             found.extend(prober.take(now));
         }
         found.sort_unstable_by_key(|(revision, _)| *revision);
-        let silent: Vec<_> = (0..24).map(|revision| (revision, Finding::Silent)).collect();
+        let silent: Vec<_> = (0..24).map(|revision| (revision, ProbeResult::Silent)).collect();
         assert_eq!(found, silent, "four descriptors and one to try with are enough");
         assert!(prober.is_idle());
         assert_eq!(take_all_descriptors().len(), 5);

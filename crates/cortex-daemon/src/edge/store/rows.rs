@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, params_from_iter};
 use super::{Fault, Host, Meta, damaged};
 use crate::edge::state_file::Fnv;
 use crate::peer::Process;
-use crate::registry::{Event, EventKind, Keep, Reason, Record, Write};
+use crate::registry::{Event, EventKind, EvictionReason, Hold, Record, Write};
 
 const READ_META: &str = "SELECT id, epoch, revision, boot_id, pid_namespace, checksum FROM meta";
 const READ_TOPICS: &str = "SELECT name, place, info, revision, changed_ms, uid, pid, start_time, \
@@ -89,10 +89,10 @@ fn meta_of(row: &Row<'_>) -> Result<Meta, Fault> {
 fn topic(row: &Row<'_>) -> Result<Record, Fault> {
     let name = topic_name(row, "name")?;
     let lease_ms = optional(row, "lease_ms")?.map(i64::cast_unsigned);
-    let keep = match (text(row, "hold")?, optional(row, "session_id")?, lease_ms) {
-        ("process", None, None) => Keep::Process,
-        ("session", Some(id), Some(lease_ms)) => Keep::Session { id, lease_ms },
-        ("static", None, None) => Keep::Static,
+    let hold = match (text(row, "hold")?, optional(row, "session_id")?, lease_ms) {
+        ("process", None, None) => Hold::Process,
+        ("session", Some(id), Some(lease_ms)) => Hold::Session { id, lease_ms },
+        ("static", None, None) => Hold::Static,
         (hold, ..) => return damaged(format!("a topic cannot be held by {hold}")),
     };
     let start_time = optional(row, "start_time")?.map(i64::cast_unsigned);
@@ -102,13 +102,13 @@ fn topic(row: &Row<'_>) -> Result<Record, Fault> {
         _ => return damaged("a topic has half of a process"),
     };
     Ok(Record {
-        place: unsigned(row, "place")?,
+        order: unsigned(row, "place")?,
         packed: info(row, &name)?.into(),
         revision: unsigned(row, "revision")?,
         changed_ms: unsigned(row, "changed_ms")?,
         uid: optional(row, "uid")?,
         process,
-        keep,
+        hold,
         found_alive: row.get("found_alive")?,
         name,
     })
@@ -119,9 +119,9 @@ fn event(row: &Row<'_>) -> Result<(TopicName, Event), Fault> {
         EventKind::Registered,
         EventKind::Updated,
         EventKind::Unregistered,
-        EventKind::Evicted(Reason::OwnerExited),
-        EventKind::Evicted(Reason::LeaseExpired),
-        EventKind::Evicted(Reason::EndpointDead),
+        EventKind::Evicted(EvictionReason::OwnerExited),
+        EventKind::Evicted(EvictionReason::LeaseExpired),
+        EventKind::Evicted(EvictionReason::EndpointDead),
     ];
     let name = topic_name(row, "topic_name")?;
     let (word, reason) = (text(row, "kind")?, optional::<String>(row, "reason")?);
@@ -178,14 +178,14 @@ pub(super) fn put_write(connection: &Connection, write: &Write) -> rusqlite::Res
 }
 
 pub(super) fn put_topic(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
-    let (hold, session, lease_ms) = match &record.keep {
-        Keep::Process => ("process", None, None),
-        Keep::Session { id, lease_ms } => ("session", Some(id.as_str()), Some(*lease_ms)),
-        Keep::Static => ("static", None, None),
+    let (hold, session, lease_ms) = match &record.hold {
+        Hold::Process => ("process", None, None),
+        Hold::Session { id, lease_ms } => ("session", Some(id.as_str()), Some(*lease_ms)),
+        Hold::Static => ("static", None, None),
     };
     let values = [
         words(record.name.as_str()),
-        number(record.place),
+        number(record.order),
         ValueRef::Blob(&record.packed),
         number(record.revision),
         number(record.changed_ms),

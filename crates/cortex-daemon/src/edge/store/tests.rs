@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::peer::Process;
-use crate::registry::{Event, EventKind, Keep, Reason, Record};
+use crate::registry::{Event, EventKind, EvictionReason, Hold, Record};
 
 /// All that can be had from a file.
 type Content = (Option<Loaded>, Vec<(TopicName, Event)>);
@@ -82,13 +82,13 @@ fn packed(name: &TopicName, node: &str) -> Arc<[u8]> {
 fn record(text: &str, revision: u64) -> Record {
     let name = name(text);
     Record {
-        place: revision,
+        order: revision,
         packed: packed(&name, "node"),
         revision,
         changed_ms: revision.wrapping_add(1_700_000_000_000),
         uid: Some(1000),
         process: Some(Process { pid: 4711, start_time: 123_456 }),
-        keep: Keep::Process,
+        hold: Hold::Process,
         found_alive: true,
         name,
     }
@@ -170,7 +170,7 @@ mod model {
         gone: bool,
         told: bool,
         kind: usize,
-        keep: Keep,
+        hold: Hold,
         uid: Option<u32>,
         process: Option<Process>,
         found_alive: bool,
@@ -188,12 +188,12 @@ mod model {
 
     const NAMES: [&str; 6] = ["/a", "/A", "/ä", "/a\u{308}", "a\0b", "☃"];
 
-    fn keep() -> impl Strategy<Value = Keep> {
+    fn hold() -> impl Strategy<Value = Hold> {
         prop_oneof![
-            Just(Keep::Process),
-            Just(Keep::Static),
+            Just(Hold::Process),
+            Just(Hold::Static),
             ("[a-zé\"']{0,8}", any::<u64>())
-                .prop_map(|(id, lease_ms)| Keep::Session { id, lease_ms }),
+                .prop_map(|(id, lease_ms)| Hold::Session { id, lease_ms }),
         ]
     }
 
@@ -202,14 +202,14 @@ mod model {
             .prop_map(|process| process.map(|(pid, start_time)| Process { pid, start_time }));
         let flags = (any::<bool>(), any::<bool>(), any::<bool>());
         let what =
-            (0..NAMES.len(), 0..6_usize, keep(), any::<Option<u32>>(), process, any::<u64>());
+            (0..NAMES.len(), 0..6_usize, hold(), any::<Option<u32>>(), process, any::<u64>());
         (flags, what).prop_map(
-            |((gone, told, found_alive), (topic, kind, keep, uid, process, number))| Change {
+            |((gone, told, found_alive), (topic, kind, hold, uid, process, number))| Change {
                 topic,
                 gone,
                 told,
                 kind,
-                keep,
+                hold,
                 uid,
                 process,
                 found_alive,
@@ -254,9 +254,9 @@ mod model {
         fn write(&mut self, change: Change) -> Write {
             const REMOVALS: [EventKind; 4] = [
                 EventKind::Unregistered,
-                EventKind::Evicted(Reason::OwnerExited),
-                EventKind::Evicted(Reason::LeaseExpired),
-                EventKind::Evicted(Reason::EndpointDead),
+                EventKind::Evicted(EvictionReason::OwnerExited),
+                EventKind::Evicted(EvictionReason::LeaseExpired),
+                EventKind::Evicted(EvictionReason::EndpointDead),
             ];
             let name = name(NAMES[change.topic]);
             let packed = packed(&name, &change.number.to_string());
@@ -272,13 +272,13 @@ mod model {
             self.events.extend(event.clone().map(|event| (name.clone(), event)));
             let record = (!change.gone).then(|| Record {
                 name: name.clone(),
-                place: change.number,
+                order: change.number,
                 packed,
                 revision: self.revision,
                 changed_ms: change.number,
                 uid: change.uid,
                 process: change.process,
-                keep: change.keep,
+                hold: change.hold,
                 found_alive: change.found_alive,
             });
             match &record {
@@ -290,7 +290,7 @@ mod model {
 
         fn snapshot(&self) -> Snapshot {
             let mut records: Vec<_> = self.topics.values().cloned().collect();
-            records.sort_by_key(|record| record.place);
+            records.sort_by_key(|record| record.order);
             Snapshot { epoch: self.epoch, revision: self.revision, records, history: Vec::new() }
         }
 
@@ -962,19 +962,19 @@ fn version_1() -> Content {
         boot_id: Some("6e9a8a14-62a6-4e0c-8a25-5f0c6ad6e9a8".into()),
         pid_namespace: Some(4_026_531_836),
     };
-    let topic = |text: &str, place, revision| Record { place, ..record(text, revision) };
+    let topic = |text: &str, order, revision| Record { order, ..record(text, revision) };
     let seen = topic("/camera/image", 1, 3);
     let records = vec![
         seen,
         Record { uid: None, process: None, found_alive: false, ..topic("/größe/☃", 2, 4) },
         Record {
-            keep: Keep::Session { id: "sitzung-é".into(), lease_ms: 10_000 },
+            hold: Hold::Session { id: "sitzung-é".into(), lease_ms: 10_000 },
             uid: Some(u32::MAX),
             process: None,
             ..topic("/a\u{308}", 5, u64::MAX - 1)
         },
         Record {
-            keep: Keep::Static,
+            hold: Hold::Static,
             uid: Some(0),
             process: Some(Process { pid: u32::MAX, start_time: u64::MAX }),
             changed_ms: u64::MAX,
@@ -985,9 +985,9 @@ fn version_1() -> Content {
         EventKind::Registered,
         EventKind::Updated,
         EventKind::Unregistered,
-        EventKind::Evicted(Reason::OwnerExited),
-        EventKind::Evicted(Reason::LeaseExpired),
-        EventKind::Evicted(Reason::EndpointDead),
+        EventKind::Evicted(EvictionReason::OwnerExited),
+        EventKind::Evicted(EvictionReason::LeaseExpired),
+        EventKind::Evicted(EvictionReason::EndpointDead),
         EventKind::Registered,
     ];
     let events = kinds.into_iter().zip(u64::MAX - 6..=u64::MAX).map(|(kind, revision)| {

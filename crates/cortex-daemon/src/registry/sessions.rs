@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use cortex_proto::{Hold, RequestExt, Session as AskedSession, TopicName};
+use cortex_proto::{Hold as WireHold, RequestExt, Session as RequestedSession, TopicName};
 
-use super::Keep;
+use super::Hold;
 
 const DEFAULT_LEASE_MS: u64 = 10_000;
-const SHORTEST_LEASE_MS: u64 = 500;
-const LONGEST_LEASE_MS: u64 = 24 * 60 * 60 * 1000;
-const LONGEST_ID: usize = 64;
+const MIN_LEASE_MS: u64 = 500;
+const MAX_LEASE_MS: u64 = 24 * 60 * 60 * 1000;
+const MAX_ID_BYTES: usize = 64;
 
 /// A session's name. Users cannot touch each other's; all peers whose user is unknown share theirs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,21 +126,23 @@ impl Sessions {
 }
 
 /// What shall keep a topic, by the extension of its REGISTER.
-pub(super) fn keep_asked_for(ext: Option<&RequestExt>) -> Result<Keep, String> {
-    let Some(ext) = ext else { return Ok(Keep::Process) };
+pub(super) fn requested_hold(ext: Option<&RequestExt>) -> Result<Hold, String> {
+    let Some(ext) = ext else { return Ok(Hold::Process) };
     match (&ext.hold, &ext.session) {
-        (None | Some(Hold::Process), None) => Ok(Keep::Process),
-        (Some(Hold::Static), None) => Ok(Keep::Static),
-        (None | Some(Hold::Session), Some(session)) => {
+        (None | Some(WireHold::Process), None) => Ok(Hold::Process),
+        (Some(WireHold::Static), None) => Ok(Hold::Static),
+        (None | Some(WireHold::Session), Some(session)) => {
             check_session_id(&session.id)?;
-            Ok(Keep::Session { id: session.id.clone(), lease_ms: term_of(session) })
+            Ok(Hold::Session { id: session.id.clone(), lease_ms: term_of(session) })
         }
-        (Some(Hold::Session), None) => Err("ext.session is missing: a session has an id".into()),
-        (Some(Hold::Other(word)), _) => Err(format!(
+        (Some(WireHold::Session), None) => {
+            Err("ext.session is missing: a session has an id".into())
+        }
+        (Some(WireHold::Other(word)), _) => Err(format!(
             "ext.hold is `{}`, and can be process, session or static",
             word.chars().take(64).collect::<String>()
         )),
-        (Some(hold @ (Hold::Process | Hold::Static)), Some(_)) => {
+        (Some(hold @ (WireHold::Process | WireHold::Static)), Some(_)) => {
             Err(format!("ext.hold is {hold}, and ext.session is there: only one can keep a topic"))
         }
     }
@@ -148,12 +150,14 @@ pub(super) fn keep_asked_for(ext: Option<&RequestExt>) -> Result<Keep, String> {
 
 pub(super) fn check_session_id(id: &str) -> Result<(), String> {
     match id.len() {
-        1..=LONGEST_ID => Ok(()),
-        length => Err(format!("ext.session.id has {length} bytes, 1 to {LONGEST_ID} are allowed")),
+        1..=MAX_ID_BYTES => Ok(()),
+        length => {
+            Err(format!("ext.session.id has {length} bytes, 1 to {MAX_ID_BYTES} are allowed"))
+        }
     }
 }
 
 /// The term that a session gets, in ms: what it asks for, within bounds.
-pub(super) fn term_of(session: &AskedSession) -> u64 {
-    session.lease_ms.unwrap_or(DEFAULT_LEASE_MS).clamp(SHORTEST_LEASE_MS, LONGEST_LEASE_MS)
+pub(super) fn term_of(session: &RequestedSession) -> u64 {
+    session.lease_ms.unwrap_or(DEFAULT_LEASE_MS).clamp(MIN_LEASE_MS, MAX_LEASE_MS)
 }

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
 
-use super::Asked;
+use super::PeerRequest;
 use crate::peer::Process;
 
 /// How long a REGISTER may wait.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const MAX_REGISTER_WAIT: Duration = Duration::from_secs(1);
 /// The most that wait, of one user and of all: those beyond are refused without a look.
-pub(super) const MOST_OF_A_USER: usize = 64;
-pub(super) const MOST: usize = 256;
+pub(super) const MAX_PER_USER: usize = 64;
+pub(super) const MAX: usize = 256;
 
 /// Whether one that waits may go on waiting for another look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub(super) enum Patience {
 
 /// A REGISTER that waits.
 #[derive(Debug)]
-pub(super) struct Contest {
-    pub(super) asked: Asked,
+pub(super) struct PendingRegister {
+    pub(super) asked: PeerRequest,
     pub(super) name: TopicName,
     /// The registration that stands against it.
     pub(super) revision: u64,

@@ -7,8 +7,8 @@ mod common;
 use std::time::Duration;
 
 use common::{DAEMON_UID, REMOTE, World, info, local, process, settings};
-use cortex_daemon::peer::Peer;
-use cortex_daemon::registry::{EventKind, Finding, Input, Reason, Snapshot};
+use cortex_daemon::peer::PeerIdentity;
+use cortex_daemon::registry::{EventKind, EvictionReason, Input, ProbeResult, Snapshot};
 use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, Hold, RequestExt,
     RequestedCommand, ResponseExt, Session,
@@ -36,7 +36,7 @@ fn ext(response: &DiscoveryResponse) -> &ResponseExt {
     response.ext.as_ref().unwrap()
 }
 
-fn renew(world: &mut World, peer: Peer, id: &str) -> (Option<bool>, Option<u64>) {
+fn renew(world: &mut World, peer: PeerIdentity, id: &str) -> (Option<bool>, Option<u64>) {
     let reply = world.ask(peer, DiscoveryRequest::renew(session(id, None)));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
     (ext(&reply).known, ext(&reply).lease_ms)
@@ -57,7 +57,7 @@ fn a_session_s_topics_go_when_it_is_not_renewed() {
     world.pass(3);
     assert_eq!(world.names(), Vec::<String>::new());
     let last = world.changes.last().unwrap();
-    assert_eq!(last.kind, EventKind::Evicted(Reason::LeaseExpired));
+    assert_eq!(last.kind, EventKind::Evicted(EvictionReason::LeaseExpired));
     assert_eq!(renew(&mut world, REMOTE, "s"), (Some(false), Some(10_000)));
 }
 
@@ -65,9 +65,9 @@ fn a_session_s_topics_go_when_it_is_not_renewed() {
 fn a_session_outlives_its_process() {
     let mut world = World::new();
     world.ask(local(ME, 10), in_session("/a", session("s", None)));
-    world.set_endpoint(&info("/a", "n").address, Finding::Dead);
+    world.set_endpoint(&info("/a", "n").address, ProbeResult::Dead);
     assert!(world.watched.is_empty());
-    world.kill_unheard(process(10));
+    world.kill_unnoticed(process(10));
     world.pass(9);
     assert_eq!(renew(&mut world, local(ME, 11), "s").0, Some(true));
     world.pass(9);
@@ -147,8 +147,8 @@ fn an_end_of_a_session_that_cannot_be_stored_is_tried_again() {
 fn a_static_topic_stays_whatever_dies() {
     let mut world = World::new();
     world.ask(local(ME, 10), held("/a", Hold::Static));
-    world.set_endpoint(&info("/a", "n").address, Finding::Dead);
-    world.kill_unheard(process(10));
+    world.set_endpoint(&info("/a", "n").address, ProbeResult::Dead);
+    world.kill_unnoticed(process(10));
     world.pass(3600);
     world.restart();
     assert_eq!(world.names(), ["/a"]);
@@ -376,7 +376,7 @@ fn a_session_has_a_second_more_while_somebody_may_not_have_been_heard() {
     world.ask(REMOTE, in_session("/a", session("s", Some(500))));
     let mut tick_after = |ms: u64| {
         world.now.instant += Duration::from_millis(ms);
-        world.registry.handle(Input::Tick { all_heard: false }, world.now);
+        world.registry.handle(Input::Tick { all_dispatched: false }, world.now);
         !world.registry.commit(world.now).changed.is_empty()
     };
     assert!(!tick_after(600));
