@@ -8,22 +8,14 @@
 //! stored; then [`Registry::commit`] makes it count, or [`Registry::rollback`] takes it back and
 //! answers the batch's requests from what is still there.
 
-mod access;
+mod directory;
 mod effect;
-mod history;
 mod input;
 mod liveness;
-mod owners;
-mod pending_registers;
-mod publishers;
-mod record;
+mod log;
 mod requests;
-mod sessions;
-mod staging;
 mod stats;
-mod topics;
-mod waiters;
-mod watches;
+mod subscriptions;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,18 +23,18 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{DecodeError, TopicInfo, TopicName};
 
-pub use access::Access;
+pub use directory::access::Access;
+use directory::owners::Owners;
+use directory::sessions::Sessions;
+use directory::topics::{Entry, Topics};
 pub use effect::{Change, Effects, ProbeRequest, Refusal, Reply};
-use history::History;
 pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnreadableRequest};
-use owners::Owners;
-use pending_registers::{Patience, PendingRegister};
-pub use record::{Event, EventKind, EvictionReason, Hold, Record, Snapshot, Write};
-use sessions::Sessions;
-use staging::Staged;
-use topics::{Entry, Topics};
-use waiters::{Waiter, Waiters};
-use watches::SnapshotReply;
+use liveness::pending_registers::{Patience, PendingRegister};
+use log::history::History;
+pub use log::record::{Event, EventKind, EvictionReason, Hold, Record, Snapshot, Write};
+use log::staging::Staged;
+use subscriptions::waiters::{Waiter, Waiters};
+use subscriptions::watches::SnapshotReply;
 
 /// While there are requests that were not read yet, sessions have this much longer.
 const HEARING: Duration = Duration::from_secs(1);

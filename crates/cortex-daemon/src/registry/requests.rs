@@ -8,14 +8,14 @@ use cortex_proto::{
     RequestExt, RequestedCommand, ResponseExt, TopicInfo, TopicName,
 };
 
-use super::access::user;
-use super::pending_registers::{
+use super::directory::access::user;
+use super::directory::sessions::{SessionKey, check_session_id, requested_hold, term_of};
+use super::directory::topics::Entry;
+use super::liveness::pending_registers::{
     Awaits, MAX, MAX_PER_USER, MAX_REGISTER_WAIT, Patience, PendingRegister,
 };
-use super::sessions::{SessionKey, check_session_id, requested_hold, term_of};
-use super::staging::session_of;
-use super::topics::Entry;
-use super::waiters::WakeCondition;
+use super::log::staging::session_of;
+use super::subscriptions::waiters::WakeCondition;
 use super::{EventKind, Hold, PeerRequest, Refusal, Registry, Reply, Timestamp};
 use crate::peer::{PeerIdentity, Process};
 

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use cortex_proto::TopicName;
 
-use super::Event;
+use crate::registry::Event;
 
 /// Events without a gap, up to the present revision.
 ///
 /// As the topics, it first takes what a batch stages; only [`trim`](Self::trim) forgets.
 #[derive(Debug)]
-pub(super) struct History {
+pub(in crate::registry) struct History {
     most: usize,
     events: VecDeque<(TopicName, Event)>,
     name_bytes: usize,
@@ -19,7 +19,11 @@ pub(super) struct History {
 impl History {
     /// A history of at most `most` events. Of those that are given the last ones count that lead to
     /// `revision` without a gap.
-    pub(super) fn new(most: usize, events: Vec<(TopicName, Event)>, revision: u64) -> Self {
+    pub(in crate::registry) fn new(
+        most: usize,
+        events: Vec<(TopicName, Event)>,
+        revision: u64,
+    ) -> Self {
         let mut history = Self { most, events: VecDeque::new(), name_bytes: 0 };
         let mut wanted = revision;
         for (name, event) in events.into_iter().rev() {
@@ -33,44 +37,44 @@ impl History {
         history
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::registry) fn len(&self) -> usize {
         self.events.len()
     }
 
     /// The bytes of all events' topic names.
-    pub(super) fn name_bytes(&self) -> usize {
+    pub(in crate::registry) fn name_bytes(&self) -> usize {
         self.name_bytes
     }
 
     /// Adds the event of the next revision.
-    pub(super) fn push(&mut self, name: TopicName, event: Event) {
+    pub(in crate::registry) fn push(&mut self, name: TopicName, event: Event) {
         self.name_bytes += name.as_str().len();
         self.events.push_back((name, event));
     }
 
     /// Takes the last event back.
-    pub(super) fn pop(&mut self) {
+    pub(in crate::registry) fn pop(&mut self) {
         if let Some((name, _)) = self.events.pop_back() {
             self.name_bytes -= name.as_str().len();
         }
     }
 
     /// Forgets the oldest events beyond the most.
-    pub(super) fn trim(&mut self) {
+    pub(in crate::registry) fn trim(&mut self) {
         let beyond = self.events.len().saturating_sub(self.most);
         for (name, _) in self.events.drain(..beyond) {
             self.name_bytes -= name.as_str().len();
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(in crate::registry) fn clear(&mut self) {
         self.events.clear();
         self.name_bytes = 0;
     }
 
     /// The events behind a revision, up to the present one. `None` when not all of them are known,
     /// or that revision is still to come.
-    pub(super) fn since(
+    pub(in crate::registry) fn since(
         &self,
         revision: u64,
         present: u64,
@@ -83,8 +87,8 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use super::super::EventKind;
     use super::*;
+    use crate::registry::EventKind;
 
     fn event(revision: u64) -> (TopicName, Event) {
         let event = Event { revision, kind: EventKind::Updated, packed: [].into() };

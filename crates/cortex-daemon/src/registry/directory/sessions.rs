@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{Hold as WireHold, RequestExt, Session as RequestedSession, TopicName};
 
-use super::Hold;
+use crate::registry::Hold;
 
 const DEFAULT_LEASE_MS: u64 = 10_000;
 const MIN_LEASE_MS: u64 = 500;
@@ -14,9 +14,9 @@ const MAX_ID_BYTES: usize = 64;
 
 /// A session's name. Users cannot touch each other's; all peers whose user is unknown share theirs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SessionKey {
-    pub(super) uid: Option<u32>,
-    pub(super) id: String,
+pub(in crate::registry) struct SessionKey {
+    pub(in crate::registry) uid: Option<u32>,
+    pub(in crate::registry) id: String,
 }
 
 /// A session's topics, each with the term that it was registered with; the longest counts.
@@ -38,18 +38,18 @@ impl Lease {
 
 /// All sessions that hold a topic.
 #[derive(Debug, Default)]
-pub(super) struct Sessions {
+pub(in crate::registry) struct Sessions {
     leases: HashMap<SessionKey, Lease>,
     by_end: BTreeSet<(Instant, SessionKey)>,
 }
 
 impl Sessions {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::registry) fn len(&self) -> usize {
         self.leases.len()
     }
 
     /// Puts a topic into a session, which lasts until `end` from now on; `None` is a full term.
-    pub(super) fn add(
+    pub(in crate::registry) fn add(
         &mut self,
         key: SessionKey,
         term_ms: u64,
@@ -65,7 +65,7 @@ impl Sessions {
     }
 
     /// Takes a topic out; a session without topics is none.
-    pub(super) fn remove(&mut self, key: &SessionKey, name: &TopicName) {
+    pub(in crate::registry) fn remove(&mut self, key: &SessionKey, name: &TopicName) {
         let Some(lease) = self.leases.get_mut(key) else { return };
         lease.terms_ms.remove(name);
         if lease.terms_ms.is_empty() {
@@ -74,7 +74,7 @@ impl Sessions {
     }
 
     /// Gives a session a full term; tells its length in ms, if there is such a session.
-    pub(super) fn renew(&mut self, key: &SessionKey, now: Instant) -> Option<u64> {
+    pub(in crate::registry) fn renew(&mut self, key: &SessionKey, now: Instant) -> Option<u64> {
         let lease = self.take(key)?;
         let (term_ms, end) = (lease.term_ms(), now + lease.term());
         self.put(key.clone(), lease, end);
@@ -82,7 +82,7 @@ impl Sessions {
     }
 
     /// Gives every session a full term.
-    pub(super) fn renew_all(&mut self, now: Instant) {
+    pub(in crate::registry) fn renew_all(&mut self, now: Instant) {
         let keys: Vec<_> = self.leases.keys().cloned().collect();
         for key in keys {
             self.renew(&key, now);
@@ -90,21 +90,21 @@ impl Sessions {
     }
 
     /// The term of a session, in ms.
-    pub(super) fn term_of(&self, key: &SessionKey) -> Option<u64> {
+    pub(in crate::registry) fn term_of(&self, key: &SessionKey) -> Option<u64> {
         self.leases.get(key).map(Lease::term_ms)
     }
 
     /// When a session ends, if it is not renewed.
-    pub(super) fn end_of(&self, key: &SessionKey) -> Option<Instant> {
+    pub(in crate::registry) fn end_of(&self, key: &SessionKey) -> Option<Instant> {
         self.leases.get(key).map(|lease| lease.end)
     }
 
-    pub(super) fn next_end(&self) -> Option<Instant> {
+    pub(in crate::registry) fn next_end(&self) -> Option<Instant> {
         self.by_end.first().map(|(end, _)| *end)
     }
 
     /// The topics of the sessions that have ended.
-    pub(super) fn ended(&self, now: Instant) -> Vec<TopicName> {
+    pub(in crate::registry) fn ended(&self, now: Instant) -> Vec<TopicName> {
         self.by_end
             .iter()
             .take_while(|(end, _)| *end <= now)
@@ -126,7 +126,7 @@ impl Sessions {
 }
 
 /// What shall keep a topic, by the extension of its REGISTER.
-pub(super) fn requested_hold(ext: Option<&RequestExt>) -> Result<Hold, String> {
+pub(in crate::registry) fn requested_hold(ext: Option<&RequestExt>) -> Result<Hold, String> {
     let Some(ext) = ext else { return Ok(Hold::Process) };
     match (&ext.hold, &ext.session) {
         (None | Some(WireHold::Process), None) => Ok(Hold::Process),
@@ -148,7 +148,7 @@ pub(super) fn requested_hold(ext: Option<&RequestExt>) -> Result<Hold, String> {
     }
 }
 
-pub(super) fn check_session_id(id: &str) -> Result<(), String> {
+pub(in crate::registry) fn check_session_id(id: &str) -> Result<(), String> {
     match id.len() {
         1..=MAX_ID_BYTES => Ok(()),
         length => {
@@ -158,6 +158,6 @@ pub(super) fn check_session_id(id: &str) -> Result<(), String> {
 }
 
 /// The term that a session gets, in ms: what it asks for, within bounds.
-pub(super) fn term_of(session: &RequestedSession) -> u64 {
+pub(in crate::registry) fn term_of(session: &RequestedSession) -> u64 {
     session.lease_ms.unwrap_or(DEFAULT_LEASE_MS).clamp(MIN_LEASE_MS, MAX_LEASE_MS)
 }

@@ -5,33 +5,33 @@ use std::sync::Arc;
 
 use cortex_proto::{EndpointState, EntryExt, Hold as WireHold, TopicInfo, TopicName};
 
-use super::liveness::ProbeSchedule;
-use super::{Hold, Record};
 use crate::peer::{PeerIdentity, Process};
+use crate::registry::liveness::probe_schedule::ProbeSchedule;
+use crate::registry::{Hold, Record};
 
 /// A registered topic.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) info: Arc<TopicInfo>,
+pub(in crate::registry) struct Entry {
+    pub(in crate::registry) info: Arc<TopicInfo>,
     /// `info` as it goes out, packed once.
-    pub(super) packed: Arc<[u8]>,
-    pub(super) order: u64,
-    pub(super) revision: u64,
-    pub(super) changed_ms: u64,
-    pub(super) owner: PeerIdentity,
-    pub(super) hold: Hold,
+    pub(in crate::registry) packed: Arc<[u8]>,
+    pub(in crate::registry) order: u64,
+    pub(in crate::registry) revision: u64,
+    pub(in crate::registry) changed_ms: u64,
+    pub(in crate::registry) owner: PeerIdentity,
+    pub(in crate::registry) hold: Hold,
     /// Whether the endpoint was once found alive.
-    pub(super) found_alive: bool,
-    pub(super) probes: ProbeSchedule,
+    pub(in crate::registry) found_alive: bool,
+    pub(in crate::registry) probes: ProbeSchedule,
 }
 
 impl Entry {
     /// The process whose end would end the topic, unless it has ended already.
-    pub(super) fn living_process(&self) -> Option<Process> {
+    pub(in crate::registry) fn living_process(&self) -> Option<Process> {
         self.owner.process.filter(|_| self.hold == Hold::Process && !self.probes.is_orphan())
     }
 
-    pub(super) fn record(&self) -> Record {
+    pub(in crate::registry) fn record(&self) -> Record {
         Record {
             name: self.info.name.clone(),
             order: self.order,
@@ -45,7 +45,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn describe(&self, unix_ms: u64) -> EntryExt {
+    pub(in crate::registry) fn describe(&self, unix_ms: u64) -> EntryExt {
         EntryExt {
             uid: self.owner.uid.map(u64::from),
             pid: self.owner.process.map(|process| u64::from(process.pid)),
@@ -70,37 +70,37 @@ impl Entry {
 /// A set of topics that remembers in which order they came. An entry keeps its order when it is
 /// overwritten; a removed name that comes again goes last.
 #[derive(Debug, Default)]
-pub(super) struct Topics {
+pub(in crate::registry) struct Topics {
     orders: HashMap<TopicName, u64>,
     by_order: BTreeMap<u64, Entry>,
     name_bytes: usize,
 }
 
 impl Topics {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::registry) fn len(&self) -> usize {
         self.orders.len()
     }
 
     /// The bytes of all names.
-    pub(super) fn name_bytes(&self) -> usize {
+    pub(in crate::registry) fn name_bytes(&self) -> usize {
         self.name_bytes
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Entry> {
+    pub(in crate::registry) fn get(&self, name: &str) -> Option<&Entry> {
         self.by_order.get(self.orders.get(name)?)
     }
 
-    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Entry> {
+    pub(in crate::registry) fn get_mut(&mut self, name: &str) -> Option<&mut Entry> {
         self.by_order.get_mut(self.orders.get(name)?)
     }
 
     /// The order behind all others.
-    pub(super) fn next_order(&self) -> u64 {
+    pub(in crate::registry) fn next_order(&self) -> u64 {
         self.by_order.last_key_value().map_or(0, |(order, _)| order + 1)
     }
 
     /// Puts an entry at its order.
-    pub(super) fn insert(&mut self, entry: Entry) {
+    pub(in crate::registry) fn insert(&mut self, entry: Entry) {
         self.name_bytes += entry.info.name.as_str().len();
         self.orders.insert(entry.info.name.clone(), entry.order);
         if let Some(before) = self.by_order.insert(entry.order, entry) {
@@ -108,14 +108,14 @@ impl Topics {
         }
     }
 
-    pub(super) fn remove(&mut self, name: &str) -> Option<Entry> {
+    pub(in crate::registry) fn remove(&mut self, name: &str) -> Option<Entry> {
         let entry = self.by_order.remove(&self.orders.remove(name)?)?;
         self.name_bytes -= name.len();
         Some(entry)
     }
 
     /// In the order of first registration.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(in crate::registry) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.by_order.values()
     }
 }

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{EvictionReason, ProbeResult};
+use crate::registry::{EvictionReason, ProbeResult};
 
 /// The longest pause between two looks at an endpoint that neither greets nor refuses: each look
 /// takes a slot of a stopped publisher's backlog, or of the daemon's own probes.
@@ -20,7 +20,7 @@ const CONSECUTIVE_FAILURES: u32 = 2;
 
 /// How a topic's endpoint is looked after.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ProbeSchedule {
+pub(in crate::registry) struct ProbeSchedule {
     kind: Kind,
     /// When the next look is due.
     due: Option<Instant>,
@@ -38,7 +38,7 @@ enum Kind {
 
 /// What follows from a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::registry) enum Verdict {
     Stays,
     FoundAlive,
     Evict(EvictionReason),
@@ -46,51 +46,51 @@ pub(super) enum Verdict {
 
 impl ProbeSchedule {
     /// Nothing is to be looked at.
-    pub(super) fn rest() -> Self {
+    pub(in crate::registry) fn rest() -> Self {
         Self { kind: Kind::Rest, due: None, probing: false, pause: Duration::ZERO }
     }
 
     /// The process cannot be seen. The first look, at once, is to find the endpoint alive.
-    pub(super) fn unseen(now: Instant) -> Self {
+    pub(in crate::registry) fn unseen(now: Instant) -> Self {
         Self { kind: Kind::Unseen { failures: 0 }, due: Some(now), ..Self::rest() }
     }
 
     /// The process is gone: the first look follows at once.
-    pub(super) fn orphan(now: Instant) -> Self {
+    pub(in crate::registry) fn orphan(now: Instant) -> Self {
         Self { kind: Kind::Orphan { silent: 0 }, due: Some(now), ..Self::rest() }
     }
 
-    pub(super) fn rests(&self) -> bool {
+    pub(in crate::registry) fn rests(&self) -> bool {
         self.kind == Kind::Rest
     }
 
-    pub(super) fn is_orphan(&self) -> bool {
+    pub(in crate::registry) fn is_orphan(&self) -> bool {
         matches!(self.kind, Kind::Orphan { .. })
     }
 
-    pub(super) fn is_probing(&self) -> bool {
+    pub(in crate::registry) fn is_probing(&self) -> bool {
         self.probing
     }
 
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(in crate::registry) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// Makes a look due now, unless one is under way or there is nothing to look at.
-    pub(super) fn hurry(&mut self, now: Instant) {
+    pub(in crate::registry) fn hurry(&mut self, now: Instant) {
         if !self.probing && !self.rests() {
             self.due = Some(now);
         }
     }
 
     /// A look begins.
-    pub(super) fn begin(&mut self) {
+    pub(in crate::registry) fn begin(&mut self) {
         self.due = None;
         self.probing = true;
     }
 
     /// A look has shown something.
-    pub(super) fn found(
+    pub(in crate::registry) fn found(
         &mut self,
         finding: ProbeResult,
         found_alive: bool,

@@ -13,10 +13,10 @@ use cortex_proto::{
     RequestExt, Since, TopicFilter, TopicName,
 };
 
-use super::requests::{Answer, Content, Outcome, non_empty};
-use super::waiters::{Waiter, WakeCondition, WatchSpec, passes};
-use super::{PeerRequest, Registry, Reply, Timestamp};
 use crate::peer::ConnectionId;
+use crate::registry::requests::{Answer, Content, Outcome, non_empty};
+use crate::registry::subscriptions::waiters::{Waiter, WakeCondition, WatchSpec, passes};
+use crate::registry::{PeerRequest, Registry, Reply, Timestamp};
 use crate::zmtp::SHARED_FROM;
 
 /// The most events in a reply: whoever is further behind asks again.
@@ -30,17 +30,17 @@ const MAX_REPLY_BYTES: usize = 256 * 1024;
 const MAX_WAKE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How a batch ended, and what follows for those who wait.
-pub(super) struct Decided {
+pub(in crate::registry) struct Decided {
     /// Whether what it has changed counts.
-    pub(super) is_stored: bool,
+    pub(in crate::registry) is_stored: bool,
     /// The topics that are not what they were, or are so again.
-    pub(super) topics: Vec<TopicName>,
+    pub(in crate::registry) topics: Vec<TopicName>,
     /// The revision before it.
-    pub(super) before: u64,
+    pub(in crate::registry) before: u64,
 }
 
 impl Registry {
-    pub(super) fn wait(&self, request: &DiscoveryRequest, now: Timestamp) -> Answer {
+    pub(in crate::registry) fn wait(&self, request: &DiscoveryRequest, now: Timestamp) -> Answer {
         let Some(name) = non_empty(request.topic_name.as_deref()) else {
             return Outcome::error("Missing topic_name in wait request").into();
         };
@@ -57,7 +57,7 @@ impl Registry {
         }
     }
 
-    pub(super) fn watch(&mut self, request: &DiscoveryRequest) -> Answer {
+    pub(in crate::registry) fn watch(&mut self, request: &DiscoveryRequest) -> Answer {
         let no_ext = RequestExt::default();
         let ext = request.ext.as_ref().unwrap_or(&no_ext);
         let filter = match ext.filter.as_deref().map(TopicFilter::new).transpose() {
@@ -94,7 +94,7 @@ impl Registry {
     }
 
     /// Holds a reply back.
-    pub(super) fn park(
+    pub(in crate::registry) fn park(
         &mut self,
         asked: PeerRequest,
         condition: WakeCondition,
@@ -109,13 +109,13 @@ impl Registry {
     }
 
     /// Nobody waits at this connection any longer.
-    pub(super) fn cancel_waiters(&mut self, connection: ConnectionId) {
+    pub(in crate::registry) fn cancel_waiters(&mut self, connection: ConnectionId) {
         let dropped = self.waiters.take_connection(connection);
         self.effects.cancelled.extend(dropped.iter().map(|waiter| waiter.to.connection));
     }
 
     /// Answers those who need not wait any longer, now that the batch is decided.
-    pub(super) fn wake(&mut self, decided: &Decided, now: Timestamp) {
+    pub(in crate::registry) fn wake(&mut self, decided: &Decided, now: Timestamp) {
         if let Some(epoch) = self.lost_epoch.take() {
             // Their next request is one of another epoch, and gets a snapshot.
             let body = self.no_events(Since { epoch, revision: self.revision });
@@ -245,7 +245,7 @@ impl Registry {
 
 /// The last snapshot that was made for a watch.
 #[derive(Debug)]
-pub(super) struct SnapshotReply {
+pub(in crate::registry) struct SnapshotReply {
     place: Since,
     filter: Option<Arc<TopicFilter>>,
     body: Arc<[u8]>,
@@ -257,7 +257,7 @@ fn match_cost(filter: Option<&TopicFilter>, name: &TopicName) -> usize {
 }
 
 /// About how long it takes to hold a name against patterns of so many bytes together, in ns.
-pub(super) fn wake_cost(pattern_bytes: usize, name: &TopicName) -> usize {
+pub(in crate::registry) fn wake_cost(pattern_bytes: usize, name: &TopicName) -> usize {
     pattern_bytes * (8 + name.as_str().len()) / 4
 }
 

@@ -1,7 +1,7 @@
 //! Who may do what.
 
-use super::topics::Entry;
 use crate::peer::PeerIdentity;
+use crate::registry::directory::topics::Entry;
 
 /// Who is trusted beyond their own topics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,16 +19,16 @@ impl Access {
 
     /// Whoever registered a topic may change it, and who is trusted. The topics of unknown peers
     /// are unknown peers' to change.
-    pub(super) fn may_change(self, peer: &PeerIdentity, entry: &Entry) -> bool {
+    pub(in crate::registry) fn may_change(self, peer: &PeerIdentity, entry: &Entry) -> bool {
         peer.uid == entry.owner.uid || self.is_trusted(peer)
     }
 
-    pub(super) fn may_stop(self, peer: &PeerIdentity) -> bool {
+    pub(in crate::registry) fn may_stop(self, peer: &PeerIdentity) -> bool {
         self.is_trusted(peer) || (peer.uid.is_none() && self.allow_remote_shutdown)
     }
 }
 
 /// A user, in a sentence.
-pub(super) fn user(uid: Option<u32>) -> String {
+pub(in crate::registry) fn user(uid: Option<u32>) -> String {
     uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("user {uid}"))
 }

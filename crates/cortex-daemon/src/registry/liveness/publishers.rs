@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use cortex_proto::TopicName;
 
-use super::liveness::{ProbeSchedule, Verdict};
-use super::pending_registers::{Awaits, Patience};
-use super::topics::Entry;
-use super::{Hold, ProbeRequest, ProbeResult, Registry, Timestamp, Write};
 use crate::peer::Process;
+use crate::registry::directory::topics::Entry;
+use crate::registry::liveness::pending_registers::{Awaits, Patience};
+use crate::registry::liveness::probe_schedule::{ProbeSchedule, Verdict};
+use crate::registry::{Hold, ProbeRequest, ProbeResult, Registry, Timestamp, Write};
 
 impl Registry {
     /// The process is gone: its topics stay only as far as their endpoints live.
-    pub(super) fn orphan(&mut self, process: Process, now: Timestamp) {
+    pub(in crate::registry) fn orphan(&mut self, process: Process, now: Timestamp) {
         for name in self.owners.forget(process) {
             self.watch_endpoint(&name, ProbeSchedule::orphan(now.instant));
         }
@@ -20,7 +20,7 @@ impl Registry {
     }
 
     /// The process cannot be watched: its topics' endpoints must tell.
-    pub(super) fn lose_sight(&mut self, process: Process, now: Timestamp) {
+    pub(in crate::registry) fn lose_sight(&mut self, process: Process, now: Timestamp) {
         for name in self.owners.lose_sight(process) {
             self.watch_endpoint(&name, ProbeSchedule::unseen(now.instant));
         }
@@ -31,7 +31,7 @@ impl Registry {
         self.reschedule(name, |entry| entry.probes = probes);
     }
 
-    pub(super) fn probed(
+    pub(in crate::registry) fn probed(
         &mut self,
         name: &TopicName,
         revision: u64,
@@ -61,7 +61,7 @@ impl Registry {
     }
 
     /// Asks for the looks that are due: at endpoints, and at the processes that are not watched.
-    pub(super) fn begin_probes(&mut self, now: Timestamp) {
+    pub(in crate::registry) fn begin_probes(&mut self, now: Timestamp) {
         while let Some((due, name)) = self.agenda.first().cloned()
             && due <= now.instant
         {
@@ -92,7 +92,7 @@ impl Registry {
     }
 
     /// How the endpoint of a new entry is looked after.
-    pub(super) fn probe_schedule_for(
+    pub(in crate::registry) fn probe_schedule_for(
         &self,
         hold: &Hold,
         owner: Option<Process>,
@@ -107,7 +107,7 @@ impl Registry {
     }
 
     /// Changes how an entry's endpoint is looked after, and the agenda with it.
-    pub(super) fn reschedule<T>(
+    pub(in crate::registry) fn reschedule<T>(
         &mut self,
         name: &TopicName,
         change: impl FnOnce(&mut Entry) -> T,

@@ -11,7 +11,7 @@ use cortex_proto::{TopicFilter, TopicName};
 use crate::peer::{ConnectionId, ReplyTo};
 
 /// The most that wait in all; one user has at most half of it.
-pub(super) const MAX: usize = 100_000;
+pub(in crate::registry) const MAX: usize = 100_000;
 /// The most bytes that they take, envelopes and names included; one user at most half of it.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// The most bytes that the different patterns have together, and those of one user: each change is
@@ -23,17 +23,17 @@ const WAITER_BYTES: usize = 400;
 
 /// A request whose reply is held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Waiter {
-    pub(super) to: ReplyTo,
-    pub(super) uid: Option<u32>,
+pub(in crate::registry) struct Waiter {
+    pub(in crate::registry) to: ReplyTo,
+    pub(in crate::registry) uid: Option<u32>,
     /// When it is answered at the latest.
-    pub(super) end: Instant,
-    pub(super) condition: WakeCondition,
+    pub(in crate::registry) end: Instant,
+    pub(in crate::registry) condition: WakeCondition,
 }
 
 /// What it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum WakeCondition {
+pub(in crate::registry) enum WakeCondition {
     /// A topic's registration.
     Topic(TopicName),
     /// A change of one topic, or of all that pass.
@@ -42,16 +42,16 @@ pub(super) enum WakeCondition {
 
 /// What a watch is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct WatchSpec {
+pub(in crate::registry) struct WatchSpec {
     /// The topics; `None` is all.
-    pub(super) filter: Option<Arc<TopicFilter>>,
+    pub(in crate::registry) filter: Option<Arc<TopicFilter>>,
     /// The most events in its reply.
-    pub(super) limit: usize,
+    pub(in crate::registry) limit: usize,
 }
 
 /// All that wait.
 #[derive(Debug, Default)]
-pub(super) struct Waiters {
+pub(in crate::registry) struct Waiters {
     next: u64,
     /// How many wait for a topic.
     waits: usize,
@@ -80,7 +80,7 @@ struct User {
 
 impl WakeCondition {
     /// A change of what a watch is about.
-    pub(super) fn change(watch: WatchSpec) -> Self {
+    pub(in crate::registry) fn change(watch: WatchSpec) -> Self {
         let name = watch.filter.as_ref().and_then(|filter| TopicName::new(filter.name()?).ok());
         Self::Change(name, watch)
     }
@@ -103,7 +103,7 @@ impl WakeCondition {
 }
 
 /// Whether a watch is about this topic.
-pub(super) fn passes(filter: Option<&TopicFilter>, name: &TopicName) -> bool {
+pub(in crate::registry) fn passes(filter: Option<&TopicFilter>, name: &TopicName) -> bool {
     filter.is_none_or(|filter| filter.matches(name.as_str()))
 }
 
@@ -127,22 +127,22 @@ impl Waiter {
 
 impl Waiters {
     /// How many wait for a topic, and how many for a change.
-    pub(super) fn count(&self) -> (usize, usize) {
+    pub(in crate::registry) fn count(&self) -> (usize, usize) {
         (self.waits, self.by_age.len() - self.waits)
     }
 
     /// The bytes of all patterns that each change is held against.
-    pub(super) fn pattern_bytes(&self) -> usize {
+    pub(in crate::registry) fn pattern_bytes(&self) -> usize {
         self.pattern_bytes
     }
 
-    pub(super) fn next_end(&self) -> Option<Instant> {
+    pub(in crate::registry) fn next_end(&self) -> Option<Instant> {
         self.by_end.first().map(|(end, _)| *end)
     }
 
     /// Lets a request wait. Gives those that have to make room for it: the oldest, of its user or
     /// of all; or itself, when its pattern is one too many.
-    pub(super) fn add(&mut self, waiter: Waiter) -> Vec<Waiter> {
+    pub(in crate::registry) fn add(&mut self, waiter: Waiter) -> Vec<Waiter> {
         let mut displaced = Vec::new();
         if self.is_one_pattern_too_many(&waiter) {
             return vec![waiter];
@@ -157,7 +157,7 @@ impl Waiters {
     }
 
     /// Those that this topic alone concerns, if they are waits, or if they are watches.
-    pub(super) fn take_named(
+    pub(in crate::registry) fn take_named(
         &mut self,
         name: &TopicName,
         waits: bool,
@@ -173,7 +173,7 @@ impl Waiters {
     }
 
     /// The watches on more than one topic that have to do with one of these.
-    pub(super) fn take_filtered(&mut self, names: &[TopicName]) -> Vec<Waiter> {
+    pub(in crate::registry) fn take_filtered(&mut self, names: &[TopicName]) -> Vec<Waiter> {
         let concerns = |filter: &Option<Arc<TopicFilter>>| {
             names.iter().any(|name| passes(filter.as_deref(), name))
         };
@@ -183,26 +183,26 @@ impl Waiters {
     }
 
     /// All watches.
-    pub(super) fn take_watches(&mut self) -> Vec<Waiter> {
+    pub(in crate::registry) fn take_watches(&mut self) -> Vec<Waiter> {
         let watches = self.by_age.iter().filter(|(_, waiter)| !waiter.is_wait());
         let numbers = watches.map(|(number, _)| *number).collect();
         self.remove_all(numbers)
     }
 
     /// Those whose time is over.
-    pub(super) fn take_ended(&mut self, now: Instant) -> Vec<Waiter> {
+    pub(in crate::registry) fn take_ended(&mut self, now: Instant) -> Vec<Waiter> {
         let ended = self.by_end.iter().take_while(|(end, _)| *end <= now);
         let numbers = ended.map(|(_, number)| *number).collect();
         self.remove_all(numbers)
     }
 
     /// Those of a connection.
-    pub(super) fn take_connection(&mut self, connection: ConnectionId) -> Vec<Waiter> {
+    pub(in crate::registry) fn take_connection(&mut self, connection: ConnectionId) -> Vec<Waiter> {
         let numbers = self.by_connection.get(&connection).cloned().unwrap_or_default();
         self.remove_all(numbers)
     }
 
-    pub(super) fn take_all(&mut self) -> Vec<Waiter> {
+    pub(in crate::registry) fn take_all(&mut self) -> Vec<Waiter> {
         std::mem::take(self).by_age.into_values().collect()
     }
 

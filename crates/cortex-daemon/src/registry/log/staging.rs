@@ -3,23 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::sessions::SessionKey;
-use super::topics::Entry;
-use super::watches::{Decided, wake_cost};
-use super::{
+use crate::registry::directory::sessions::SessionKey;
+use crate::registry::directory::topics::Entry;
+use crate::registry::subscriptions::watches::{Decided, wake_cost};
+use crate::registry::{
     Change, EVICTION_RETRY, Effects, Event, EventKind, Hold, Record, Registry, Timestamp, Write,
 };
 
 /// A change that counts only when it is stored.
 #[derive(Debug)]
-pub(super) struct Staged {
+pub(in crate::registry) struct Staged {
     before: Option<Detached>,
     change: Option<Change>,
 }
 
 /// An entry that is not in order, and what was known of it beside it.
 #[derive(Debug)]
-pub(super) struct Detached {
+pub(in crate::registry) struct Detached {
     entry: Entry,
     /// When its session ends; `None`: after a full term, or it has none.
     session_end: Option<Instant>,
@@ -98,13 +98,18 @@ impl Registry {
         self.attach(before, now);
     }
 
-    pub(super) fn stage(&mut self, before: Option<Detached>, change: Option<Change>, write: Write) {
+    pub(in crate::registry) fn stage(
+        &mut self,
+        before: Option<Detached>,
+        change: Option<Change>,
+        write: Write,
+    ) {
         self.staged.push(Staged { before, change });
         self.writes.push(write);
     }
 
     /// Stages a topic that is new or new again.
-    pub(super) fn stage_entry(&mut self, mut entry: Entry, now: Instant) {
+    pub(in crate::registry) fn stage_entry(&mut self, mut entry: Entry, now: Instant) {
         let before = self.detach(entry.info.name.as_str());
         let kind = if before.is_some() { EventKind::Updated } else { EventKind::Registered };
         self.revision += 1;
@@ -115,7 +120,7 @@ impl Registry {
     }
 
     /// Stages that a topic, which is detached already, is gone.
-    pub(super) fn stage_removal(&mut self, detached: Detached, kind: EventKind) {
+    pub(in crate::registry) fn stage_removal(&mut self, detached: Detached, kind: EventKind) {
         self.revision += 1;
         let entry = detached.entry.clone();
         self.stage_event(Some(detached), &entry, kind, None);
@@ -138,7 +143,7 @@ impl Registry {
     }
 
     /// Puts an entry and all that hangs on it into order.
-    pub(super) fn attach(&mut self, detached: Detached, now: Instant) {
+    pub(in crate::registry) fn attach(&mut self, detached: Detached, now: Instant) {
         let Detached { entry, session_end } = detached;
         let name = &entry.info.name;
         if let Some(process) = entry.living_process() {
@@ -155,7 +160,7 @@ impl Registry {
     }
 
     /// The opposite of [`attach`](Self::attach).
-    pub(super) fn detach(&mut self, name: &str) -> Option<Detached> {
+    pub(in crate::registry) fn detach(&mut self, name: &str) -> Option<Detached> {
         let entry = self.topics.remove(name)?;
         let name = &entry.info.name;
         if let Some(process) = entry.living_process() {
@@ -181,7 +186,7 @@ impl Registry {
 }
 
 /// The session that keeps an entry, and its term in ms.
-pub(super) fn session_of(entry: &Entry) -> Option<(SessionKey, u64)> {
+pub(in crate::registry) fn session_of(entry: &Entry) -> Option<(SessionKey, u64)> {
     match &entry.hold {
         Hold::Session { id, lease_ms } => {
             Some((SessionKey { uid: entry.owner.uid, id: id.clone() }, *lease_ms))

@@ -1,0 +1,5 @@
+//! Whether the topics' publishers still live.
+
+pub(super) mod pending_registers;
+pub(super) mod probe_schedule;
+mod publishers;
