@@ -65,7 +65,7 @@ impl Registry {
             Err(problem) => return Outcome::error(format!("ext.filter: {problem}")).into(),
         };
         let name_bytes = self.topics.name_bytes().max(self.history.name_bytes());
-        if filter.as_ref().is_some_and(|filter| filter.effort(name_bytes) > MAX_EFFORT) {
+        if filter.as_ref().is_some_and(|filter| filter.match_cost(name_bytes) > MAX_EFFORT) {
             self.counters.over_limit += 1;
             let problem = "with so many topics it would take too long: have less behind a `*`";
             return Outcome::error(format!("ext.filter: {problem}")).into();
@@ -253,7 +253,7 @@ pub(in crate::registry) struct SnapshotReply {
 
 /// About how long it takes to look at a topic, in ns.
 fn match_cost(filter: Option<&TopicFilter>, name: &TopicName) -> usize {
-    16 + filter.map_or(0, |filter| filter.effort(name.as_str().len()))
+    16 + filter.map_or(0, |filter| filter.match_cost(name.as_str().len()))
 }
 
 /// About how long it takes to hold a name against patterns of so many bytes together, in ns.
