@@ -61,8 +61,8 @@ impl World {
         self.registry.handle(Input::Request(PeerRequest { reply_to: from, peer, is_req, request }), self.now);
     }
 
-    /// Ends a batch, and gives how many requests were answered. `finding` is what every look shows.
-    fn end_batch(&mut self, disk_is_full: bool, finding: ProbeResult) {
+    /// Ends a batch, and gives how many requests were answered. `result` is what every look shows.
+    fn end_batch(&mut self, disk_is_full: bool, result: ProbeResult) {
         self.registry.handle(Input::Tick { all_dispatched: !disk_is_full }, self.now);
         let effects = if disk_is_full {
             self.registry.rollback("full", self.now)
@@ -75,11 +75,12 @@ impl World {
             }
             self.registry.commit(self.now)
         };
-        for reply in &effects.replies {
-            let response = DiscoveryResponse::from_bytes(&reply.body).expect("our own reply");
+        self.open -= effects.replies.len() + effects.cancelled.len();
+        for reply in effects.replies {
+            let body = reply.body.into_bytes(Vec::new);
+            let response = DiscoveryResponse::from_bytes(&body).expect("our own reply");
             assert_eq!(response.status, reply.status);
         }
-        self.open -= effects.replies.len() + effects.cancelled.len();
         for process in effects.watch {
             if process.pid % 2 == 0 {
                 self.inputs.push(Input::ProcessExited(process));
@@ -88,7 +89,7 @@ impl World {
         self.inputs.extend(effects.check.into_iter().map(Input::ProcessChecked));
         for probe in effects.probe {
             let (name, revision) = (probe.name, probe.revision);
-            self.inputs.push(Input::EndpointProbed { name, revision, finding });
+            self.inputs.push(Input::EndpointProbed { name, revision, result });
         }
         for input in std::mem::take(&mut self.inputs) {
             self.registry.handle(input, self.now);
@@ -121,13 +122,13 @@ fuzz_target!(|input: &[u8]| {
         if who & 4 == 0 {
             continue;
         }
-        let finding = match who >> 6 {
+        let result = match who >> 6 {
             0 => ProbeResult::Dead,
             1 => ProbeResult::Silent,
             2 => ProbeResult::Alive,
             _ => ProbeResult::Unknown,
         };
-        world.end_batch(who & 8 != 0, finding);
+        world.end_batch(who & 8 != 0, result);
         world.now.instant += Duration::from_secs(u64::from(who >> 4 & 3) * 3);
         if who & 32 != 0 {
             world.registry.handle(Input::Disconnected(ConnectionId(world.asked / 2)), world.now);

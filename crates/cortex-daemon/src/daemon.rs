@@ -7,7 +7,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DiscoveryCommand, DiscoveryRequest, RequestedCommand, TopicName};
+use cortex_proto::{DiscoveryCommand, DiscoveryRequest, TopicName};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::audit_log;
@@ -38,7 +38,6 @@ const STOP: Token = Token(usize::MAX - 1);
 const PROCESS_TOKENS: std::ops::Range<usize> = (1 << 16)..(1 << 32);
 const PROBE_TOKENS: std::ops::Range<usize> = (1 << 32)..(1 << 48);
 const FIRST_CONNECTION: usize = 1 << 48;
-const STATS: RequestedCommand = RequestedCommand::Known(DiscoveryCommand::Stats);
 const MAX_ROUND_EVENTS: usize = 1024;
 /// With more work than this, in bytes made and ns, a batch is over: what is left comes next.
 const MAX_BATCH_COST: usize = 256 * 1024;
@@ -198,7 +197,7 @@ impl DiscoveryDaemon {
         let mut next = self.decide(&mut Vec::new(), timestamp());
         while next == Next::Round {
             let is_waiting = self.inbox.is_empty() && !self.probes.has_findings();
-            if is_waiting && self.registry.is_settled() {
+            if is_waiting && !self.registry.is_probing() {
                 break;
             }
             let left = end.saturating_duration_since(now());
@@ -298,7 +297,12 @@ impl DiscoveryDaemon {
                 self.is_behind = false;
                 return;
             };
+            let connection = one.from.connection;
             self.hear_one(one, now);
+            // The peer may have disconnected since: it reads no reply.
+            if self.connections.has_hung_up(connection) {
+                self.registry.handle(Input::Disconnected(connection), now);
+            }
         }
         self.is_behind = !self.held.is_empty();
     }
@@ -307,9 +311,6 @@ impl DiscoveryDaemon {
         let Received { from, peer, is_req, body } = one;
         let request = parse(from.connection.0, body);
         let peer = self.identify(peer, &request);
-        if request.as_ref().is_ok_and(|request| request.command == STATS) {
-            self.registry.handle(Input::Outside(self.figures()), now);
-        }
         self.registry
             .handle(Input::Request(PeerRequest { reply_to: from, peer, is_req, request }), now);
     }
@@ -351,19 +352,14 @@ impl DiscoveryDaemon {
                 audit_log::refusal(refusal, held_back);
             }
         }
-        for reply in &effects.replies {
-            let (connection, bytes) = (reply.to.connection.0, reply.body.len());
+        for reply in effects.replies {
+            let body = reply.body.into_bytes(|| self.figures());
+            let (connection, bytes) = (reply.to.connection.0, body.len());
             tracing::debug!(connection, status = %reply.status, bytes, "answered");
-            self.connections.reply(&reply.to, &reply.body);
+            self.connections.reply(&reply.to, &body);
         }
         for connection in effects.cancelled {
             self.connections.let_go(connection);
-        }
-        for connection in effects.parked {
-            // It ended before its request was heard.
-            if self.connections.has_hung_up(connection) {
-                self.inbox.push(Input::Disconnected(connection));
-            }
         }
         for process in effects.unwatch {
             self.processes.unwatch(process);
@@ -396,10 +392,10 @@ impl DiscoveryDaemon {
 
     fn take_findings(&mut self) {
         self.probes.take_findings(now(), &mut self.findings);
-        let told = self.findings.drain(..).map(|(name, revision, finding)| Input::EndpointProbed {
+        let told = self.findings.drain(..).map(|(name, revision, result)| Input::EndpointProbed {
             name,
             revision,
-            finding,
+            result,
         });
         self.inbox.extend(told);
     }

@@ -18,6 +18,7 @@ mod daemon;
 mod edge;
 mod error;
 mod held;
+mod limits;
 pub mod peer;
 pub mod registry;
 mod startup;

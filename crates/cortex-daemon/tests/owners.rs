@@ -146,8 +146,8 @@ fn results_that_nobody_asked_for_mean_nothing() {
     register(&mut world, local(1, 10), "/a", "n");
     let name = TopicName::new("/a").unwrap();
     for revision in 0..4 {
-        let finding = ProbeResult::Dead;
-        world.deliver(vec![Input::EndpointProbed { name: name.clone(), revision, finding }]);
+        let result = ProbeResult::Dead;
+        world.deliver(vec![Input::EndpointProbed { name: name.clone(), revision, result }]);
     }
     world.deliver(vec![Input::ProcessChecked(process(10)), Input::ProcessUnseen(process(99))]);
     assert_eq!(world.names(), ["/a"]);

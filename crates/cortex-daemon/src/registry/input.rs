@@ -6,85 +6,90 @@ use cortex_proto::{DiscoveryRequest, TopicName};
 
 use crate::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 
-/// Something that happened outside.
+/// Something that happened outside the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "nearly all inputs are requests")]
 pub enum Input {
-    /// A peer asks for something.
+    /// A peer has sent a request.
     Request(PeerRequest),
-    /// A process that was watched is gone. Told of a process that is not watched, it means
-    /// nothing.
+    /// A watched process has ended. Without effect for other processes.
     ProcessExited(Process),
-    /// A process cannot be watched: whether it lives must be told from its topics' endpoints.
+    /// The daemon cannot watch a process: probes of its topics' endpoints must tell whether it
+    /// lives.
     ProcessUnseen(Process),
-    /// The look at a process that [`Effects::check`](super::Effects::check) asked for has been
-    /// taken. That it is gone, if it is, was told before.
+    /// The daemon has checked a process, as [`Effects::check`](super::Effects::check) asked. If the
+    /// process has ended, [`ProcessExited`](Self::ProcessExited) came before.
     ProcessChecked(Process),
-    /// An endpoint was looked at. For another registration than the present one it means nothing.
+    /// The daemon has probed an endpoint. Without effect if the topic was registered again since.
     EndpointProbed {
         /// The topic.
         name: TopicName,
-        /// The registration whose endpoint it was.
+        /// The revision of the registration that named the endpoint.
         revision: u64,
-        /// What was found.
-        finding: ProbeResult,
+        /// What the probe found.
+        result: ProbeResult,
     },
-    /// Time may have come for something; told too early it means nothing.
+    /// Time has passed. Without effect when nothing is due.
     Tick {
-        /// Whether all requests that have arrived were handed over.
+        /// Whether every request that has arrived was dispatched.
         all_dispatched: bool,
     },
-    /// A peer has closed its connection, or is gone: nobody waits there any longer.
+    /// A peer has closed its connection or is gone: it reads no more replies.
     Disconnected(ConnectionId),
-    /// Counters and gauges of what is outside, by name, for a STATS that follows.
-    Outside(Vec<(&'static str, u64)>),
-    /// The daemon ends: nobody waits any longer.
+    /// The daemon shuts down: it answers every request that waits.
     ShuttingDown,
-    /// Time has passed in which nobody could be heard: the machine or the daemon stood still.
+    /// Time has passed in which the daemon read no requests: the machine or the daemon stood still.
     TimeGap,
 }
 
-/// A request, and who sent it.
+/// A request, and the peer that sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerRequest {
-    /// Whom to answer.
+    /// Where the reply goes.
     pub reply_to: ReplyTo,
-    /// Who that is.
+    /// The peer.
     pub peer: PeerIdentity,
-    /// Whether it is a REQ socket: with a new request it has given up waiting for the one before.
+    /// Whether the peer is a REQ socket: with a new request it gives up the one before.
     pub is_req: bool,
-    /// What it asks for.
+    /// The request.
     pub request: Result<DiscoveryRequest, UnreadableRequest>,
 }
 
-/// A request that cannot be read.
+/// A request that the daemon cannot decode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableRequest {
     /// What is wrong with it.
     pub problem: String,
-    /// Whether its answer is to have an extension.
+    /// Whether the reply must have an extension.
     pub asks_for_ext: bool,
 }
 
-/// What a look at an endpoint has shown.
+/// What a probe of an endpoint has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProbeResult {
-    /// Nobody listens there.
+    /// Nothing listens there.
     Dead,
-    /// Somebody listens there, but did not say the first byte of a ZMTP greeting within 1 s, or
-    /// has no room for a connection.
+    /// A listener accepts connections, but sent no ZMTP greeting within 1 s, or its backlog is full.
     Silent,
-    /// A ZeroMQ socket is there.
+    /// A ZeroMQ socket greeted.
     Alive,
-    /// It cannot be told.
+    /// The daemon cannot judge the endpoint.
     Unknown,
 }
 
-/// A point in time, on both clocks.
+/// A point in time, on two clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timestamp {
-    /// For deadlines: it never jumps.
+    /// For deadlines: this clock never jumps.
     pub instant: Instant,
     /// For ages that outlive the daemon: ms since 1970.
     pub unix_ms: u64,
+}
+
+impl Timestamp {
+    /// The time since an instant, in ms.
+    pub(super) fn ms_since(self, instant: Instant) -> u64 {
+        let elapsed = self.instant.saturating_duration_since(instant).as_millis();
+        u64::try_from(elapsed).unwrap_or(u64::MAX)
+    }
 }

@@ -1,152 +1,88 @@
-//! The core: which topics there are, what keeps them, and what each request does to them.
+//! The core: the registered topics, what keeps them registered, and what each request does.
 //!
-//! It knows no clock, no socket and no file. What happens outside comes in as an [`Input`] with
-//! the time, what is to be done outside goes out as [`Effects`]: a test can play a whole fleet's
-//! life without either.
+//! The registry knows no clock, no socket and no file. What happens outside comes in as an
+//! [`Input`] with the time; what the daemon must do goes out as [`Effects`]. So a test can play the
+//! life of a whole fleet without either.
 //!
-//! Inputs come in batches. What a batch changes is staged: [`Registry::writes`] are what must be
-//! stored; then [`Registry::commit`] makes it count, or [`Registry::rollback`] takes it back and
-//! answers the batch's requests from what is still there.
+//! Inputs come in batches. A batch stages its changes: [`Registry::writes`] is what the store must
+//! keep. Then [`Registry::commit`] makes the batch count, or [`Registry::rollback`] takes it back.
+//! Every request is decided when it comes and answered when the batch has ended.
+//!
+//! | room | what it owns |
+//! |---|---|
+//! | `directory` | the topics in order, their owners and sessions, and the access rules |
+//! | `liveness` | when endpoints are probed, and REGISTERs that wait for a result |
+//! | `log` | the epoch, the revision, the history, and what a batch has staged |
+//! | `subscriptions` | parked WAITs and WATCHes |
+//! | `requests` | a handler for each request, which takes only the rooms that it needs |
 
+mod answer;
+mod batch;
+mod counters;
 mod directory;
 mod effect;
 mod input;
 mod liveness;
 mod log;
+mod registrations;
+mod reply;
+mod reply_cache;
 mod requests;
-mod stats;
+mod settings;
 mod subscriptions;
+#[cfg(test)]
+mod test_time;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DecodeError, TopicInfo, TopicName};
+use cortex_proto::{DecodeError, DiscoveryStatus, Since, TopicInfo, TopicName};
 
+use crate::peer::{ConnectionId, Process};
+use answer::{Answer, ReplyContext};
+use batch::Batch;
+pub use counters::RegistryCounters;
+use directory::Directory;
 pub use directory::access::Access;
-use directory::owners::Owners;
-use directory::sessions::Sessions;
-use directory::topics::{Entry, Topics};
-pub use effect::{Change, Effects, ProbeRequest, Refusal, Reply};
+use directory::topics::Entry;
+pub use effect::{Effects, ProbeRequest, Refusal};
 pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnreadableRequest};
-use liveness::pending_registers::{Patience, PendingRegister};
-use log::history::History;
-pub use log::record::{Event, EventKind, EvictionReason, Hold, Record, Snapshot, Write};
-use log::staging::Staged;
-use subscriptions::waiters::{Waiter, Waiters};
-use subscriptions::watches::SnapshotReply;
+use liveness::Liveness;
+use liveness::pending_registers::{Awaits, MAX_REGISTER_WAIT, PendingRegister};
+use liveness::probe_schedule::Verdict;
+use log::Log;
+pub use log::record::{Change, Event, EventKind, EvictionReason, Hold, Record, Snapshot, Write};
+use registrations::{EVICTION_RETRY, Registrations};
+pub use reply::{Reply, ReplyBody, Stats};
+use reply_cache::ReplyCache;
+use requests::Rooms;
+use requests::decision::Decision;
+use requests::register::OnDoubt;
+pub use settings::{Limits, Settings};
+use subscriptions::replies::pack_no_events;
+use subscriptions::waiters::{Waiter, WakeCondition};
+use subscriptions::{BatchEnd, Subscriptions};
 
-/// While there are requests that were not read yet, sessions have this much longer.
-const HEARING: Duration = Duration::from_secs(1);
-/// After a change could not be stored, evictions wait this long before they are tried again.
-const EVICTION_RETRY: Duration = Duration::from_secs(1);
+/// While requests have arrived that were not dispatched yet, sessions live this much longer.
+const DISPATCH_GRACE: Duration = Duration::from_secs(1);
 
-/// Bounds for what peers can make the registry keep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The most topics.
-    pub topics: usize,
-    /// The most bytes in each of a topic's texts other than its name, which
-    /// [`TopicName`] bounds.
-    pub field_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { topics: 100_000, field_bytes: 1024 }
-    }
-}
-
-/// What a registry is told at its start.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Bounds for what peers can make it keep.
-    pub limits: Limits,
-    /// Who may do what.
-    pub access: Access,
-    /// The time between two looks at an endpoint.
-    pub probe_interval: Duration,
-    /// The daemon's name and version, for who asks.
-    pub server: String,
-    /// The daemon's process, for who asks.
-    pub pid: u32,
-    /// The most events of the history that a watch can go back.
-    pub history: usize,
-}
-
-/// How often something happened since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RegistryCounters {
-    /// Requests that could not be read, among them those that are too long.
-    pub unreadable: u64,
-    /// Requests refused since a limit was reached.
-    pub over_limit: u64,
-    /// Requests refused since the peer may not do that.
-    pub no_access: u64,
-    /// Topics that were not there before.
-    pub registered: u64,
-    /// Topics that were registered again and have changed.
-    pub updated: u64,
-    /// Topics removed by a peer.
-    pub unregistered: u64,
-    /// Topics removed by the daemon.
-    pub evicted: u64,
-    /// Batches that could not be stored.
-    pub not_stored: u64,
-}
-
-impl RegistryCounters {
-    fn count(&mut self, kind: EventKind) {
-        let counter = match kind {
-            EventKind::Registered => &mut self.registered,
-            EventKind::Updated => &mut self.updated,
-            EventKind::Unregistered => &mut self.unregistered,
-            EventKind::Evicted(_) => &mut self.evicted,
-        };
-        *counter += 1;
-    }
-}
-
-/// The set of topics and the protocol's rules.
+/// The registered topics and the protocol's rules: dispatch over rooms that know nothing of each
+/// other's insides.
 #[derive(Debug)]
 pub struct Registry {
     settings: Settings,
     started: Instant,
-    epoch: u64,
-    revision: u64,
-    topics: Topics,
-    owners: Owners,
-    sessions: Sessions,
-    /// When which topic's endpoint is to be looked at.
-    agenda: BTreeSet<(Instant, TopicName)>,
-    pending_registers: Vec<PendingRegister>,
-    history: History,
-    waiters: Waiters,
-    /// Those who have to make room for others, and are answered when the batch is decided.
-    displaced: Vec<Waiter>,
-    /// The history that was lost, until those who watch it are told.
-    lost_epoch: Option<u64>,
-    is_closing: bool,
-    /// Counters and gauges of what is outside.
-    outside: Vec<(&'static str, u64)>,
-    /// The reply to LIST, made when somebody asks and kept until a topic changes.
-    list_reply: Option<Arc<[u8]>>,
-    /// The same for the last watch that asked for all there is.
-    snapshot_reply: Option<SnapshotReply>,
-    /// What the batch changes, and beside each change what is to be stored for it.
-    staged: Vec<Staged>,
-    writes: Vec<Write>,
-    /// The requests that were answered in this batch.
-    answered: Vec<PeerRequest>,
-    effects: Effects,
-    cost: usize,
-    retry_evictions_at: Option<Instant>,
+    registrations: Registrations,
+    subscriptions: Subscriptions,
+    cache: ReplyCache,
+    batch: Batch,
     counters: RegistryCounters,
+    /// The time before which no session ends, after the store refused a batch.
+    retry_evictions_at: Option<Instant>,
 }
 
 impl Registry {
-    /// A registry with the topics of a former life. Their processes are watched anew, and the
-    /// endpoints of those that are gone are looked at: see [`is_settled`](Self::is_settled).
+    /// A registry with the topics that a former daemon has stored. Their owners are watched anew.
     ///
     /// # Errors
     /// When a record holds no topic.
@@ -155,154 +91,351 @@ impl Registry {
         snapshot: Snapshot,
         now: Timestamp,
     ) -> Result<Self, DecodeError> {
-        let history = History::new(settings.history, snapshot.history, snapshot.revision);
-        let mut registry = Self {
+        let Snapshot { epoch, revision, records, history } = snapshot;
+        let mut registrations = Registrations {
+            directory: Directory::default(),
+            liveness: Liveness::new(settings.probe_interval),
+            log: Log::new(settings.history, Since { epoch, revision }, history),
+        };
+        for record in records {
+            let info = TopicInfo::from_bytes(&record.packed)?;
+            registrations.restore(Entry::from_record(record, info), now.instant);
+        }
+        Ok(Self {
             settings,
             started: now.instant,
-            epoch: snapshot.epoch,
-            revision: snapshot.revision,
-            topics: Topics::default(),
-            owners: Owners::default(),
-            sessions: Sessions::default(),
-            agenda: BTreeSet::new(),
-            pending_registers: Vec::new(),
-            history,
-            waiters: Waiters::default(),
-            displaced: Vec::new(),
-            lost_epoch: None,
-            is_closing: false,
-            outside: Vec::new(),
-            list_reply: None,
-            snapshot_reply: None,
-            staged: Vec::new(),
-            writes: Vec::new(),
-            answered: Vec::new(),
-            effects: Effects::default(),
-            cost: 0,
-            retry_evictions_at: None,
+            registrations,
+            subscriptions: Subscriptions::default(),
+            cache: ReplyCache::default(),
+            batch: Batch::default(),
             counters: RegistryCounters::default(),
-        };
-        for record in snapshot.records {
-            let info = TopicInfo::from_bytes(&record.packed)?;
-            let owner = crate::peer::PeerIdentity { uid: record.uid, process: record.process };
-            let probes = registry.probe_schedule_for(&record.hold, record.process, now.instant);
-            let entry = Entry {
-                info: Arc::new(info),
-                packed: record.packed,
-                order: record.order,
-                revision: record.revision,
-                changed_ms: record.changed_ms,
-                owner,
-                hold: record.hold,
-                found_alive: record.found_alive,
-                probes,
-            };
-            registry.attach(entry.into(), now.instant);
+            retry_evictions_at: None,
+        })
+    }
+
+    /// Takes what has happened. Its changes are staged until [`commit`](Self::commit) or
+    /// [`rollback`](Self::rollback).
+    pub fn handle(&mut self, input: Input, now: Timestamp) {
+        match input {
+            Input::Request(request) => self.receive(request, now),
+            Input::ProcessExited(process) => {
+                self.registrations.process_exited(process, now.instant);
+                self.begin_probes(now);
+            }
+            Input::ProcessUnseen(process) => {
+                self.registrations.process_unseen(process, now.instant);
+                self.begin_probes(now);
+            }
+            Input::ProcessChecked(process) => self.process_checked(process, now),
+            Input::EndpointProbed { name, revision, result } => {
+                self.endpoint_probed(&name, revision, result, now);
+            }
+            Input::Tick { all_dispatched } => self.tick(all_dispatched, now),
+            Input::TimeGap => self.registrations.directory.renew_all_sessions(now.instant),
+            Input::Disconnected(connection) => self.cancel_waiters(connection),
+            Input::ShuttingDown => {
+                self.retry_pending_registers(|_| true, OnDoubt::Refuse, now);
+                self.subscriptions.shut_down();
+            }
         }
-        Ok(registry)
     }
 
-    /// How many topics there are.
+    /// What the store must keep before the batch counts.
     #[must_use]
-    pub fn topic_count(&self) -> usize {
-        self.topics.len()
+    pub fn writes(&self) -> &[Write] {
+        self.registrations.log.writes()
     }
 
-    /// All that is to be stored where nothing is stored yet, for the history of this number.
+    /// The store has the batch: returns what the daemon must do.
+    pub fn commit(&mut self, now: Timestamp) -> Effects {
+        let changes = self.registrations.commit();
+        for change in &changes {
+            self.counters.count(change.kind);
+        }
+        let before = self.registrations.log.position().revision - changes.len() as u64;
+        let topics: Vec<_> = changes.iter().map(|change| change.info.name.clone()).collect();
+        self.batch.effects.changed.extend(changes);
+        for (request, answer) in std::mem::take(&mut self.batch.answers) {
+            self.reply(request, answer, now);
+        }
+        self.end_batch(BatchEnd::Stored, &topics, before, now)
+    }
+
+    /// The store cannot keep the batch: takes its changes back. Requests that change something get
+    /// ERROR with `problem`; the others are answered from what is there. Evictions are tried again
+    /// later.
+    pub fn rollback(&mut self, problem: &str, now: Timestamp) -> Effects {
+        self.counters.not_stored += 1;
+        let topics = self.registrations.rollback(now.instant);
+        self.cache.clear();
+        self.retry_evictions_at = Some(now.instant + EVICTION_RETRY);
+        // The revisions that were taken back come again: no probe may be for one of them.
+        let directory = &self.registrations.directory;
+        self.batch.effects.probe.retain(|probe| {
+            let present = directory.get(probe.name.as_str());
+            present.is_some_and(|entry| entry.revision == probe.revision)
+        });
+        for (request, _) in std::mem::take(&mut self.batch.answers) {
+            self.answer_unstored(request, problem, now);
+        }
+        let before = self.registrations.log.position().revision;
+        self.end_batch(BatchEnd::RolledBack, &topics, before, now)
+    }
+
+    /// Between two batches: the history is lost, and a new epoch begins. Watches are answered with
+    /// the next batch.
+    pub fn reset_history(&mut self, epoch: u64) {
+        self.subscriptions.lose_history(self.registrations.log.position().epoch);
+        self.registrations.log.reset_history(epoch);
+    }
+
+    /// Everything that a store must keep that is empty, for this epoch.
     #[must_use]
     pub fn snapshot(&self, epoch: u64) -> Snapshot {
-        let records = self.topics.iter().map(Entry::record).collect();
-        Snapshot { epoch, revision: self.revision, records, history: Vec::new() }
+        let Registrations { directory, log, .. } = &self.registrations;
+        let records = directory.iter().map(Entry::record).collect();
+        Snapshot { epoch, revision: log.position().revision, records, history: Vec::new() }
     }
 
-    /// Between two batches: the history so far is lost, and another one begins. Who watches is told
-    /// with the next batch.
-    pub fn reset_history(&mut self, epoch: u64) {
-        self.lost_epoch.get_or_insert(self.epoch);
-        self.epoch = epoch;
-        self.history.clear();
+    /// The number of topics.
+    #[must_use]
+    pub fn topic_count(&self) -> usize {
+        self.registrations.directory.len()
     }
 
-    /// What has happened since the start.
+    /// Totals since the start.
     #[must_use]
     pub fn counters(&self) -> RegistryCounters {
         self.counters
     }
 
-    /// Whether no endpoint is being looked at.
+    /// Whether a probe is under way.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.topics.iter().all(|entry| !entry.probes.is_probing())
+    pub fn is_probing(&self) -> bool {
+        self.registrations.liveness.is_probing()
     }
 
-    /// How much work this batch is so far: the bytes that were made for its replies, and the ns that
-    /// looking through topics and events takes. A LIST that was there already counts for nothing.
+    /// About how much work the present batch is: the bytes of its replies, and the steps of matching
+    /// topics and events. A reply that was packed before costs nothing.
     #[must_use]
     pub fn cost(&self) -> usize {
-        self.cost
+        // Each change is matched with every pattern.
+        let (changes, name_bytes) = self.registrations.log.staged_size();
+        let matching = self.subscriptions.pattern_bytes() * (8 * changes + name_bytes) / 4;
+        self.batch.cost + matching
     }
 
-    /// When an [`Input::Tick`] answers somebody who waits.
+    /// When an [`Input::Tick`] answers a request that waits.
     #[must_use]
     pub fn next_answer(&self) -> Option<Instant> {
-        let pending = self.pending_registers.iter().map(|pending| pending.end).min();
-        pending.into_iter().chain(self.waiters.next_end()).min()
+        let pending = self.registrations.liveness.pending.next_end();
+        pending.into_iter().chain(self.subscriptions.next_end()).min()
     }
 
-    /// When an [`Input::Tick`] looks at an endpoint, or ends a session.
+    /// When an [`Input::Tick`] probes an endpoint or ends a session.
     #[must_use]
     pub fn next_check(&self) -> Option<Instant> {
-        let probe = self.agenda.first().map(|(due, _)| *due);
-        let lease = self.sessions.next_end();
-        // Evictions that could not be stored are not tried again at once.
+        let lease = self.registrations.directory.next_session_end();
         let lease = lease.map(|end| self.retry_evictions_at.map_or(end, |again| again.max(end)));
-        probe.into_iter().chain(lease).min()
+        self.registrations.liveness.next_probe().into_iter().chain(lease).min()
     }
 
-    /// Takes what happened. What follows is staged until [`commit`](Self::commit) or
-    /// [`rollback`](Self::rollback).
-    pub fn handle(&mut self, input: Input, now: Timestamp) {
-        match input {
-            Input::Request(asked) => self.receive(asked, now),
-            Input::ProcessExited(process) => self.orphan(process, now),
-            Input::ProcessUnseen(process) => self.lose_sight(process, now),
-            Input::ProcessChecked(process) => self.looked(process, now),
-            Input::EndpointProbed { name, revision, finding } => {
-                self.probed(&name, revision, finding, now);
+    fn receive(&mut self, request: PeerRequest, now: Timestamp) {
+        self.counters.unreadable += u64::from(request.request.is_err());
+        if request.is_req {
+            self.cancel_waiters(request.reply_to.connection);
+        }
+        let has_room = self.registrations.liveness.pending.have_room_for(&request.peer);
+        let on_doubt = if has_room { OnDoubt::Wait } else { OnDoubt::Refuse };
+        self.decide(request, on_doubt, now.instant + MAX_REGISTER_WAIT, now);
+    }
+
+    /// Decides about a request. A REGISTER waits until `end` at most.
+    fn decide(&mut self, request: PeerRequest, on_doubt: OnDoubt, end: Instant, now: Timestamp) {
+        match self.decision(&request, on_doubt, now) {
+            Decision::Answer(answer) => self.batch.decided(request, answer, &self.cache),
+            Decision::Pending { name, revision, awaits } => {
+                let liveness = &mut self.registrations.liveness;
+                match awaits {
+                    Awaits::ProcessCheck(process) => self.batch.effects.check.push(process),
+                    Awaits::Probe => liveness.reschedule(&name, now.instant),
+                }
+                liveness.pending.add(PendingRegister { request, name, revision, end, awaits });
+                self.begin_probes(now);
             }
-            Input::Tick { all_dispatched } => self.tick(all_dispatched, now),
-            Input::TimeGap => self.sessions.renew_all(now.instant),
-            Input::Disconnected(connection) => self.cancel_waiters(connection),
-            Input::Outside(figures) => self.outside = figures,
-            Input::ShuttingDown => {
-                self.retry_pending_registers(|_| true, Patience::Over, now);
-                self.is_closing = true;
-            }
+            Decision::Parked { condition, wait } => self.park(request, condition, wait, now),
         }
     }
 
-    /// What must be stored before the batch counts.
-    #[must_use]
-    pub fn writes(&self) -> &[Write] {
-        &self.writes
+    fn decision(&mut self, request: &PeerRequest, on_doubt: OnDoubt, now: Timestamp) -> Decision {
+        let rooms = Rooms {
+            settings: &self.settings,
+            started: self.started,
+            registrations: &mut self.registrations,
+            subscriptions: &self.subscriptions,
+            cache: &mut self.cache,
+            counters: &self.counters,
+        };
+        let (decision, cost) = requests::decide(rooms, request, on_doubt, now);
+        self.batch.cost += cost;
+        decision
+    }
+
+    /// Answers a request of a batch that the store could not keep, which was rolled back. The
+    /// request is decided anew: what it would change is refused.
+    fn answer_unstored(&mut self, request: PeerRequest, problem: &str, now: Timestamp) {
+        let answer = match self.decision(&request, OnDoubt::Refuse, now) {
+            Decision::Parked { condition, wait } => {
+                return self.park(request, condition, wait, now);
+            }
+            Decision::Answer(answer) => Some(answer).filter(|answer| {
+                let is_change = self.registrations.log.has_staged();
+                !is_change
+                    && !requests::is_refused_for_orphan(&request, answer, &self.registrations)
+            }),
+            Decision::Pending { .. } => None,
+        };
+        self.registrations.rollback(now.instant);
+        let answer = answer.unwrap_or_else(|| requests::not_stored(&request, problem));
+        self.reply(request, answer, now);
+    }
+
+    fn reply(&mut self, request: PeerRequest, answer: Answer, now: Timestamp) {
+        let context = ReplyContext {
+            settings: &self.settings,
+            log: &self.registrations.log,
+            uptime_ms: now.ms_since(self.started),
+        };
+        self.batch.reply(request, answer, &context, &mut self.cache, &mut self.counters);
+    }
+
+    fn end_batch(
+        &mut self,
+        end: BatchEnd,
+        topics: &[TopicName],
+        before: u64,
+        now: Timestamp,
+    ) -> Effects {
+        self.wake(end, topics, before, now);
+        self.registrations.log.trim_history();
+        let watches = self.registrations.directory.take_watch_changes();
+        let Batch { mut effects, .. } = std::mem::take(&mut self.batch);
+        effects.watch = watches.watch;
+        effects.unwatch = watches.unwatch;
+        effects
+    }
+
+    /// Parks a request for at most `wait`.
+    fn park(
+        &mut self,
+        request: PeerRequest,
+        condition: WakeCondition,
+        wait: Duration,
+        now: Timestamp,
+    ) {
+        let PeerRequest { reply_to: to, peer, .. } = request;
+        let end = now.instant + wait;
+        self.subscriptions.park(Waiter { to, uid: peer.uid, end, condition });
+    }
+
+    /// Forgets the parked requests of a connection.
+    fn cancel_waiters(&mut self, connection: ConnectionId) {
+        let count = self.subscriptions.cancel(connection);
+        self.batch.effects.cancelled.extend(std::iter::repeat_n(connection, count));
+    }
+
+    /// Answers the parked requests that wake with the end of the batch. `before` is the revision
+    /// before it.
+    fn wake(&mut self, end: BatchEnd, topics: &[TopicName], before: u64, now: Timestamp) {
+        let Registrations { directory, log, .. } = &self.registrations;
+        if let Some((epoch, watches)) = self.subscriptions.take_lost() {
+            // Their next request is one of another epoch, and gets a snapshot.
+            let body = pack_no_events(Since { epoch, ..log.position() });
+            for Waiter { to, .. } in watches {
+                let body = ReplyBody::Packed(Arc::clone(&body));
+                self.batch.push_reply(to, DiscoveryStatus::Ok, body);
+            }
+        }
+        let is_registered = |name: &TopicName| directory.get(name.as_str()).is_some();
+        let woken = self.subscriptions.take_woken(end, topics, is_registered, now.instant);
+        let uptime_ms = now.ms_since(self.started);
+        let context = ReplyContext { settings: &self.settings, log, uptime_ms };
+        self.batch.answer_woken(woken, before, directory, &context, &mut self.cache, now);
     }
 
     fn tick(&mut self, all_dispatched: bool, now: Timestamp) {
         self.begin_probes(now);
         if self.retry_evictions_at.is_none_or(|again| again <= now.instant) {
             self.retry_evictions_at = None;
-            // Who asked in time for a session to stay may not have been heard yet.
-            let grace = if all_dispatched { Duration::ZERO } else { HEARING };
-            for name in self.sessions.ended(now.instant.checked_sub(grace).unwrap_or(now.instant)) {
+            // A RENEW that came in time may not have been dispatched yet.
+            let grace = if all_dispatched { Duration::ZERO } else { DISPATCH_GRACE };
+            let end = now.instant.checked_sub(grace).unwrap_or(now.instant);
+            for name in self.registrations.directory.topics_of_ended_sessions(end) {
                 self.evict(&name, EvictionReason::LeaseExpired, now);
             }
         }
-        self.retry_pending_registers(|pending| pending.end <= now.instant, Patience::Over, now);
+        self.retry_pending_registers(|pending| pending.end <= now.instant, OnDoubt::Refuse, now);
     }
 
     fn evict(&mut self, name: &TopicName, reason: EvictionReason, now: Timestamp) {
-        let Some(detached) = self.detach(name.as_str()) else { return };
-        self.stage_removal(detached, EventKind::Evicted(reason));
-        self.retry_pending_registers(|pending| pending.name == *name, Patience::Left, now);
+        self.registrations.remove(name, EventKind::Evicted(reason));
+        self.retry_pending_registers(|pending| pending.name == *name, OnDoubt::Wait, now);
+    }
+
+    /// Begins the probes that are due. Each time the daemon also checks the owner's process, unless
+    /// it watches it.
+    fn begin_probes(&mut self, now: Timestamp) {
+        for name in self.registrations.liveness.take_due(now.instant) {
+            let Some(entry) = self.registrations.directory.get(name.as_str()) else { continue };
+            self.batch.effects.check.extend(entry.living_process());
+            let (revision, address) = (entry.revision, entry.info.address.clone());
+            self.batch.effects.probe.push(ProbeRequest { name, revision, address });
+        }
+    }
+
+    fn endpoint_probed(
+        &mut self,
+        name: &TopicName,
+        revision: u64,
+        result: ProbeResult,
+        now: Timestamp,
+    ) {
+        match self.registrations.probed(name, revision, result, now.instant) {
+            // A late result, for a registration that is no more.
+            None => return,
+            Some(Verdict::Stays | Verdict::FoundAlive) => {}
+            Some(Verdict::Evict(reason)) => self.evict(name, reason, now),
+        }
+        let is_answered =
+            |pending: &PendingRegister| pending.awaits == Awaits::Probe && pending.name == *name;
+        self.retry_pending_registers(is_answered, OnDoubt::Wait, now);
+    }
+
+    /// The daemon has checked a process. If it has ended, its topics are orphaned by now, and the
+    /// REGISTERs that wait for one of them wait for a probe.
+    fn process_checked(&mut self, process: Process, now: Timestamp) {
+        let Registrations { directory, liveness, .. } = &mut self.registrations;
+        liveness.pending.await_probes(process, |name| {
+            directory.get(name.as_str()).is_some_and(|entry| entry.is_orphaned)
+        });
+        let is_over = |pending: &PendingRegister| pending.awaits == Awaits::ProcessCheck(process);
+        self.retry_pending_registers(is_over, OnDoubt::Wait, now);
+    }
+
+    /// Decides anew about the pending REGISTERs that `is_over` picks, in the order in which they
+    /// came. `on_doubt` is for those that another registration stands against by now.
+    fn retry_pending_registers(
+        &mut self,
+        is_over: impl Fn(&PendingRegister) -> bool,
+        on_doubt: OnDoubt,
+        now: Timestamp,
+    ) {
+        for pending in self.registrations.liveness.pending.take(is_over) {
+            let PendingRegister { request, name, revision, end, .. } = pending;
+            let present = self.registrations.directory.get(name.as_str());
+            let is_another = present.map(|entry| entry.revision) != Some(revision);
+            let on_doubt = if is_another { on_doubt } else { OnDoubt::Refuse };
+            self.decide(request, on_doubt, end, now);
+        }
     }
 }

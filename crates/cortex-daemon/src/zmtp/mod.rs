@@ -15,7 +15,6 @@ use thiserror::Error;
 
 pub use connection::{Body, Connection, Envelope, Event, Request};
 pub use output::Output;
-pub(crate) use output::SHARED_FROM;
 
 /// The longest body that is served, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;

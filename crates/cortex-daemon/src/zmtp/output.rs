@@ -4,8 +4,8 @@ use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 
-/// Shorter bodies are copied behind what is there already; longer ones are shared.
-pub(crate) const SHARED_FROM: usize = 4096;
+use crate::limits::SHARED_BODY_BYTES;
+
 /// A piece of our own that is longer is not added to: what is sent of it would stay in memory for
 /// as long as there is always something behind it.
 const PIECE_UP_TO: usize = 16 * 1024;
@@ -104,7 +104,7 @@ impl Output {
     }
 
     pub(super) fn append_shared(&mut self, bytes: &Arc<[u8]>) {
-        if bytes.len() < SHARED_FROM {
+        if bytes.len() < SHARED_BODY_BYTES {
             self.append(|own| own.extend_from_slice(bytes));
         } else {
             self.pieces.push_back(Piece::Shared(Arc::clone(bytes)));

@@ -18,6 +18,8 @@ use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
 
 pub(crate) const DAEMON_UID: u32 = 500;
+/// The only counter of the edge in this world.
+pub(crate) const CONNECTIONS: u64 = 12;
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(crate) fn settings() -> Settings {
@@ -78,8 +80,7 @@ pub(crate) struct World {
     pub(crate) refusals: Vec<Refusal>,
     pub(crate) replies: BTreeMap<usize, DiscoveryResponse>,
     pub(crate) stopped: bool,
-    /// The connections of requests that were held back, and of those that will not be answered.
-    pub(crate) parked: Vec<usize>,
+    /// The connections of parked requests that get no reply.
     pub(crate) cancelled: Vec<usize>,
     /// The bytes of all replies; one that many got, and that is not copied, counts once.
     pub(crate) bytes_replied: usize,
@@ -115,7 +116,6 @@ impl World {
             refusals: Vec::new(),
             replies: BTreeMap::new(),
             stopped: false,
-            parked: Vec::new(),
             cancelled: Vec::new(),
             bytes_replied: 0,
             asked: 0,
@@ -243,8 +243,8 @@ impl World {
     }
 
     fn find(&self, name: TopicName, revision: u64, address: &str) -> Input {
-        let finding = self.endpoints.get(address).copied().unwrap_or(ProbeResult::Alive);
-        Input::EndpointProbed { name, revision, finding }
+        let result = self.endpoints.get(address).copied().unwrap_or(ProbeResult::Alive);
+        Input::EndpointProbed { name, revision, result }
     }
 
     /// Hands over a batch as the daemon does, and then what its effects lead to, batch by batch.
@@ -288,14 +288,14 @@ impl World {
         self.changes.extend(effects.changed);
         self.refusals.extend(effects.refused);
         self.stopped |= effects.stop;
-        self.parked.extend(effects.parked.iter().map(|connection| connection.0));
         self.cancelled.extend(effects.cancelled.iter().map(|connection| connection.0));
         let mut shared = BTreeSet::new();
         for reply in effects.replies {
-            if reply.body.len() < 4096 || shared.insert(reply.body.as_ptr()) {
-                self.bytes_replied += reply.body.len();
+            let body = reply.body.into_bytes(|| vec![("connections", CONNECTIONS)]);
+            if body.len() < 4096 || shared.insert(body.as_ptr()) {
+                self.bytes_replied += body.len();
             }
-            let response = DiscoveryResponse::from_bytes(&reply.body).unwrap();
+            let response = DiscoveryResponse::from_bytes(&body).unwrap();
             assert_eq!(response.status, reply.status);
             let before = self.replies.insert(reply.to.connection.0, response);
             assert_eq!(before, None, "a request is answered once");

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use cortex_proto::{EndpointState, EntryExt, Hold as WireHold, TopicInfo, TopicName};
 
+use super::sessions::SessionKey;
 use crate::peer::{PeerIdentity, Process};
-use crate::registry::liveness::probe_schedule::ProbeSchedule;
-use crate::registry::{Hold, Record};
+use crate::registry::log::record::{Hold, Record};
+
+/// The packed topic infos of a list, in its order.
+pub(in crate::registry) type TopicList = Arc<[Arc<[u8]>]>;
 
 /// A registered topic.
 #[derive(Clone, Debug)]
@@ -20,15 +23,26 @@ pub(in crate::registry) struct Entry {
     pub(in crate::registry) changed_ms: u64,
     pub(in crate::registry) owner: PeerIdentity,
     pub(in crate::registry) hold: Hold,
-    /// Whether the endpoint was once found alive.
+    /// Whether a probe once found the endpoint alive.
     pub(in crate::registry) found_alive: bool,
-    pub(in crate::registry) probes: ProbeSchedule,
+    /// Whether the process that holds the topic has ended.
+    pub(in crate::registry) is_orphaned: bool,
 }
 
 impl Entry {
     /// The process whose end would end the topic, unless it has ended already.
     pub(in crate::registry) fn living_process(&self) -> Option<Process> {
-        self.owner.process.filter(|_| self.hold == Hold::Process && !self.probes.is_orphan())
+        self.owner.process.filter(|_| self.hold == Hold::Process && !self.is_orphaned)
+    }
+
+    /// The session that holds the topic, and the lease in ms that the topic was registered with.
+    pub(in crate::registry) fn session(&self) -> Option<(SessionKey, u64)> {
+        match &self.hold {
+            Hold::Session { id, lease_ms } => {
+                Some((SessionKey { uid: self.owner.uid, id: id.clone() }, *lease_ms))
+            }
+            Hold::Process | Hold::Static => None,
+        }
     }
 
     pub(in crate::registry) fn record(&self) -> Record {
@@ -45,6 +59,22 @@ impl Entry {
         }
     }
 
+    /// The entry that a record was made of. A restarted daemon takes every owner for living until
+    /// it has looked.
+    pub(in crate::registry) fn from_record(record: Record, info: TopicInfo) -> Self {
+        Self {
+            info: Arc::new(info),
+            packed: record.packed,
+            order: record.order,
+            revision: record.revision,
+            changed_ms: record.changed_ms,
+            owner: PeerIdentity { uid: record.uid, process: record.process },
+            hold: record.hold,
+            found_alive: record.found_alive,
+            is_orphaned: false,
+        }
+    }
+
     pub(in crate::registry) fn describe(&self, unix_ms: u64) -> EntryExt {
         EntryExt {
             uid: self.owner.uid.map(u64::from),
@@ -56,7 +86,7 @@ impl Entry {
             },
             revision: self.revision,
             age_ms: unix_ms.saturating_sub(self.changed_ms),
-            endpoint: if self.probes.is_orphan() {
+            endpoint: if self.is_orphaned {
                 EndpointState::Orphaned
             } else if self.found_alive {
                 EndpointState::Alive
@@ -67,55 +97,44 @@ impl Entry {
     }
 }
 
-/// A set of topics that remembers in which order they came. An entry keeps its order when it is
-/// overwritten; a removed name that comes again goes last.
+/// A set of topics that remembers the order of their first registration. An entry keeps its place
+/// in the order when it is overwritten; a removed name that is registered again goes last.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct Topics {
+pub(super) struct Topics {
     orders: HashMap<TopicName, u64>,
     by_order: BTreeMap<u64, Entry>,
-    name_bytes: usize,
 }
 
 impl Topics {
-    pub(in crate::registry) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.orders.len()
     }
 
-    /// The bytes of all names.
-    pub(in crate::registry) fn name_bytes(&self) -> usize {
-        self.name_bytes
-    }
-
-    pub(in crate::registry) fn get(&self, name: &str) -> Option<&Entry> {
+    pub(super) fn get(&self, name: &str) -> Option<&Entry> {
         self.by_order.get(self.orders.get(name)?)
     }
 
-    pub(in crate::registry) fn get_mut(&mut self, name: &str) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Entry> {
         self.by_order.get_mut(self.orders.get(name)?)
     }
 
-    /// The order behind all others.
-    pub(in crate::registry) fn next_order(&self) -> u64 {
+    /// The place behind all others.
+    pub(super) fn next_order(&self) -> u64 {
         self.by_order.last_key_value().map_or(0, |(order, _)| order + 1)
     }
 
-    /// Puts an entry at its order.
-    pub(in crate::registry) fn insert(&mut self, entry: Entry) {
-        self.name_bytes += entry.info.name.as_str().len();
+    /// Puts an entry at its place in the order, which no other topic has.
+    pub(super) fn insert(&mut self, entry: Entry) {
         self.orders.insert(entry.info.name.clone(), entry.order);
-        if let Some(before) = self.by_order.insert(entry.order, entry) {
-            self.name_bytes -= before.info.name.as_str().len();
-        }
+        self.by_order.insert(entry.order, entry);
     }
 
-    pub(in crate::registry) fn remove(&mut self, name: &str) -> Option<Entry> {
-        let entry = self.by_order.remove(&self.orders.remove(name)?)?;
-        self.name_bytes -= name.len();
-        Some(entry)
+    pub(super) fn remove(&mut self, name: &str) -> Option<Entry> {
+        self.by_order.remove(&self.orders.remove(name)?)
     }
 
     /// In the order of first registration.
-    pub(in crate::registry) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.by_order.values()
     }
 }

@@ -1,42 +1,89 @@
-//! REGISTERs that would be refused, and wait until it is known whether the one who has the topic
-//! still lives: a peer of the legacy protocol tries once and never again.
+//! REGISTERs that the daemon would refuse, while it finds out whether the topic's owner still lives.
+//! A client of the legacy protocol sends its REGISTER once and never again.
 
 use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
 
-use crate::peer::Process;
-use crate::registry::PeerRequest;
+use crate::peer::{PeerIdentity, Process};
+use crate::registry::input::PeerRequest;
 
-/// How long a REGISTER may wait.
+/// The longest time that a REGISTER may wait.
 pub(in crate::registry) const MAX_REGISTER_WAIT: Duration = Duration::from_secs(1);
-/// The most that wait, of one user and of all: those beyond are refused without a look.
-pub(in crate::registry) const MAX_PER_USER: usize = 64;
-pub(in crate::registry) const MAX: usize = 256;
-
-/// Whether one that waits may go on waiting for another look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::registry) enum Patience {
-    Left,
-    Over,
-}
+/// The most REGISTERs of one user that wait: the daemon refuses those beyond at once.
+const MAX_PER_USER: usize = 64;
+/// The most REGISTERs of all users that wait.
+const MAX: usize = 256;
 
 /// A REGISTER that waits.
 #[derive(Debug)]
 pub(in crate::registry) struct PendingRegister {
-    pub(in crate::registry) asked: PeerRequest,
+    pub(in crate::registry) request: PeerRequest,
     pub(in crate::registry) name: TopicName,
-    /// The registration that stands against it.
+    /// The revision of the registration that stands against it.
     pub(in crate::registry) revision: u64,
+    /// The last moment at which the daemon answers.
     pub(in crate::registry) end: Instant,
     pub(in crate::registry) awaits: Awaits,
 }
 
-/// What it waits for.
+/// What the REGISTER waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::registry) enum Awaits {
-    /// A look at the process of the present registration.
-    Look(Process),
-    /// A look at its endpoint.
+    /// A check of the present owner's process.
+    ProcessCheck(Process),
+    /// A probe of the present endpoint.
     Probe,
+}
+
+/// The REGISTERs that wait, in the order in which they came.
+#[derive(Debug, Default)]
+pub(in crate::registry) struct PendingRegisters(Vec<PendingRegister>);
+
+impl PendingRegisters {
+    pub(in crate::registry) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether one more REGISTER of this peer's user may wait.
+    pub(in crate::registry) fn have_room_for(&self, peer: &PeerIdentity) -> bool {
+        let of_user = self.0.iter().filter(|pending| pending.request.peer.uid == peer.uid);
+        self.0.len() < MAX && of_user.count() < MAX_PER_USER
+    }
+
+    pub(in crate::registry) fn add(&mut self, pending: PendingRegister) {
+        self.0.push(pending);
+    }
+
+    /// Takes the REGISTERs that `is_over` picks, in the order in which they came.
+    pub(in crate::registry) fn take(
+        &mut self,
+        is_over: impl Fn(&PendingRegister) -> bool,
+    ) -> Vec<PendingRegister> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        let (over, waiting) = std::mem::take(&mut self.0).into_iter().partition(is_over);
+        self.0 = waiting;
+        over
+    }
+
+    /// Lets the REGISTERs that wait for a check of a process wait for a probe, where the process
+    /// has ended by now.
+    pub(in crate::registry) fn await_probes(
+        &mut self,
+        process: Process,
+        is_orphaned: impl Fn(&TopicName) -> bool,
+    ) {
+        for pending in &mut self.0 {
+            if pending.awaits == Awaits::ProcessCheck(process) && is_orphaned(&pending.name) {
+                pending.awaits = Awaits::Probe;
+            }
+        }
+    }
+
+    /// When the first REGISTER must be answered.
+    pub(in crate::registry) fn next_end(&self) -> Option<Instant> {
+        self.0.iter().map(|pending| pending.end).min()
+    }
 }

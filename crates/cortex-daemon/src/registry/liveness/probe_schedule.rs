@@ -1,42 +1,43 @@
-//! Whether a topic's publisher still lives, where its process cannot tell: by its endpoint.
+//! When the daemon probes one topic's endpoint, and what follows from a result.
 //!
-//! | what is known of the process | what an endpoint's look can do |
+//! | the owner's process | what the endpoint's probes decide |
 //! |---|---|
-//! | it is watched | nothing is looked at: a publisher that lives is never evicted |
-//! | it is gone (orphan) | evicted when dead, or twice without a greeting: a forked child may hold the listener |
-//! | it cannot be seen (unseen) | evicted when dead twice in a row, and only if it was once found alive: it may lie behind a firewall |
+//! | watched | the endpoint is not probed: the topic of a living publisher stays |
+//! | ended (orphan) | evicted when dead, or when silent twice in a row: a forked child may hold the listener |
+//! | unseen | evicted when dead twice in a row, and only if a probe once found it alive: it may lie behind a firewall |
 //!
-//! What cannot be told never evicts.
+//! An endpoint that the daemon cannot judge never removes a topic.
 
 use std::time::{Duration, Instant};
 
-use crate::registry::{EvictionReason, ProbeResult};
+use crate::registry::input::ProbeResult;
+use crate::registry::log::record::EvictionReason;
 
-/// The longest pause between two looks at an endpoint that neither greets nor refuses: each look
+/// The longest pause between two probes of an endpoint that neither greets nor refuses: each probe
 /// takes a slot of a stopped publisher's backlog, or of the daemon's own probes.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// Looks in a row that must find the same before it counts.
+/// The equal results in a row that it takes to evict a topic.
 const CONSECUTIVE_FAILURES: u32 = 2;
 
-/// How a topic's endpoint is looked after.
+/// How the daemon probes an endpoint, and when next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::registry) struct ProbeSchedule {
-    kind: Kind,
-    /// When the next look is due.
+    owner: Owner,
+    /// When the next probe is due.
     due: Option<Instant>,
-    /// A look is under way.
-    probing: bool,
+    /// Whether a probe is under way.
+    is_probing: bool,
     pause: Duration,
 }
 
+/// What the daemon knows of the owner's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Rest,
-    Orphan { silent: u32 },
-    Unseen { failures: u32 },
+enum Owner {
+    Ended { silent: u32 },
+    Unseen { dead: u32 },
 }
 
-/// What follows from a look.
+/// What follows from a probe's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::registry) enum Verdict {
     Stays,
@@ -45,68 +46,59 @@ pub(in crate::registry) enum Verdict {
 }
 
 impl ProbeSchedule {
-    /// Nothing is to be looked at.
-    pub(in crate::registry) fn rest() -> Self {
-        Self { kind: Kind::Rest, due: None, probing: false, pause: Duration::ZERO }
-    }
-
-    /// The process cannot be seen. The first look, at once, is to find the endpoint alive.
+    /// For an owner that the daemon cannot see. The first probe is due now, to find the endpoint
+    /// alive.
     pub(in crate::registry) fn unseen(now: Instant) -> Self {
-        Self { kind: Kind::Unseen { failures: 0 }, due: Some(now), ..Self::rest() }
+        Self::new(Owner::Unseen { dead: 0 }, now)
     }
 
-    /// The process is gone: the first look follows at once.
+    /// For an owner whose process has ended. The first probe is due now.
     pub(in crate::registry) fn orphan(now: Instant) -> Self {
-        Self { kind: Kind::Orphan { silent: 0 }, due: Some(now), ..Self::rest() }
+        Self::new(Owner::Ended { silent: 0 }, now)
     }
 
-    pub(in crate::registry) fn rests(&self) -> bool {
-        self.kind == Kind::Rest
+    fn new(owner: Owner, now: Instant) -> Self {
+        Self { owner, due: Some(now), is_probing: false, pause: Duration::ZERO }
     }
 
-    pub(in crate::registry) fn is_orphan(&self) -> bool {
-        matches!(self.kind, Kind::Orphan { .. })
+    pub(super) fn is_probing(&self) -> bool {
+        self.is_probing
     }
 
-    pub(in crate::registry) fn is_probing(&self) -> bool {
-        self.probing
-    }
-
-    pub(in crate::registry) fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Makes a look due now, unless one is under way or there is nothing to look at.
-    pub(in crate::registry) fn hurry(&mut self, now: Instant) {
-        if !self.probing && !self.rests() {
-            self.due = Some(now);
+    /// Makes a probe due at `when`, unless one is under way.
+    pub(super) fn reschedule(&mut self, when: Instant) {
+        if !self.is_probing {
+            self.due = Some(when);
         }
     }
 
-    /// A look begins.
-    pub(in crate::registry) fn begin(&mut self) {
+    /// Notes that a probe begins.
+    pub(super) fn begin(&mut self) {
         self.due = None;
-        self.probing = true;
+        self.is_probing = true;
     }
 
-    /// A look has shown something.
-    pub(in crate::registry) fn found(
+    /// Takes the result of a probe.
+    pub(super) fn conclude(
         &mut self,
-        finding: ProbeResult,
+        result: ProbeResult,
         found_alive: bool,
         now: Instant,
         interval: Duration,
     ) -> Verdict {
-        self.probing = false;
-        let verdict = match &mut self.kind {
-            Kind::Rest => return Verdict::Stays,
-            Kind::Orphan { silent } => orphan_verdict(silent, finding),
-            Kind::Unseen { failures } => unseen_verdict(failures, finding, found_alive),
+        self.is_probing = false;
+        let verdict = match &mut self.owner {
+            Owner::Ended { silent } => judge_orphan(silent, result),
+            Owner::Unseen { dead } => judge_unseen(dead, result, found_alive),
         };
-        self.pause = match finding {
+        self.pause = match result {
             ProbeResult::Alive | ProbeResult::Dead => interval,
             // The second silence decides.
-            ProbeResult::Silent if self.is_orphan() => interval,
+            ProbeResult::Silent if matches!(self.owner, Owner::Ended { .. }) => interval,
             ProbeResult::Silent | ProbeResult::Unknown => {
                 (self.pause * 2).clamp(interval, MAX_PAUSE.max(interval))
             }
@@ -116,8 +108,8 @@ impl ProbeSchedule {
     }
 }
 
-fn orphan_verdict(silent: &mut u32, finding: ProbeResult) -> Verdict {
-    match finding {
+fn judge_orphan(silent: &mut u32, result: ProbeResult) -> Verdict {
+    match result {
         ProbeResult::Dead => Verdict::Evict(EvictionReason::OwnerExited),
         ProbeResult::Silent => {
             *silent += 1;
@@ -135,22 +127,22 @@ fn orphan_verdict(silent: &mut u32, finding: ProbeResult) -> Verdict {
     }
 }
 
-fn unseen_verdict(failures: &mut u32, finding: ProbeResult, found_alive: bool) -> Verdict {
-    match finding {
+fn judge_unseen(dead: &mut u32, result: ProbeResult, found_alive: bool) -> Verdict {
+    match result {
         ProbeResult::Dead if found_alive => {
-            *failures += 1;
-            if *failures >= CONSECUTIVE_FAILURES {
+            *dead += 1;
+            if *dead >= CONSECUTIVE_FAILURES {
                 Verdict::Evict(EvictionReason::EndpointDead)
             } else {
                 Verdict::Stays
             }
         }
         ProbeResult::Silent | ProbeResult::Alive => {
-            *failures = 0;
+            *dead = 0;
             Verdict::FoundAlive
         }
         ProbeResult::Dead | ProbeResult::Unknown => {
-            *failures = 0;
+            *dead = 0;
             Verdict::Stays
         }
     }

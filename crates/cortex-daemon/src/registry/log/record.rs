@@ -1,31 +1,31 @@
-//! What is kept of the topics between one life of the daemon and the next.
+//! What the daemon stores of topics and changes, so that a restart finds it again.
 
 use std::sync::Arc;
 
-use cortex_proto::TopicName;
+use cortex_proto::{TopicInfo, TopicName};
 
-use crate::peer::Process;
+use crate::peer::{PeerIdentity, Process};
 
 /// A topic as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Its name.
     pub name: TopicName,
-    /// Its order in the list; the order counts, not the number.
+    /// Its rank in the list: topics of lower numbers come first.
     pub order: u64,
-    /// Its packed topic info.
+    /// Its topic info, packed.
     pub packed: Arc<[u8]>,
-    /// The change that made it what it is.
+    /// The revision of its last change.
     pub revision: u64,
-    /// When that was, in ms since 1970.
+    /// When that change was made, in ms since 1970.
     pub changed_ms: u64,
-    /// The user that registered it, if known.
+    /// The user that registered it; `None` when unknown.
     pub uid: Option<u32>,
-    /// The process that registered it, if known.
+    /// The process that registered it; `None` when unknown.
     pub process: Option<Process>,
-    /// What keeps it.
+    /// What keeps it registered.
     pub hold: Hold,
-    /// Whether its endpoint was once found alive.
+    /// Whether a probe once found its endpoint alive.
     pub found_alive: bool,
 }
 
@@ -34,14 +34,14 @@ pub struct Record {
 pub enum Hold {
     /// The process that registered it, or where that is unknown its endpoint.
     Process,
-    /// A session, as long as it is renewed.
+    /// A session, as long as a client renews it.
     Session {
-        /// The session's name among its user's.
+        /// The session's id among its user's sessions.
         id: String,
-        /// For how long it stays without being renewed, in ms.
+        /// The time from a renewal to the session's end, in ms.
         lease_ms: u64,
     },
-    /// Nothing: it stays until it is unregistered.
+    /// Nothing: it stays until a peer unregisters it.
     Static,
 }
 
@@ -50,29 +50,42 @@ pub enum Hold {
 pub struct Write {
     /// The topic that changes.
     pub name: TopicName,
-    /// What it is from now on; `None` when it is gone.
+    /// Its new record; `None` when the topic is removed.
     pub record: Option<Record>,
-    /// The event of the history, when the change is one that others are told of.
+    /// The history's event, when the change has a revision.
     pub event: Option<Event>,
 }
 
-/// An event of the history.
+/// A change in the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its number.
+    /// The revision that it made.
     pub revision: u64,
     /// What happened.
     pub kind: EventKind,
-    /// The packed topic info; the last known one when the topic is gone.
+    /// The packed topic info; the last known one for a removal.
     pub packed: Arc<[u8]>,
+}
+
+/// A change of a topic that counts: it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The revision that it made.
+    pub revision: u64,
+    /// What happened.
+    pub kind: EventKind,
+    /// The topic info; the last known one for a removal.
+    pub info: Arc<TopicInfo>,
+    /// The topic's owner; the last one for a removal.
+    pub owner: PeerIdentity,
 }
 
 /// What happened to a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// It is there and was not before.
+    /// It was registered for the first time.
     Registered,
-    /// Its publisher registered it again.
+    /// It was registered again.
     Updated,
     /// A peer unregistered it.
     Unregistered,
@@ -83,16 +96,16 @@ pub enum EventKind {
 /// Why the daemon removed a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvictionReason {
-    /// Its process is gone, and so is its endpoint.
+    /// Its owner's process has ended and its endpoint is dead.
     OwnerExited,
-    /// Its session was not renewed.
+    /// Its session ended without a renewal.
     LeaseExpired,
     /// Its endpoint, once alive, is dead.
     EndpointDead,
 }
 
 impl EventKind {
-    /// The word of the protocol.
+    /// The protocol's word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -103,7 +116,7 @@ impl EventKind {
         }
     }
 
-    /// Why a topic is gone, in the words of the protocol; `None` when it is not.
+    /// The protocol's word for the reason of a removal; `None` for other events.
     #[must_use]
     pub fn reason(self) -> Option<&'static str> {
         match self {
@@ -116,16 +129,16 @@ impl EventKind {
     }
 }
 
-/// All that is stored.
+/// Everything that is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The number of this history: random, and another one when history is lost or the machine
-    /// has booted.
+    /// The number of this history: random, and a new one when history is lost or the machine has
+    /// booted.
     pub epoch: u64,
-    /// How many changes there have been in this epoch.
+    /// The revision of the last change.
     pub revision: u64,
-    /// The topics, by order.
+    /// The topics, in the list's order.
     pub records: Vec<Record>,
-    /// The last events and the topics that they are about, oldest first.
+    /// The last events and their topics, oldest first.
     pub history: Vec<(TopicName, Event)>,
 }

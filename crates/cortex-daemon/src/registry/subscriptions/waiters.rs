@@ -1,5 +1,5 @@
-//! Requests whose replies are held back: by what they wait for, by age, by end, by user, by
-//! connection. Whoever waits costs nothing until what it waits for happens.
+//! Parked requests, found by what they wait for, by age, by deadline, by user and by connection. A
+//! waiter costs nothing until its condition is met.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -10,57 +10,57 @@ use cortex_proto::{TopicFilter, TopicName};
 
 use crate::peer::{ConnectionId, ReplyTo};
 
-/// The most that wait in all; one user has at most half of it.
-pub(in crate::registry) const MAX: usize = 100_000;
-/// The most bytes that they take, envelopes and names included; one user at most half of it.
+/// The most waiters of all users; one user has at most half of them.
+const MAX: usize = 100_000;
+/// The most bytes of all waiters, envelopes and names included; one user has at most half of them.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// The most bytes that the different patterns have together, and those of one user: each change is
-/// held against each of them.
+/// The most bytes of all different patterns, and of one user's: each change is matched with each
+/// pattern.
 const MAX_PATTERN_BYTES: usize = 64 * 1024;
 const MAX_PATTERN_BYTES_PER_USER: usize = 8 * 1024;
-/// About how many bytes one takes that waits for nothing in particular.
+/// About how many bytes a waiter takes beside its names and its envelope.
 const WAITER_BYTES: usize = 400;
 
-/// A request whose reply is held back.
+/// A parked request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::registry) struct Waiter {
     pub(in crate::registry) to: ReplyTo,
     pub(in crate::registry) uid: Option<u32>,
-    /// When it is answered at the latest.
+    /// The last moment at which the daemon answers.
     pub(in crate::registry) end: Instant,
     pub(in crate::registry) condition: WakeCondition,
 }
 
-/// What it waits for.
+/// What a waiter waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::registry) enum WakeCondition {
     /// A topic's registration.
     Topic(TopicName),
-    /// A change of one topic, or of all that pass.
+    /// A change of one topic, or of every topic that passes.
     Change(Option<TopicName>, WatchSpec),
 }
 
-/// What a watch is about.
+/// Which events a watch takes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::registry) struct WatchSpec {
-    /// The topics; `None` is all.
+    /// The topics; `None` for all.
     pub(in crate::registry) filter: Option<Arc<TopicFilter>>,
-    /// The most events in its reply.
+    /// The most events in a reply.
     pub(in crate::registry) limit: usize,
 }
 
-/// All that wait.
+/// The waiters. An index never holds a number without a waiter, nor an empty set.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct Waiters {
+pub(super) struct Waiters {
     next: u64,
-    /// How many wait for a topic.
+    /// The number of WAIT requests; the others are watches.
     waits: usize,
-    /// By number, and so by age.
+    /// By number, and so by age: the oldest first.
     by_age: BTreeMap<u64, Waiter>,
     by_end: BTreeSet<(Instant, u64)>,
-    /// Those that only one topic concerns.
+    /// The waiters that only one topic concerns.
     by_name: HashMap<TopicName, BTreeSet<u64>>,
-    /// The watches that more than one topic concerns, by user.
+    /// The watches that several topics may concern.
     by_filter: HashMap<Pattern, BTreeSet<u64>>,
     pattern_bytes: usize,
     by_connection: HashMap<ConnectionId, BTreeSet<u64>>,
@@ -68,7 +68,7 @@ pub(in crate::registry) struct Waiters {
     bytes: usize,
 }
 
-/// A user's pattern; `None` is all topics.
+/// A user and its pattern; without a filter for all topics.
 type Pattern = (Option<u32>, Option<Arc<TopicFilter>>);
 
 #[derive(Debug, Default)]
@@ -79,13 +79,13 @@ struct User {
 }
 
 impl WakeCondition {
-    /// A change of what a watch is about.
+    /// A change that a watch takes.
     pub(in crate::registry) fn change(watch: WatchSpec) -> Self {
         let name = watch.filter.as_ref().and_then(|filter| TopicName::new(filter.name()?).ok());
         Self::Change(name, watch)
     }
 
-    /// The only topic that concerns it, if it is only one.
+    /// The only topic that concerns the waiter.
     fn name(&self) -> Option<&TopicName> {
         match self {
             Self::Topic(name) => Some(name),
@@ -93,7 +93,7 @@ impl WakeCondition {
         }
     }
 
-    /// The pattern that it is found by, if it is found by one.
+    /// The pattern by which the waiter is found, when several topics may concern it.
     fn filter(&self) -> Option<&Option<Arc<TopicFilter>>> {
         match self {
             Self::Topic(_) | Self::Change(Some(_), _) => None,
@@ -102,7 +102,7 @@ impl WakeCondition {
     }
 }
 
-/// Whether a watch is about this topic.
+/// Whether a watch with this filter takes the events of a topic.
 pub(in crate::registry) fn passes(filter: Option<&TopicFilter>, name: &TopicName) -> bool {
     filter.is_none_or(|filter| filter.matches(name.as_str()))
 }
@@ -120,89 +120,86 @@ impl Waiter {
         WAITER_BYTES + wanted + self.to.envelope.len()
     }
 
-    fn is_wait(&self) -> bool {
+    pub(super) fn is_wait(&self) -> bool {
         matches!(self.condition, WakeCondition::Topic(_))
     }
 }
 
 impl Waiters {
-    /// How many wait for a topic, and how many for a change.
-    pub(in crate::registry) fn count(&self) -> (usize, usize) {
+    /// The numbers of WAIT and of WATCH requests.
+    pub(super) fn counts(&self) -> (usize, usize) {
         (self.waits, self.by_age.len() - self.waits)
     }
 
-    /// The bytes of all patterns that each change is held against.
-    pub(in crate::registry) fn pattern_bytes(&self) -> usize {
+    /// The bytes of all patterns that each change is matched with.
+    pub(super) fn pattern_bytes(&self) -> usize {
         self.pattern_bytes
     }
 
-    pub(in crate::registry) fn next_end(&self) -> Option<Instant> {
+    pub(super) fn next_end(&self) -> Option<Instant> {
         self.by_end.first().map(|(end, _)| *end)
     }
 
-    /// Lets a request wait. Gives those that have to make room for it: the oldest, of its user or
-    /// of all; or itself, when its pattern is one too many.
-    pub(in crate::registry) fn add(&mut self, waiter: Waiter) -> Vec<Waiter> {
+    /// Adds a waiter, and returns those that it displaces: the oldest of its user or of all users;
+    /// or itself, when its user has no room for its pattern.
+    pub(super) fn add(&mut self, waiter: Waiter) -> Vec<Waiter> {
         let mut displaced = Vec::new();
-        if self.is_one_pattern_too_many(&waiter) {
+        if self.lacks_room_for_pattern(&waiter) {
             return vec![waiter];
         }
         let (uid, number) = (waiter.uid, self.next);
         self.next += 1;
         self.enter(number, waiter);
-        while let Some(oldest) = self.beyond_its_share(uid).or_else(|| self.beyond_all()) {
+        while let Some(oldest) = self.oldest_beyond_share(uid).or_else(|| self.oldest_beyond_all())
+        {
             displaced.extend(self.remove(oldest));
         }
         displaced
     }
 
-    /// Those that this topic alone concerns, if they are waits, or if they are watches.
-    pub(in crate::registry) fn take_named(
+    /// Takes the waiters that this topic alone concerns.
+    pub(super) fn take_named(
         &mut self,
         name: &TopicName,
-        waits: bool,
-        watches: bool,
+        is_wanted: impl Fn(&Waiter) -> bool,
     ) -> Vec<Waiter> {
         let Some(numbers) = self.by_name.get(name) else { return Vec::new() };
-        let is_wanted = |number: &&u64| {
-            let waiter = self.by_age.get(number);
-            waiter.is_some_and(|waiter| if waiter.is_wait() { waits } else { watches })
-        };
+        let is_wanted = |number: &&u64| self.by_age.get(number).is_some_and(&is_wanted);
         let numbers = numbers.iter().filter(is_wanted).copied().collect();
         self.remove_all(numbers)
     }
 
-    /// The watches on more than one topic that have to do with one of these.
-    pub(in crate::registry) fn take_filtered(&mut self, names: &[TopicName]) -> Vec<Waiter> {
-        let concerns = |filter: &Option<Arc<TopicFilter>>| {
+    /// Takes the watches whose pattern matches one of these topics.
+    pub(super) fn take_matching(&mut self, names: &[TopicName]) -> Vec<Waiter> {
+        let matches = |filter: &Option<Arc<TopicFilter>>| {
             names.iter().any(|name| passes(filter.as_deref(), name))
         };
-        let woken = self.by_filter.iter().filter(|((_, filter), _)| concerns(filter));
+        let woken = self.by_filter.iter().filter(|((_, filter), _)| matches(filter));
         let numbers: BTreeSet<u64> = woken.flat_map(|(_, numbers)| numbers).copied().collect();
         self.remove_all(numbers)
     }
 
-    /// All watches.
-    pub(in crate::registry) fn take_watches(&mut self) -> Vec<Waiter> {
+    /// Takes every watch.
+    pub(super) fn take_watches(&mut self) -> Vec<Waiter> {
         let watches = self.by_age.iter().filter(|(_, waiter)| !waiter.is_wait());
         let numbers = watches.map(|(number, _)| *number).collect();
         self.remove_all(numbers)
     }
 
-    /// Those whose time is over.
-    pub(in crate::registry) fn take_ended(&mut self, now: Instant) -> Vec<Waiter> {
+    /// Takes the waiters whose time is over.
+    pub(super) fn take_ended(&mut self, now: Instant) -> Vec<Waiter> {
         let ended = self.by_end.iter().take_while(|(end, _)| *end <= now);
         let numbers = ended.map(|(_, number)| *number).collect();
         self.remove_all(numbers)
     }
 
-    /// Those of a connection.
-    pub(in crate::registry) fn take_connection(&mut self, connection: ConnectionId) -> Vec<Waiter> {
+    /// Takes the waiters of a connection.
+    pub(super) fn take_connection(&mut self, connection: ConnectionId) -> Vec<Waiter> {
         let numbers = self.by_connection.get(&connection).cloned().unwrap_or_default();
         self.remove_all(numbers)
     }
 
-    pub(in crate::registry) fn take_all(&mut self) -> Vec<Waiter> {
+    pub(super) fn take_all(&mut self) -> Vec<Waiter> {
         std::mem::take(self).by_age.into_values().collect()
     }
 
@@ -221,7 +218,7 @@ impl Waiters {
         if let WakeCondition::Change(None, watch) = &mut waiter.condition {
             let mut pattern = (waiter.uid, watch.filter.clone());
             if let Some((known, _)) = self.by_filter.get_key_value(&pattern) {
-                // Equal patterns are kept once.
+                // Equal patterns share one allocation.
                 watch.filter.clone_from(&known.1);
             } else {
                 user.pattern_bytes += length(watch.filter.as_ref());
@@ -265,7 +262,7 @@ impl Waiters {
         numbers.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
-    fn is_one_pattern_too_many(&self, waiter: &Waiter) -> bool {
+    fn lacks_room_for_pattern(&self, waiter: &Waiter) -> bool {
         let Some(filter) = waiter.condition.filter() else { return false };
         let of_user = self.users.get(&waiter.uid).map_or(0, |user| user.pattern_bytes);
         let bytes = length(filter.as_ref());
@@ -274,21 +271,21 @@ impl Waiters {
         is_too_much && !self.by_filter.contains_key(&(waiter.uid, filter.clone()))
     }
 
-    /// The oldest of a user that has more than its share.
-    fn beyond_its_share(&self, uid: Option<u32>) -> Option<u64> {
+    /// The oldest waiter of a user that has more than its share.
+    fn oldest_beyond_share(&self, uid: Option<u32>) -> Option<u64> {
         let user = self.users.get(&uid)?;
         let is_beyond = user.waiting.len() > MAX / 2 || user.bytes > MAX_BYTES / 2;
         user.waiting.first().copied().filter(|_| is_beyond)
     }
 
-    /// The oldest of all, when there are too many.
-    fn beyond_all(&self) -> Option<u64> {
+    /// The oldest waiter of all, when there are too many.
+    fn oldest_beyond_all(&self) -> Option<u64> {
         let is_beyond = self.by_age.len() > MAX || self.bytes > MAX_BYTES;
         self.by_age.first_key_value().map(|(number, _)| *number).filter(|_| is_beyond)
     }
 }
 
-/// Takes a number out of an index, in which nothing empty stays. Tells whether the key is gone.
+/// Removes a number from an index, and its key with its last number. Returns whether the key went.
 fn take_out<K: Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, number: u64) -> bool {
     let Some(numbers) = index.get_mut(key) else { return false };
     numbers.remove(&number);
@@ -304,6 +301,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::registry::test_time::start;
     use crate::zmtp::Envelope;
 
     fn waiter(connection: usize, uid: u32, now: Instant, condition: WakeCondition) -> Waiter {
@@ -324,13 +322,8 @@ mod tests {
         waiters.iter().map(|waiter| waiter.to.connection.0).collect()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "some instant to start from")]
-    fn start() -> Instant {
-        Instant::now()
-    }
-
     #[test]
-    fn only_those_are_woken_whom_it_concerns() {
+    fn a_change_takes_the_waiters_that_it_concerns() {
         let now = start();
         let mut waiters = Waiters::default();
         let wanted = [
@@ -345,16 +338,16 @@ mod tests {
         for (connection, condition) in wanted.into_iter().enumerate() {
             assert_eq!(waiters.add(waiter(connection, 1, now, condition)), []);
         }
-        assert_eq!(waiters.count(), (3, 4));
+        assert_eq!(waiters.counts(), (3, 4));
         let name = TopicName::new("/a").unwrap();
-        assert_eq!(connections(&waiters.take_named(&name, false, true)), [3]);
-        assert_eq!(connections(&waiters.take_named(&name, true, true)), [0, 6]);
-        assert_eq!(connections(&waiters.take_filtered(&[name])), [2, 4]);
-        assert_eq!(connections(&waiters.take_filtered(&[])), [0_usize; 0]);
+        assert_eq!(connections(&waiters.take_named(&name, |waiter| !waiter.is_wait())), [3]);
+        assert_eq!(connections(&waiters.take_named(&name, |_| true)), [0, 6]);
+        assert_eq!(connections(&waiters.take_matching(&[name])), [2, 4]);
+        assert_eq!(connections(&waiters.take_matching(&[])), [0_usize; 0]);
         assert_eq!(connections(&waiters.take_connection(ConnectionId(1))), [1]);
         assert_eq!(connections(&waiters.take_ended(now)), [0_usize; 0]);
         assert_eq!(connections(&waiters.take_ended(now + Duration::from_secs(60))), [5]);
-        assert_eq!(waiters.count(), (0, 0));
+        assert_eq!(waiters.counts(), (0, 0));
         assert_eq!((waiters.bytes, waiters.pattern_bytes), (0, 0));
         assert!(waiters.by_name.is_empty() && waiters.by_filter.is_empty());
         assert!(waiters.by_connection.is_empty() && waiters.users.is_empty());
@@ -362,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_make_room_of_a_user_and_of_all() {
+    fn the_oldest_waiters_make_room_per_user_and_in_all() {
         let now = start();
         let mut waiters = Waiters::default();
         for number in 0..MAX / 2 {
@@ -373,14 +366,14 @@ mod tests {
             assert_eq!(waiters.add(waiter(MAX + number, 2, now, topic("/a"))), []);
         }
         assert_eq!(connections(&waiters.add(waiter(7, 3, now, topic("/a")))), [1]);
-        assert_eq!(waiters.count(), (MAX, 0));
+        assert_eq!(waiters.counts(), (MAX, 0));
     }
 
     #[test]
-    fn long_patterns_count_by_their_bytes() {
+    fn long_filters_count_by_their_bytes() {
         let now = start();
         let mut waiters = Waiters::default();
-        let long = format!("/*{}", "x".repeat(1000));
+        let long = format!("/{}", "x".repeat(1000));
         let fit = MAX_BYTES / 2 / (WAITER_BYTES + long.len());
         for number in 0..fit {
             assert_eq!(waiters.add(waiter(number, 1, now, change(Some(&long)))), []);
@@ -389,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn different_patterns_have_a_bound_of_their_own_for_each_user() {
+    fn each_user_has_a_bound_for_its_different_patterns() {
         let now = start();
         let mut waiters = Waiters::default();
         let pattern = |number: usize| format!("/{number:0>60}/*");

@@ -1,0 +1,5 @@
+//! Numbers that several parts of the daemon must agree on.
+
+/// A reply body of at least this many bytes is shared by the peers that get it. A shorter one is
+/// copied for each.
+pub(crate) const SHARED_BODY_BYTES: usize = 4096;

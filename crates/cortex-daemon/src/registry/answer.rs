@@ -1,0 +1,201 @@
+//! The answer to a request: decided while the batch runs, turned into bytes when the batch has
+//! ended.
+
+use std::sync::Arc;
+
+use cortex_proto::{
+    DiscoveryStatus, EXTENSION_LEVEL, EncodedWatchExt, EntryExt, ResponseExt, Since, TopicName,
+};
+
+use super::directory::topics::{Entry, TopicList};
+use super::log::Log;
+use super::reply::{ReplyBody, Stats, pack, pack_topic, pack_topics, pack_watch};
+use super::reply_cache::ReplyCache;
+use super::settings::Settings;
+use super::subscriptions::replies::{MAX_REPLY_BYTES, pack_events};
+use super::subscriptions::waiters::WatchSpec;
+
+/// About how many bytes a reply takes beside its topics.
+const SMALL_REPLY_BYTES: usize = 64;
+/// About how many bytes the description of a topic takes.
+const ENTRY_BYTES: usize = 64;
+/// About how many bytes an event takes.
+const EVENT_BYTES: usize = 128;
+
+/// What a request has led to.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// To PING.
+    Pong { revision: u64, topics: u64 },
+    /// To REGISTER.
+    Registered { name: TopicName, revision: u64, lease_ms: Option<u64> },
+    /// To REGISTER, when another node owns the topic.
+    AlreadyExists { name: TopicName, node: String },
+    /// To UNREGISTER.
+    Unregistered { name: String },
+    /// To LOOKUP and WAIT.
+    Found { packed: Arc<[u8]>, entry: EntryExt },
+    /// To UNREGISTER, LOOKUP and WAIT.
+    NotFound { name: String },
+    /// To LIST; the entries are for a request with an extension.
+    List { topics: TopicList, entries: Option<Vec<EntryExt>> },
+    /// To WATCH: the events after `since`, up to `until`.
+    Events { watch: WatchSpec, since: u64, until: u64 },
+    /// To WATCH: all topics that it takes.
+    Snapshot { topics: TopicList, position: Since },
+    /// To RENEW.
+    Renewed { lease_ms: u64, is_known: bool },
+    /// To STATS.
+    Stats(Stats),
+    /// To SHUTDOWN.
+    ShuttingDown,
+    /// To any request.
+    Error { message: String, cause: ErrorCause },
+}
+
+/// Why a request gets ERROR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ErrorCause {
+    /// The request itself is wrong.
+    Request,
+    /// A limit is reached.
+    Limit,
+    /// The peer has no right to it.
+    Access,
+    /// The store cannot keep the change.
+    Store,
+}
+
+/// What an answer needs to become a reply.
+pub(super) struct ReplyContext<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) log: &'a Log,
+    pub(super) uptime_ms: u64,
+}
+
+impl Answer {
+    /// An ERROR for a request that is wrong.
+    pub(super) fn error(message: impl Into<String>) -> Self {
+        Self::Error { message: message.into(), cause: ErrorCause::Request }
+    }
+
+    pub(super) fn not_found(name: &str) -> Self {
+        Self::NotFound { name: name.to_owned() }
+    }
+
+    /// A topic as LOOKUP shows it, or that it was not found.
+    pub(super) fn lookup(entry: Option<&Entry>, name: &str, unix_ms: u64) -> Self {
+        match entry {
+            Some(entry) => {
+                Self::Found { packed: Arc::clone(&entry.packed), entry: entry.describe(unix_ms) }
+            }
+            None => Self::not_found(name),
+        }
+    }
+
+    /// About how many bytes the reply takes that are not packed yet.
+    pub(super) fn cost(&self, cache: &ReplyCache) -> usize {
+        let bytes = |topics: &TopicList| topics.iter().map(|packed| packed.len()).sum::<usize>();
+        match self {
+            Self::List { topics, entries: None } if cache.has_list(topics) => 0,
+            Self::Snapshot { topics, .. } if cache.has_snapshot(topics) => 0,
+            Self::List { topics, entries: None } | Self::Snapshot { topics, .. } => bytes(topics),
+            Self::List { topics, entries: Some(entries) } => {
+                bytes(topics) + entries.len() * ENTRY_BYTES
+            }
+            Self::Found { packed, .. } => SMALL_REPLY_BYTES + packed.len(),
+            Self::Events { since, until, .. } => {
+                let events = usize::try_from(until - since).unwrap_or(usize::MAX);
+                SMALL_REPLY_BYTES + events.saturating_mul(EVENT_BYTES).min(MAX_REPLY_BYTES)
+            }
+            Self::Error { message, .. } => SMALL_REPLY_BYTES + message.len(),
+            Self::Pong { .. }
+            | Self::Registered { .. }
+            | Self::AlreadyExists { .. }
+            | Self::Unregistered { .. }
+            | Self::NotFound { .. }
+            | Self::Renewed { .. }
+            | Self::Stats(_)
+            | Self::ShuttingDown => SMALL_REPLY_BYTES,
+        }
+    }
+
+    /// The reply. A request without an extension gets none; replies to WATCH and STATS always have
+    /// one.
+    pub(super) fn into_reply(
+        self,
+        wants_ext: bool,
+        context: &ReplyContext<'_>,
+        cache: &mut ReplyCache,
+    ) -> (DiscoveryStatus, ReplyBody) {
+        let ok = DiscoveryStatus::Ok;
+        let plain = |status, message: &str, ext: ResponseExt| {
+            (status, pack(status, message, wants_ext.then_some(&ext)))
+        };
+        let (status, body) = match self {
+            Self::Pong { revision, topics } => {
+                let ext = if wants_ext { hello(context, revision, topics) } else { no_ext() };
+                plain(ok, "pong", ext)
+            }
+            Self::Registered { name, revision, lease_ms } => {
+                let ext = ResponseExt { revision: Some(revision), lease_ms, ..no_ext() };
+                plain(ok, &format!("Registered topic: {name}"), ext)
+            }
+            Self::AlreadyExists { name, node } => {
+                let message = format!("Topic {name} already registered by {node}");
+                plain(DiscoveryStatus::AlreadyExists, &message, no_ext())
+            }
+            Self::Unregistered { name } => {
+                plain(ok, &format!("Unregistered topic: {name}"), no_ext())
+            }
+            Self::Found { packed, entry } => {
+                let ext = ResponseExt { entry: Some(entry), ..no_ext() };
+                (ok, pack_topic(&packed, wants_ext.then_some(&ext)))
+            }
+            Self::NotFound { name } => {
+                plain(DiscoveryStatus::NotFound, &format!("Topic {name} not found"), no_ext())
+            }
+            Self::List { topics, entries: None } => {
+                (ok, cache.list(&topics, || pack_topics(&topics, None)))
+            }
+            Self::List { topics, entries } => {
+                let ext = ResponseExt { entries, ..no_ext() };
+                (ok, pack_topics(&topics, Some(&ext)))
+            }
+            Self::Events { watch, since, until } => {
+                (ok, pack_events(context.log, &watch, since, until))
+            }
+            Self::Snapshot { topics, position } => {
+                let Since { epoch, revision } = position;
+                let ext = EncodedWatchExt { epoch, revision, snapshot: Some(true), events: None };
+                (ok, cache.snapshot(&topics, || pack_watch(&topics, &ext)))
+            }
+            Self::Renewed { lease_ms, is_known } => {
+                let ext =
+                    ResponseExt { lease_ms: Some(lease_ms), known: Some(is_known), ..no_ext() };
+                plain(ok, "", ext)
+            }
+            Self::Stats(stats) => return (ok, ReplyBody::Stats(stats)),
+            Self::ShuttingDown => plain(ok, "Shutting down", no_ext()),
+            Self::Error { message, .. } => plain(DiscoveryStatus::Error, &message, no_ext()),
+        };
+        (status, ReplyBody::Packed(body))
+    }
+}
+
+fn no_ext() -> ResponseExt {
+    ResponseExt::default()
+}
+
+fn hello(context: &ReplyContext<'_>, revision: u64, topics: u64) -> ResponseExt {
+    ResponseExt {
+        level: Some(EXTENSION_LEVEL),
+        server: Some(context.settings.server.clone()),
+        epoch: Some(context.log.position().epoch),
+        revision: Some(revision),
+        pid: Some(context.settings.pid.into()),
+        uptime_ms: Some(context.uptime_ms),
+        topics: Some(topics),
+        ..no_ext()
+    }
+}

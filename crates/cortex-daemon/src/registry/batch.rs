@@ -1,0 +1,101 @@
+//! What the present batch has led to so far.
+
+use cortex_proto::DiscoveryStatus;
+
+use super::answer::{Answer, ErrorCause, ReplyContext};
+use super::counters::RegistryCounters;
+use super::directory::Directory;
+use super::effect::{Effects, Refusal};
+use super::input::{PeerRequest, Timestamp};
+use super::reply::{Reply, ReplyBody};
+use super::reply_cache::ReplyCache;
+use super::subscriptions::replies::WakeReplies;
+use super::subscriptions::waiters::{Waiter, WakeCondition};
+use crate::peer::ReplyTo;
+
+/// The answers and effects of the present batch.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// The requests that are decided, in their order. They are answered when the batch ends.
+    pub(super) answers: Vec<(PeerRequest, Answer)>,
+    pub(super) effects: Effects,
+    /// About how much work the batch is, in bytes and steps.
+    pub(super) cost: usize,
+}
+
+impl Batch {
+    /// Keeps the answer to a request until the batch ends.
+    pub(super) fn decided(&mut self, request: PeerRequest, answer: Answer, cache: &ReplyCache) {
+        self.cost += answer.cost(cache);
+        self.answers.push((request, answer));
+    }
+
+    /// Turns an answer into a reply, with everything else that follows from it.
+    pub(super) fn reply(
+        &mut self,
+        request: PeerRequest,
+        answer: Answer,
+        context: &ReplyContext<'_>,
+        cache: &mut ReplyCache,
+        counters: &mut RegistryCounters,
+    ) {
+        let PeerRequest { reply_to, peer, request, .. } = request;
+        match &answer {
+            Answer::ShuttingDown => self.effects.stop = true,
+            Answer::Error { cause: ErrorCause::Limit, .. } => counters.over_limit += 1,
+            Answer::Error { cause: ErrorCause::Access, message } => {
+                counters.no_access += 1;
+                self.effects.refused.push(Refusal { peer, message: message.clone() });
+            }
+            Answer::Error { cause: ErrorCause::Request | ErrorCause::Store, .. }
+            | Answer::Pong { .. }
+            | Answer::Registered { .. }
+            | Answer::AlreadyExists { .. }
+            | Answer::Unregistered { .. }
+            | Answer::Found { .. }
+            | Answer::NotFound { .. }
+            | Answer::List { .. }
+            | Answer::Events { .. }
+            | Answer::Snapshot { .. }
+            | Answer::Renewed { .. }
+            | Answer::Stats(_) => {}
+        }
+        let wants_ext = match &request {
+            Ok(request) => request.wants_ext(),
+            Err(unreadable) => unreadable.asks_for_ext,
+        };
+        let (status, body) = answer.into_reply(wants_ext, context, cache);
+        self.push_reply(reply_to, status, body);
+    }
+
+    /// Answers the parked requests that wake. Their watches have seen everything up to the revision
+    /// `before`.
+    pub(super) fn answer_woken(
+        &mut self,
+        woken: Vec<Waiter>,
+        before: u64,
+        directory: &Directory,
+        context: &ReplyContext<'_>,
+        cache: &mut ReplyCache,
+        now: Timestamp,
+    ) {
+        let mut watches = WakeReplies::new(context.log, before);
+        for Waiter { to, condition, .. } in woken {
+            let (status, body) = match condition {
+                WakeCondition::Topic(name) => {
+                    let found = directory.get(name.as_str());
+                    let answer = Answer::lookup(found, name.as_str(), now.unix_ms);
+                    answer.into_reply(true, context, cache)
+                }
+                WakeCondition::Change(_, watch) => {
+                    (DiscoveryStatus::Ok, ReplyBody::Packed(watches.reply(watch)))
+                }
+            };
+            self.push_reply(to, status, body);
+        }
+    }
+
+    pub(super) fn push_reply(&mut self, to: ReplyTo, status: DiscoveryStatus, body: ReplyBody) {
+        self.effects.replies.push(Reply { to, status, body });
+    }
+}

@@ -1,0 +1,112 @@
+//! What each request does: a handler for each command, which takes only the rooms that it needs.
+
+pub(super) mod decision;
+mod hold;
+mod read;
+pub(super) mod register;
+mod session;
+mod shutdown;
+mod stats;
+mod unregister;
+mod watch;
+
+use std::time::Instant;
+
+use cortex_proto::{DiscoveryCommand, RequestedCommand};
+
+use super::answer::{Answer, ErrorCause};
+use super::counters::RegistryCounters;
+use super::input::{PeerRequest, Timestamp};
+use super::registrations::Registrations;
+use super::reply_cache::ReplyCache;
+use super::settings::Settings;
+use super::subscriptions::Subscriptions;
+use decision::Decision;
+use register::OnDoubt;
+
+/// What the handlers may need.
+pub(super) struct Rooms<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) started: Instant,
+    pub(super) registrations: &'a mut Registrations,
+    pub(super) subscriptions: &'a Subscriptions,
+    pub(super) cache: &'a mut ReplyCache,
+    pub(super) counters: &'a RegistryCounters,
+}
+
+/// Decides about a request, and returns about how many steps that took.
+pub(super) fn decide(
+    rooms: Rooms<'_>,
+    request: &PeerRequest,
+    on_doubt: OnDoubt,
+    now: Timestamp,
+) -> (Decision, usize) {
+    let PeerRequest { peer, request, .. } = request;
+    let request = match request {
+        Ok(request) => request,
+        Err(unreadable) => return (unparsable(&unreadable.problem).into(), 0),
+    };
+    let command = match request.command {
+        RequestedCommand::Known(command) => command,
+        RequestedCommand::Unknown(number) => {
+            return (unparsable(&format!("{number} is not a known command")).into(), 0);
+        }
+    };
+    let Rooms { settings, started, registrations, subscriptions, cache, counters } = rooms;
+    let directory = &mut registrations.directory;
+    let decision = match command {
+        DiscoveryCommand::RegisterTopic => {
+            register::register(registrations, settings, peer, request, on_doubt, now)
+        }
+        DiscoveryCommand::UnregisterTopic => {
+            unregister::unregister(registrations, settings.access, peer, request).into()
+        }
+        DiscoveryCommand::LookupTopic => read::lookup(directory, request, now).into(),
+        DiscoveryCommand::ListTopics => read::list(directory, request, now).into(),
+        DiscoveryCommand::Ping => read::ping(registrations).into(),
+        DiscoveryCommand::Renew => {
+            session::renew(directory, peer, request.ext.as_ref(), now).into()
+        }
+        DiscoveryCommand::WaitTopic => read::wait(directory, request, now),
+        DiscoveryCommand::WatchTopics => return watch::watch(registrations, cache, request),
+        DiscoveryCommand::Stats => {
+            let uptime_ms = now.ms_since(started);
+            stats::stats(registrations, subscriptions, counters, uptime_ms).into()
+        }
+        DiscoveryCommand::Shutdown => shutdown::shutdown(settings.access, peer).into(),
+    };
+    (decision, 0)
+}
+
+/// The answer to a request that would change what the store cannot keep.
+pub(super) fn not_stored(request: &PeerRequest, problem: &str) -> Answer {
+    match &request.request {
+        Ok(request) if request.command == DiscoveryCommand::UnregisterTopic.into() => {
+            unregister::not_stored(request, problem)
+        }
+        Ok(request) => register::not_stored(request, problem),
+        Err(unreadable) => unparsable(&unreadable.problem),
+    }
+}
+
+/// Whether a REGISTER is refused for the sake of a dead owner. The owner's eviction may be what the
+/// store cannot keep.
+pub(super) fn is_refused_for_orphan(
+    request: &PeerRequest,
+    answer: &Answer,
+    registrations: &Registrations,
+) -> bool {
+    let Ok(request) = &request.request else { return false };
+    let is_register = request.command == DiscoveryCommand::RegisterTopic.into();
+    let is_refusal = matches!(
+        answer,
+        Answer::AlreadyExists { .. } | Answer::Error { cause: ErrorCause::Access, .. }
+    );
+    let name = request.topic_info.as_ref().map(|info| info.name.as_str());
+    let owner = name.and_then(|name| registrations.directory.get(name));
+    is_register && is_refusal && owner.is_some_and(|entry| entry.is_orphaned)
+}
+
+fn unparsable(problem: &str) -> Answer {
+    Answer::error(format!("Failed to parse request: {problem}"))
+}

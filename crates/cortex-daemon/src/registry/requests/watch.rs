@@ -1,0 +1,112 @@
+//! WATCH.
+
+use std::sync::Arc;
+
+use cortex_proto::{DiscoveryRequest, RequestExt, Since, TopicFilter, TopicName};
+
+use super::decision::Decision;
+use super::read::longest_wait;
+use crate::registry::answer::{Answer, ErrorCause};
+use crate::registry::directory::Directory;
+use crate::registry::directory::topics::TopicList;
+use crate::registry::log::Log;
+use crate::registry::registrations::Registrations;
+use crate::registry::reply_cache::ReplyCache;
+use crate::registry::subscriptions::replies::first_event;
+use crate::registry::subscriptions::waiters::{WakeCondition, WatchSpec, passes};
+
+/// About how many steps it takes to look at a topic or an event without a filter.
+const VISIT_COST: usize = 16;
+/// The most steps of matching for one request: about a quarter of a second.
+const MAX_MATCH_COST: usize = 500_000_000;
+/// The most events in a reply: a client that is further behind sends its next request.
+const MAX_EVENTS: u64 = 1000;
+
+/// Decides about a WATCH, and returns about how many steps that took.
+pub(super) fn watch(
+    registrations: &mut Registrations,
+    cache: &mut ReplyCache,
+    request: &DiscoveryRequest,
+) -> (Decision, usize) {
+    let no_ext = RequestExt::default();
+    let ext = request.ext.as_ref().unwrap_or(&no_ext);
+    let filter = match ext.filter.as_deref().map(TopicFilter::new).transpose() {
+        Ok(filter) => filter.map(Arc::new),
+        Err(problem) => return (Answer::error(format!("ext.filter: {problem}")).into(), 0),
+    };
+    let Registrations { directory, log, .. } = registrations;
+    let position = log.position();
+    let Some(since) = ext.since.and_then(|since| known_revision(log, since)) else {
+        return match snapshot(directory, cache, position, filter) {
+            Ok((topics, cost)) => (Answer::Snapshot { topics, position }.into(), cost),
+            Err(TooCostly) => (too_costly().into(), 0),
+        };
+    };
+    let limit = ext.limit.unwrap_or(MAX_EVENTS).clamp(1, MAX_EVENTS);
+    let watch = WatchSpec { filter, limit: usize::try_from(limit).unwrap_or(usize::MAX) };
+    let (wait, until) = (longest_wait(Some(ext)), position.revision);
+    let events = log.history().since(since, until).into_iter().flatten();
+    let Ok(cost) = bounded_cost(watch.filter.as_deref(), events.map(|(name, _)| name)) else {
+        return (too_costly().into(), 0);
+    };
+    let decision = match first_event(log, &watch, since) {
+        Some(first) => Answer::Events { watch, since: first - 1, until }.into(),
+        None if wait.is_zero() => Answer::Events { watch, since: until, until }.into(),
+        // From here on the watch has seen everything up to the present: its reply holds what
+        // wakes it, and nothing else.
+        None => Decision::Parked { condition: WakeCondition::change(watch), wait },
+    };
+    (decision, cost)
+}
+
+/// The revision from which a watch can continue without a gap.
+fn known_revision(log: &Log, since: Since) -> Option<u64> {
+    let Since { epoch, revision } = log.position();
+    let is_known = since.epoch == epoch && log.history().since(since.revision, revision).is_some();
+    is_known.then_some(since.revision)
+}
+
+/// The topics that pass a filter, and about how many steps it took to find them.
+fn snapshot(
+    directory: &mut Directory,
+    cache: &mut ReplyCache,
+    position: Since,
+    filter: Option<Arc<TopicFilter>>,
+) -> Result<(TopicList, usize), TooCostly> {
+    if let Some(topics) = cache.snapshot_topics(position, filter.as_ref()) {
+        return Ok((topics, 0));
+    }
+    let names = directory.iter().map(|entry| &entry.info.name);
+    let cost = bounded_cost(filter.as_deref(), names)?;
+    let topics: TopicList = match &filter {
+        None => directory.list(),
+        Some(filter) => directory
+            .iter()
+            .filter(|entry| passes(Some(filter), &entry.info.name))
+            .map(|entry| Arc::clone(&entry.packed))
+            .collect(),
+    };
+    cache.keep_snapshot(position, filter, Arc::clone(&topics));
+    Ok((topics, cost))
+}
+
+/// A filter takes too many steps for the names that it must be matched with.
+#[derive(Debug)]
+struct TooCostly;
+
+fn too_costly() -> Answer {
+    let problem = "with so many topics it would take too long: have less behind a `*`";
+    Answer::Error { message: format!("ext.filter: {problem}"), cause: ErrorCause::Limit }
+}
+
+/// About how many steps it takes to match a filter with these names, if that is not too many.
+fn bounded_cost<'a>(
+    filter: Option<&TopicFilter>,
+    names: impl Iterator<Item = &'a TopicName>,
+) -> Result<usize, TooCostly> {
+    let cost = |name: &TopicName| {
+        VISIT_COST + filter.map_or(0, |filter| filter.match_cost(name.as_str().len()))
+    };
+    let total = names.map(cost).sum();
+    if filter.is_some() && total > MAX_MATCH_COST { Err(TooCostly) } else { Ok(total) }
+}
