@@ -4,12 +4,12 @@ mod address;
 mod args;
 mod commands;
 mod error;
+mod escape;
 mod filter;
 mod output;
-mod reach;
+mod preflight;
 mod render;
 mod run;
-mod text;
 
 fn main() -> ! {
     std::process::exit(run::run(std::env::args_os()).code())

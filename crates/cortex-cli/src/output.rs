@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::args::{Format, Global};
 use crate::error::{CliError, Exit, Kind};
+use crate::escape::visible;
 use crate::render;
-use crate::text::visible;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();

@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::args::Field;
 use crate::error::{CliError, Kind};
-use crate::text::visible;
+use crate::escape::visible;
 
 const HEADER: [&str; 4] = ["TOPIC", "TYPE", "NODE", "ADDRESS"];
 const HEADER_STYLE: Style = Style::new().bold();

@@ -3,8 +3,8 @@
 use crate::args::{Format, LookupArgs};
 use crate::commands::Session;
 use crate::error::CliError;
+use crate::escape::visible;
 use crate::render::{self, Header, Record};
-use crate::text::visible;
 
 pub(crate) fn run(session: &Session<'_>, args: &LookupArgs) -> Result<(), CliError> {
     let topic = session

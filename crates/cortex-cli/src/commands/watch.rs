@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::args::{Format, WatchArgs};
 use crate::commands::Session;
 use crate::error::{CliError, Kind};
+use crate::escape::visible;
 use crate::filter;
 use crate::render::{self, GrowingTable, Header, Record};
-use crate::text::visible;
 
 /// How often to look, while nothing happens, whether the daemon is in trouble and whether anybody
 /// still reads what is printed.

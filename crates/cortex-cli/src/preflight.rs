@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
 use crate::address::{Address, Target};
 use crate::error::{CliError, Kind};
-use crate::text::shell_word;
+use crate::escape::shell_word;
 
 /// What a look at the address shows.
 #[derive(Debug)]
