@@ -15,21 +15,21 @@ use crate::escape::shell_word;
 
 /// What a look at the address shows.
 #[derive(Debug)]
-pub(crate) enum Finding {
+pub(crate) enum Reachability {
     /// Somebody accepts connections.
-    Somebody,
+    Listening,
     /// It cannot be told without the resolver.
     Unknown,
     /// There is no such file.
-    Absent,
+    Missing,
     /// There is a socket file, a port, but nobody behind it.
     Refused,
     /// This user may not connect.
-    NoPermission,
+    PermissionDenied,
     /// The file is not a socket.
     NotASocket,
     /// A socket of another kind than `ZeroMQ`'s.
-    OtherSocket,
+    WrongSocketType,
     /// Nothing came back.
     TimedOut,
     /// Anything else.
@@ -37,88 +37,94 @@ pub(crate) enum Finding {
 }
 
 /// Fails when nobody can be reached at the address. A file's answer comes at once, a host's
-/// within `within`.
-pub(crate) fn look(address: &Address, within: Duration) -> Result<(), CliError> {
-    sentence(address, &probe(address, within), within).map_or(Ok(()), Err)
+/// within `timeout`.
+pub(crate) fn check(address: &Address, timeout: Duration) -> Result<(), CliError> {
+    unreachable_error(address, &try_connect(address, timeout), timeout).map_or(Ok(()), Err)
 }
 
 /// Connects and hangs up.
-pub(crate) fn probe(address: &Address, within: Duration) -> Finding {
+pub(crate) fn try_connect(address: &Address, timeout: Duration) -> Reachability {
     match address.target() {
-        Target::Path(path) => probe_path(path),
-        Target::Abstract(name) => probe_abstract(name),
-        Target::Ip(host) => probe_tcp(host, within),
-        Target::Name => Finding::Unknown,
+        Target::Path(path) => try_path(path),
+        Target::Abstract(name) => try_abstract(name),
+        Target::Ip(host) => try_tcp(host, timeout),
+        Target::Name => Reachability::Unknown,
     }
 }
 
-fn probe_path(path: &Path) -> Finding {
-    match SocketAddrUnix::new(path).and_then(|socket| connect(&socket)) {
+fn try_path(path: &Path) -> Reachability {
+    match SocketAddrUnix::new(path).and_then(|socket| connect_unix(&socket)) {
         // The system says the same of a plain file as of a socket without a listener.
-        Err(Errno::CONNREFUSED) if is_no_socket(path) => Finding::NotASocket,
-        connected => finding(connected),
+        Err(Errno::CONNREFUSED) if is_other_file_type(path) => Reachability::NotASocket,
+        connected => reachability_of(connected),
     }
 }
 
-fn is_no_socket(path: &Path) -> bool {
+fn is_other_file_type(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     std::fs::metadata(path).is_ok_and(|file| !file.file_type().is_socket())
 }
 
 #[cfg(target_os = "linux")]
-fn probe_abstract(name: &str) -> Finding {
-    finding(SocketAddrUnix::new_abstract_name(name.as_bytes()).and_then(|socket| connect(&socket)))
+fn try_abstract(name: &str) -> Reachability {
+    reachability_of(
+        SocketAddrUnix::new_abstract_name(name.as_bytes()).and_then(|socket| connect_unix(&socket)),
+    )
 }
 
 #[cfg(not(target_os = "linux"))]
-fn probe_abstract(_name: &str) -> Finding {
-    Finding::Unknown
+fn try_abstract(_name: &str) -> Reachability {
+    Reachability::Unknown
 }
 
-fn connect(socket: &SocketAddrUnix) -> rustix::io::Result<()> {
+fn connect_unix(socket: &SocketAddrUnix) -> rustix::io::Result<()> {
     // Flags at its making would be shorter, but not every Unix has them; this process has no
     // children that could inherit it.
-    let ours = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
-    rustix::io::ioctl_fionbio(&ours, true)?;
-    rustix::net::connect(&ours, socket)
+    let socket_fd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::ioctl_fionbio(&socket_fd, true)?;
+    rustix::net::connect(&socket_fd, socket)
 }
 
-fn finding(connected: rustix::io::Result<()>) -> Finding {
+fn reachability_of(connected: rustix::io::Result<()>) -> Reachability {
     match connected {
         // AGAIN: so many wait to be accepted that somebody must be there.
-        Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS | Errno::INTR) => Finding::Somebody,
-        Err(Errno::NOENT | Errno::NOTDIR) => Finding::Absent,
-        Err(Errno::CONNREFUSED) => Finding::Refused,
-        Err(Errno::ACCESS | Errno::PERM) => Finding::NoPermission,
-        Err(Errno::PROTOTYPE) => Finding::OtherSocket,
-        Err(errno) => Finding::Failed(errno.into()),
+        Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS | Errno::INTR) => Reachability::Listening,
+        Err(Errno::NOENT | Errno::NOTDIR) => Reachability::Missing,
+        Err(Errno::CONNREFUSED) => Reachability::Refused,
+        Err(Errno::ACCESS | Errno::PERM) => Reachability::PermissionDenied,
+        Err(Errno::PROTOTYPE) => Reachability::WrongSocketType,
+        Err(errno) => Reachability::Failed(errno.into()),
     }
 }
 
-fn probe_tcp(host: &SocketAddr, within: Duration) -> Finding {
-    if within.is_zero() {
-        return Finding::TimedOut;
+fn try_tcp(host: &SocketAddr, timeout: Duration) -> Reachability {
+    if timeout.is_zero() {
+        return Reachability::TimedOut;
     }
-    match TcpStream::connect_timeout(host, within) {
-        Ok(_) => Finding::Somebody,
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Finding::Refused,
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Finding::TimedOut,
-        Err(error) => Finding::Failed(error),
+    match TcpStream::connect_timeout(host, timeout) {
+        Ok(_) => Reachability::Listening,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Reachability::Refused,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Reachability::TimedOut,
+        Err(error) => Reachability::Failed(error),
     }
 }
 
-/// What to say about a finding, if it means that nobody can be reached.
-fn sentence(address: &Address, finding: &Finding, within: Duration) -> Option<CliError> {
+/// What to say about an address, if it means that nobody can be reached.
+fn unreachable_error(
+    address: &Address,
+    reachability: &Reachability,
+    timeout: Duration,
+) -> Option<CliError> {
     let at = address.as_str();
     let error =
         |message: String, hint: String| Some(CliError::new(Kind::NoDaemon, message).hint(hint));
-    match finding {
-        Finding::Somebody | Finding::Unknown => None,
-        Finding::Absent => error(
+    match reachability {
+        Reachability::Listening | Reachability::Unknown => None,
+        Reachability::Missing => error(
             format!("no daemon at {at}: there is no such socket"),
-            format!("{}, or say with -a where one is", start(address)),
+            format!("{}, or say with -a where one is", start_hint(address)),
         ),
-        Finding::Refused => error(
+        Reachability::Refused => error(
             match address.target() {
                 Target::Path(_) => {
                     format!("no daemon at {at}: the socket file is there, but nobody listens")
@@ -127,32 +133,32 @@ fn sentence(address: &Address, finding: &Finding, within: Duration) -> Option<Cl
                     format!("no daemon at {at}: nobody listens")
                 }
             },
-            format!("{}, or say with -a where one is", start(address)),
+            format!("{}, or say with -a where one is", start_hint(address)),
         ),
-        Finding::NoPermission => error(
+        Reachability::PermissionDenied => error(
             format!("no permission to connect to {at}"),
             "ask the daemon's user for write access to its socket".to_owned(),
         ),
-        Finding::NotASocket => error(
+        Reachability::NotASocket => error(
             format!("no daemon at {at}: the file is not a socket"),
             "check the address".to_owned(),
         ),
-        Finding::OtherSocket => error(
+        Reachability::WrongSocketType => error(
             format!("no daemon at {at}: the socket belongs to something else"),
             "check the address".to_owned(),
         ),
-        Finding::TimedOut => error(
-            format!("no connection to {at} within {}", humantime::format_duration(within)),
+        Reachability::TimedOut => error(
+            format!("no connection to {at} within {}", humantime::format_duration(timeout)),
             "check the address and the network, or allow more time with --timeout".to_owned(),
         ),
-        Finding::Failed(reason) => {
+        Reachability::Failed(reason) => {
             error(format!("no connection to {at}: {reason}"), "check the address".to_owned())
         }
     }
 }
 
 /// How to get a daemon there.
-fn start(address: &Address) -> String {
+fn start_hint(address: &Address) -> String {
     if address.is_default() {
         "start one with `cortex-discovery`".to_owned()
     } else {
@@ -167,55 +173,55 @@ mod tests {
 
     use super::*;
 
-    const WITHIN: Duration = Duration::from_secs(2);
+    const TIMEOUT: Duration = Duration::from_secs(2);
 
     #[test]
-    fn every_finding_has_its_sentence() {
+    fn every_unreachable_state_has_its_message() {
         let path = Address::parse("ipc:///run/cortex/my robot.sock").unwrap();
         let name = Address::parse("ipc://@cortex").unwrap();
         let host = Address::parse("tcp://10.0.0.5:5550").unwrap();
         let default = Address::choose(None, None).unwrap();
-        let findings = [
-            (&default, Finding::Absent),
-            (&path, Finding::Absent),
-            (&path, Finding::Refused),
-            (&name, Finding::Refused),
-            (&host, Finding::Refused),
-            (&path, Finding::NoPermission),
-            (&path, Finding::NotASocket),
-            (&path, Finding::OtherSocket),
-            (&host, Finding::TimedOut),
-            (&host, Finding::Failed(Errno::NETUNREACH.into())),
+        let cases = [
+            (&default, Reachability::Missing),
+            (&path, Reachability::Missing),
+            (&path, Reachability::Refused),
+            (&name, Reachability::Refused),
+            (&host, Reachability::Refused),
+            (&path, Reachability::PermissionDenied),
+            (&path, Reachability::NotASocket),
+            (&path, Reachability::WrongSocketType),
+            (&host, Reachability::TimedOut),
+            (&host, Reachability::Failed(Errno::NETUNREACH.into())),
         ];
-        let sentences = findings.map(|(address, finding)| {
-            let error = sentence(address, &finding, WITHIN).unwrap();
+        let messages = cases.map(|(address, reachability)| {
+            let error = unreachable_error(address, &reachability, TIMEOUT).unwrap();
             assert_eq!(error.kind(), Kind::NoDaemon);
             format!("error: {}\nhint: {}\n", error.message(), error.hint_text().unwrap())
         });
-        insta::assert_snapshot!(sentences.join("\n"));
-        assert_eq!(sentence(&path, &Finding::Somebody, WITHIN), None);
-        assert_eq!(sentence(&path, &Finding::Unknown, WITHIN), None);
+        insta::assert_snapshot!(messages.join("\n"));
+        assert_eq!(unreachable_error(&path, &Reachability::Listening, TIMEOUT), None);
+        assert_eq!(unreachable_error(&path, &Reachability::Unknown, TIMEOUT), None);
     }
 
     #[test]
-    fn files_are_told_apart() {
+    fn file_types_are_told_apart() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
 
-        assert!(matches!(probe_path(&at("absent")), Finding::Absent));
+        assert!(matches!(try_path(&at("absent")), Reachability::Missing));
         std::fs::write(at("file"), "").unwrap();
-        assert!(matches!(probe_path(&at("file")), Finding::NotASocket));
-        assert!(matches!(probe_path(&at("file/below")), Finding::Absent));
+        assert!(matches!(try_path(&at("file")), Reachability::NotASocket));
+        assert!(matches!(try_path(&at("file/below")), Reachability::Missing));
         let _datagram = UnixDatagram::bind(at("datagram")).unwrap();
-        assert!(matches!(probe_path(&at("datagram")), Finding::OtherSocket));
+        assert!(matches!(try_path(&at("datagram")), Reachability::WrongSocketType));
         let listener = UnixListener::bind(at("socket")).unwrap();
-        assert!(matches!(probe_path(&at("socket")), Finding::Somebody));
+        assert!(matches!(try_path(&at("socket")), Reachability::Listening));
         drop(listener);
-        assert!(matches!(probe_path(&at("socket")), Finding::Refused));
+        assert!(matches!(try_path(&at("socket")), Reachability::Refused));
     }
 
     #[test]
-    fn a_full_backlog_is_somebody() {
+    fn a_full_backlog_counts_as_listening() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("busy");
         let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
@@ -223,20 +229,20 @@ mod tests {
         rustix::net::bind(&listener, &address).unwrap();
         rustix::net::listen(&listener, 0).unwrap();
         for _ in 0..4 {
-            assert!(matches!(probe_path(&path), Finding::Somebody));
+            assert!(matches!(try_path(&path), Reachability::Listening));
         }
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn abstract_names_and_ports() {
-        assert!(matches!(probe_abstract("cortex-nobody-is-here"), Finding::Refused));
+    fn abstract_names_and_tcp_ports() {
+        assert!(matches!(try_abstract("cortex-nobody-is-here"), Reachability::Refused));
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap();
-        assert!(matches!(probe_tcp(&host, WITHIN), Finding::Somebody));
+        assert!(matches!(try_tcp(&host, TIMEOUT), Reachability::Listening));
         drop(listener);
-        assert!(matches!(probe_tcp(&host, WITHIN), Finding::Refused));
-        assert!(matches!(probe_tcp(&host, Duration::ZERO), Finding::TimedOut));
+        assert!(matches!(try_tcp(&host, TIMEOUT), Reachability::Refused));
+        assert!(matches!(try_tcp(&host, Duration::ZERO), Reachability::TimedOut));
     }
 }

@@ -34,7 +34,7 @@ impl Session<'_> {
     /// The same, with at most `longest` for each call.
     pub(crate) fn connect_for(&self, longest: Duration) -> Result<DiscoveryClient, CliError> {
         let started = Instant::now();
-        preflight::look(&self.address, self.timeout.min(longest))?;
+        preflight::check(&self.address, self.timeout.min(longest))?;
         DiscoveryClient::builder()
             .address(self.address.as_str())
             .timeout(self.timeout.saturating_sub(started.elapsed()).min(longest))
@@ -86,7 +86,7 @@ impl Session<'_> {
     pub(crate) fn no_answer(&self) -> CliError {
         // A daemon that went away meanwhile is told as such, where that takes no time.
         if let Target::Path(_) | Target::Abstract(_) = self.address.target()
-            && let Err(gone) = preflight::look(&self.address, Duration::ZERO)
+            && let Err(gone) = preflight::check(&self.address, Duration::ZERO)
         {
             return gone;
         }

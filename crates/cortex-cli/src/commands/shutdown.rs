@@ -11,7 +11,7 @@ use crate::args::{Format, ShutdownArgs};
 use crate::commands::Session;
 use crate::error::{CliError, Kind};
 use crate::escape::visible;
-use crate::preflight::{self, Finding};
+use crate::preflight::{self, Reachability};
 
 /// The time between two looks at an address that is to become silent.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -70,5 +70,5 @@ fn wait_until_silent(session: &Session<'_>, started: Instant) -> Result<(), CliE
 }
 
 fn is_silent(address: &Address, within: Duration) -> bool {
-    matches!(preflight::probe(address, within), Finding::Absent | Finding::Refused)
+    matches!(preflight::try_connect(address, within), Reachability::Missing | Reachability::Refused)
 }
