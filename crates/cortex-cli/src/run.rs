@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 
 use crate::address::Address;
 use crate::args::{self, Cli, Command, Global, TopicCommand};
-use crate::commands::{Session, list, lookup, ping, shutdown, wait, watch};
+use crate::commands::{CommandContext, list, lookup, ping, shutdown, wait, watch};
 use crate::error::{CliError, Exit, Kind};
 use crate::output::Output;
 
@@ -22,7 +22,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
                 Err(error) => output.fail(&error),
             }
         }
-        Err(error) => explain(&error, &Output::new(&args::glimpse(&args))),
+        Err(error) => handle_clap_error(&error, &Output::new(&args::glimpse(&args))),
     }
 }
 
@@ -33,27 +33,27 @@ fn execute(command: Command, global: &Global, output: &Output) -> Result<(), Cli
     let from_environment = std::env::var_os(args::ADDRESS_VARIABLE);
     let address = Address::choose(global.address.as_deref(), from_environment.as_deref())?;
     let timeout = global.timeout.unwrap_or(command.default_timeout());
-    let session = Session { address, timeout, output };
+    let context = CommandContext { address, timeout, output };
     match command {
         Command::Topic { command: TopicCommand::List(args) } | Command::List(args) => {
-            list::run(&session, &args)
+            list::run(&context, &args)
         }
         Command::Topic { command: TopicCommand::Lookup(args) } | Command::Lookup(args) => {
-            lookup::run(&session, &args)
+            lookup::run(&context, &args)
         }
         Command::Topic { command: TopicCommand::Wait(args) } | Command::Wait(args) => {
-            wait::run(&session, &args)
+            wait::run(&context, &args)
         }
         Command::Topic { command: TopicCommand::Watch(args) } | Command::Watch(args) => {
-            watch::run(&session, &args, global.timeout)
+            watch::run(&context, &args, global.timeout)
         }
-        Command::Ping(args) => ping::run(&session, &args),
-        Command::Shutdown(args) => shutdown::run(&session, &args),
+        Command::Ping(args) => ping::run(&context, &args),
+        Command::Shutdown(args) => shutdown::run(&context, &args),
     }
 }
 
 /// Help and the version are answers, the rest of clap's errors are the user's.
-fn explain(error: &clap::Error, output: &Output) -> Exit {
+fn handle_clap_error(error: &clap::Error, output: &Output) -> Exit {
     let text = error.render();
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         let text = if output.stdout_styled() { text.ansi().to_string() } else { text.to_string() };

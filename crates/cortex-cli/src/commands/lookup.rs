@@ -1,18 +1,18 @@
 //! `cortex topic lookup`
 
 use crate::args::{Format, LookupArgs};
-use crate::commands::Session;
+use crate::commands::CommandContext;
 use crate::error::CliError;
 use crate::escape::visible;
 use crate::render::{self, Header, Record};
 
-pub(crate) fn run(session: &Session<'_>, args: &LookupArgs) -> Result<(), CliError> {
-    let topic = session
+pub(crate) fn run(context: &CommandContext<'_>, args: &LookupArgs) -> Result<(), CliError> {
+    let topic = context
         .connect()?
         .lookup_topic(args.name.as_str())
-        .map_err(|error| session.explain(&error))?;
+        .map_err(|error| context.cli_error(&error))?;
 
-    let output = session.output;
+    let output = context.output;
     match (args.field, output.format()) {
         (Some(field), Format::Table | Format::Name) => {
             output.data(&format!("{}\n", visible(&render::field(&topic, field))))

@@ -18,32 +18,32 @@ use crate::preflight;
 
 /// What a command works with.
 #[derive(Debug)]
-pub(crate) struct Session<'a> {
+pub(crate) struct CommandContext<'a> {
     pub(crate) address: Address,
     pub(crate) timeout: Duration,
     pub(crate) output: &'a Output,
 }
 
-impl Session<'_> {
+impl CommandContext<'_> {
     /// A client of a daemon that is there. Its calls may take what the look at the address has
     /// left of the time.
     pub(crate) fn connect(&self) -> Result<DiscoveryClient, CliError> {
         self.connect_for(self.timeout)
     }
 
-    /// The same, with at most `longest` for each call.
-    pub(crate) fn connect_for(&self, longest: Duration) -> Result<DiscoveryClient, CliError> {
+    /// The same, with at most `call_timeout` for each call.
+    pub(crate) fn connect_for(&self, call_timeout: Duration) -> Result<DiscoveryClient, CliError> {
         let started = Instant::now();
-        preflight::check(&self.address, self.timeout.min(longest))?;
+        preflight::check(&self.address, self.timeout.min(call_timeout))?;
         DiscoveryClient::builder()
             .address(self.address.as_str())
-            .timeout(self.timeout.saturating_sub(started.elapsed()).min(longest))
+            .timeout(self.timeout.saturating_sub(started.elapsed()).min(call_timeout))
             .build()
-            .map_err(|error| self.explain(&error))
+            .map_err(|error| self.cli_error(&error))
     }
 
     /// A client's error as this command's, with what to do about it.
-    pub(crate) fn explain(&self, error: &Error) -> CliError {
+    pub(crate) fn cli_error(&self, error: &Error) -> CliError {
         if let Error::NoAnswer { .. } = error {
             return self.no_answer();
         }
@@ -52,7 +52,7 @@ impl Session<'_> {
             Error::NoSuchTopic { .. } => CliError::new(Kind::NoSuchTopic, message)
                 .hint("`cortex list` shows the topics that are registered"),
             Error::AlreadyRegistered { .. } => CliError::new(Kind::AlreadyRegistered, message),
-            Error::WaitTimedOut { topic, .. } => self.wait_over(&[topic], false),
+            Error::WaitTimedOut { topic, .. } => self.wait_timed_out(&[topic], false),
             Error::Unreadable(_) => CliError::new(Kind::Unreadable, message).hint(format!(
                 "what listens at {} may be something else than a discovery daemon",
                 self.address.as_str()
@@ -67,7 +67,7 @@ impl Session<'_> {
     }
 
     /// The time is over, and these topics have not come, or not gone.
-    pub(crate) fn wait_over(&self, topics: &[&str], gone: bool) -> CliError {
+    pub(crate) fn wait_timed_out(&self, topics: &[&str], gone: bool) -> CliError {
         const SHOWN: usize = 3;
         let mut names = topics.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
         let further = topics.len().saturating_sub(SHOWN);
@@ -115,7 +115,7 @@ mod tests {
     fn every_error_of_the_client_has_its_sentence_and_exit_code() {
         let output = Output::new(&Cli::try_parse_from(["cortex", "ping"]).unwrap().global);
         let address = Address::parse("tcp://robot.local:5550").unwrap();
-        let session = Session { address, timeout: Duration::from_secs(2), output: &output };
+        let context = CommandContext { address, timeout: Duration::from_secs(2), output: &output };
         let topic = || "/camera/image".to_owned();
         let errors = [
             Error::NoSuchTopic { topic: topic() },
@@ -130,8 +130,8 @@ mod tests {
             Error::Unreadable(UnreadableReply::NoTopicInfo),
             Error::Refused { message: "the registry is full".into() },
         ];
-        let lines =
-            errors.map(|error| render::json(&session.explain(&error).report(), false).unwrap());
-        insta::assert_snapshot!(lines.join("\n"));
+        let reports =
+            errors.map(|error| render::json(&context.cli_error(&error).report(), false).unwrap());
+        insta::assert_snapshot!(reports.join("\n"));
     }
 }

@@ -6,38 +6,38 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::args::{Format, PingArgs};
-use crate::commands::Session;
+use crate::commands::CommandContext;
 use crate::error::CliError;
 
 /// One answered ping as JSON shows it.
 #[derive(Debug, Serialize)]
-struct Pong<'a> {
+struct PongRecord<'a> {
     address: &'a str,
     /// Counted from 1.
     seq: u32,
     rtt_ms: f64,
 }
 
-pub(crate) fn run(session: &Session<'_>, args: &PingArgs) -> Result<(), CliError> {
-    let address = session.address.as_str();
-    let mut client = session.connect()?;
+pub(crate) fn run(context: &CommandContext<'_>, args: &PingArgs) -> Result<(), CliError> {
+    let address = context.address.as_str();
+    let mut client = context.connect()?;
     let mut pongs = Vec::new();
     for seq in 1..=args.count {
         let sent = Instant::now();
-        client.ping().map_err(|error| session.explain(&error))?;
-        let pong = Pong { address, seq, rtt_ms: millis(sent.elapsed()) };
-        match session.output.format() {
+        client.ping().map_err(|error| context.cli_error(&error))?;
+        let pong = PongRecord { address, seq, rtt_ms: millis(sent.elapsed()) };
+        match context.output.format() {
             Format::Table | Format::Name => {
-                session.output.data(&format!("pong from {address} in {:.3} ms\n", pong.rtt_ms))?;
+                context.output.data(&format!("pong from {address} in {:.3} ms\n", pong.rtt_ms))?;
             }
             Format::Json => pongs.push(pong),
-            Format::Jsonl => session.output.json(&pong)?,
+            Format::Jsonl => context.output.json(&pong)?,
         }
         if seq < args.count {
             thread::sleep(args.interval.saturating_sub(sent.elapsed()));
         }
     }
-    if session.output.format() == Format::Json { session.output.json(&pongs) } else { Ok(()) }
+    if context.output.format() == Format::Json { context.output.json(&pongs) } else { Ok(()) }
 }
 
 /// Milliseconds to the microsecond.

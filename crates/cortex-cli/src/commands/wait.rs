@@ -8,14 +8,14 @@ use cortex_client::{
 };
 
 use crate::args::{DEFAULT_TIMEOUT, Format, WaitArgs};
-use crate::commands::Session;
+use crate::commands::CommandContext;
 use crate::error::CliError;
 use crate::render::{self, Header, Record};
 
-pub(crate) fn run(session: &Session<'_>, args: &WaitArgs) -> Result<(), CliError> {
+pub(crate) fn run(context: &CommandContext<'_>, args: &WaitArgs) -> Result<(), CliError> {
     let started = Instant::now();
     // A daemon that takes longer for an answer than any other command would wait is asked again.
-    let mut client = session.connect_for(DEFAULT_TIMEOUT)?;
+    let mut client = context.connect_for(DEFAULT_TIMEOUT)?;
     let mut names = Vec::new();
     for name in &args.names {
         if !names.contains(name) {
@@ -24,21 +24,21 @@ pub(crate) fn run(session: &Session<'_>, args: &WaitArgs) -> Result<(), CliError
     }
     match &*names {
         [name] if !args.gone => {
-            let left = session.timeout.saturating_sub(started.elapsed());
+            let left = context.timeout.saturating_sub(started.elapsed());
             let found = client.wait_for_topic(name.as_str(), left);
-            print(session, &[found.map_err(|error| session.explain(&error))?], true)
+            print_topics(context, &[found.map_err(|error| context.cli_error(&error))?], true)
         }
         names => {
-            let found = watch(session, &client, names, args.gone, started)?;
-            print(session, &found, names.len() == 1 && !args.gone)
+            let found = wait_with_watch(context, &client, names, args.gone, started)?;
+            print_topics(context, &found, names.len() == 1 && !args.gone)
         }
     }
 }
 
 /// Watches until all the topics are there, and gives them in the order of their names in `names`;
 /// or until all are gone.
-fn watch(
-    session: &Session<'_>,
+fn wait_with_watch(
+    context: &CommandContext<'_>,
     client: &DiscoveryClient,
     names: &[TopicName],
     gone: bool,
@@ -49,20 +49,20 @@ fn watch(
         _ => None,
     };
     let filter = filter.as_ref().map(TopicFilter::as_str);
-    let explain = |error: Error| session.explain(&error);
-    let mut watch = client.watch(filter).map_err(explain)?;
-    let mut present = Present::default();
+    let cli_error = |error: Error| context.cli_error(&error);
+    let mut watch = client.watch(filter).map_err(cli_error)?;
+    let mut present = PresentTopics::default();
     loop {
-        let left = session.timeout.saturating_sub(started.elapsed());
-        let Some(event) = watch.next_within(left).map_err(explain)? else {
-            if watch.trouble().is_some() || !present.is_known {
-                return Err(session.no_answer());
+        let left = context.timeout.saturating_sub(started.elapsed());
+        let Some(event) = watch.next_within(left).map_err(cli_error)? else {
+            if watch.trouble().is_some() || !present.has_snapshot {
+                return Err(context.no_answer());
             }
-            let is_missing = |name: &&str| present.topics.contains_key(*name) == gone;
-            let missing: Vec<_> = names.iter().map(TopicName::as_str).filter(is_missing).collect();
-            return Err(session.wait_over(&missing, gone));
+            let is_pending = |name: &&str| present.topics.contains_key(*name) == gone;
+            let pending: Vec<_> = names.iter().map(TopicName::as_str).filter(is_pending).collect();
+            return Err(context.wait_timed_out(&pending, gone));
         };
-        present.hear(event, names);
+        present.apply(event, names);
         let found: Vec<_> =
             names.iter().filter_map(|name| present.topics.get(name.as_str())).cloned().collect();
         if found.len() == if gone { 0 } else { names.len() } {
@@ -73,17 +73,17 @@ fn watch(
 
 /// Which of the topics are there.
 #[derive(Default)]
-struct Present {
+struct PresentTopics {
     /// The daemon has told which there are.
-    is_known: bool,
+    has_snapshot: bool,
     topics: HashMap<String, TopicInfo>,
 }
 
-impl Present {
-    fn hear(&mut self, event: WatchEvent, names: &[TopicName]) {
+impl PresentTopics {
+    fn apply(&mut self, event: WatchEvent, names: &[TopicName]) {
         match event {
             WatchEvent::Snapshot { topics, .. } => {
-                self.is_known = true;
+                self.has_snapshot = true;
                 self.topics.clear();
                 for topic in topics.into_iter().filter(|topic| names.contains(&topic.name)) {
                     self.topics.insert(topic.name.as_str().to_owned(), topic);
@@ -104,8 +104,12 @@ impl Present {
     }
 }
 
-fn print(session: &Session<'_>, topics: &[TopicInfo], is_one: bool) -> Result<(), CliError> {
-    let output = session.output;
+fn print_topics(
+    context: &CommandContext<'_>,
+    topics: &[TopicInfo],
+    as_object: bool,
+) -> Result<(), CliError> {
+    let output = context.output;
     match output.format() {
         Format::Table if topics.is_empty() => Ok(()),
         Format::Table => {
@@ -113,7 +117,9 @@ fn print(session: &Session<'_>, topics: &[TopicInfo], is_one: bool) -> Result<()
             output.data(&render::table(topics, header))
         }
         Format::Name => output.data(&render::names(topics)),
-        Format::Json if !is_one => output.json(&topics.iter().map(Record::new).collect::<Vec<_>>()),
+        Format::Json if !as_object => {
+            output.json(&topics.iter().map(Record::new).collect::<Vec<_>>())
+        }
         Format::Json | Format::Jsonl => {
             topics.iter().try_for_each(|topic| output.json(&Record::new(topic)))
         }

@@ -6,7 +6,7 @@ use cortex_client::{Change, Error, TopicInfo, Watch, WatchEvent};
 use serde::Serialize;
 
 use crate::args::{Format, WatchArgs};
-use crate::commands::Session;
+use crate::commands::CommandContext;
 use crate::error::{CliError, Kind};
 use crate::escape::visible;
 use crate::filter;
@@ -14,45 +14,46 @@ use crate::render::{self, GrowingTable, Header, Record};
 
 /// How often to look, while nothing happens, whether the daemon is in trouble and whether anybody
 /// still reads what is printed.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 const HEADER: [&str; 6] = ["EVENT", "TOPIC", "TYPE", "NODE", "ADDRESS", "REASON"];
 /// The longest event is known beforehand.
 const WIDTHS: [usize; HEADER.len()] = ["unregistered".len(), 0, 0, 0, 0, 0];
 
 pub(crate) fn run(
-    session: &Session<'_>,
+    context: &CommandContext<'_>,
     args: &WatchArgs,
-    limit: Option<Duration>,
+    duration: Option<Duration>,
 ) -> Result<(), CliError> {
     let started = Instant::now();
-    if session.output.format() == Format::Json {
+    if context.output.format() == Format::Json {
         return Err(CliError::new(Kind::Usage, "what is watched has no end, and so no one JSON")
             .hint("`-o jsonl` prints an object for each event"));
     }
     if let Some(glob) = &args.glob {
         filter::compile(glob)?;
     }
-    let explain = |error: Error| session.explain(&error);
-    let mut watch = session.connect()?.watch(args.glob.as_deref()).map_err(explain)?;
-    let mut printer = Printer::new(session, args);
-    let mut trouble = Trouble::default();
-    let mut has_begun = false;
+    let cli_error = |error: Error| context.cli_error(&error);
+    let mut watch = context.connect()?.watch(args.glob.as_deref()).map_err(cli_error)?;
+    let mut printer = EventPrinter::new(context, args);
+    let mut outage_notes = OutageNotes::default();
+    let mut has_started = false;
     loop {
-        let left = limit.map_or(Duration::MAX, |limit| limit.saturating_sub(started.elapsed()));
-        let heard = watch.next_within(left.min(LOOK_INTERVAL)).map_err(explain)?;
-        let is_over = limit.is_some_and(|limit| started.elapsed() >= limit);
-        let is_silent = is_over || matches!(watch.trouble(), Some(Error::NoAnswer { .. }));
-        if heard.is_none() && !has_begun && is_silent {
-            return Err(session.no_answer());
+        let left =
+            duration.map_or(Duration::MAX, |duration| duration.saturating_sub(started.elapsed()));
+        let event = watch.next_within(left.min(CHECK_INTERVAL)).map_err(cli_error)?;
+        let is_over = duration.is_some_and(|duration| started.elapsed() >= duration);
+        let has_no_answer = is_over || matches!(watch.trouble(), Some(Error::NoAnswer { .. }));
+        if event.is_none() && !has_started && has_no_answer {
+            return Err(context.no_answer());
         }
-        trouble.look(session, &watch);
-        if let Some(event) = heard {
-            has_begun = true;
+        outage_notes.update(context, &watch);
+        if let Some(event) = event {
+            has_started = true;
             printer.print(&event)?;
             continue;
         }
-        if is_over || session.output.is_unread() {
+        if is_over || context.output.is_unread() {
             return Ok(());
         }
     }
@@ -60,14 +61,14 @@ pub(crate) fn run(
 
 /// What people were told about the daemon.
 #[derive(Default)]
-struct Trouble {
-    is_told: bool,
+struct OutageNotes {
+    is_reported: bool,
 }
 
-impl Trouble {
-    fn look(&mut self, session: &Session<'_>, watch: &Watch) {
-        let (address, output) = (session.address.as_str(), session.output);
-        match (watch.trouble(), self.is_told) {
+impl OutageNotes {
+    fn update(&mut self, context: &CommandContext<'_>, watch: &Watch) {
+        let (address, output) = (context.address.as_str(), context.output);
+        match (watch.trouble(), self.is_reported) {
             (Some(Error::Disconnected { .. }), false) => {
                 output.note(&format!("the daemon at {address} is gone: waiting for it"));
             }
@@ -77,13 +78,13 @@ impl Trouble {
             (None, true) => output.note(&format!("the daemon at {address} answers again")),
             (Some(_), true) | (None, false) => {}
         }
-        self.is_told = watch.trouble().is_some();
+        self.is_reported = watch.trouble().is_some();
     }
 }
 
 /// An event as JSON shows it.
 #[derive(Debug, Serialize)]
-struct Told<'a> {
+struct EventRecord<'a> {
     event: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
@@ -93,16 +94,16 @@ struct Told<'a> {
     topic: Option<Record<'a>>,
 }
 
-struct Printer<'a> {
-    session: &'a Session<'a>,
+struct EventPrinter<'a> {
+    context: &'a CommandContext<'a>,
     table: GrowingTable<{ HEADER.len() }>,
     header: Header,
 }
 
-impl<'a> Printer<'a> {
-    fn new(session: &'a Session<'a>, args: &WatchArgs) -> Self {
-        let header = Header::new(!args.no_headers, session.output.stdout_styled());
-        Self { session, table: GrowingTable::new(WIDTHS), header }
+impl<'a> EventPrinter<'a> {
+    fn new(context: &'a CommandContext<'a>, args: &WatchArgs) -> Self {
+        let header = Header::new(!args.no_headers, context.output.stdout_styled());
+        Self { context, table: GrowingTable::new(WIDTHS), header }
     }
 
     fn print(&mut self, event: &WatchEvent) -> Result<(), CliError> {
@@ -110,23 +111,23 @@ impl<'a> Printer<'a> {
             WatchEvent::Snapshot { topics, revision, is_resync } => {
                 let resync = is_resync.then_some(("resync", *revision, None, None));
                 let present = topics.iter().map(|topic| ("present", *revision, None, Some(topic)));
-                self.lines(&resync.into_iter().chain(present).collect::<Vec<_>>())?
+                self.format(&resync.into_iter().chain(present).collect::<Vec<_>>())?
             }
             WatchEvent::Changed(Change { kind, revision, info, reason, .. }) => {
                 let (kind, reason) = (kind.to_string(), reason.as_ref().map(ToString::to_string));
-                self.lines(&[(&kind, *revision, reason.as_deref(), Some(info))])?
+                self.format(&[(&kind, *revision, reason.as_deref(), Some(info))])?
             }
             _ => return Ok(()),
         };
-        self.session.output.data(&text)
+        self.context.output.data(&text)
     }
 
-    fn lines(&mut self, events: &[Line<'_>]) -> Result<String, CliError> {
-        match self.session.output.format() {
+    fn format(&mut self, events: &[EventFields<'_>]) -> Result<String, CliError> {
+        match self.context.output.format() {
             Format::Table => {
                 let header = std::mem::replace(&mut self.header, Header::None);
                 let titles = (header != Header::None).then_some(HEADER);
-                let rows = titles.into_iter().chain(events.iter().map(row));
+                let rows = titles.into_iter().chain(events.iter().map(table_row));
                 Ok(self.table.rows(&rows.collect::<Vec<_>>(), header))
             }
             Format::Name => Ok(events.iter().fold(String::new(), |text, (event, _, _, topic)| {
@@ -136,8 +137,8 @@ impl<'a> Printer<'a> {
             Format::Json | Format::Jsonl => {
                 events.iter().try_fold(String::new(), |text, (event, revision, reason, topic)| {
                     let topic = topic.map(Record::new);
-                    let told = Told { event, revision: *revision, reason: *reason, topic };
-                    Ok(text + &render::json(&told, false)? + "\n")
+                    let record = EventRecord { event, revision: *revision, reason: *reason, topic };
+                    Ok(text + &render::json(&record, false)? + "\n")
                 })
             }
         }
@@ -145,9 +146,9 @@ impl<'a> Printer<'a> {
 }
 
 /// An event's word, its revision, its reason, and the topic.
-type Line<'a> = (&'a str, Option<u64>, Option<&'a str>, Option<&'a TopicInfo>);
+type EventFields<'a> = (&'a str, Option<u64>, Option<&'a str>, Option<&'a TopicInfo>);
 
-fn row<'a>((event, _, reason, topic): &Line<'a>) -> [&'a str; HEADER.len()] {
+fn table_row<'a>((event, _, reason, topic): &EventFields<'a>) -> [&'a str; HEADER.len()] {
     let [name, message_type, node, address] = topic.map_or([""; 4], |topic| {
         [topic.name.as_str(), &topic.message_type, &topic.publisher_node, &topic.address]
     });
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn events_in_every_format() {
         let (left, evil) = (topic("/camera/left", "camera_node"), topic("/evil\n\u{1b}[31m", "n"));
-        let batches: [&[Line<'_>]; 4] = [
+        let batches: [&[EventFields<'_>]; 4] = [
             &[("present", Some(7), None, Some(&left)), ("present", Some(7), None, Some(&evil))],
             &[("evicted", Some(8), Some("owner exited"), Some(&left))],
             &[("registered", None, None, Some(&topic("/a/longer/name/than/before", "n")))],
@@ -188,11 +189,11 @@ mod tests {
             let cli = Cli::try_parse_from(["cortex", arguments, "watch"]).unwrap();
             let output = Output::new(&cli.global);
             let address = Address::choose(None, None).unwrap();
-            let session = Session { address, timeout: DEFAULT_TIMEOUT, output: &output };
+            let context = CommandContext { address, timeout: DEFAULT_TIMEOUT, output: &output };
             let args = WatchArgs { glob: None, no_headers: false };
-            let mut printer = Printer::new(&session, &args);
+            let mut printer = EventPrinter::new(&context, &args);
             for batch in batches {
-                shown += &printer.lines(batch).unwrap();
+                shown += &printer.format(batch).unwrap();
             }
             shown += "\n";
         }
