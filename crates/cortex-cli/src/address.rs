@@ -29,7 +29,7 @@ pub(crate) enum Target {
     /// A TCP port of a host given by number.
     Ip(SocketAddr),
     /// A TCP port of a host given by name. Only ZeroMQ resolves names, at its own pace.
-    Name,
+    Hostname,
 }
 
 impl Address {
@@ -49,17 +49,17 @@ impl Address {
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
-        let wrong = |why: String| {
-            CliError::new(Kind::Usage, format!("{why}: {text:?}"))
-                .hint("an address is ipc://PATH, ipc://@NAME or tcp://HOST:PORT")
+        let invalid = |reason: String| {
+            CliError::new(Kind::Usage, format!("{reason}: {text:?}"))
+                .with_hint("an address is ipc://PATH, ipc://@NAME or tcp://HOST:PORT")
         };
         let target = match text.split_once("://") {
-            Some(("ipc", path)) => parse_ipc(path).map_err(wrong)?,
-            Some(("tcp", host)) => parse_tcp(host).map_err(wrong)?,
+            Some(("ipc", path)) => parse_ipc(path).map_err(invalid)?,
+            Some(("tcp", host)) => parse_tcp(host).map_err(invalid)?,
             Some((scheme, _)) => {
-                return Err(wrong(format!("no daemon can be reached over {scheme}://")));
+                return Err(invalid(format!("no daemon can be reached over {scheme}://")));
             }
-            None => return Err(wrong("not an address".to_owned())),
+            None => return Err(invalid("not an address".to_owned())),
         };
         Ok(Self { text: text.to_owned(), target })
     }
@@ -105,7 +105,7 @@ fn parse_tcp(host: &str) -> Result<Target, String> {
         _ if name.contains(|character: char| character.is_whitespace() || character == '\0') => {
             Err("this cannot be a host".to_owned())
         }
-        _ => Ok(host.parse().map_or(Target::Name, Target::Ip)),
+        _ => Ok(host.parse().map_or(Target::Hostname, Target::Ip)),
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_by_what_they_name() {
+    fn addresses_by_target() {
         let longest = "a".repeat(107);
         for (text, target) in [
             ("ipc:///tmp/a.sock", Target::Path("/tmp/a.sock".into())),
@@ -122,7 +122,7 @@ mod tests {
             ("ipc://@cortex", Target::Abstract("cortex".into())),
             ("tcp://127.0.0.1:5550", Target::Ip(([127, 0, 0, 1], 5550).into())),
             ("tcp://[::1]:5550", Target::Ip(([0, 0, 0, 0, 0, 0, 0, 1], 5550).into())),
-            ("tcp://robot.local:5550", Target::Name),
+            ("tcp://robot.local:5550", Target::Hostname),
             (&format!("ipc://{longest}"), Target::Path(longest.as_str().into())),
         ] {
             let address = Address::parse(text).unwrap();
@@ -131,9 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_connected_to_gets_a_sentence() {
+    fn unusable_addresses_have_a_reason() {
         let long = format!("ipc://{}", "a".repeat(108));
-        for (text, why) in [
+        for (text, reason) in [
             ("", "not an address"),
             ("/tmp/cortex/discovery.sock", "not an address"),
             ("udp://10.0.0.1:1", "no daemon can be reached over udp://"),
@@ -147,13 +147,13 @@ mod tests {
             ("tcp://*:5550", "`*` is for listening; name one host"),
         ] {
             let error = Address::parse(text).unwrap_err();
-            assert_eq!(error.message(), format!("{why}: {text:?}"));
+            assert_eq!(error.message(), format!("{reason}: {text:?}"));
             assert_eq!(error.kind(), Kind::Usage);
         }
     }
 
     #[test]
-    fn the_option_goes_before_the_environment_and_an_empty_variable_is_none() {
+    fn the_option_overrides_the_environment_and_an_empty_variable_is_ignored() {
         let choose = |option: Option<&str>, variable: Option<&str>| {
             let address = Address::choose(option, variable.map(OsStr::new)).unwrap();
             address.as_str().to_owned()

@@ -93,7 +93,7 @@ Examples:
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub(crate) global: Global,
+    pub(crate) global: GlobalOptions,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -102,7 +102,7 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 #[expect(clippy::doc_markdown, reason = "the help shows these texts as they are")]
-pub(crate) struct Global {
+pub(crate) struct GlobalOptions {
     /// The daemon's address: ipc://PATH, ipc://@NAME or tcp://HOST:PORT
     ///
     /// Without it $CORTEX_DISCOVERY_ADDRESS is used, and without that
@@ -299,10 +299,10 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 
 /// The global options of a command line that has a mistake somewhere, as far as they can be seen:
 /// the mistake has to be told in the form that was asked for.
-pub(crate) fn glimpse(args: &[OsString]) -> Global {
+pub(crate) fn parse_output_flags(args: &[OsString]) -> GlobalOptions {
     let output = last_value(args, "output", Some('o'));
     let color = last_value(args, "color", None);
-    Global {
+    GlobalOptions {
         address: None,
         timeout: None,
         output: output.and_then(|word| Format::from_str(word, false).ok()).unwrap_or(Format::Table),
@@ -405,7 +405,7 @@ mod tests {
             (&["cortex", "nonsense"], Format::Table),
         ] {
             let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-            assert_eq!(glimpse(&args).output, format, "{args:?}");
+            assert_eq!(parse_output_flags(&args).output, format, "{args:?}");
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 #[repr(u8)]
 pub(crate) enum Exit {
     /// Done; an empty list is done as well, and so is a reader that has seen enough.
-    Done = 0,
+    Success = 0,
     /// The daemon answered with an error, or another failure.
     Failure = 1,
     /// The command line is wrong.
@@ -21,7 +21,7 @@ pub(crate) enum Exit {
     /// The answer could not be read.
     Unreadable = 6,
     /// The thing that was waited for did not come.
-    WaitOver = 124,
+    WaitTimedOut = 124,
 }
 
 impl Exit {
@@ -56,13 +56,13 @@ impl Kind {
             Self::AlreadyRegistered => Exit::AlreadyExists,
             Self::Refused | Self::StillRunning | Self::Failure => Exit::Failure,
             Self::Unreadable => Exit::Unreadable,
-            Self::WaitTimedOut => Exit::WaitOver,
-            Self::BrokenPipe => Exit::Done,
+            Self::WaitTimedOut => Exit::WaitTimedOut,
+            Self::BrokenPipe => Exit::Success,
         }
     }
 
     /// The word in JSON errors.
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Usage => "usage",
             Self::NoDaemon => "no_daemon",
@@ -93,7 +93,7 @@ impl CliError {
     }
 
     /// Adds what to do about it.
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -106,15 +106,15 @@ impl CliError {
         &self.message
     }
 
-    pub(crate) fn hint_text(&self) -> Option<&str> {
+    pub(crate) fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
     /// The error as programs read it.
-    pub(crate) fn report(&self) -> Report<'_> {
-        Report {
-            error: Facts {
-                kind: self.kind.word(),
+    pub(crate) fn report(&self) -> ErrorReport<'_> {
+        ErrorReport {
+            error: ErrorFields {
+                kind: self.kind.as_str(),
                 message: &self.message,
                 hint: self.hint.as_deref(),
                 exit: self.kind.exit().code(),
@@ -125,12 +125,12 @@ impl CliError {
 
 /// An error's JSON.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report<'a> {
-    error: Facts<'a>,
+pub(crate) struct ErrorReport<'a> {
+    error: ErrorFields<'a>,
 }
 
 #[derive(Debug, Serialize)]
-struct Facts<'a> {
+struct ErrorFields<'a> {
     kind: &'a str,
     message: &'a str,
     hint: Option<&'a str>,

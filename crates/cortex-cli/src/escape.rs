@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 /// The text with everything escaped that would act on a terminal, be invisible, or turn the
 /// direction of reading: a topic's name must not be able to pretend to be something else.
-pub(crate) fn visible(text: &str) -> Cow<'_, str> {
-    if !text.contains(acts) {
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(needs_escape) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len() + 8);
     for character in text.chars() {
-        if acts(character) {
+        if needs_escape(character) {
             safe.extend(character.escape_default());
         } else {
             safe.push(character);
@@ -19,7 +19,7 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-fn acts(character: char) -> bool {
+fn needs_escape(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -27,7 +27,7 @@ fn acts(character: char) -> bool {
 }
 
 /// The text as one word of a shell's command line.
-pub(crate) fn shell_word(text: &str) -> Cow<'_, str> {
+pub(crate) fn shell_quote(text: &str) -> Cow<'_, str> {
     let plain =
         |character: char| character.is_ascii_alphanumeric() || "/:._-@+,=".contains(character);
     if !text.is_empty() && text.chars().all(plain) {
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_acts_on_a_terminal_is_escaped() {
+    fn terminal_control_characters_are_escaped() {
         for (raw, shown) in [
             ("/camera/image", "/camera/image"),
             ("/größe/图像", "/größe/图像"),
@@ -50,14 +50,14 @@ mod tests {
             ("\u{9b}31m\u{7f}\0", "\\u{9b}31m\\u{7f}\\u{0}"),
             ("a\u{202e}b\u{200b}", "a\\u{202e}b\\u{200b}"),
         ] {
-            assert_eq!(visible(raw), shown);
+            assert_eq!(escape(raw), shown);
         }
     }
 
     #[test]
     fn words_are_quoted_only_where_needed() {
-        assert_eq!(shell_word("ipc:///tmp/a-b_c.sock"), "ipc:///tmp/a-b_c.sock");
-        assert_eq!(shell_word("ipc:///tmp/my files"), "'ipc:///tmp/my files'");
-        assert_eq!(shell_word("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(shell_quote("ipc:///tmp/a-b_c.sock"), "ipc:///tmp/a-b_c.sock");
+        assert_eq!(shell_quote("ipc:///tmp/my files"), "'ipc:///tmp/my files'");
+        assert_eq!(shell_quote("it's $HOME"), r"'it'\''s $HOME'");
     }
 }

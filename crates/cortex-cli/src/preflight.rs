@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
 use crate::address::{Address, Target};
 use crate::error::{CliError, Kind};
-use crate::escape::shell_word;
+use crate::escape::shell_quote;
 
 /// What a look at the address shows.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) fn try_connect(address: &Address, timeout: Duration) -> Reachability 
         Target::Path(path) => try_path(path),
         Target::Abstract(name) => try_abstract(name),
         Target::Ip(host) => try_tcp(host, timeout),
-        Target::Name => Reachability::Unknown,
+        Target::Hostname => Reachability::Unknown,
     }
 }
 
@@ -116,8 +116,9 @@ fn unreachable_error(
     timeout: Duration,
 ) -> Option<CliError> {
     let at = address.as_str();
-    let error =
-        |message: String, hint: String| Some(CliError::new(Kind::NoDaemon, message).hint(hint));
+    let error = |message: String, hint: String| {
+        Some(CliError::new(Kind::NoDaemon, message).with_hint(hint))
+    };
     match reachability {
         Reachability::Listening | Reachability::Unknown => None,
         Reachability::Missing => error(
@@ -129,7 +130,7 @@ fn unreachable_error(
                 Target::Path(_) => {
                     format!("no daemon at {at}: the socket file is there, but nobody listens")
                 }
-                Target::Abstract(_) | Target::Ip(_) | Target::Name => {
+                Target::Abstract(_) | Target::Ip(_) | Target::Hostname => {
                     format!("no daemon at {at}: nobody listens")
                 }
             },
@@ -162,7 +163,7 @@ fn start_hint(address: &Address) -> String {
     if address.is_default() {
         "start one with `cortex-discovery`".to_owned()
     } else {
-        format!("start one with `cortex-discovery --address {}`", shell_word(address.as_str()))
+        format!("start one with `cortex-discovery --address {}`", shell_quote(address.as_str()))
     }
 }
 
@@ -196,7 +197,7 @@ mod tests {
         let messages = cases.map(|(address, reachability)| {
             let error = unreachable_error(address, &reachability, TIMEOUT).unwrap();
             assert_eq!(error.kind(), Kind::NoDaemon);
-            format!("error: {}\nhint: {}\n", error.message(), error.hint_text().unwrap())
+            format!("error: {}\nhint: {}\n", error.message(), error.hint().unwrap())
         });
         insta::assert_snapshot!(messages.join("\n"));
         assert_eq!(unreachable_error(&path, &Reachability::Listening, TIMEOUT), None);

@@ -9,14 +9,14 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::args::Field;
 use crate::error::{CliError, Kind};
-use crate::escape::visible;
+use crate::escape::escape;
 
 const HEADER: [&str; 4] = ["TOPIC", "TYPE", "NODE", "ADDRESS"];
 const HEADER_STYLE: Style = Style::new().bold();
 
 /// A topic as JSON shows it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Record<'a> {
+pub(crate) struct TopicRecord<'a> {
     name: &'a str,
     address: &'a str,
     message_type: &'a str,
@@ -25,7 +25,7 @@ pub(crate) struct Record<'a> {
     publisher_node: &'a str,
 }
 
-impl<'a> Record<'a> {
+impl<'a> TopicRecord<'a> {
     pub(crate) fn new(topic: &'a TopicInfo) -> Self {
         Self {
             name: topic.name.as_str(),
@@ -113,7 +113,7 @@ impl<const N: usize> GrowingTable<N> {
 
 /// An empty cell would shift the columns for programs that split at blanks.
 fn cell(text: &str) -> Cow<'_, str> {
-    if text.is_empty() { Cow::Borrowed("-") } else { visible(text) }
+    if text.is_empty() { Cow::Borrowed("-") } else { escape(text) }
 }
 
 fn line<const N: usize>(row: &[Cow<'_, str>; N], widths: &[usize; N]) -> String {
@@ -128,9 +128,7 @@ fn line<const N: usize>(row: &[Cow<'_, str>; N], widths: &[usize; N]) -> String 
 
 /// One name a line.
 pub(crate) fn names<'a>(topics: impl IntoIterator<Item = &'a TopicInfo>) -> String {
-    topics
-        .into_iter()
-        .fold(String::new(), |text, topic| text + &visible(topic.name.as_str()) + "\n")
+    topics.into_iter().fold(String::new(), |text, topic| text + &escape(topic.name.as_str()) + "\n")
 }
 
 /// One field's value, as it is.
@@ -194,11 +192,11 @@ mod tests {
     #[test]
     fn json_forms() {
         let topics = topics();
-        let records: Vec<_> = topics.iter().map(Record::new).collect();
+        let records: Vec<_> = topics.iter().map(TopicRecord::new).collect();
         insta::assert_snapshot!("json", json(&records, true).unwrap());
         let lines: Vec<_> = records.iter().map(|record| json(record, false).unwrap()).collect();
         insta::assert_snapshot!("jsonl", lines.join("\n"));
-        assert_eq!(json(&Vec::<Record<'_>>::new(), true).unwrap(), "[]");
+        assert_eq!(json(&Vec::<TopicRecord<'_>>::new(), true).unwrap(), "[]");
     }
 
     #[test]

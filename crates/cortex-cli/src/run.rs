@@ -6,7 +6,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use crate::address::Address;
-use crate::args::{self, Cli, Command, Global, TopicCommand};
+use crate::args::{self, Cli, Command, GlobalOptions, TopicCommand};
 use crate::commands::{CommandContext, list, lookup, ping, shutdown, wait, watch};
 use crate::error::{CliError, Exit, Kind};
 use crate::output::Output;
@@ -18,15 +18,15 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(cli) => {
             let output = Output::new(&cli.global);
             match execute(cli.command, &cli.global, &output) {
-                Ok(()) => Exit::Done,
-                Err(error) => output.fail(&error),
+                Ok(()) => Exit::Success,
+                Err(error) => output.report_error(&error),
             }
         }
-        Err(error) => handle_clap_error(&error, &Output::new(&args::glimpse(&args))),
+        Err(error) => handle_clap_error(&error, &Output::new(&args::parse_output_flags(&args))),
     }
 }
 
-fn execute(command: Command, global: &Global, output: &Output) -> Result<(), CliError> {
+fn execute(command: Command, global: &GlobalOptions, output: &Output) -> Result<(), CliError> {
     if global.verbose {
         output.log_to_stderr();
     }
@@ -56,13 +56,18 @@ fn execute(command: Command, global: &Global, output: &Output) -> Result<(), Cli
 fn handle_clap_error(error: &clap::Error, output: &Output) -> Exit {
     let text = error.render();
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let text = if output.stdout_styled() { text.ansi().to_string() } else { text.to_string() };
-        return match output.data(&text) {
-            Ok(()) => Exit::Done,
-            Err(error) => output.fail(&error),
+        let text =
+            if output.is_stdout_styled() { text.ansi().to_string() } else { text.to_string() };
+        return match output.print(&text) {
+            Ok(()) => Exit::Success,
+            Err(error) => output.report_error(&error),
         };
     }
-    if output.is_json() { output.fail(&usage_error(error)) } else { output.usage(&text) }
+    if output.is_json() {
+        output.report_error(&usage_error(error))
+    } else {
+        output.report_usage_error(&text)
+    }
 }
 
 /// Clap's error as one of ours: the first paragraph of its text is the message.
@@ -75,7 +80,7 @@ fn usage_error(error: &clap::Error) -> CliError {
     } else {
         words.join(" ").trim_start_matches("error: ").to_owned()
     };
-    CliError::new(Kind::Usage, message).hint("`cortex --help` shows the commands and options")
+    CliError::new(Kind::Usage, message).with_hint("`cortex --help` shows the commands and options")
 }
 
 #[cfg(test)]

@@ -3,24 +3,28 @@
 use crate::args::{Format, ListArgs};
 use crate::commands::CommandContext;
 use crate::error::CliError;
-use crate::filter::Filter;
-use crate::render::{self, Header, Record};
+use crate::filter::ListFilter;
+use crate::render::{self, Header, TopicRecord};
 
 pub(crate) fn run(context: &CommandContext<'_>, args: &ListArgs) -> Result<(), CliError> {
-    let filter = Filter::new(args)?;
+    let filter = ListFilter::new(args)?;
     let mut topics = context.connect()?.list_topics().map_err(|error| context.cli_error(&error))?;
-    topics.retain(|topic| filter.passes(topic));
+    topics.retain(|topic| filter.matches(topic));
     topics.sort_by(|one, other| one.name.cmp(&other.name));
 
     let output = context.output;
     match output.format() {
         Format::Table => {
-            let header = Header::new(!args.no_headers, output.stdout_styled());
-            output.data(&render::table(&topics, header))?;
+            let header = Header::new(!args.no_headers, output.is_stdout_styled());
+            output.print(&render::table(&topics, header))?;
         }
-        Format::Name => output.data(&render::names(&topics))?,
-        Format::Json => output.json(&topics.iter().map(Record::new).collect::<Vec<_>>())?,
-        Format::Jsonl => topics.iter().try_for_each(|topic| output.json(&Record::new(topic)))?,
+        Format::Name => output.print(&render::names(&topics))?,
+        Format::Json => {
+            output.print_json(&topics.iter().map(TopicRecord::new).collect::<Vec<_>>())?;
+        }
+        Format::Jsonl => {
+            topics.iter().try_for_each(|topic| output.print_json(&TopicRecord::new(topic)))?;
+        }
     }
     if topics.is_empty() {
         note_no_topics(context, args, &filter);
@@ -28,8 +32,8 @@ pub(crate) fn run(context: &CommandContext<'_>, args: &ListArgs) -> Result<(), C
     Ok(())
 }
 
-fn note_no_topics(context: &CommandContext<'_>, args: &ListArgs, filter: &Filter) {
-    if filter.is_open() {
+fn note_no_topics(context: &CommandContext<'_>, args: &ListArgs, filter: &ListFilter) {
+    if filter.matches_all() {
         context.output.note("no topics are registered");
         return;
     }

@@ -3,8 +3,8 @@
 use crate::args::{Format, LookupArgs};
 use crate::commands::CommandContext;
 use crate::error::CliError;
-use crate::escape::visible;
-use crate::render::{self, Header, Record};
+use crate::escape::escape;
+use crate::render::{self, Header, TopicRecord};
 
 pub(crate) fn run(context: &CommandContext<'_>, args: &LookupArgs) -> Result<(), CliError> {
     let topic = context
@@ -15,14 +15,16 @@ pub(crate) fn run(context: &CommandContext<'_>, args: &LookupArgs) -> Result<(),
     let output = context.output;
     match (args.field, output.format()) {
         (Some(field), Format::Table | Format::Name) => {
-            output.data(&format!("{}\n", visible(&render::field(&topic, field))))
+            output.print(&format!("{}\n", escape(&render::field(&topic, field))))
         }
-        (Some(field), Format::Json | Format::Jsonl) => output.json(&render::field(&topic, field)),
+        (Some(field), Format::Json | Format::Jsonl) => {
+            output.print_json(&render::field(&topic, field))
+        }
         (None, Format::Table) => {
-            let header = Header::new(true, output.stdout_styled());
-            output.data(&render::table([&topic], header))
+            let header = Header::new(true, output.is_stdout_styled());
+            output.print(&render::table([&topic], header))
         }
-        (None, Format::Name) => output.data(&render::names([&topic])),
-        (None, Format::Json | Format::Jsonl) => output.json(&Record::new(&topic)),
+        (None, Format::Name) => output.print(&render::names([&topic])),
+        (None, Format::Json | Format::Jsonl) => output.print_json(&TopicRecord::new(&topic)),
     }
 }

@@ -50,16 +50,16 @@ impl CommandContext<'_> {
         let message = error.to_string();
         match error {
             Error::NoSuchTopic { .. } => CliError::new(Kind::NoSuchTopic, message)
-                .hint("`cortex list` shows the topics that are registered"),
+                .with_hint("`cortex list` shows the topics that are registered"),
             Error::AlreadyRegistered { .. } => CliError::new(Kind::AlreadyRegistered, message),
             Error::WaitTimedOut { topic, .. } => self.wait_timed_out(&[topic], false),
-            Error::Unreadable(_) => CliError::new(Kind::Unreadable, message).hint(format!(
+            Error::Unreadable(_) => CliError::new(Kind::Unreadable, message).with_hint(format!(
                 "what listens at {} may be something else than a discovery daemon",
                 self.address.as_str()
             )),
             Error::Refused { .. } => CliError::new(Kind::Refused, message),
             Error::Address { .. } => CliError::new(Kind::Usage, message)
-                .hint("an address is ipc://PATH, ipc://@NAME or tcp://HOST:PORT"),
+                .with_hint("an address is ipc://PATH, ipc://@NAME or tcp://HOST:PORT"),
             Error::NoAnswer { .. } | Error::Transport { .. } | _ => {
                 CliError::new(Kind::Failure, message)
             }
@@ -80,7 +80,7 @@ impl CommandContext<'_> {
         } else {
             (format!("{names} did not appear within {within}"), "shows what is registered")
         };
-        CliError::new(Kind::WaitTimedOut, what).hint(format!("`cortex list` {hint}"))
+        CliError::new(Kind::WaitTimedOut, what).with_hint(format!("`cortex list` {hint}"))
     }
 
     pub(crate) fn no_answer(&self) -> CliError {
@@ -94,11 +94,11 @@ impl CommandContext<'_> {
             Target::Path(_) | Target::Abstract(_) | Target::Ip(_) => {
                 "somebody listens there: if it is a busy daemon, allow more time with --timeout"
             }
-            Target::Name => "check that the host is right and that a daemon listens there",
+            Target::Hostname => "check that the host is right and that a daemon listens there",
         };
         let within = humantime::format_duration(self.timeout);
         let message = format!("no answer within {within} from {}", self.address.as_str());
-        CliError::new(Kind::NoAnswer, message).hint(hint)
+        CliError::new(Kind::NoAnswer, message).with_hint(hint)
     }
 }
 

@@ -28,16 +28,16 @@ pub(crate) fn run(context: &CommandContext<'_>, args: &PingArgs) -> Result<(), C
         let pong = PongRecord { address, seq, rtt_ms: millis(sent.elapsed()) };
         match context.output.format() {
             Format::Table | Format::Name => {
-                context.output.data(&format!("pong from {address} in {:.3} ms\n", pong.rtt_ms))?;
+                context.output.print(&format!("pong from {address} in {:.3} ms\n", pong.rtt_ms))?;
             }
             Format::Json => pongs.push(pong),
-            Format::Jsonl => context.output.json(&pong)?,
+            Format::Jsonl => context.output.print_json(&pong)?,
         }
         if seq < args.count {
             thread::sleep(args.interval.saturating_sub(sent.elapsed()));
         }
     }
-    if context.output.format() == Format::Json { context.output.json(&pongs) } else { Ok(()) }
+    if context.output.format() == Format::Json { context.output.print_json(&pongs) } else { Ok(()) }
 }
 
 /// Milliseconds to the microsecond.

@@ -10,7 +10,7 @@ use crate::address::{Address, Target};
 use crate::args::{Format, ShutdownArgs};
 use crate::commands::CommandContext;
 use crate::error::{CliError, Kind};
-use crate::escape::visible;
+use crate::escape::escape;
 use crate::preflight::{self, Reachability};
 
 /// The time between two looks at an address that is to become silent.
@@ -27,9 +27,9 @@ struct ShutdownRecord<'a> {
 pub(crate) fn run(context: &CommandContext<'_>, args: &ShutdownArgs) -> Result<(), CliError> {
     let started = Instant::now();
     let address = context.address.as_str();
-    if args.wait && *context.address.target() == Target::Name {
+    if args.wait && *context.address.target() == Target::Hostname {
         return Err(CliError::new(Kind::Usage, "--wait needs the host's number, not its name")
-            .hint("write the address as tcp://127.0.0.1:5550, or leave out --wait"));
+            .with_hint("write the address as tcp://127.0.0.1:5550, or leave out --wait"));
     }
 
     let state = match context.connect()?.shutdown() {
@@ -44,9 +44,11 @@ pub(crate) fn run(context: &CommandContext<'_>, args: &ShutdownArgs) -> Result<(
     };
     match context.output.format() {
         Format::Table | Format::Name => {
-            context.output.data(&format!("the daemon at {} is {state}\n", visible(address)))
+            context.output.print(&format!("the daemon at {} is {state}\n", escape(address)))
         }
-        Format::Json | Format::Jsonl => context.output.json(&ShutdownRecord { address, state }),
+        Format::Json | Format::Jsonl => {
+            context.output.print_json(&ShutdownRecord { address, state })
+        }
     }
 }
 
@@ -59,8 +61,9 @@ fn wait_until_stopped(context: &CommandContext<'_>, started: Instant) -> Result<
                 "{} still listens {within} after it agreed to end",
                 context.address.as_str()
             );
-            return Err(CliError::new(Kind::StillRunning, message)
-                .hint("allow more time with --timeout; or a supervisor has started it again"));
+            return Err(CliError::new(Kind::StillRunning, message).with_hint(
+                "allow more time with --timeout; or a supervisor has started it again",
+            ));
         }
         if is_stopped(&context.address, left) {
             return Ok(());

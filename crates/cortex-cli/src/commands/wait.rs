@@ -10,7 +10,7 @@ use cortex_client::{
 use crate::args::{DEFAULT_TIMEOUT, Format, WaitArgs};
 use crate::commands::CommandContext;
 use crate::error::CliError;
-use crate::render::{self, Header, Record};
+use crate::render::{self, Header, TopicRecord};
 
 pub(crate) fn run(context: &CommandContext<'_>, args: &WaitArgs) -> Result<(), CliError> {
     let started = Instant::now();
@@ -113,15 +113,15 @@ fn print_topics(
     match output.format() {
         Format::Table if topics.is_empty() => Ok(()),
         Format::Table => {
-            let header = Header::new(true, output.stdout_styled());
-            output.data(&render::table(topics, header))
+            let header = Header::new(true, output.is_stdout_styled());
+            output.print(&render::table(topics, header))
         }
-        Format::Name => output.data(&render::names(topics)),
+        Format::Name => output.print(&render::names(topics)),
         Format::Json if !as_object => {
-            output.json(&topics.iter().map(Record::new).collect::<Vec<_>>())
+            output.print_json(&topics.iter().map(TopicRecord::new).collect::<Vec<_>>())
         }
         Format::Json | Format::Jsonl => {
-            topics.iter().try_for_each(|topic| output.json(&Record::new(topic)))
+            topics.iter().try_for_each(|topic| output.print_json(&TopicRecord::new(topic)))
         }
     }
 }

@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::args::{Format, WatchArgs};
 use crate::commands::CommandContext;
 use crate::error::{CliError, Kind};
-use crate::escape::visible;
+use crate::escape::escape;
 use crate::filter;
-use crate::render::{self, GrowingTable, Header, Record};
+use crate::render::{self, GrowingTable, Header, TopicRecord};
 
 /// How often to look, while nothing happens, whether the daemon is in trouble and whether anybody
 /// still reads what is printed.
@@ -28,10 +28,10 @@ pub(crate) fn run(
     let started = Instant::now();
     if context.output.format() == Format::Json {
         return Err(CliError::new(Kind::Usage, "what is watched has no end, and so no one JSON")
-            .hint("`-o jsonl` prints an object for each event"));
+            .with_hint("`-o jsonl` prints an object for each event"));
     }
     if let Some(glob) = &args.glob {
-        filter::compile(glob)?;
+        filter::parse_pattern(glob)?;
     }
     let cli_error = |error: Error| context.cli_error(&error);
     let mut watch = context.connect()?.watch(args.glob.as_deref()).map_err(cli_error)?;
@@ -53,7 +53,7 @@ pub(crate) fn run(
             printer.print(&event)?;
             continue;
         }
-        if is_over || context.output.is_unread() {
+        if is_over || context.output.is_stdout_closed() {
             return Ok(());
         }
     }
@@ -91,7 +91,7 @@ struct EventRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(flatten)]
-    topic: Option<Record<'a>>,
+    topic: Option<TopicRecord<'a>>,
 }
 
 struct EventPrinter<'a> {
@@ -102,7 +102,7 @@ struct EventPrinter<'a> {
 
 impl<'a> EventPrinter<'a> {
     fn new(context: &'a CommandContext<'a>, args: &WatchArgs) -> Self {
-        let header = Header::new(!args.no_headers, context.output.stdout_styled());
+        let header = Header::new(!args.no_headers, context.output.is_stdout_styled());
         Self { context, table: GrowingTable::new(WIDTHS), header }
     }
 
@@ -119,7 +119,7 @@ impl<'a> EventPrinter<'a> {
             }
             _ => return Ok(()),
         };
-        self.context.output.data(&text)
+        self.context.output.print(&text)
     }
 
     fn format(&mut self, events: &[EventFields<'_>]) -> Result<String, CliError> {
@@ -132,11 +132,11 @@ impl<'a> EventPrinter<'a> {
             }
             Format::Name => Ok(events.iter().fold(String::new(), |text, (event, _, _, topic)| {
                 let name = topic.map_or("", |topic| topic.name.as_str());
-                text + format!("{} {}", visible(event), visible(name)).trim_end() + "\n"
+                text + format!("{} {}", escape(event), escape(name)).trim_end() + "\n"
             })),
             Format::Json | Format::Jsonl => {
                 events.iter().try_fold(String::new(), |text, (event, revision, reason, topic)| {
-                    let topic = topic.map(Record::new);
+                    let topic = topic.map(TopicRecord::new);
                     let record = EventRecord { event, revision: *revision, reason: *reason, topic };
                     Ok(text + &render::json(&record, false)? + "\n")
                 })
