@@ -179,7 +179,7 @@ fn a_wait_in_vain_ends_in_time_and_says_why() {
         (&["/nope"][..], "error: /nope did not appear within 300ms\n"),
         (&["/there", "/a", "/b"], "error: /a, /b did not appear within 300ms\n"),
         (&["/a", "/b", "/c", "/d", "/e"], "error: /a, /b, /c and 2 more did not appear"),
-        (&["/there", "--gone"], "error: /there did not go within 300ms\n"),
+        (&["/there", "--gone"], "error: /there did not disappear within 300ms\n"),
         (&[&long], "error: ////"),
     ] {
         let arguments = [&["--timeout", "300ms", "topic", "wait"], arguments].concat();

@@ -43,7 +43,7 @@ impl Address {
             None => Self::parse(DEFAULT_DISCOVERY_ADDRESS),
             Some(Some(text)) => Self::parse(text),
             Some(None) => {
-                Err(CliError::new(Kind::Usage, format!("${ADDRESS_VARIABLE} is not UTF-8")))
+                Err(CliError::new(Kind::Usage, format!("${ADDRESS_VARIABLE} is not valid UTF-8")))
             }
         }
     }
@@ -57,7 +57,7 @@ impl Address {
             Some(("ipc", path)) => parse_ipc(path).map_err(invalid)?,
             Some(("tcp", host)) => parse_tcp(host).map_err(invalid)?,
             Some((scheme, _)) => {
-                return Err(invalid(format!("no daemon can be reached over {scheme}://")));
+                return Err(invalid(format!("a daemon cannot listen at {scheme}://")));
             }
             None => return Err(invalid("not an address".to_owned())),
         };
@@ -80,14 +80,14 @@ impl Address {
 fn parse_ipc(path: &str) -> Result<Target, String> {
     if path.len() > MAX_PATH_BYTES {
         return Err(format!(
-            "a socket's path may have {MAX_PATH_BYTES} bytes, this one has {}",
+            "the socket path is too long: at most {MAX_PATH_BYTES} bytes, not {}",
             path.len()
         ));
     }
     match path.strip_prefix('@') {
-        _ if path.contains('\0') => Err("a socket's path cannot hold a NUL".to_owned()),
-        _ if path.is_empty() => Err("the socket's path is missing".to_owned()),
-        Some("") => Err("the socket's name is missing".to_owned()),
+        _ if path.contains('\0') => Err("the socket path contains a NUL byte".to_owned()),
+        _ if path.is_empty() => Err("the socket path is missing".to_owned()),
+        Some("") => Err("the socket name is missing".to_owned()),
         Some(name) => Ok(Target::Abstract(name.to_owned())),
         None => Ok(Target::Path(path.into())),
     }
@@ -101,9 +101,9 @@ fn parse_tcp(host: &str) -> Result<Target, String> {
     }
     match name {
         "" => Err("the host is missing".to_owned()),
-        "*" => Err("`*` is for listening; name one host".to_owned()),
+        "*" => Err("`*` is only for listening; give one host".to_owned()),
         _ if name.contains(|character: char| character.is_whitespace() || character == '\0') => {
-            Err("this cannot be a host".to_owned())
+            Err("this is not a host name".to_owned())
         }
         _ => Ok(host.parse().map_or(Target::Hostname, Target::Ip)),
     }
@@ -136,15 +136,15 @@ mod tests {
         for (text, reason) in [
             ("", "not an address"),
             ("/tmp/cortex/discovery.sock", "not an address"),
-            ("udp://10.0.0.1:1", "no daemon can be reached over udp://"),
-            ("ipc://", "the socket's path is missing"),
-            ("ipc://@", "the socket's name is missing"),
-            (&long, "a socket's path may have 107 bytes, this one has 108"),
+            ("udp://10.0.0.1:1", "a daemon cannot listen at udp://"),
+            ("ipc://", "the socket path is missing"),
+            ("ipc://@", "the socket name is missing"),
+            (&long, "the socket path is too long: at most 107 bytes, not 108"),
             ("tcp://10.0.0.1", "the port is missing"),
             ("tcp://10.0.0.1:0", "the port must be a number from 1 to 65535"),
             ("tcp://10.0.0.1:65536", "the port must be a number from 1 to 65535"),
             ("tcp://:5550", "the host is missing"),
-            ("tcp://*:5550", "`*` is for listening; name one host"),
+            ("tcp://*:5550", "`*` is only for listening; give one host"),
         ] {
             let error = Address::parse(text).unwrap_err();
             assert_eq!(error.message(), format!("{reason}: {text:?}"));

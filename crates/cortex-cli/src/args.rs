@@ -14,25 +14,25 @@ pub(crate) const ADDRESS_VARIABLE: &str = "CORTEX_DISCOVERY_ADDRESS";
 
 const EXAMPLES: &str = "\
 Examples:
-  cortex topic list                          all topics, as a table
-  cortex list '/camera/**' -o name           the names below /camera
-  cortex lookup /camera/image --field address
-  cortex wait /camera/image --timeout 1m     until it is registered
-  cortex watch                               what comes, changes and goes
+  cortex topic list                               all topics, as a table
+  cortex topic list '/camera/**' -o name          only the names of the topics below /camera
+  cortex topic lookup /camera/image --field address
+  cortex topic wait /camera/image --timeout 1m    until the topic is registered
+  cortex topic watch                              changes to topics as they happen
   cortex -a tcp://10.0.0.5:5550 ping -c 3
 
 Exit codes:
-  0  done                           4  no such topic
+  0  success                        4  no such topic
   1  refused, or another failure    5  already exists
-  2  usage                          6  the answer could not be read
-  3  no daemon, or no answer        124  `wait` ran out of time
+  2  wrong usage                    6  unreadable answer
+  3  no daemon, or no answer        124  `topic wait` timed out
                                     130  interrupted by Ctrl-C";
 
 const LIST_EXAMPLES: &str = "\
 Patterns:
-  *    anything within a segment    /camera/*     /camera/left, not /camera/left/image
-  **   anything across segments     /camera/**    both of them
-  ?    one character                /joint?       /joint1, not /joint12
+  *    any characters within a segment     /camera/*   matches /camera/left, not /camera/left/image
+  **   any characters across segments      /camera/**  matches both
+  ?    one character                       /joint?     matches /joint1, not /joint12
 
 Examples:
   cortex topic list
@@ -46,11 +46,12 @@ Examples:
   cortex topic lookup /camera/image -o json";
 
 const WAIT_EXAMPLES: &str = "\
-The topics are printed as `lookup` prints them; as json one NAME gives an object, several give an
-array in their order. With --gone there is nothing to print; as json that is [].
+The command prints the topics in the same form as `cortex topic lookup`. With -o json, one NAME
+gives an object, and several NAMEs give an array in the same order. With --gone the command prints
+nothing, or [] with -o json.
 
-A daemon that is restarted meanwhile is waited for. Exit code 124 tells that the time was over, 3
-that no daemon answered at its end, or at the beginning.
+The command goes on waiting when the daemon restarts. Exit code 124 means that the time ran out.
+Exit code 3 means that no daemon answered at the start or at the end of the time.
 
 Examples:
   cortex topic wait /camera/image
@@ -59,17 +60,18 @@ Examples:
 
 const WATCH_EXAMPLES: &str = "\
 Events:
-  present       a topic that is there at the beginning, or after a resync
-  registered    a topic has come
-  updated       its publisher has registered it again, with other facts
-  unregistered  it was taken back
-  evicted       the daemon has removed it, for the reason that is told
-  resync        what has happened cannot be told, since the daemon lost its state or was replaced, or
-                more has happened than it keeps: forget all topics; those that are there follow
+  present       the topic is registered when the watch starts, or after a resync
+  registered    a client registered the topic
+  updated       a client registered the topic again, with other data
+  unregistered  a client unregistered the topic
+  evicted       the daemon removed the topic; the event gives the reason
+  resync        the watch has missed changes, because the daemon lost its state, was replaced, or
+                no longer keeps these changes. Forget all topics; a `present` event follows for each
+                topic that is registered now.
 
-It goes on until Ctrl-C, also through restarts of the daemon; with --timeout it ends after that
-time, with exit code 0. As jsonl each event is an object with `event`, `revision` where it is
-known, `reason` where there is one, and the topic's keys.
+The command runs until Ctrl-C, and continues when the daemon restarts. With --timeout it ends after
+that time, with exit code 0. With -o jsonl each event is an object with `event`, `revision` if it is
+known, `reason` if the daemon gives one, and the keys of the topic.
 
 Examples:
   cortex topic watch
@@ -87,7 +89,7 @@ Examples:
   cortex shutdown
   cortex shutdown --wait --timeout 10s";
 
-/// Ask the Cortex discovery daemon which topics there are and where they are published
+/// Query the Cortex discovery daemon: list, look up, wait for and watch topics
 #[derive(Debug, Parser)]
 #[command(name = "cortex", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
@@ -105,30 +107,30 @@ pub(crate) struct Cli {
 pub(crate) struct GlobalOptions {
     /// The daemon's address: ipc://PATH, ipc://@NAME or tcp://HOST:PORT
     ///
-    /// Without it $CORTEX_DISCOVERY_ADDRESS is used, and without that
-    /// ipc:///tmp/cortex/discovery.sock.
+    /// The default is $CORTEX_DISCOVERY_ADDRESS, or ipc:///tmp/cortex/discovery.sock if that is not
+    /// set.
     #[arg(short, long, global = true, value_name = "ADDRESS")]
     pub(crate) address: Option<String>,
 
-    /// How long the whole command may take, such as 500ms or 2s
+    /// The time limit of the command, such as 500ms or 2s
     ///
-    /// Without it 2s; `wait` takes up to 30s, and `watch` has no end.
+    /// The default is 2s. It is 30s for `topic wait`; `topic watch` has no time limit.
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_timeout)]
     pub(crate) timeout: Option<Duration>,
 
-    /// How results are printed
+    /// The format of the results
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
 
-    /// When to use colours; `auto` is on a terminal, unless $NO_COLOR is set
+    /// When to use colours; `auto` uses them on a terminal, unless $NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorChoice,
 
-    /// Print nothing on stderr but errors
+    /// Print only errors to stderr
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
-    /// Tell on stderr what is sent and received
+    /// Log to stderr what the command sends and receives
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
 }
@@ -138,33 +140,33 @@ pub(crate) struct GlobalOptions {
 pub(crate) enum Format {
     /// Columns with a header
     Table,
-    /// One topic name a line
+    /// One topic name per line
     Name,
-    /// JSON, all at once; errors too
+    /// One JSON document; errors are JSON too
     Json,
-    /// One JSON object a line; errors too
+    /// One JSON object per line; errors are JSON too
     Jsonl,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List, find, await and watch topics
+    /// List, look up, wait for and watch topics
     #[command(arg_required_else_help = true)]
     Topic {
         #[command(subcommand)]
         command: TopicCommand,
     },
-    /// List the registered topics (the same as `topic list`)
+    /// List the registered topics (short for `cortex topic list`)
     List(ListArgs),
-    /// Show one topic (the same as `topic lookup`)
+    /// Show one topic (short for `cortex topic lookup`)
     Lookup(LookupArgs),
-    /// Wait until topics are registered, or gone (the same as `topic wait`)
+    /// Wait until topics are registered, or removed (short for `cortex topic wait`)
     Wait(WaitArgs),
-    /// Show topics as they come, change and go (the same as `topic watch`)
+    /// Show changes to topics as they happen (short for `cortex topic watch`)
     Watch(WatchArgs),
-    /// Ask whether the daemon answers, and how fast
+    /// Check that the daemon answers, and measure how fast
     Ping(PingArgs),
-    /// End the daemon
+    /// Stop the daemon
     Shutdown(ShutdownArgs),
 }
 
@@ -189,28 +191,28 @@ pub(crate) enum TopicCommand {
     List(ListArgs),
     /// Show one topic
     Lookup(LookupArgs),
-    /// Wait until topics are registered, or gone
+    /// Wait until topics are registered, or removed
     Wait(WaitArgs),
-    /// Show topics as they come, change and go
+    /// Show changes to topics as they happen
     Watch(WatchArgs),
 }
 
 #[derive(Args, Debug)]
 #[command(after_help = LIST_EXAMPLES)]
 pub(crate) struct ListArgs {
-    /// Only topics whose whole name matches this pattern
+    /// Show only topics whose whole name matches this pattern
     #[arg(value_name = "GLOB")]
     pub(crate) glob: Option<String>,
 
-    /// Only topics of exactly this message type
+    /// Show only topics with exactly this message type
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) message_type: Option<String>,
 
-    /// Only topics that exactly this node publishes
+    /// Show only topics of the node with exactly this name
     #[arg(long, value_name = "NODE")]
     pub(crate) node: Option<String>,
 
-    /// Leave out the table's header
+    /// Omit the table's header
     #[arg(long)]
     pub(crate) no_headers: bool,
 }
@@ -230,11 +232,11 @@ pub(crate) struct LookupArgs {
 #[derive(Args, Debug)]
 #[command(after_help = WAIT_EXAMPLES)]
 pub(crate) struct WaitArgs {
-    /// The topics' names: all of them must be there at the same time
+    /// The names of the topics; all of them must be registered at the same time
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<TopicName>,
 
-    /// Wait until none of them is registered
+    /// Wait until none of the topics is registered
     #[arg(long)]
     pub(crate) gone: bool,
 }
@@ -242,11 +244,11 @@ pub(crate) struct WaitArgs {
 #[derive(Args, Debug)]
 #[command(after_help = WATCH_EXAMPLES)]
 pub(crate) struct WatchArgs {
-    /// Only topics whose whole name matches this pattern: see `cortex list --help`
+    /// Show only topics whose whole name matches this pattern (see `cortex topic list --help`)
     #[arg(value_name = "GLOB")]
     pub(crate) glob: Option<String>,
 
-    /// Leave out the table's header
+    /// Omit the table's header
     #[arg(long)]
     pub(crate) no_headers: bool,
 }
@@ -265,12 +267,14 @@ pub(crate) enum Field {
 #[derive(Args, Debug)]
 #[command(after_help = PING_EXAMPLES)]
 pub(crate) struct PingArgs {
-    /// How often to ask; the first missing answer ends it, and each answer has the whole --timeout
+    /// How many pings to send
+    ///
+    /// The command ends at the first ping without an answer. --timeout limits each ping.
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
 
-    /// The time from one question to the next
+    /// The time from one ping to the next
     #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     pub(crate) interval: Duration,
 }
@@ -278,7 +282,7 @@ pub(crate) struct PingArgs {
 #[derive(Args, Debug)]
 #[command(after_help = SHUTDOWN_EXAMPLES)]
 pub(crate) struct ShutdownArgs {
-    /// Return when nobody listens at the address any more
+    /// Return only when no daemon listens at the address any more
     #[arg(long)]
     pub(crate) wait: bool,
 }
@@ -292,7 +296,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
-        Duration::ZERO => Err("no command can be done in no time".to_owned()),
+        Duration::ZERO => Err("the time must be more than zero".to_owned()),
         timeout => Ok(timeout),
     }
 }

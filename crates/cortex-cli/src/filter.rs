@@ -38,8 +38,8 @@ impl ListFilter {
 /// The pattern, as the daemon understands it, too.
 pub(crate) fn parse_pattern(pattern: &str) -> Result<TopicFilter, CliError> {
     TopicFilter::new(pattern).map_err(|error| {
-        CliError::new(Kind::Usage, format!("{pattern:?} is not a pattern: {error}")).with_hint(
-            "`cortex list --help` explains patterns; a backslash takes a character as it is",
+        CliError::new(Kind::Usage, format!("{pattern:?} is not a valid pattern: {error}")).with_hint(
+            "`cortex topic list --help` explains patterns; a backslash makes the next character literal",
         )
     })
 }

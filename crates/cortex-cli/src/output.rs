@@ -73,7 +73,7 @@ impl Output {
         written.map_err(|error| {
             let is_broken_pipe = error.kind() == io::ErrorKind::BrokenPipe;
             let kind = if is_broken_pipe { Kind::BrokenPipe } else { Kind::Failure };
-            CliError::new(kind, format!("stdout cannot be written: {error}"))
+            CliError::new(kind, format!("cannot write to stdout: {error}"))
         })
     }
 

@@ -122,38 +122,40 @@ fn unreachable_error(
     match reachability {
         Reachability::Listening | Reachability::Unknown => None,
         Reachability::Missing => error(
-            format!("no daemon at {at}: there is no such socket"),
-            format!("{}, or say with -a where one is", start_hint(address)),
+            format!("no daemon at {at}: the socket does not exist"),
+            format!("{}, or give its address with -a", start_hint(address)),
         ),
         Reachability::Refused => error(
             match address.target() {
                 Target::Path(_) => {
-                    format!("no daemon at {at}: the socket file is there, but nobody listens")
+                    format!(
+                        "no daemon at {at}: the socket file exists, but no process listens there"
+                    )
                 }
                 Target::Abstract(_) | Target::Ip(_) | Target::Hostname => {
-                    format!("no daemon at {at}: nobody listens")
+                    format!("no daemon at {at}: no process listens there")
                 }
             },
-            format!("{}, or say with -a where one is", start_hint(address)),
+            format!("{}, or give its address with -a", start_hint(address)),
         ),
         Reachability::PermissionDenied => error(
             format!("no permission to connect to {at}"),
-            "ask the daemon's user for write access to its socket".to_owned(),
+            "ask the user who runs the daemon for write permission on the socket".to_owned(),
         ),
         Reachability::NotASocket => error(
             format!("no daemon at {at}: the file is not a socket"),
             "check the address".to_owned(),
         ),
         Reachability::WrongSocketType => error(
-            format!("no daemon at {at}: the socket belongs to something else"),
+            format!("no daemon at {at}: the socket is not a stream socket"),
             "check the address".to_owned(),
         ),
         Reachability::TimedOut => error(
-            format!("no connection to {at} within {}", humantime::format_duration(timeout)),
+            format!("cannot connect to {at} within {}", humantime::format_duration(timeout)),
             "check the address and the network, or allow more time with --timeout".to_owned(),
         ),
         Reachability::Failed(reason) => {
-            error(format!("no connection to {at}: {reason}"), "check the address".to_owned())
+            error(format!("cannot connect to {at}: {reason}"), "check the address".to_owned())
         }
     }
 }

@@ -146,7 +146,7 @@ pub(crate) fn field(topic: &TopicInfo, field: Field) -> String {
 pub(crate) fn json(value: &impl Serialize, pretty: bool) -> Result<String, CliError> {
     let text =
         if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
-    text.map_err(|error| CliError::new(Kind::Failure, format!("no JSON can be made: {error}")))
+    text.map_err(|error| CliError::new(Kind::Failure, format!("cannot format JSON: {error}")))
 }
 
 #[cfg(test)]

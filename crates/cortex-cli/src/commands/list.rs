@@ -39,6 +39,8 @@ fn note_no_topics(context: &CommandContext<'_>, args: &ListArgs, filter: &ListFi
     }
     context.output.note("no registered topic matches");
     if args.glob.as_ref().is_some_and(|glob| glob.contains('*') && !glob.contains("**")) {
-        context.output.hint("`*` stays within a segment; `**` goes across, as in `/camera/**`");
+        context.output.hint(
+            "`*` matches within one segment; `**` matches across segments, as in `/camera/**`",
+        );
     }
 }

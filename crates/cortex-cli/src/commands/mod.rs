@@ -50,11 +50,11 @@ impl CommandContext<'_> {
         let message = error.to_string();
         match error {
             Error::NoSuchTopic { .. } => CliError::new(Kind::NoSuchTopic, message)
-                .with_hint("`cortex list` shows the topics that are registered"),
+                .with_hint("`cortex topic list` shows the registered topics"),
             Error::AlreadyRegistered { .. } => CliError::new(Kind::AlreadyRegistered, message),
             Error::WaitTimedOut { topic, .. } => self.wait_timed_out(&[topic], false),
             Error::Unreadable(_) => CliError::new(Kind::Unreadable, message).with_hint(format!(
-                "what listens at {} may be something else than a discovery daemon",
+                "the process that listens at {} may not be a discovery daemon",
                 self.address.as_str()
             )),
             Error::Refused { .. } => CliError::new(Kind::Refused, message),
@@ -76,11 +76,14 @@ impl CommandContext<'_> {
         }
         let within = humantime::format_duration(self.timeout);
         let (what, hint) = if gone {
-            (format!("{names} did not go within {within}"), "shows who publishes a topic")
+            (
+                format!("{names} did not disappear within {within}"),
+                "shows which node publishes each topic",
+            )
         } else {
-            (format!("{names} did not appear within {within}"), "shows what is registered")
+            (format!("{names} did not appear within {within}"), "shows the registered topics")
         };
-        CliError::new(Kind::WaitTimedOut, what).with_hint(format!("`cortex list` {hint}"))
+        CliError::new(Kind::WaitTimedOut, what).with_hint(format!("`cortex topic list` {hint}"))
     }
 
     pub(crate) fn no_answer(&self) -> CliError {
@@ -92,9 +95,9 @@ impl CommandContext<'_> {
         }
         let hint = match self.address.target() {
             Target::Path(_) | Target::Abstract(_) | Target::Ip(_) => {
-                "somebody listens there: if it is a busy daemon, allow more time with --timeout"
+                "a process listens there; if it is a busy daemon, allow more time with --timeout"
             }
-            Target::Hostname => "check that the host is right and that a daemon listens there",
+            Target::Hostname => "check the host name, and check that a daemon listens there",
         };
         let within = humantime::format_duration(self.timeout);
         let message = format!("no answer within {within} from {}", self.address.as_str());

@@ -28,8 +28,11 @@ pub(crate) fn run(context: &CommandContext<'_>, args: &ShutdownArgs) -> Result<(
     let started = Instant::now();
     let address = context.address.as_str();
     if args.wait && *context.address.target() == Target::Hostname {
-        return Err(CliError::new(Kind::Usage, "--wait needs the host's number, not its name")
-            .with_hint("write the address as tcp://127.0.0.1:5550, or leave out --wait"));
+        return Err(CliError::new(
+            Kind::Usage,
+            "--wait needs an IP address instead of a host name",
+        )
+        .with_hint("write the address like tcp://127.0.0.1:5550, or omit --wait"));
     }
 
     let state = match context.connect()?.shutdown() {
@@ -58,11 +61,11 @@ fn wait_until_stopped(context: &CommandContext<'_>, started: Instant) -> Result<
         if left.is_zero() {
             let within = humantime::format_duration(context.timeout);
             let message = format!(
-                "{} still listens {within} after it agreed to end",
+                "the daemon at {} agreed to stop, but a process still listens there after {within}",
                 context.address.as_str()
             );
             return Err(CliError::new(Kind::StillRunning, message).with_hint(
-                "allow more time with --timeout; or a supervisor has started it again",
+                "allow more time with --timeout, or check whether a supervisor restarts the daemon",
             ));
         }
         if is_stopped(&context.address, left) {

@@ -27,8 +27,11 @@ pub(crate) fn run(
 ) -> Result<(), CliError> {
     let started = Instant::now();
     if context.output.format() == Format::Json {
-        return Err(CliError::new(Kind::Usage, "what is watched has no end, and so no one JSON")
-            .with_hint("`-o jsonl` prints an object for each event"));
+        return Err(CliError::new(
+            Kind::Usage,
+            "a watch has no end, so it cannot be one JSON document",
+        )
+        .with_hint("`-o jsonl` prints one object per event"));
     }
     if let Some(glob) = &args.glob {
         filter::parse_pattern(glob)?;
@@ -70,10 +73,12 @@ impl OutageNotes {
         let (address, output) = (context.address.as_str(), context.output);
         match (watch.trouble(), self.is_reported) {
             (Some(Error::Disconnected { .. }), false) => {
-                output.note(&format!("the daemon at {address} is gone: waiting for it"));
+                output.note(&format!("the daemon at {address} is gone; waiting until it is back"));
             }
             (Some(_), false) => {
-                output.note(&format!("the daemon at {address} does not answer: waiting for it"));
+                output.note(&format!(
+                    "the daemon at {address} does not answer; waiting until it answers"
+                ));
             }
             (None, true) => output.note(&format!("the daemon at {address} answers again")),
             (Some(_), true) | (None, false) => {}
