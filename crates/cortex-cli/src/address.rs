@@ -1,4 +1,4 @@
-//! The daemon's address: what it names, checked before anything is sent there.
+//! The daemon's address, parsed before the command connects.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -9,32 +9,32 @@ use cortex_client::DEFAULT_DISCOVERY_ADDRESS;
 use crate::args::ADDRESS_VARIABLE;
 use crate::error::{CliError, Kind};
 
-/// The most bytes of a socket's path that the system takes.
+/// The limit of the operating system for a socket path, in bytes.
 const MAX_PATH_BYTES: usize = 107;
 
-/// An address that can be connected to.
+/// A valid address for a connection to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     text: String,
     target: Target,
 }
 
-/// What is at the address.
+/// What the address names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     /// A socket file.
     Path(PathBuf),
-    /// A socket of Linux's abstract namespace, without the `@`.
+    /// The name of a socket in Linux's abstract namespace, without the `@`.
     Abstract(String),
-    /// A TCP port of a host given by number.
+    /// An IP address with a TCP port.
     Ip(SocketAddr),
-    /// A TCP port of a host given by name. Only ZeroMQ resolves names, at its own pace.
+    /// A host name with a TCP port. Only `ZeroMQ` resolves host names.
     Hostname,
 }
 
 impl Address {
-    /// The address of the option, or else of the environment, or else the default. An empty
-    /// variable counts as none.
+    /// Returns the address of the option, or else of the environment variable, or else the
+    /// default. An empty variable counts as not set.
     pub(crate) fn choose(option: Option<&str>, variable: Option<&OsStr>) -> Result<Self, CliError> {
         if let Some(text) = option {
             return Self::parse(text);

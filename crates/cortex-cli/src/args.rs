@@ -1,4 +1,4 @@
-//! The command line: its words, defaults and help.
+//! The command line: its commands, options, defaults and help.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use cortex_client::{DEFAULT_WAIT_TIMEOUT, TopicName};
 
-/// How long a command may take when nothing else is said.
+/// The default of `--timeout`.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where the daemon's address is taken from when `-a` is not given.
+/// The environment variable with the daemon's address, for commands without `-a`.
 pub(crate) const ADDRESS_VARIABLE: &str = "CORTEX_DISCOVERY_ADDRESS";
 
 const EXAMPLES: &str = "\
@@ -100,7 +100,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What every command understands, before and after its name.
+/// The options of every command. They may stand before or after its name.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 #[expect(clippy::doc_markdown, reason = "the help shows these texts as they are")]
@@ -135,7 +135,7 @@ pub(crate) struct GlobalOptions {
     pub(crate) verbose: bool,
 }
 
-/// How results are printed.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Columns with a header
@@ -171,7 +171,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// How long this command may take when nothing else is said.
+    /// The default of `--timeout` for this command.
     pub(crate) fn default_timeout(&self) -> Duration {
         match self {
             Self::Wait(_) | Self::Topic { command: TopicCommand::Wait(_) } => DEFAULT_WAIT_TIMEOUT,
@@ -253,7 +253,7 @@ pub(crate) struct WatchArgs {
     pub(crate) no_headers: bool,
 }
 
-/// A field of a topic, by its JSON key.
+/// A field of a topic, named by its JSON key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum Field {
@@ -301,8 +301,8 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The global options of a command line that has a mistake somewhere, as far as they can be seen:
-/// the mistake has to be told in the form that was asked for.
+/// Finds `--output` and `--color` in a command line that clap has rejected, so that the error is
+/// printed in the format that the user asked for.
 pub(crate) fn parse_output_flags(args: &[OsString]) -> GlobalOptions {
     let output = last_value(args, "output", Some('o'));
     let color = last_value(args, "color", None);
@@ -316,7 +316,7 @@ pub(crate) fn parse_output_flags(args: &[OsString]) -> GlobalOptions {
     }
 }
 
-/// The last value that is given to an option, however it is written.
+/// Returns the last value of an option, in any spelling that clap accepts.
 fn last_value<'a>(args: &'a [OsString], long: &str, short: Option<char>) -> Option<&'a str> {
     let mut found = None;
     let mut words = args.iter().filter_map(|word| word.to_str()).take_while(|word| *word != "--");
@@ -328,7 +328,7 @@ fn last_value<'a>(args: &'a [OsString], long: &str, short: Option<char>) -> Opti
                 Some(_) | None => None,
             }
         } else {
-            // Flags may stand before it in the same word.
+            // Flags may stand before the option in the same word, as in `-qojson`.
             let options =
                 word.strip_prefix('-').map(|options| options.trim_start_matches(['q', 'v']));
             match short.and_then(|short| options?.strip_prefix(short)) {

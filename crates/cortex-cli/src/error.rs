@@ -1,26 +1,26 @@
-//! What a command says when it fails: a kind, a sentence, what to do, and the exit code.
+//! The error of a command: its kind, message, hint and exit code.
 
 use serde::Serialize;
 
-/// How the process ends.
+/// The exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
-    /// Done; an empty list is done as well, and so is a reader that has seen enough.
+    /// The command succeeded. An empty list and a closed stdout are successes too.
     Success = 0,
-    /// The daemon answered with an error, or another failure.
+    /// The daemon answered with an error, or another failure happened.
     Failure = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// No daemon was reached, or there was no answer in time.
+    /// No daemon listens at the address, or no answer came in time.
     Unreachable = 3,
-    /// There is no such topic.
+    /// The topic is not registered.
     NoSuchTopic = 4,
-    /// Another node has the topic.
+    /// Another node has registered the topic.
     AlreadyExists = 5,
-    /// The answer could not be read.
+    /// The answer of the daemon is unreadable.
     Unreadable = 6,
-    /// The thing that was waited for did not come.
+    /// `topic wait` timed out.
     WaitTimedOut = 124,
 }
 
@@ -30,7 +30,7 @@ impl Exit {
     }
 }
 
-/// What went wrong, as programs tell it apart.
+/// The kind of an error, as programs see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Usage,
@@ -43,7 +43,7 @@ pub(crate) enum Kind {
     WaitTimedOut,
     StillRunning,
     Failure,
-    /// The reader of our output went away, as `head` does. Nobody is told, and it is no failure.
+    /// The reader of stdout closed it, as `head` does. This is a success without a message.
     BrokenPipe,
 }
 
@@ -61,7 +61,7 @@ impl Kind {
         }
     }
 
-    /// The word in JSON errors.
+    /// The value of `kind` in a JSON error.
     fn as_str(self) -> &'static str {
         match self {
             Self::Usage => "usage",
@@ -92,7 +92,7 @@ impl CliError {
         Self { kind, message: message.into(), hint: None }
     }
 
-    /// Adds what to do about it.
+    /// Adds a hint what the user can do.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -110,7 +110,7 @@ impl CliError {
         self.hint.as_deref()
     }
 
-    /// The error as programs read it.
+    /// The error as a value for JSON output.
     pub(crate) fn report(&self) -> ErrorReport<'_> {
         ErrorReport {
             error: ErrorFields {
@@ -123,7 +123,7 @@ impl CliError {
     }
 }
 
-/// An error's JSON.
+/// The JSON object of an error.
 #[derive(Debug, Serialize)]
 pub(crate) struct ErrorReport<'a> {
     error: ErrorFields<'a>,

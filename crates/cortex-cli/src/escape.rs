@@ -1,9 +1,9 @@
-//! Text from elsewhere, made safe to show and to paste.
+//! Escapes text that comes from other programs, for terminals and shells.
 
 use std::borrow::Cow;
 
-/// The text with everything escaped that would act on a terminal, be invisible, or turn the
-/// direction of reading: a topic's name must not be able to pretend to be something else.
+/// Escapes control characters, invisible characters, and characters that change the direction of
+/// text. Without this, a topic name could look like another name or control the terminal.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(needs_escape) {
         return Cow::Borrowed(text);
@@ -26,7 +26,7 @@ fn needs_escape(character: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text as one word of a shell's command line.
+/// Quotes the text as one word of a shell command, if it needs quotes.
 pub(crate) fn shell_quote(text: &str) -> Cow<'_, str> {
     let plain =
         |character: char| character.is_ascii_alphanumeric() || "/:._-@+,=".contains(character);

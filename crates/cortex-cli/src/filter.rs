@@ -1,11 +1,11 @@
-//! Which topics a list shows.
+//! The filter of `cortex topic list`.
 
 use cortex_client::{TopicFilter, TopicInfo};
 
 use crate::args::ListArgs;
 use crate::error::{CliError, Kind};
 
-/// What a topic must be like; it has to pass every part that is there.
+/// Conditions for a topic. A topic must match every condition that is set.
 #[derive(Debug)]
 pub(crate) struct ListFilter {
     glob: Option<TopicFilter>,
@@ -14,7 +14,7 @@ pub(crate) struct ListFilter {
 }
 
 impl ListFilter {
-    /// The filter that the arguments describe. A pattern that is none is a usage error.
+    /// Returns the filter that the arguments describe. An invalid pattern is a usage error.
     pub(crate) fn new(args: &ListArgs) -> Result<Self, CliError> {
         Ok(Self {
             glob: args.glob.as_deref().map(parse_pattern).transpose()?,
@@ -29,18 +29,19 @@ impl ListFilter {
             && self.node.as_ref().is_none_or(|wanted| *wanted == topic.publisher_node)
     }
 
-    /// Whether every topic passes.
+    /// Whether the filter has no condition.
     pub(crate) fn matches_all(&self) -> bool {
         self.glob.is_none() && self.message_type.is_none() && self.node.is_none()
     }
 }
 
-/// The pattern, as the daemon understands it, too.
+/// Parses a pattern with the same rules as the daemon.
 pub(crate) fn parse_pattern(pattern: &str) -> Result<TopicFilter, CliError> {
     TopicFilter::new(pattern).map_err(|error| {
-        CliError::new(Kind::Usage, format!("{pattern:?} is not a valid pattern: {error}")).with_hint(
-            "`cortex topic list --help` explains patterns; a backslash makes the next character literal",
-        )
+        CliError::new(Kind::Usage, format!("{pattern:?} is not a valid pattern: {error}"))
+            .with_hint(
+                "`cortex topic list --help` explains patterns; a backslash escapes a character",
+            )
     })
 }
 

@@ -1,4 +1,4 @@
-//! `cortex`: what the Cortex discovery daemon knows, from a shell.
+//! `cortex`: the command line of Cortex discovery.
 
 mod address;
 mod args;

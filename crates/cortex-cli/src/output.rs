@@ -1,4 +1,4 @@
-//! The only place that prints. Results go to stdout, everything for people to stderr.
+//! The only module that prints. Results go to stdout, messages for people to stderr.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -18,7 +18,7 @@ const ERROR: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
 const NOTE: Style = Style::new().bold();
 
-/// How and where results and messages are printed.
+/// Prints results and messages as the global options say.
 #[derive(Debug)]
 pub(crate) struct Output {
     format: Format,
@@ -48,7 +48,7 @@ impl Output {
         }
     }
 
-    /// Whether stdout takes colours.
+    /// Whether the command may print colours to stdout.
     pub(crate) fn is_stdout_styled(&self) -> bool {
         self.allows_style(AutoStream::choice(&self.stdout))
     }
@@ -57,7 +57,7 @@ impl Output {
         self.allows_style(AutoStream::choice(&io::stderr()))
     }
 
-    /// `detected` is what the stream and the environment (`NO_COLOR` and its kin) allow.
+    /// `detected` is what the stream and the environment (such as `NO_COLOR`) allow.
     fn allows_style(&self, detected: anstream::ColorChoice) -> bool {
         match self.color {
             ColorChoice::Always => true,
@@ -66,7 +66,7 @@ impl Output {
         }
     }
 
-    /// Prints a result, which ends with a line break unless it is empty, at once.
+    /// Prints a result and flushes stdout. The text ends with a line break, unless it is empty.
     pub(crate) fn print(&self, text: &str) -> Result<(), CliError> {
         let mut stdout = self.stdout.lock();
         let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
@@ -77,34 +77,34 @@ impl Output {
         })
     }
 
-    /// Whether nobody can read what is printed any more: then there is no need to go on.
+    /// Whether the reader of stdout has closed its end, so that the command can stop.
     pub(crate) fn is_stdout_closed(&self) -> bool {
-        // No event is asked for: that the other end is gone is told all the same.
+        // `poll` reports ERR and HUP also when no event is requested.
         let mut stdout = [PollFd::new(&self.stdout, PollFlags::empty())];
         let polled = poll(&mut stdout, Some(&Timespec::default()));
         polled.is_ok() && stdout[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
     }
 
-    /// Prints a value as JSON: over several lines under `json`, on one under `jsonl`.
+    /// Prints a value as JSON: on several lines for `json`, on one line for `jsonl`.
     pub(crate) fn print_json(&self, value: &impl Serialize) -> Result<(), CliError> {
         self.print(&(render::json(value, self.format == Format::Json)? + "\n"))
     }
 
-    /// Says something that is neither a result nor an error.
+    /// Prints a message that is neither a result nor an error.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.is_json() {
             self.print_message(NOTE, "note", text);
         }
     }
 
-    /// Says something that helps.
+    /// Prints a suggestion what to do next.
     pub(crate) fn hint(&self, text: &str) {
         if !self.quiet && !self.is_json() {
             self.print_message(HINT, "hint", text);
         }
     }
 
-    /// Says why the command failed, and gives the exit code.
+    /// Prints why the command failed, and returns the exit code.
     pub(crate) fn report_error(&self, error: &CliError) -> Exit {
         if error.kind() == Kind::BrokenPipe {
             return error.kind().exit();
@@ -121,21 +121,21 @@ impl Output {
         error.kind().exit()
     }
 
-    /// Says what is wrong with the command line, in clap's own words.
+    /// Prints clap's message about a wrong command line.
     pub(crate) fn report_usage_error(&self, text: &StyledStr) -> Exit {
         let text = if self.is_stderr_styled() { text.ansi().to_string() } else { text.to_string() };
         write_stderr(&text);
         Exit::Usage
     }
 
-    /// From now on the library's events are told as well.
+    /// Logs the client library's events to stderr from now on.
     pub(crate) fn log_to_stderr(&self) {
         let ansi = self.is_stderr_styled() && io::stderr().is_terminal();
         let log = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
             .with_writer(io::stderr)
             .with_ansi(ansi);
-        // Fails only where there is a subscriber already.
+        // It fails only if a subscriber is already set.
         log.try_init().unwrap_or_default();
     }
 
@@ -149,7 +149,7 @@ impl Output {
     }
 }
 
-/// A stderr that cannot be written leaves nobody to tell it to.
+/// Ignores errors: if stderr fails, the command has no other place for a message.
 fn write_stderr(text: &str) {
     io::stderr().lock().write_all(text.as_bytes()).unwrap_or_default();
 }

@@ -1,5 +1,5 @@
-//! Whether anybody listens at the address, found out before anything is sent: ZeroMQ itself waits
-//! for a daemon that is not there until the time is over.
+//! A check, before the first request, that a process listens at the daemon's address. ZeroMQ does
+//! not report a missing daemon: it tries to connect until the timeout.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -13,36 +13,36 @@ use crate::address::{Address, Target};
 use crate::error::{CliError, Kind};
 use crate::escape::shell_quote;
 
-/// What a look at the address shows.
+/// The result of a connection attempt.
 #[derive(Debug)]
 pub(crate) enum Reachability {
-    /// Somebody accepts connections.
+    /// A process listens there.
     Listening,
-    /// It cannot be told without the resolver.
+    /// Not checked: only `ZeroMQ` resolves host names.
     Unknown,
-    /// There is no such file.
+    /// The socket file does not exist.
     Missing,
-    /// There is a socket file, a port, but nobody behind it.
+    /// No process listens at the socket file or port.
     Refused,
-    /// This user may not connect.
+    /// This user has no permission to connect.
     PermissionDenied,
     /// The file is not a socket.
     NotASocket,
-    /// A socket of another kind than `ZeroMQ`'s.
+    /// The socket is not a stream socket, as `ZeroMQ` uses.
     WrongSocketType,
-    /// Nothing came back.
+    /// The host did not answer in time.
     TimedOut,
-    /// Anything else.
+    /// Any other error.
     Failed(io::Error),
 }
 
-/// Fails when nobody can be reached at the address. A file's answer comes at once, a host's
-/// within `timeout`.
+/// Fails if no process listens at the address. The check of a socket file takes no time, the check
+/// of a host takes at most `timeout`.
 pub(crate) fn check(address: &Address, timeout: Duration) -> Result<(), CliError> {
     unreachable_error(address, &try_connect(address, timeout), timeout).map_or(Ok(()), Err)
 }
 
-/// Connects and hangs up.
+/// Connects, and closes the connection at once.
 pub(crate) fn try_connect(address: &Address, timeout: Duration) -> Reachability {
     match address.target() {
         Target::Path(path) => try_path(path),
@@ -54,7 +54,7 @@ pub(crate) fn try_connect(address: &Address, timeout: Duration) -> Reachability 
 
 fn try_path(path: &Path) -> Reachability {
     match SocketAddrUnix::new(path).and_then(|socket| connect_unix(&socket)) {
-        // The system says the same of a plain file as of a socket without a listener.
+        // The system reports a plain file in the same way as a socket without a listener.
         Err(Errno::CONNREFUSED) if is_other_file_type(path) => Reachability::NotASocket,
         connected => reachability_of(connected),
     }
@@ -78,8 +78,8 @@ fn try_abstract(_name: &str) -> Reachability {
 }
 
 fn connect_unix(socket: &SocketAddrUnix) -> rustix::io::Result<()> {
-    // Flags at its making would be shorter, but not every Unix has them; this process has no
-    // children that could inherit it.
+    // Not every Unix takes the flags of a new socket as arguments. Close-on-exec is not needed,
+    // because this process starts no other process.
     let socket_fd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     rustix::io::ioctl_fionbio(&socket_fd, true)?;
     rustix::net::connect(&socket_fd, socket)
@@ -87,7 +87,7 @@ fn connect_unix(socket: &SocketAddrUnix) -> rustix::io::Result<()> {
 
 fn reachability_of(connected: rustix::io::Result<()>) -> Reachability {
     match connected {
-        // AGAIN: so many wait to be accepted that somebody must be there.
+        // AGAIN: the backlog is full, so a process listens there.
         Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS | Errno::INTR) => Reachability::Listening,
         Err(Errno::NOENT | Errno::NOTDIR) => Reachability::Missing,
         Err(Errno::CONNREFUSED) => Reachability::Refused,
@@ -109,7 +109,7 @@ fn try_tcp(host: &SocketAddr, timeout: Duration) -> Reachability {
     }
 }
 
-/// What to say about an address, if it means that nobody can be reached.
+/// The error for an address that cannot be reached.
 fn unreachable_error(
     address: &Address,
     reachability: &Reachability,
@@ -160,7 +160,7 @@ fn unreachable_error(
     }
 }
 
-/// How to get a daemon there.
+/// How to start a daemon at the address.
 fn start_hint(address: &Address) -> String {
     if address.is_default() {
         "start one with `cortex-discovery`".to_owned()

@@ -1,4 +1,4 @@
-//! Topics as text: tables, names, JSON. Nothing is printed here.
+//! Formats topics as tables, names and JSON. This module does not print.
 
 use std::borrow::Cow;
 
@@ -14,13 +14,13 @@ use crate::escape::escape;
 const HEADER: [&str; 4] = ["TOPIC", "TYPE", "NODE", "ADDRESS"];
 const HEADER_STYLE: Style = Style::new().bold();
 
-/// A topic as JSON shows it.
+/// The JSON object of a topic.
 #[derive(Debug, Serialize)]
 pub(crate) struct TopicRecord<'a> {
     name: &'a str,
     address: &'a str,
     message_type: &'a str,
-    /// Text, since common JSON tools round numbers of 64 bits.
+    /// A string, because common JSON tools round 64-bit numbers.
     fingerprint: String,
     publisher_node: &'a str,
 }
@@ -51,7 +51,7 @@ impl Header {
     }
 }
 
-/// How a table's header looks.
+/// The style of a table's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
     None,
@@ -59,7 +59,7 @@ pub(crate) enum Header {
     Styled,
 }
 
-/// The topics in columns, each as wide as its widest cell.
+/// Formats topics as a table. Each column is as wide as its widest cell.
 pub(crate) fn table<'a>(topics: impl IntoIterator<Item = &'a TopicInfo>, header: Header) -> String {
     let mut rows = Vec::new();
     if header != Header::None {
@@ -71,7 +71,7 @@ pub(crate) fn table<'a>(topics: impl IntoIterator<Item = &'a TopicInfo>, header:
     columns(&rows, header, &mut [0; HEADER.len()])
 }
 
-/// The rows, of which the first may be a header, in columns.
+/// Formats rows in columns. The first row may be a header.
 fn columns<const N: usize>(
     rows: &[[Cow<'_, str>; N]],
     header: Header,
@@ -91,27 +91,27 @@ fn columns<const N: usize>(
     lines.fold(first, |text, line| text + &line + "\n")
 }
 
-/// A table that is written line by line, of which nobody knows what is to come: a column grows when
-/// it must, and never shrinks.
+/// A table for a stream of rows, whose widths are not known in advance. A column grows when a row
+/// needs it, and never shrinks.
 #[derive(Debug)]
 pub(crate) struct GrowingTable<const N: usize> {
     widths: [usize; N],
 }
 
 impl<const N: usize> GrowingTable<N> {
-    /// With columns that are at least so wide.
+    /// Returns a table with these minimum widths.
     pub(crate) fn new(widths: [usize; N]) -> Self {
         Self { widths }
     }
 
-    /// These rows, as wide as they and those before need.
+    /// Formats the next rows, with columns wide enough for all rows so far.
     pub(crate) fn rows(&mut self, rows: &[[&str; N]], header: Header) -> String {
         let rows: Vec<_> = rows.iter().map(|row| row.map(cell)).collect();
         columns(&rows, header, &mut self.widths)
     }
 }
 
-/// An empty cell would shift the columns for programs that split at blanks.
+/// Shows an empty cell as `-`, so that programs that split at blanks find the same columns.
 fn cell(text: &str) -> Cow<'_, str> {
     if text.is_empty() { Cow::Borrowed("-") } else { escape(text) }
 }
@@ -126,12 +126,12 @@ fn line<const N: usize>(row: &[Cow<'_, str>; N], widths: &[usize; N]) -> String 
     line
 }
 
-/// One name a line.
+/// Formats one name per line.
 pub(crate) fn names<'a>(topics: impl IntoIterator<Item = &'a TopicInfo>) -> String {
     topics.into_iter().fold(String::new(), |text, topic| text + &escape(topic.name.as_str()) + "\n")
 }
 
-/// One field's value, as it is.
+/// Returns the value of one field, without escapes.
 pub(crate) fn field(topic: &TopicInfo, field: Field) -> String {
     match field {
         Field::Name => topic.name.to_string(),
@@ -142,7 +142,7 @@ pub(crate) fn field(topic: &TopicInfo, field: Field) -> String {
     }
 }
 
-/// A value as JSON, on one line or over several.
+/// Formats a value as JSON, on several lines if `pretty`.
 pub(crate) fn json(value: &impl Serialize, pretty: bool) -> Result<String, CliError> {
     let text =
         if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };

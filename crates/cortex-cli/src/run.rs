@@ -1,4 +1,4 @@
-//! From the arguments to the exit code.
+//! Parses the arguments, runs the command and returns the exit code.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ use crate::commands::{CommandContext, list, lookup, ping, shutdown, wait, watch}
 use crate::error::{CliError, Exit, Kind};
 use crate::output::Output;
 
-/// Runs one command and says everything that there is to say about it.
+/// Runs one command and prints its results and errors.
 pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let args: Vec<OsString> = args.into_iter().collect();
     match Cli::try_parse_from(&args) {
@@ -52,7 +52,7 @@ fn execute(command: Command, global: &GlobalOptions, output: &Output) -> Result<
     }
 }
 
-/// Help and the version are answers, the rest of clap's errors are the user's.
+/// Prints help and version to stdout, and all other clap errors to stderr.
 fn handle_clap_error(error: &clap::Error, output: &Output) -> Exit {
     let text = error.render();
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
@@ -70,7 +70,7 @@ fn handle_clap_error(error: &clap::Error, output: &Output) -> Exit {
     }
 }
 
-/// Clap's error as one of ours: the first paragraph of its text is the message.
+/// Converts an error of clap. The first paragraph of clap's text is the message.
 fn usage_error(error: &clap::Error) -> CliError {
     let text = error.render().to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The commands, and what they share: where the daemon is and how long they may take.
+//! The commands, and what they share: the address, the timeout and the output.
 
 pub(crate) mod list;
 pub(crate) mod lookup;
@@ -16,7 +16,7 @@ use crate::error::{CliError, Kind};
 use crate::output::Output;
 use crate::preflight;
 
-/// What a command works with.
+/// The address, timeout and output of one command.
 #[derive(Debug)]
 pub(crate) struct CommandContext<'a> {
     pub(crate) address: Address,
@@ -25,13 +25,13 @@ pub(crate) struct CommandContext<'a> {
 }
 
 impl CommandContext<'_> {
-    /// A client of a daemon that is there. Its calls may take what the look at the address has
-    /// left of the time.
+    /// Returns a client, after a check that a daemon listens. Each call of the client may take the
+    /// time that the check has left.
     pub(crate) fn connect(&self) -> Result<DiscoveryClient, CliError> {
         self.connect_for(self.timeout)
     }
 
-    /// The same, with at most `call_timeout` for each call.
+    /// Like `connect`, with at most `call_timeout` for each call.
     pub(crate) fn connect_for(&self, call_timeout: Duration) -> Result<DiscoveryClient, CliError> {
         let started = Instant::now();
         preflight::check(&self.address, self.timeout.min(call_timeout))?;
@@ -42,7 +42,7 @@ impl CommandContext<'_> {
             .map_err(|error| self.cli_error(&error))
     }
 
-    /// A client's error as this command's, with what to do about it.
+    /// Converts an error of the client, and adds a hint.
     pub(crate) fn cli_error(&self, error: &Error) -> CliError {
         if let Error::NoAnswer { .. } = error {
             return self.no_answer();
@@ -66,7 +66,7 @@ impl CommandContext<'_> {
         }
     }
 
-    /// The time is over, and these topics have not come, or not gone.
+    /// The error for topics that did not appear in time, or with `gone` did not disappear.
     pub(crate) fn wait_timed_out(&self, topics: &[&str], gone: bool) -> CliError {
         const SHOWN: usize = 3;
         let mut names = topics.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
@@ -87,7 +87,8 @@ impl CommandContext<'_> {
     }
 
     pub(crate) fn no_answer(&self) -> CliError {
-        // A daemon that went away meanwhile is told as such, where that takes no time.
+        // If the daemon stopped in the meantime, report that. Only for local sockets: this check takes
+        // no time there.
         if let Target::Path(_) | Target::Abstract(_) = self.address.target()
             && let Err(gone) = preflight::check(&self.address, Duration::ZERO)
         {

@@ -9,11 +9,11 @@ use crate::args::{Format, PingArgs};
 use crate::commands::CommandContext;
 use crate::error::CliError;
 
-/// One answered ping as JSON shows it.
+/// The JSON object of one answered ping.
 #[derive(Debug, Serialize)]
 struct PongRecord<'a> {
     address: &'a str,
-    /// Counted from 1.
+    /// The number of the ping; the first is 1.
     seq: u32,
     rtt_ms: f64,
 }
@@ -40,7 +40,7 @@ pub(crate) fn run(context: &CommandContext<'_>, args: &PingArgs) -> Result<(), C
     if context.output.format() == Format::Json { context.output.print_json(&pongs) } else { Ok(()) }
 }
 
-/// Milliseconds to the microsecond.
+/// Milliseconds, rounded to a microsecond.
 fn millis(elapsed: Duration) -> f64 {
     (elapsed.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -13,14 +13,14 @@ use crate::error::{CliError, Kind};
 use crate::escape::escape;
 use crate::preflight::{self, Reachability};
 
-/// The time between two looks at an address that is to become silent.
+/// The time between two checks whether the daemon has stopped listening.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The outcome as JSON shows it.
+/// The JSON object of a shutdown.
 #[derive(Debug, Serialize)]
 struct ShutdownRecord<'a> {
     address: &'a str,
-    /// `stopping` when the daemon agreed, `stopped` when nobody listens any more.
+    /// `stopping` if the daemon agreed, `stopped` if no process listens there any more.
     state: &'a str,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn run(context: &CommandContext<'_>, args: &ShutdownArgs) -> Result<(
             "stopped"
         }
         Ok(()) => "stopping",
-        // A daemon can end so fast that its answer is lost.
+        // A daemon can stop so fast that its answer is lost.
         Err(Error::NoAnswer { .. }) if is_stopped(&context.address, POLL_INTERVAL) => "stopped",
         Err(error) => return Err(context.cli_error(&error)),
     };

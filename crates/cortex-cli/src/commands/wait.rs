@@ -14,7 +14,7 @@ use crate::render::{self, Header, TopicRecord};
 
 pub(crate) fn run(context: &CommandContext<'_>, args: &WaitArgs) -> Result<(), CliError> {
     let started = Instant::now();
-    // A daemon that takes longer for an answer than any other command would wait is asked again.
+    // If an answer takes longer than other commands wait, the client asks again.
     let mut client = context.connect_for(DEFAULT_TIMEOUT)?;
     let mut names = Vec::new();
     for name in &args.names {
@@ -35,8 +35,8 @@ pub(crate) fn run(context: &CommandContext<'_>, args: &WaitArgs) -> Result<(), C
     }
 }
 
-/// Watches until all the topics are there, and gives them in the order of their names in `names`;
-/// or until all are gone.
+/// Watches until all topics are registered, and returns them in the order of `names`. With `gone`,
+/// watches until none of them is registered.
 fn wait_with_watch(
     context: &CommandContext<'_>,
     client: &DiscoveryClient,
@@ -71,10 +71,10 @@ fn wait_with_watch(
     }
 }
 
-/// Which of the topics are there.
+/// The topics of the command that are registered now.
 #[derive(Default)]
 struct PresentTopics {
-    /// The daemon has told which there are.
+    /// Whether the daemon has sent a first snapshot.
     has_snapshot: bool,
     topics: HashMap<String, TopicInfo>,
 }
@@ -98,7 +98,7 @@ impl PresentTopics {
                     self.topics.remove(info.name.as_str());
                 }
             },
-            // What a later version of the client tells.
+            // An event kind of a later client version.
             _ => {}
         }
     }

@@ -12,12 +12,12 @@ use crate::escape::escape;
 use crate::filter;
 use crate::render::{self, GrowingTable, Header, TopicRecord};
 
-/// How often to look, while nothing happens, whether the daemon is in trouble and whether anybody
-/// still reads what is printed.
+/// How often the command checks, without an event, whether the daemon answers and whether the
+/// reader of stdout has closed it.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 const HEADER: [&str; 6] = ["EVENT", "TOPIC", "TYPE", "NODE", "ADDRESS", "REASON"];
-/// The longest event is known beforehand.
+/// The first column is as wide as the longest event from the start.
 const WIDTHS: [usize; HEADER.len()] = ["unregistered".len(), 0, 0, 0, 0, 0];
 
 pub(crate) fn run(
@@ -62,7 +62,7 @@ pub(crate) fn run(
     }
 }
 
-/// What people were told about the daemon.
+/// Prints a note when the daemon stops answering, and when it answers again.
 #[derive(Default)]
 struct OutageNotes {
     is_reported: bool,
@@ -87,7 +87,7 @@ impl OutageNotes {
     }
 }
 
-/// An event as JSON shows it.
+/// The JSON object of an event.
 #[derive(Debug, Serialize)]
 struct EventRecord<'a> {
     event: &'a str,
@@ -150,7 +150,7 @@ impl<'a> EventPrinter<'a> {
     }
 }
 
-/// An event's word, its revision, its reason, and the topic.
+/// The event's name, revision, reason and topic.
 type EventFields<'a> = (&'a str, Option<u64>, Option<&'a str>, Option<&'a TopicInfo>);
 
 fn table_row<'a>((event, _, reason, topic): &EventFields<'a>) -> [&'a str; HEADER.len()] {
