@@ -21,9 +21,9 @@ use tracing::level_filters::LevelFilter;
 /// The exit code when a daemon already serves at the address.
 const ALREADY_RUNS: u8 = 5;
 
-/// The Cortex discovery daemon: nodes register their topics here, and find each other.
+/// The Cortex discovery daemon: nodes register topics here and look up the topics of other nodes.
 ///
-/// It serves in the foreground until Ctrl-C, SIGTERM, or `cortex shutdown`, and logs to stderr.
+/// The daemon runs in the foreground until Ctrl-C, SIGTERM or `cortex shutdown`. It logs to stderr.
 #[derive(Parser)]
 #[command(name = "cortex-discovery", version, after_help = AFTER_HELP, max_term_width = 100)]
 struct Arguments {
@@ -31,47 +31,48 @@ struct Arguments {
         long,
         value_name = "ADDRESS",
         default_value = DEFAULT_DISCOVERY_ADDRESS,
-        help = "Where to listen: ipc://PATH or tcp://IP:PORT; give it several times for several"
+        help = "The address to listen at: ipc://PATH or tcp://IP:PORT; repeat the option for more \
+                addresses"
     )]
     address: Vec<Address>,
 
-    /// The least that is logged: changes at info, every request at debug.
+    /// The lowest log level: `info` logs changes, `debug` also logs every request.
     #[arg(long, value_name = "LEVEL", default_value = "info", ignore_case = true)]
     log_level: LogLevel,
 
-    /// How log lines are written.
+    /// The format of log lines.
     #[arg(long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     log_format: LogFormat,
 
     #[arg(
         long,
         value_name = "PATH",
-        help = "The file in which topics outlive the daemon [default: in $STATE_DIRECTORY, \
+        help = "The file that keeps topics when the daemon restarts [default: in $STATE_DIRECTORY, \
                 $XDG_STATE_HOME/cortex or ~/.local/state/cortex, named after the first address]"
     )]
     state: Option<PathBuf>,
 
-    /// Hold topics in memory only: they are lost when the daemon ends.
+    /// Keep topics in memory only: they are lost when the daemon stops.
     #[arg(long, conflicts_with = "state")]
     no_state: bool,
 
-    /// The access mode of the socket files, in octal, such as 660 [default: as the umask gives].
+    /// The access mode of the socket files in octal, such as 660 [default: from the umask].
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     socket_mode: Option<u32>,
 
-    /// Let peers over TCP end the daemon, whoever they are.
+    /// Allow any client over TCP to stop the daemon.
     #[arg(long)]
     allow_remote_shutdown: bool,
 
-    /// The most topics.
+    /// The maximum number of topics.
     #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
     max_topics: usize,
 
-    /// The most connections at once [default: what the limit of open descriptors allows].
+    /// The maximum number of connections [default: from the limit of open file descriptors].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
 
-    /// The time between two looks at the endpoint of a publisher whose process cannot be watched.
+    /// The time between two probes of an endpoint whose owner process the daemon cannot watch.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_interval)]
     probe_interval: Duration,
 }
@@ -85,17 +86,17 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}: write a number with its unit, such as 500ms or 5s"))?;
+        .map_err(|error| format!("{error}: write a number with a unit, such as 500ms or 5s"))?;
     if interval < Duration::from_millis(100) {
-        return Err("less than 100ms would only load the machine".to_owned());
+        return Err("the minimum is 100ms".to_owned());
     }
     Ok(interval)
 }
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  ended by Ctrl-C, SIGTERM or a client's shutdown
-  1  failed; the last line says why
+  0  stopped by Ctrl-C, SIGTERM or a client
+  1  failed; the last log line gives the reason
   2  wrong arguments
   5  a daemon already runs at the address
 
@@ -116,9 +117,9 @@ enum LogLevel {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
-    /// A line for people.
+    /// Text lines for people.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
