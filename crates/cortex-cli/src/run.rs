@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn claps_errors_become_one_sentence() {
+    fn clap_errors_become_one_line() {
         for (args, message) in [
             (&["cortex", "nonsense"][..], "unrecognized subcommand 'nonsense'"),
             (&["cortex", "topic"], "a command is missing"),

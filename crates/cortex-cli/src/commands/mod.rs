@@ -116,7 +116,7 @@ mod tests {
     use crate::render;
 
     #[test]
-    fn every_error_of_the_client_has_its_sentence_and_exit_code() {
+    fn every_error_of_the_client_has_its_message_and_exit_code() {
         let output = Output::new(&Cli::try_parse_from(["cortex", "ping"]).unwrap().global);
         let address = Address::parse("tcp://robot.local:5550").unwrap();
         let context = CommandContext { address, timeout: Duration::from_secs(2), output: &output };

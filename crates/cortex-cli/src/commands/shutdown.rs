@@ -75,6 +75,9 @@ fn wait_until_stopped(context: &CommandContext<'_>, started: Instant) -> Result<
     }
 }
 
-fn is_stopped(address: &Address, within: Duration) -> bool {
-    matches!(preflight::try_connect(address, within), Reachability::Missing | Reachability::Refused)
+fn is_stopped(address: &Address, timeout: Duration) -> bool {
+    matches!(
+        preflight::try_connect(address, timeout),
+        Reachability::Missing | Reachability::Refused
+    )
 }
