@@ -17,9 +17,9 @@ use cortex_tests::daemon::{Daemon, Launch, Place};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::measured;
 use cortex_tests::messages::{names, topic};
-use cortex_tests::peers::ZmqPeer;
 use cortex_tests::process::Process;
 use cortex_tests::python::ReferenceDaemon;
+use cortex_tests::zmq_peer::ZmqPeer;
 use rustix::process::{Signal, getpid};
 
 /// A call that must not wait takes less, also on a busy machine.

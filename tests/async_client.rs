@@ -31,7 +31,7 @@ use cortex_tests::deadline::{PATIENCE, QUIET, eventually_async};
 use cortex_tests::measured;
 use cortex_tests::messages::topic;
 use cortex_tests::python::ReferenceDaemon;
-use cortex_tests::scripted::{Request, Scripted};
+use cortex_tests::scripted_daemon::{Request, Scripted};
 use futures_core::Stream as _;
 use rustix::process::Signal;
 use tokio::runtime::{Builder, Runtime};

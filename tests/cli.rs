@@ -17,8 +17,8 @@ use cortex_tests::conformance::{client, done, every_command};
 use cortex_tests::daemon::{Daemon, Place};
 use cortex_tests::messages::{names, register_static, topic};
 use cortex_tests::process::{Ended, Process};
-use cortex_tests::scripted::Scripted;
-use cortex_tests::{binaries, not_run, python, raw};
+use cortex_tests::scripted_daemon::Scripted;
+use cortex_tests::{binaries, not_run, python, raw_peer};
 use rustix::net::{self, AddressFamily, SocketType};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -68,7 +68,7 @@ fn every_command_does_what_it_says_at_our_daemon() {
 fn a_list_shows_what_a_python_node_registered() {
     let daemon = Daemon::start();
     let node = ["register", "/from/python", "python_node", "then", "hold"];
-    let node = python::spawn("peer.py", &[&[daemon.address()], &node[..]].concat());
+    let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
     node.stdout_line("its topic is registered", |line| line.contains("Registered").then_some(()));
     let table = done(run_at(daemon.address(), &["topic", "list"]));
     let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -387,7 +387,7 @@ fn shutdown_can_wait_until_the_daemon_is_gone() {
     for daemon in [Daemon::start(), Daemon::start_tcp_that_anybody_may_end()] {
         let address = daemon.address().to_owned();
         let _ = done(run_at(&address, &["shutdown", "--wait", "--timeout", "30s"]));
-        assert!(raw::ping(&address).is_err());
+        assert!(raw_peer::ping(&address).is_err());
         assert_eq!(daemon.wait().code, Some(0));
     }
 }

@@ -15,9 +15,9 @@ use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{
     hello, names, register_in_session, register_static, response, topic, topic_at,
 };
-use cortex_tests::peers::ZmqPeer;
 use cortex_tests::process::Process;
-use cortex_tests::raw::RawPeer;
+use cortex_tests::raw_peer::RawPeer;
+use cortex_tests::zmq_peer::ZmqPeer;
 use cortex_tests::{hex, measured};
 use rustix::process::{Signal, getpid, getuid};
 

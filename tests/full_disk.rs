@@ -13,7 +13,7 @@ use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::topic;
 use cortex_tests::not_run;
 use cortex_tests::process::Process;
-use cortex_tests::raw::RawPeer;
+use cortex_tests::raw_peer::RawPeer;
 use rustix::process::Signal;
 
 /// A disk of its own, in a mount namespace that a process holds, and that is gone with it.

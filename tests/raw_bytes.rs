@@ -9,7 +9,7 @@ use cortex_tests::daemon::{Daemon, Launch, Place};
 use cortex_tests::deadline::{PATIENCE, QUIET, eventually};
 use cortex_tests::measured;
 use cortex_tests::messages::{ping_of_size, response, topic};
-use cortex_tests::raw::{self, COMMAND, GREETING_LENGTH, MORE, RawPeer, Said};
+use cortex_tests::raw_peer::{self, COMMAND, GREETING_LENGTH, MORE, RawPeer, Said};
 use cortex_tests::transcript::status;
 use rustix::process::Signal;
 
@@ -23,16 +23,16 @@ fn lookup(name: &str) -> Vec<u8> {
 
 /// All that a well-behaved peer may say, once, in one piece.
 fn conversation() -> Vec<u8> {
-    let envelope = raw::message(&[b"one", b"", &ping()]);
+    let envelope = raw_peer::message(&[b"one", b"", &ping()]);
     [
-        raw::greeting(),
-        raw::ready("DEALER", &[("Identity", b"somebody"), ("X-Other", b"")]),
-        raw::request(&ping()),
-        raw::command("PING", b"\x00\x05context"),
-        raw::long_frame(MORE, b""),
-        raw::long_frame(0, &lookup("/nope")),
+        raw_peer::greeting(),
+        raw_peer::ready("DEALER", &[("Identity", b"somebody"), ("X-Other", b"")]),
+        raw_peer::request(&ping()),
+        raw_peer::command("PING", b"\x00\x05context"),
+        raw_peer::long_frame(MORE, b""),
+        raw_peer::long_frame(0, &lookup("/nope")),
         envelope,
-        raw::request(&lookup(&"n".repeat(300))),
+        raw_peer::request(&lookup(&"n".repeat(300))),
     ]
     .concat()
 }
@@ -67,7 +67,7 @@ fn the_daemon_greets_first() {
     let greeting = peer.read_greeting().unwrap();
     assert_eq!(greeting[..10], [0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f]);
     assert_eq!(greeting[10], 3, "the major version");
-    assert_eq!(greeting[12..32], raw::greeting()[12..32], "the mechanism");
+    assert_eq!(greeting[12..32], raw_peer::greeting()[12..32], "the mechanism");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_conversation_may_come_byte_by_byte() {
 fn many_requests_in_one_piece_are_answered_in_their_order() {
     let daemon = Daemon::start();
     let mut peer = RawPeer::open(daemon.address()).unwrap();
-    let requests: Vec<_> = (0..300).map(|n| raw::request(&lookup(&format!("/{n}")))).collect();
+    let requests: Vec<_> = (0..300).map(|n| raw_peer::request(&lookup(&format!("/{n}")))).collect();
     peer.send(&requests.concat()).unwrap();
     for n in 0..300 {
         let reply = response(&peer.read_reply().unwrap());
@@ -125,10 +125,10 @@ fn many_requests_in_one_piece_are_answered_in_their_order() {
 #[test]
 fn peers_of_another_mechanism_or_version_are_closed_and_logged() {
     for (greeting, told) in [
-        (raw::greeting_of((3, 1), b"CURVE"), "CURVE"),
-        (raw::greeting_of((3, 0), b"PLAIN"), "PLAIN"),
-        (raw::greeting_of((2, 0), b""), "ZMTP 2"),
-        (raw::greeting_of((1, 0), b""), "ZMTP 1"),
+        (raw_peer::greeting_of((3, 1), b"CURVE"), "CURVE"),
+        (raw_peer::greeting_of((3, 0), b"PLAIN"), "PLAIN"),
+        (raw_peer::greeting_of((2, 0), b""), "ZMTP 2"),
+        (raw_peer::greeting_of((1, 0), b""), "ZMTP 1"),
         (b"\x01\x00\x01\x00".to_vec(), "ZMTP"),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "ZMTP"),
     ] {
@@ -147,8 +147,8 @@ fn peers_of_another_mechanism_or_version_are_closed_and_logged() {
 fn a_peer_of_version_3_0_is_served() {
     let daemon = Daemon::start();
     let mut peer = RawPeer::connect(daemon.address()).unwrap();
-    peer.send(&raw::greeting_of((3, 0), b"NULL")).unwrap();
-    peer.send(&raw::ready("REQ", &[])).unwrap();
+    peer.send(&raw_peer::greeting_of((3, 0), b"NULL")).unwrap();
+    peer.send(&raw_peer::ready("REQ", &[])).unwrap();
     peer.read_handshake().unwrap();
     peer.ping().unwrap();
 }
@@ -158,8 +158,8 @@ fn a_socket_that_cannot_ask_is_told_so_and_closed() {
     let daemon = Daemon::start();
     for socket_type in ["SUB", "PUB", "REP", "ROUTER", "PUSH", "PAIR", "", "NONSENSE"] {
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
-        peer.send(&raw::greeting()).unwrap();
-        peer.send(&raw::ready(socket_type, &[])).unwrap();
+        peer.send(&raw_peer::greeting()).unwrap();
+        peer.send(&raw_peer::ready(socket_type, &[])).unwrap();
         peer.read_greeting().unwrap();
         let reason = loop {
             let Said::Command(name, data) = peer.read_said().unwrap() else {
@@ -184,12 +184,13 @@ fn what_a_peer_says_cannot_forge_a_line_of_the_log() {
             && !line.contains(char::is_control)
     };
     let register = DiscoveryRequest::register(topic(FORGED, FORGED)).to_bytes();
-    let shake_hands = || [raw::greeting(), raw::ready("REQ", &[])].concat();
+    let shake_hands = || [raw_peer::greeting(), raw_peer::ready("REQ", &[])].concat();
     for bytes in [
-        [shake_hands(), raw::request(&register), raw::request(&lookup(FORGED))].concat(),
-        [shake_hands(), raw::command("ERROR", &[b"\x33", FORGED.as_bytes()].concat())].concat(),
-        [raw::greeting(), raw::ready(FORGED, &[])].concat(),
-        raw::greeting_of((3, 1), b"X\nERROR forged\x1b"),
+        [shake_hands(), raw_peer::request(&register), raw_peer::request(&lookup(FORGED))].concat(),
+        [shake_hands(), raw_peer::command("ERROR", &[b"\x33", FORGED.as_bytes()].concat())]
+            .concat(),
+        [raw_peer::greeting(), raw_peer::ready(FORGED, &[])].concat(),
+        raw_peer::greeting_of((3, 1), b"X\nERROR forged\x1b"),
     ] {
         // Each at its own, since a flood of such lines is held back.
         let daemon = Daemon::start();
@@ -208,14 +209,17 @@ fn what_a_peer_says_cannot_forge_a_line_of_the_log() {
 fn a_handshake_out_of_order_is_closed() {
     let daemon = Daemon::start();
     for (what, bytes) in [
-        ("a request before READY", raw::request(&ping())),
-        ("a command before READY", raw::command("HELLO", b"")),
-        ("a READY cut short inside", raw::command("READY", b"\x0bSocket-Type\x00\x00\x00\x09REQ")),
-        ("a READY without a socket type", raw::command("READY", b"")),
-        ("an ERROR", raw::command("ERROR", b"\x02no")),
+        ("a request before READY", raw_peer::request(&ping())),
+        ("a command before READY", raw_peer::command("HELLO", b"")),
+        (
+            "a READY cut short inside",
+            raw_peer::command("READY", b"\x0bSocket-Type\x00\x00\x00\x09REQ"),
+        ),
+        ("a READY without a socket type", raw_peer::command("READY", b"")),
+        ("an ERROR", raw_peer::command("ERROR", b"\x02no")),
     ] {
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
-        peer.send(&[raw::greeting(), bytes].concat()).unwrap();
+        peer.send(&[raw_peer::greeting(), bytes].concat()).unwrap();
         assert!(peer.read_to_close().is_ok(), "{what}");
     }
     daemon.assert_serves();
@@ -228,8 +232,8 @@ fn claimed_identities_mean_nothing() {
     let long = [b'i'; 255];
     for identity in [&b"same"[..], b"same", b"", &long, b"\0\0\0\0\x01"] {
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
-        peer.send(&raw::greeting()).unwrap();
-        peer.send(&raw::ready("REQ", &[("Identity", identity)])).unwrap();
+        peer.send(&raw_peer::greeting()).unwrap();
+        peer.send(&raw_peer::ready("REQ", &[("Identity", identity)])).unwrap();
         peer.read_handshake().unwrap();
         peer.ping().unwrap();
         daemon.assert_serves();
@@ -241,7 +245,7 @@ fn a_request_of_several_parts_gets_one_error() {
     let daemon = Daemon::start();
     let mut peer = RawPeer::open(daemon.address()).unwrap();
     for parts in [&[&b""[..], &ping(), b"more"][..], &[b"", b"", b"", b""]] {
-        peer.send(&raw::message(parts)).unwrap();
+        peer.send(&raw_peer::message(parts)).unwrap();
         assert_eq!(status(&peer.read_reply().unwrap()), DiscoveryStatus::Error);
         peer.ping().unwrap();
     }
@@ -252,7 +256,7 @@ fn a_message_without_a_delimiter_or_a_body_is_dropped_and_the_next_request_answe
     let daemon = Daemon::start();
     let mut peer = RawPeer::open(daemon.address()).unwrap();
     for parts in [&[&ping()[..]][..], &[b"x", b"y", b"z"], &[b""], &[b"x", b""]] {
-        peer.send(&raw::message(parts)).unwrap();
+        peer.send(&raw_peer::message(parts)).unwrap();
         peer.ping().unwrap();
     }
     assert_eq!(peer.read_within(QUIET).unwrap(), Some(Vec::new()), "nothing else is answered");
@@ -264,11 +268,11 @@ fn a_heartbeat_gets_its_context_back() {
     let mut peer = RawPeer::open(daemon.address()).unwrap();
     for context in [&b""[..], b"x", b"sixteen bytes it"] {
         let data = [&b"\x00\x64"[..], context].concat();
-        peer.send(&raw::command("PING", &data)).unwrap();
+        peer.send(&raw_peer::command("PING", &data)).unwrap();
         let pong = Said::Command("PONG".into(), context.to_vec());
         assert_eq!(peer.read_said().unwrap(), pong);
     }
-    peer.send(&raw::command("PONG", b"unasked")).unwrap();
+    peer.send(&raw_peer::command("PONG", b"unasked")).unwrap();
     peer.ping().unwrap();
 }
 
@@ -277,16 +281,16 @@ fn frames_that_cannot_be_are_closed() {
     let daemon = Daemon::start();
     let over = ping_of_size(1024 * 1024 + 1).len() as u64;
     for (what, bytes) in [
-        ("a body of over 1 MiB", raw::long_frame_header(0, over)),
-        ("a body of 2^63 B", raw::long_frame_header(0, 1 << 63)),
-        ("a body of 2^64 - 1 B", raw::long_frame_header(0, u64::MAX)),
-        ("a command of 2^40 B", raw::long_frame_header(COMMAND, 1 << 40)),
+        ("a body of over 1 MiB", raw_peer::long_frame_header(0, over)),
+        ("a body of 2^63 B", raw_peer::long_frame_header(0, 1 << 63)),
+        ("a body of 2^64 - 1 B", raw_peer::long_frame_header(0, u64::MAX)),
+        ("a command of 2^40 B", raw_peer::long_frame_header(COMMAND, 1 << 40)),
         ("flags that mean nothing", vec![0x80, 0]),
         ("a command of no bytes", vec![COMMAND, 0]),
         ("a command whose name is cut", vec![COMMAND, 2, 9, b'P']),
     ] {
         let mut peer = RawPeer::open(daemon.address()).unwrap();
-        peer.send(&raw::frame(MORE, b"")).unwrap();
+        peer.send(&raw_peer::frame(MORE, b"")).unwrap();
         let at = if bytes[0] & COMMAND == 0 { &bytes[..] } else { &[&[0, 0], &bytes[..]].concat() };
         peer.send(at).unwrap();
         assert!(peer.read_to_close().is_ok(), "{what}");
@@ -299,11 +303,11 @@ fn frames_that_cannot_be_are_closed() {
 #[test]
 fn a_message_without_end_is_closed() {
     let daemon = Daemon::start();
-    let delimiter = raw::frame(MORE, b"");
+    let delimiter = raw_peer::frame(MORE, b"");
     for (what, start, part, count) in [
-        ("frames before the delimiter", vec![], raw::frame(MORE, &[b'x'; 200]), 1_000),
-        ("parts of a body", delimiter.clone(), raw::frame(MORE, &[b'x'; 200]), 10_000),
-        ("empty parts of a body", delimiter, raw::frame(MORE, b""), 1_100_000),
+        ("frames before the delimiter", vec![], raw_peer::frame(MORE, &[b'x'; 200]), 1_000),
+        ("parts of a body", delimiter.clone(), raw_peer::frame(MORE, &[b'x'; 200]), 10_000),
+        ("empty parts of a body", delimiter, raw_peer::frame(MORE, b""), 1_100_000),
     ] {
         let mut peer = RawPeer::open(daemon.address()).unwrap();
         // It is closed before all is said.
@@ -336,11 +340,11 @@ fn a_peer_that_does_not_finish_its_handshake_is_closed_and_others_are_served_mea
     let started = Instant::now();
     let mut silent = RawPeer::connect(daemon.address()).unwrap();
     let mut greeted = RawPeer::connect(daemon.address()).unwrap();
-    greeted.send(&raw::greeting()).unwrap();
+    greeted.send(&raw_peer::greeting()).unwrap();
     let mut slow = RawPeer::connect(daemon.address()).unwrap();
     slow.read_greeting().unwrap();
 
-    let greeting = raw::greeting();
+    let greeting = raw_peer::greeting();
     let mut unsent = greeting.iter();
     for byte in unsent.by_ref() {
         // A close that was not seen yet is seen by the next read.
@@ -365,7 +369,7 @@ fn a_peer_that_never_reads_costs_little_and_hinders_nobody() {
     let list = fill(&mut other, 1000);
 
     let mut deaf = RawPeer::open(daemon.address()).unwrap();
-    let requests = raw::request(&DiscoveryRequest::list().to_bytes()).repeat(10_000);
+    let requests = raw_peer::request(&DiscoveryRequest::list().to_bytes()).repeat(10_000);
     deaf.send_what_fits(&requests, Duration::from_secs(1)).unwrap();
     for _ in 0..100 {
         other.ping().unwrap();
@@ -394,7 +398,7 @@ fn a_peer_that_reads_late_gets_every_reply() {
     let list = fill(&mut other, 300);
 
     let mut late = RawPeer::open(daemon.address()).unwrap();
-    let requests = raw::request(&DiscoveryRequest::list().to_bytes()).repeat(1_000);
+    let requests = raw_peer::request(&DiscoveryRequest::list().to_bytes()).repeat(1_000);
     let sent = late.send_what_fits(&requests, QUIET).unwrap();
     assert_eq!(sent, requests.len(), "the requests fit into the socket's buffer");
     other.ping().unwrap();
@@ -413,7 +417,7 @@ fn every_request_of_a_peer_that_leaves_at_once_is_served() {
 
     let mut hasty = RawPeer::open(daemon.address()).unwrap();
     let unregister = |n| DiscoveryRequest::unregister(format!("/topic/{n}")).to_bytes();
-    let requests: Vec<_> = (0..TOPICS).map(|n| raw::request(&unregister(n))).collect();
+    let requests: Vec<_> = (0..TOPICS).map(|n| raw_peer::request(&unregister(n))).collect();
     hasty.send(&requests.concat()).unwrap();
     drop(hasty);
     eventually("all topics are unregistered", PATIENCE, || {
@@ -430,7 +434,7 @@ fn what_is_behind_a_shutdown_in_the_same_piece_is_answered() {
         let shutdown = DiscoveryRequest::shutdown().to_bytes();
         let register = DiscoveryRequest::register(topic("/late", "node")).to_bytes();
         let requests = [&ping(), &shutdown, &ping(), &register, &lookup("/late"), &lookup("/x")];
-        peer.send(&requests.map(|body| raw::request(body)).concat()).unwrap();
+        peer.send(&requests.map(|body| raw_peer::request(body)).concat()).unwrap();
         let replies = requests.map(|_| response(&peer.read_reply().unwrap()).message);
         assert_eq!(
             replies,
@@ -444,9 +448,10 @@ fn what_is_behind_a_shutdown_in_the_same_piece_is_answered() {
 #[test]
 fn what_is_asked_before_a_violation_in_the_same_piece_is_answered() {
     for daemon in [Daemon::start(), Daemon::start_tcp()] {
-        for violation in [vec![0x80, 0], raw::long_frame_header(0, u64::MAX), vec![COMMAND, 0]] {
+        for violation in [vec![0x80, 0], raw_peer::long_frame_header(0, u64::MAX), vec![COMMAND, 0]]
+        {
             let mut peer = RawPeer::open(daemon.address()).unwrap();
-            peer.send(&[raw::request(&ping()), violation].concat()).unwrap();
+            peer.send(&[raw_peer::request(&ping()), violation].concat()).unwrap();
             assert_eq!(response(&peer.read_reply().unwrap()).message, "pong");
             assert!(peer.read_to_close().is_ok());
         }
@@ -462,7 +467,7 @@ fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
     let large = |name: &str, address: &str| {
         let info = topic(name, "node");
         let info = TopicInfo { address: address.into(), message_type: text.clone(), ..info };
-        raw::request(&DiscoveryRequest::register(info).to_bytes())
+        raw_peer::request(&DiscoveryRequest::register(info).to_bytes())
     };
     let registers: Vec<_> = (0..1_000).map(|n| large(&format!("/topic/{n}"), &text)).collect();
     for registers in registers.chunks(50) {
@@ -474,7 +479,7 @@ fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
 
     let (before, _) = daemon.memory_kib();
     let mut deaf = RawPeer::open(daemon.address()).unwrap();
-    let list = raw::request(&DiscoveryRequest::list().to_bytes());
+    let list = raw_peer::request(&DiscoveryRequest::list().to_bytes());
     // Each REGISTER changes the topic, so that no list is another's.
     let pairs: Vec<_> =
         (0..32).flat_map(|n| [large("/topic/0", &format!("ipc:///{n}")), list.clone()]).collect();
@@ -499,7 +504,7 @@ fn a_peer_that_always_leaves_something_unread_costs_no_more_with_time() {
     let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
     let mut peer = RawPeer::open(daemon.address()).unwrap();
     let envelope = vec![b'e'; ENVELOPE];
-    let request = raw::message(&[&envelope, b"", &ping()]);
+    let request = raw_peer::message(&[&envelope, b"", &ping()]);
     let read_reply = |peer: &mut RawPeer| {
         let said = peer.read_said().unwrap();
         let Said::Message(frames) = said else { panic!("{said:?}") };

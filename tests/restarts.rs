@@ -16,9 +16,9 @@ use cortex_tests::deadline::PATIENCE;
 use cortex_tests::messages::{
     hello, names, register_in_session, register_static, response, topic, topic_at,
 };
-use cortex_tests::nursery::{Listener, Nursery, Order, Publisher};
 use cortex_tests::process::Process;
-use cortex_tests::raw::{self, RawPeer};
+use cortex_tests::publisher_host::{Listener, Nursery, Order, Publisher};
+use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::{measured, not_run};
 use rustix::process::{Signal, getuid};
 
@@ -156,7 +156,7 @@ impl Client {
                     Some(address) => DiscoveryRequest::register(topic_at(&name, "node", address)),
                 };
                 self.unanswered.push_back(Change { name, address });
-                if peer.send(&raw::request(&request.to_bytes())).is_err() {
+                if peer.send(&raw_peer::request(&request.to_bytes())).is_err() {
                     return;
                 }
             }

@@ -1,9 +1,9 @@
 //! The recorded exchanges with the reference, replayed against the running daemon.
 
 use cortex_tests::daemon::Daemon;
-use cortex_tests::peers::ZmqPeer;
-use cortex_tests::raw::RawPeer;
+use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::transcript::steps;
+use cortex_tests::zmq_peer::ZmqPeer;
 
 fn replay(mut ask: impl FnMut(&[u8]) -> Vec<u8>) {
     let steps = steps();

@@ -4,9 +4,9 @@ use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
 use cortex_tests::daemon::Daemon;
 use cortex_tests::descriptors;
 use cortex_tests::messages::{names, ping_of_size, response, topic};
-use cortex_tests::peers::ZmqPeer;
 use cortex_tests::python;
 use cortex_tests::transcript::status;
+use cortex_tests::zmq_peer::ZmqPeer;
 use zmq::{Context, DEALER, REQ, SocketEvent};
 
 const KIB: usize = 1024;
@@ -238,7 +238,7 @@ fn libzmq_sockets_that_cannot_ask_or_want_a_password_get_nothing_and_hinder_nobo
 #[test]
 fn pyzmq_finds_the_transport_as_it_should_be() {
     for daemon in both_transports() {
-        let ended = python::run("transport_peer.py", &[daemon.address()]);
+        let ended = python::run("transport_checks.py", &[daemon.address()]);
         assert_eq!(ended.code, Some(0), "after {}:\n{}", ended.stdout, ended.stderr);
         assert_eq!(ended.stdout.lines().count(), 7, "every check ran:\n{}", ended.stdout);
     }

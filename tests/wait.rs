@@ -52,7 +52,7 @@ fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
     let waiting = waiting(daemon.address(), &["/x", "-o", "json"]);
     until_held_back(daemon.address(), (1, 0));
     let node = ["register", "/x", "python_node", "then", "hold"];
-    let node = python::spawn("peer.py", &[&[daemon.address()], &node[..]].concat());
+    let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
     node.stdout_line("it has its reply", |line| line.contains("Registered").then_some(()));
     let replied = Instant::now();
     let found = parsed(&done(waiting.wait()));

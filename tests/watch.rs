@@ -17,7 +17,7 @@ use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{topic, topic_at};
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
-use cortex_tests::scripted::Scripted;
+use cortex_tests::scripted_daemon::Scripted;
 use cortex_tests::{binaries, measured};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -128,7 +128,7 @@ fn every_kind_of_event_is_shown_as_it_happens() {
     assert_eq!(sees(&shell, "unregistered", "/a")["reason"], "unregistered");
 
     let node = ["register", "/dying", "python_node", "then", "hold"];
-    let node = python::spawn("peer.py", &[&[daemon.address()], &node[..]].concat());
+    let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
     sees(&shell, "registered", "/dying");
     node.signal(Signal::KILL);
     let killed = Instant::now();

@@ -16,7 +16,7 @@
 use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, TopicInfo, TopicName};
-use cortex_tests::raw::RawPeer;
+use cortex_tests::raw_peer::RawPeer;
 
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(700);
@@ -50,7 +50,7 @@ fn learn(daemon: &Daemon, requests: &[DiscoveryRequest]) -> Vec<Asked> {
         let body = peer.ask(&request.to_bytes()).unwrap().len();
         // The delimiter, and a header that is short up to 255 bytes.
         let reply = 2 + if body < 256 { 2 } else { 9 } + body;
-        Asked { bytes: cortex_tests::raw::request(&request.to_bytes()), reply }
+        Asked { bytes: cortex_tests::raw_peer::request(&request.to_bytes()), reply }
     };
     requests.iter().map(learn).collect()
 }

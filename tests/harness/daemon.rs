@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::binaries;
 use crate::deadline::{PATIENCE, eventually};
 use crate::process::{Ended, Process};
-use crate::raw::{self, RawPeer};
+use crate::raw_peer::{self, RawPeer};
 
 /// A temporary directory with room for a discovery socket.
 #[derive(Clone)]
@@ -172,7 +172,7 @@ impl Launch {
         for address in &addresses {
             eventually(&format!("a daemon answers at {address}"), PATIENCE, || {
                 process.assert_runs();
-                raw::ping(address).ok()
+                raw_peer::ping(address).ok()
             });
         }
         Daemon { process, place: self.place.clone(), addresses }
@@ -262,7 +262,7 @@ impl Daemon {
     /// # Panics
     /// When it does not.
     pub fn assert_serves(&self) {
-        if let Err(error) = raw::ping(self.address()) {
+        if let Err(error) = raw_peer::ping(self.address()) {
             panic!("the daemon does not answer: {error}\n{}", self.process.stderr_so_far());
         }
     }

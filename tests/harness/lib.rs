@@ -22,13 +22,13 @@ pub mod deadline;
 pub mod descriptors;
 pub mod hex;
 pub mod messages;
-pub mod nursery;
-pub mod peers;
 pub mod process;
+pub mod publisher_host;
 pub mod python;
-pub mod raw;
-pub mod scripted;
+pub mod raw_peer;
+pub mod scripted_daemon;
 pub mod transcript;
+pub mod zmq_peer;
 
 /// Says that a test cannot run here, and why, where the test runner does not swallow it.
 pub fn not_run(why: &str) {

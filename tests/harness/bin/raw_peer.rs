@@ -8,7 +8,7 @@
 use std::io::{self, BufRead as _, Write as _};
 
 use cortex_tests::hex;
-use cortex_tests::raw::RawPeer;
+use cortex_tests::raw_peer::RawPeer;
 
 fn main() -> io::Result<()> {
     let address = std::env::args().nth(1).ok_or_else(|| io::Error::other("no address"))?;

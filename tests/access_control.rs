@@ -14,7 +14,7 @@ use cortex_tests::daemon::{Daemon, Launch, Place};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{names, response, topic};
 use cortex_tests::process::Process;
-use cortex_tests::raw::{self, RawPeer};
+use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::{binaries, hex, not_run};
 use rustix::process::{Signal, getuid};
 
@@ -169,7 +169,7 @@ fn the_daemons_own_user_and_root_may_end_it() {
         command.args(["--address", &place.address(), "--no-state", "--socket-mode", "666"]);
         command.current_dir("/").uid(SOMEBODY).gid(SOMEBODY);
         let daemon = Process::spawn_captured(&mut command);
-        eventually("it answers", PATIENCE, || raw::ping(&place.address()).ok());
+        eventually("it answers", PATIENCE, || raw_peer::ping(&place.address()).ok());
         let refused = Stranger::start(&place, ANOTHER).ask(&DiscoveryRequest::shutdown());
         assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
         let ended = if by_root {

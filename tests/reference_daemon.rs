@@ -4,9 +4,9 @@ use cortex_client::{Error, Hello};
 use cortex_tests::conformance::{client, every_client_call, every_command};
 use cortex_tests::daemon::Place;
 use cortex_tests::messages::topic;
-use cortex_tests::peers::ZmqPeer;
 use cortex_tests::python::ReferenceDaemon;
 use cortex_tests::transcript::{status, steps};
+use cortex_tests::zmq_peer::ZmqPeer;
 
 #[test]
 fn the_stand_in_answers_as_the_reference_was_recorded() {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
 use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
 use cortex_tests::deadline::{PATIENCE, eventually};
-use cortex_tests::nursery::{Nursery, Publisher};
-use cortex_tests::raw::RawPeer;
+use cortex_tests::publisher_host::{Nursery, Publisher};
+use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::{measured, not_run};
 
 /// Starts the daemon in a pid namespace of its own.

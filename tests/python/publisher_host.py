@@ -1,6 +1,6 @@
 """Forks publishers, each a process of its own with a ZeroMQ context of its own.
 
-    nursery.py DISCOVERY
+    publisher_host.py DISCOVERY
 
 Takes a line of JSON for each: {"id", "node", "address", "topics", "listener", "leaves"}.
 

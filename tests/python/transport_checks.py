@@ -1,6 +1,6 @@
 """The daemon's transport, as pyzmq sees it. Prints the name of each check that holds.
 
-    transport_peer.py DISCOVERY
+    transport_checks.py DISCOVERY
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Opens raw connections and holds them until its standard input closes.
 
-    flood.py ADDRESS COUNT
+    open_connections.py ADDRESS COUNT
 
 Prints how many there are, once all are opened.
 """

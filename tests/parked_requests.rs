@@ -13,11 +13,11 @@ use cortex_tests::daemon::{Daemon, Launch, Place};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::measured;
 use cortex_tests::messages::{hello, names, register_static, response, topic};
-use cortex_tests::nursery::{Listener, Nursery, Order};
-use cortex_tests::peers::ZmqPeer;
 use cortex_tests::process::Process;
+use cortex_tests::publisher_host::{Listener, Nursery, Order};
 use cortex_tests::python;
-use cortex_tests::raw::{self, RawPeer};
+use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::zmq_peer::ZmqPeer;
 use rustix::process::Signal;
 
 const MINUTE_MS: u64 = 60_000;
@@ -40,7 +40,7 @@ fn watch(since: Option<Since>) -> DiscoveryRequest {
 }
 
 fn send(peer: &mut RawPeer, request: &DiscoveryRequest) {
-    peer.send(&raw::request(&request.to_bytes())).unwrap();
+    peer.send(&raw_peer::request(&request.to_bytes())).unwrap();
 }
 
 fn receive(peer: &mut RawPeer) -> DiscoveryResponse {
@@ -116,7 +116,7 @@ fn ten_thousand_waits_for_other_topics_cost_a_registration_nothing() {
     crowd.shake_hands("DEALER").unwrap();
     for number in 0..10_000_u32 {
         let body = DiscoveryRequest::wait(format!("/other/{number}"), MINUTE_MS).to_bytes();
-        crowd.send(&raw::message(&[&number.to_be_bytes(), b"", &body])).unwrap();
+        crowd.send(&raw_peer::message(&[&number.to_be_bytes(), b"", &body])).unwrap();
     }
     until_waiting(&mut publisher, (10_000, 0));
     let crowded = changes(&mut publisher);
@@ -124,7 +124,7 @@ fn ten_thousand_waits_for_other_topics_cost_a_registration_nothing() {
     assert!(crowded < alone * 10 + Duration::from_millis(1), "{alone:?} {crowded:?}");
 
     register(&mut publisher, "/other/4711");
-    let raw::Said::Message(frames) = crowd.read_said().unwrap() else { panic!("no message") };
+    let raw_peer::Said::Message(frames) = crowd.read_said().unwrap() else { panic!("no message") };
     assert_eq!(frames[0], 4711_u32.to_be_bytes());
     assert_eq!(names_of(&response(&frames[2])), ["/other/4711"]);
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// Has one Python node do these actions, and gives the reply to each.
 fn node(daemon: &Daemon, actions: &str) -> Vec<Value> {
     let arguments: Vec<_> = [daemon.address()].into_iter().chain(actions.split(' ')).collect();
-    lines(&python::run("peer.py", &arguments))
+    lines(&python::run("node.py", &arguments))
 }
 
 fn lines(ended: &Ended) -> Vec<Value> {
@@ -64,7 +64,7 @@ fn a_python_node_registers_looks_up_lists_pings_and_shuts_down() {
 fn a_topic_belongs_to_the_first_node_that_registers_it() {
     let daemon = Daemon::start();
     let first = ["register", "/camera", "a", "then", "hold"];
-    let first = python::spawn("peer.py", &[&[daemon.address()], &first[..]].concat());
+    let first = python::spawn("node.py", &[&[daemon.address()], &first[..]].concat());
     first.stdout_line("it has the topic", |line| {
         line.contains("Registered topic: /camera").then_some(())
     });

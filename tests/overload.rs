@@ -9,9 +9,9 @@ use cortex_proto::{DiscoveryRequest, DiscoveryStatus, RequestExt, TopicInfo};
 use cortex_tests::daemon::{Daemon, Launch, Place};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{names, register_static, topic};
-use cortex_tests::peers::ZmqPeer;
 use cortex_tests::process::Process;
-use cortex_tests::raw::{self, RawPeer};
+use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::zmq_peer::ZmqPeer;
 use cortex_tests::{descriptors, measured, python};
 use rustix::process::{Resource, Signal, getrlimit};
 
@@ -63,7 +63,7 @@ fn replies_that_nobody_reads_have_a_bound_in_all() {
     let describe = DiscoveryRequest::list().with_ext(RequestExt::default()).to_bytes();
     let mut deaf: Vec<_> = (0..60).map(|_| daemon.peer()).collect();
     for one in &mut deaf {
-        one.send(&raw::request(&describe)).unwrap();
+        one.send(&raw_peer::request(&describe)).unwrap();
     }
     daemon.process().stderr_line("those that leave most unread are closed", |line| {
         line.contains("of replies unread").then_some(())
@@ -170,7 +170,7 @@ fn survives_flood(launch: Launch, descriptors: u64, connections: u64) {
     }
     let new = ZmqPeer::req(address);
     assert_eq!(new.ask(&DiscoveryRequest::ping()).message, "pong");
-    eventually("a new connection is accepted", PATIENCE, || raw::ping(address).ok());
+    eventually("a new connection is accepted", PATIENCE, || raw_peer::ping(address).ok());
     are_served();
 
     daemon.signal(Signal::TERM);
@@ -187,7 +187,7 @@ fn open_flood(daemon: &Daemon, connections: u64) -> Vec<Process> {
     (0..processes)
         .map(|number| {
             let share = connections / processes + u64::from(number < connections % processes);
-            python::spawn("flood.py", &[daemon.address(), &share.to_string()])
+            python::spawn("open_connections.py", &[daemon.address(), &share.to_string()])
         })
         .collect()
 }

@@ -9,8 +9,8 @@ use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, R
 use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{names, topic_at};
-use cortex_tests::nursery::{Listener, Nursery, Order, Publisher};
-use cortex_tests::raw::RawPeer;
+use cortex_tests::publisher_host::{Listener, Nursery, Order, Publisher};
+use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::{measured, python};
 use rustix::process::{Pid, Signal};
 
@@ -94,7 +94,7 @@ fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it(
     let arguments: Vec<_> = [daemon.address()].into_iter().chain(line.split(' ')).collect();
     let times = (0..5).map(|_| {
         // An unmodified publisher, whose parent is this very process.
-        let publisher = python::spawn("peer.py", &arguments);
+        let publisher = python::spawn("node.py", &arguments);
         publisher.stdout_line("its topics are registered", |line| {
             line.contains("Registered topic: /lidar").then_some(())
         });

@@ -1,6 +1,6 @@
 """A node that does what its arguments say, and prints each reply as a line of JSON.
 
-    peer.py DISCOVERY ACTION [then ACTION]...
+    node.py DISCOVERY ACTION [then ACTION]...
 
 The actions: ping, list, shutdown, lookup NAME, unregister NAME, register NAME NODE [ADDRESS];
 bind ADDRESS, which publishes there; and hold, which goes on when standard input closes.

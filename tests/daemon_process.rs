@@ -13,10 +13,10 @@ use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
 use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{names, topic};
-use cortex_tests::peers::ZmqPeer;
 use cortex_tests::process::{Ended, Process};
 use cortex_tests::python::ReferenceDaemon;
-use cortex_tests::raw::{self, RawPeer};
+use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::zmq_peer::ZmqPeer;
 use cortex_tests::{not_run, transcript};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -129,7 +129,7 @@ fn a_peer_that_does_not_read_cannot_keep_it_from_ending() {
             let _ = peer.ask(&DiscoveryRequest::register(topic(&name, "node")));
         }
         let mut deaf = RawPeer::open(daemon.address()).unwrap();
-        deaf.send(&raw::request(&DiscoveryRequest::list().to_bytes()).repeat(1000)).unwrap();
+        deaf.send(&raw_peer::request(&DiscoveryRequest::list().to_bytes()).repeat(1000)).unwrap();
         if by_signal {
             daemon.signal(Signal::TERM);
         } else {
@@ -164,7 +164,7 @@ fn two_daemons_started_at_once_end_as_one() {
                 rivals.iter_mut().filter_map(|rival| rival.has_ended().then_some(())).count();
             (ended == 3).then_some(())
         });
-        eventually("the last one serves", PATIENCE, || raw::ping(&place.address()).ok());
+        eventually("the last one serves", PATIENCE, || raw_peer::ping(&place.address()).ok());
         let (ended, mut serving): (Vec<_>, Vec<_>) =
             rivals.into_iter().map(|mut rival| (rival.has_ended(), rival)).partition(|(e, _)| *e);
         for (_, rival) in ended {
@@ -396,7 +396,7 @@ fn nobody_needs_to_read_its_log() {
     let mut command = launch.command();
     let broken = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer));
     drop(reader);
-    eventually("the daemon answers", PATIENCE, || raw::ping(&place.address()).ok());
+    eventually("the daemon answers", PATIENCE, || raw_peer::ping(&place.address()).ok());
     for number in 0..100 {
         assert_eq!(register(&place.address(), &format!("/{number}")), DiscoveryStatus::Ok);
     }
@@ -410,7 +410,7 @@ fn a_log_that_nobody_reads_on_stops_nothing() {
     let place = Place::new();
     let mut command = Launch::at(&place).command();
     let daemon = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer));
-    eventually("the daemon answers", PATIENCE, || raw::ping(&place.address()).ok());
+    eventually("the daemon answers", PATIENCE, || raw_peer::ping(&place.address()).ok());
     // Each is a line of some 100 bytes at least, and the pipe holds 64 KiB.
     let peer = ZmqPeer::req(&place.address());
     for number in 0..2_000 {

@@ -11,7 +11,7 @@ use cortex_tests::conformance::{client, every_client_call};
 use cortex_tests::daemon::{Daemon, Launch, Place};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::topic;
-use cortex_tests::scripted::{Reply, Request, Scripted};
+use cortex_tests::scripted_daemon::{Reply, Request, Scripted};
 
 /// Long enough for an answer that comes, also on a busy machine; short enough to wait for one
 /// that never does.

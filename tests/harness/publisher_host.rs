@@ -64,13 +64,13 @@ impl Nursery {
     /// One whose publishers register at this daemon.
     #[must_use]
     pub fn of(discovery: &str) -> Self {
-        Self { process: python::spawn("nursery.py", &[discovery]), started: 0 }
+        Self { process: python::spawn("publisher_host.py", &[discovery]), started: 0 }
     }
 
     /// One in a pid namespace of its own: its publishers' pids mean nothing out here.
     #[must_use]
     pub fn in_own_pid_namespace(discovery: &str) -> Self {
-        let script = python::script("nursery.py", &[discovery]);
+        let script = python::script("publisher_host.py", &[discovery]);
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
         command.arg(script.get_program()).args(script.get_args());
