@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus};
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{names, response, topic};
 use cortex_tests::process::Process;
@@ -32,16 +32,16 @@ fn can_be_others() -> bool {
 }
 
 /// A place that other users can reach.
-fn shared_place() -> Place {
-    let place = Place::new();
-    fs::set_permissions(place.path(""), Permissions::from_mode(0o755)).unwrap();
-    place
+fn shared_test_dir() -> TestDir {
+    let test_dir = TestDir::new();
+    fs::set_permissions(test_dir.path(""), Permissions::from_mode(0o755)).unwrap();
+    test_dir
 }
 
 /// A program where other users can run it. Another process writes it: none that this one starts
 /// meanwhile inherits a file that is still open for writing, which could not be run.
-fn copy_to(place: &Place, program: &Path) -> PathBuf {
-    let copy = place.path(program.file_name().unwrap().to_str().unwrap());
+fn copy_to(test_dir: &TestDir, program: &Path) -> PathBuf {
+    let copy = test_dir.path(program.file_name().unwrap().to_str().unwrap());
     if !copy.exists() {
         let copied = Command::new("cp").arg(program).arg(&copy).status().unwrap();
         assert!(copied.success(), "{copied}");
@@ -57,11 +57,11 @@ struct Stranger {
 }
 
 impl Stranger {
-    fn start(place: &Place, uid: u32) -> Self {
-        let program = copy_to(place, Path::new(env!("CARGO_BIN_EXE_raw-peer")));
+    fn start(test_dir: &TestDir, uid: u32) -> Self {
+        let program = copy_to(test_dir, Path::new(env!("CARGO_BIN_EXE_raw-peer")));
         let mut command = Command::new(program);
         // Which leaves root's groups, too.
-        command.arg(place.address()).current_dir("/").uid(uid).gid(uid);
+        command.arg(test_dir.address()).current_dir("/").uid(uid).gid(uid);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { process: Process::spawn(&mut command), replies: 0 }
     }
@@ -102,13 +102,13 @@ fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
     if !can_be_others() {
         return;
     }
-    let place = shared_place();
-    let daemon = Launch::at(&place).args(["--socket-mode", "666"]).start();
+    let test_dir = shared_test_dir();
+    let daemon = DaemonBuilder::at(&test_dir).args(["--socket-mode", "666"]).start();
     let mut root = daemon.peer();
     let mut by_root = |request: DiscoveryRequest| root.request(&request).unwrap();
     assert_eq!(by_root(register("/roots", "root_node")).status, DiscoveryStatus::Ok);
 
-    let mut stranger = Stranger::start(&place, SOMEBODY);
+    let mut stranger = Stranger::start(&test_dir, SOMEBODY);
     assert_eq!(stranger.ask(&DiscoveryRequest::ping()).message, "pong");
     let found = stranger.ask(&DiscoveryRequest::lookup("/roots"));
     assert_eq!(found.topic_info, Some(topic("/roots", "root_node")));
@@ -127,7 +127,7 @@ fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
         assert_eq!(stranger.ask(&register(name, "their_node")).status, DiscoveryStatus::Ok);
     }
     assert_eq!(stranger.ask(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
-    let mut another = Stranger::start(&place, ANOTHER);
+    let mut another = Stranger::start(&test_dir, ANOTHER);
     let reply = another.ask(&DiscoveryRequest::unregister("/theirs"));
     assert_refused(&daemon, &another, ANOTHER, &reply);
     let reply = stranger.ask(&DiscoveryRequest::unregister("/theirs"));
@@ -142,18 +142,18 @@ fn whose_topic_it_is_is_known_after_a_restart() {
     if !can_be_others() {
         return;
     }
-    let place = shared_place();
-    let launch = Launch::at(&place).args(["--socket-mode", "666"]);
-    let daemon = launch.start();
-    let mut owner = Stranger::start(&place, SOMEBODY);
+    let test_dir = shared_test_dir();
+    let builder = DaemonBuilder::at(&test_dir).args(["--socket-mode", "666"]);
+    let daemon = builder.start();
+    let mut owner = Stranger::start(&test_dir, SOMEBODY);
     assert_eq!(owner.ask(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
 
-    let daemon = launch.start();
-    let mut another = Stranger::start(&place, ANOTHER);
+    let daemon = builder.start();
+    let mut another = Stranger::start(&test_dir, ANOTHER);
     let reply = another.ask(&DiscoveryRequest::unregister("/theirs"));
     assert_refused(&daemon, &another, ANOTHER, &reply);
-    let mut same = Stranger::start(&place, SOMEBODY);
+    let mut same = Stranger::start(&test_dir, SOMEBODY);
     assert_eq!(same.ask(&DiscoveryRequest::unregister("/theirs")).status, DiscoveryStatus::Ok);
 }
 
@@ -163,22 +163,22 @@ fn the_daemons_own_user_and_root_may_end_it() {
         return;
     }
     for by_root in [true, false] {
-        let place = shared_place();
-        chown(place.path(""), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
-        let mut command = Command::new(copy_to(&place, binaries::daemon()));
-        command.args(["--address", &place.address(), "--no-state", "--socket-mode", "666"]);
+        let test_dir = shared_test_dir();
+        chown(test_dir.path(""), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        let mut command = Command::new(copy_to(&test_dir, binaries::daemon()));
+        command.args(["--address", &test_dir.address(), "--no-state", "--socket-mode", "666"]);
         command.current_dir("/").uid(SOMEBODY).gid(SOMEBODY);
         let daemon = Process::spawn_captured(&mut command);
-        eventually("it answers", PATIENCE, || raw_peer::ping(&place.address()).ok());
-        let refused = Stranger::start(&place, ANOTHER).ask(&DiscoveryRequest::shutdown());
+        eventually("it answers", PATIENCE, || raw_peer::ping(&test_dir.address()).ok());
+        let refused = Stranger::start(&test_dir, ANOTHER).ask(&DiscoveryRequest::shutdown());
         assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
-        let ended = if by_root {
-            let mut root = RawPeer::open(&place.address()).unwrap();
+        let reply = if by_root {
+            let mut root = RawPeer::open(&test_dir.address()).unwrap();
             root.request(&DiscoveryRequest::shutdown()).unwrap()
         } else {
-            Stranger::start(&place, SOMEBODY).ask(&DiscoveryRequest::shutdown())
+            Stranger::start(&test_dir, SOMEBODY).ask(&DiscoveryRequest::shutdown())
         };
-        assert_eq!(ended.message, "Shutting down");
+        assert_eq!(reply.message, "Shutting down");
         assert_eq!(daemon.wait().code, Some(0));
     }
 }
@@ -188,12 +188,13 @@ fn another_user_gets_half_of_the_connections_at_most() {
     if !can_be_others() {
         return;
     }
-    let place = shared_place();
-    let launch = Launch::at(&place).args(["--socket-mode", "666", "--max-connections", "8"]);
-    let daemon = launch.start();
+    let test_dir = shared_test_dir();
+    let builder =
+        DaemonBuilder::at(&test_dir).args(["--socket-mode", "666", "--max-connections", "8"]);
+    let daemon = builder.start();
     let mut strangers: Vec<_> = (0..6)
         .map(|_| {
-            let mut stranger = Stranger::start(&place, SOMEBODY);
+            let mut stranger = Stranger::start(&test_dir, SOMEBODY);
             // It may have been closed, and have ended, already.
             let ping = hex::encode(&DiscoveryRequest::ping().to_bytes());
             let _ = stranger.process.try_write_line(&ping);
@@ -204,7 +205,7 @@ fn another_user_gets_half_of_the_connections_at_most() {
     eventually("each is served or closed", PATIENCE, || {
         served = strangers.iter().filter(|one| !one.process.stdout_so_far().is_empty()).count();
         closed =
-            strangers.iter_mut().filter_map(|one| one.process.has_ended().then_some(())).count();
+            strangers.iter_mut().filter_map(|one| one.process.has_exited().then_some(())).count();
         (served + closed == 6).then_some(())
     });
     assert_eq!((served, closed), (4, 2));
@@ -213,65 +214,69 @@ fn another_user_gets_half_of_the_connections_at_most() {
 
 #[test]
 fn the_socket_has_the_mode_that_was_asked_for_or_the_one_that_the_umask_gives() {
-    let mode = |place: &Place| fs::metadata(place.socket()).unwrap().mode() & 0o777;
+    let mode = |test_dir: &TestDir| fs::metadata(test_dir.socket()).unwrap().mode() & 0o777;
     for asked in ["600", "660", "666", "777"] {
-        let place = Place::new();
-        let launch = Launch::at(&place).args(["--socket-mode", asked]).after_shell("umask 022");
-        let _daemon = launch.start();
-        assert_eq!(format!("{:o}", mode(&place)), asked);
+        let test_dir = TestDir::new();
+        let builder =
+            DaemonBuilder::at(&test_dir).args(["--socket-mode", asked]).shell_prelude("umask 022");
+        let _daemon = builder.start();
+        assert_eq!(format!("{:o}", mode(&test_dir)), asked);
     }
     for (umask, expected) in [("077", 0o700), ("022", 0o755), ("007", 0o770)] {
-        let place = Place::new();
-        let _daemon = Launch::at(&place).after_shell(&format!("umask {umask}")).start();
-        assert_eq!(mode(&place), expected, "{umask}");
+        let test_dir = TestDir::new();
+        let _daemon = DaemonBuilder::at(&test_dir).shell_prelude(&format!("umask {umask}")).start();
+        assert_eq!(mode(&test_dir), expected, "{umask}");
     }
     for bad in ["999", "1777", "rw", "", "-1"] {
-        let ended = Launch::at(&Place::new()).args([format!("--socket-mode={bad}")]).run();
-        assert_eq!(ended.code, Some(2), "{bad}: {}", ended.stderr);
+        let output =
+            DaemonBuilder::at(&TestDir::new()).args([format!("--socket-mode={bad}")]).run();
+        assert_eq!(output.code, Some(2), "{bad}: {}", output.stderr);
     }
 }
 
 #[test]
 fn the_lock_and_the_state_are_nobody_elses_to_read() {
-    let place = Place::new();
-    let state = place.path("topics.db");
-    let launch = Launch::at(&place).args([Path::new("--state"), &state]).after_shell("umask 000");
-    let _daemon = launch.start();
-    for path in [&place.lock_file(), &state, &place.path("topics.db-wal")] {
+    let test_dir = TestDir::new();
+    let state = test_dir.path("topics.db");
+    let builder = DaemonBuilder::at(&test_dir)
+        .args([Path::new("--state"), &state])
+        .shell_prelude("umask 000");
+    let _daemon = builder.start();
+    for path in [&test_dir.lock_file(), &state, &test_dir.path("topics.db-wal")] {
         let mode = fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode, 0o600, "{}: {mode:o}", path.display());
     }
 }
 
 /// It does not start, and says why in a sentence with the file's name.
-fn assert_starts_not(place: &Place, path: &Path, word: &str) {
-    let ended = Launch::at(place).run();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+fn assert_starts_not(test_dir: &TestDir, path: &Path, word: &str) {
+    let output = DaemonBuilder::at(test_dir).run();
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
     for word in [word, path.to_str().unwrap()] {
-        assert!(ended.stderr.contains(word), "`{word}` is not in: {}", ended.stderr);
+        assert!(output.stderr.contains(word), "`{word}` is not in: {}", output.stderr);
     }
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
 }
 
 #[test]
 fn a_link_in_place_of_the_lock_or_the_socket_is_refused_and_left_alone() {
-    let place = Place::new();
-    let precious = place.path("precious");
+    let test_dir = TestDir::new();
+    let precious = test_dir.path("precious");
     fs::write(&precious, "precious").unwrap();
-    symlink(&precious, place.lock_file()).unwrap();
-    assert_starts_not(&place, &place.lock_file(), "symbolic link");
+    symlink(&precious, test_dir.lock_file()).unwrap();
+    assert_starts_not(&test_dir, &test_dir.lock_file(), "symbolic link");
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
-    assert!(fs::symlink_metadata(place.lock_file()).unwrap().is_symlink());
+    assert!(fs::symlink_metadata(test_dir.lock_file()).unwrap().is_symlink());
 
     for target in ["precious", "nowhere", "dead.sock"] {
-        let place = Place::new();
-        drop(UnixListener::bind(place.path("dead.sock")).unwrap());
-        fs::write(place.path("precious"), "precious").unwrap();
-        symlink(place.path(target), place.socket()).unwrap();
-        assert_starts_not(&place, &place.socket(), "not a socket");
-        assert!(fs::symlink_metadata(place.socket()).unwrap().is_symlink(), "{target}");
-        assert_eq!(fs::read_to_string(place.path("precious")).unwrap(), "precious");
-        assert!(!place.path("nowhere").exists());
+        let test_dir = TestDir::new();
+        drop(UnixListener::bind(test_dir.path("dead.sock")).unwrap());
+        fs::write(test_dir.path("precious"), "precious").unwrap();
+        symlink(test_dir.path(target), test_dir.socket()).unwrap();
+        assert_starts_not(&test_dir, &test_dir.socket(), "not a socket");
+        assert!(fs::symlink_metadata(test_dir.socket()).unwrap().is_symlink(), "{target}");
+        assert_eq!(fs::read_to_string(test_dir.path("precious")).unwrap(), "precious");
+        assert!(!test_dir.path("nowhere").exists());
     }
 }
 
@@ -280,17 +285,17 @@ fn a_lock_or_a_dead_socket_of_another_user_is_refused_and_left_alone() {
     if !can_be_others() {
         return;
     }
-    let place = Place::new();
-    fs::write(place.lock_file(), "").unwrap();
-    chown(place.lock_file(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
-    assert_starts_not(&place, &place.lock_file(), "another user");
-    assert_eq!(fs::metadata(place.lock_file()).unwrap().uid(), SOMEBODY);
+    let test_dir = TestDir::new();
+    fs::write(test_dir.lock_file(), "").unwrap();
+    chown(test_dir.lock_file(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    assert_starts_not(&test_dir, &test_dir.lock_file(), "another user");
+    assert_eq!(fs::metadata(test_dir.lock_file()).unwrap().uid(), SOMEBODY);
 
-    let place = Place::new();
-    drop(UnixListener::bind(place.socket()).unwrap());
-    chown(place.socket(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
-    assert_starts_not(&place, &place.socket(), "another user");
-    assert_eq!(fs::metadata(place.socket()).unwrap().uid(), SOMEBODY);
+    let test_dir = TestDir::new();
+    drop(UnixListener::bind(test_dir.socket()).unwrap());
+    chown(test_dir.socket(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    assert_starts_not(&test_dir, &test_dir.socket(), "another user");
+    assert_eq!(fs::metadata(test_dir.socket()).unwrap().uid(), SOMEBODY);
 }
 
 #[test]
@@ -298,9 +303,9 @@ fn a_directory_of_another_user_is_used_with_a_warning() {
     if !can_be_others() {
         return;
     }
-    let place = Place::new();
-    chown(place.path(""), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
-    let daemon = Launch::at(&place).start();
+    let test_dir = TestDir::new();
+    chown(test_dir.path(""), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    let daemon = DaemonBuilder::at(&test_dir).start();
     daemon.process().stderr_line("a warning", |line| {
         (line.contains("WARN") && line.contains("another user")).then_some(())
     });

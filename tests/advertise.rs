@@ -13,7 +13,7 @@ use cortex_client::{Advertisement, DiscoveryClient, Error, Notice, TopicInfo};
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, EntryExt, Hold, RequestExt};
 use cortex_tests::binaries::client_example;
 use cortex_tests::conformance::client;
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::measured;
 use cortex_tests::messages::{names, topic};
@@ -100,15 +100,15 @@ fn threads(process: &Process, name: &str) -> usize {
 
 #[test]
 fn a_topic_is_registered_as_soon_as_there_is_a_daemon() {
-    let place = Place::new();
-    let mut client = client(&place.address());
+    let test_dir = TestDir::new();
+    let mut client = client(&test_dir.address());
     let began = Instant::now();
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     assert!(!camera.is_registered());
     assert!(began.elapsed() < AT_ONCE);
     assert_eq!(camera.info(), &topic("/camera", "node"));
 
-    let daemon = Launch::at(&place).start();
+    let daemon = DaemonBuilder::at(&test_dir).start();
     wait(&camera);
     assert!(camera.is_registered());
     let (info, entry) = describe(daemon.address(), "/camera").unwrap();
@@ -119,11 +119,11 @@ fn a_topic_is_registered_as_soon_as_there_is_a_daemon() {
 
 #[test]
 fn without_a_daemon_that_is_told_and_nothing_waits() {
-    let place = Place::new();
-    let mut client = hasty_client(&place.address());
+    let test_dir = TestDir::new();
+    let mut client = hasty_client(&test_dir.address());
     let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
     let waited = Duration::from_secs(2);
-    let no_answer = Error::NoAnswer { address: place.address(), waited, attempts: 1 };
+    let no_answer = Error::NoAnswer { address: test_dir.address(), waited, attempts: 1 };
     assert_eq!(next(&notices), Notice::Trouble(no_answer.clone()));
     assert_eq!(camera.wait_registered(Duration::ZERO), Err(no_answer));
     let began = Instant::now();
@@ -136,13 +136,13 @@ fn without_a_daemon_that_is_told_and_nothing_waits() {
 
 #[test]
 fn topics_survive_daemons_that_are_killed() {
-    let place = Place::new();
-    let mut client = client(&place.address());
+    let test_dir = TestDir::new();
+    let mut client = client(&test_dir.address());
     let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
     let mut revisions = Vec::new();
     for arguments in [&[][..], &[], &["--no-state"], &["--no-state"]] {
-        let daemon = Launch::at(&place).args(arguments.iter()).start();
+        let daemon = DaemonBuilder::at(&test_dir).args(arguments.iter()).start();
         assert_eq!(next(&notices), registered(Hold::Process));
         wait(&camera);
         wait(&lidar);
@@ -157,20 +157,20 @@ fn topics_survive_daemons_that_are_killed() {
 
 #[test]
 fn the_reference_may_take_over_and_hand_back() {
-    let place = Place::new();
-    let mut client = client(&place.address());
+    let test_dir = TestDir::new();
+    let mut client = client(&test_dir.address());
     let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
     for _ in 0..2 {
-        let daemon = Launch::at(&place).start();
+        let daemon = DaemonBuilder::at(&test_dir).start();
         assert_eq!(next(&notices), registered(Hold::Process));
         let _ = daemon.kill();
 
-        let reference = ReferenceDaemon::start(&place);
+        let reference = ReferenceDaemon::start(&test_dir);
         assert_eq!(next(&notices), registered(None));
-        assert!(is_there(&place.address(), "/camera"));
+        assert!(is_there(&test_dir.address(), "/camera"));
         drop(reference);
     }
-    let reference = ReferenceDaemon::start(&place);
+    let reference = ReferenceDaemon::start(&test_dir);
     assert_eq!(next(&notices), registered(None));
     wait(&camera);
     assert_eq!(camera.unregister(), Ok(()));
@@ -179,7 +179,7 @@ fn the_reference_may_take_over_and_hand_back() {
 
 #[test]
 fn the_reference_keeps_what_another_node_has() {
-    let daemon = ReferenceDaemon::start(&Place::new());
+    let daemon = ReferenceDaemon::start(&TestDir::new());
     let mut client = client(&daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     wait(&camera);
@@ -191,7 +191,7 @@ fn the_reference_keeps_what_another_node_has() {
 
 #[test]
 fn over_tcp_a_session_is_renewed() {
-    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut client = client(tcp);
     let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
@@ -243,9 +243,9 @@ fn an_end_unregisters_ones_own_topic_alone() {
 
 #[test]
 fn an_end_without_a_daemon_is_made_up_for_when_it_is_back() {
-    let place = Place::new();
-    let daemon = Launch::at(&place).start();
-    let mut client = client(&place.address());
+    let test_dir = TestDir::new();
+    let daemon = DaemonBuilder::at(&test_dir).start();
+    let mut client = client(&test_dir.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
     wait(&camera);
@@ -258,7 +258,7 @@ fn an_end_without_a_daemon_is_made_up_for_when_it_is_back() {
     assert!(matches!(lidar.unregister(), Err(Error::NoAnswer { .. })));
     assert!(began.elapsed() < AT_ONCE);
 
-    let daemon = Launch::at(&place).start();
+    let daemon = DaemonBuilder::at(&test_dir).start();
     wait_until_gone(daemon.address(), "/camera");
     wait_until_gone(daemon.address(), "/lidar");
 }
@@ -330,7 +330,7 @@ fn a_callback_may_panic_and_may_end_advertisements() {
     let other = client.advertise(topic("/other", "node")).unwrap();
     wait(&other);
     let slot = Arc::new(Mutex::new(Some(other)));
-    let (sender, ended) = mpsc::channel();
+    let (sender, durations) = mpsc::channel();
     let ending = client
         .advertise_with(topic("/ends", "node"), move |_| {
             let began = Instant::now();
@@ -338,7 +338,7 @@ fn a_callback_may_panic_and_may_end_advertisements() {
             sender.send(began.elapsed()).unwrap();
         })
         .unwrap();
-    let took = ended.recv_timeout(PATIENCE).unwrap();
+    let took = durations.recv_timeout(PATIENCE).unwrap();
     assert!(took < AT_ONCE, "{took:?}: it does not wait for itself");
     wait_until_gone(daemon.address(), "/other");
     wait(&ending);
@@ -380,24 +380,24 @@ fn a_node_that_ends_takes_its_topics_along() {
     let daemon = Daemon::start();
     let mut node = node(daemon.address(), "node", 3);
     node.close_stdin();
-    let ended = node.wait();
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let output = node.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
     assert_eq!(client(daemon.address()).list_topics(), Ok(Vec::new()));
 }
 
 #[test]
 fn the_example_survives_daemons() {
-    let place = Place::new();
+    let test_dir = TestDir::new();
     let mut command = Command::new(client_example("advertise"));
-    command.arg(place.address());
+    command.arg(test_dir.address());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut example = Process::spawn(&mut command);
     for _ in 0..2 {
-        let daemon = Launch::at(&place).args(["--no-state"]).start();
+        let daemon = DaemonBuilder::at(&test_dir).args(["--no-state"]).start();
         wait_until_there(daemon.address(), "/camera/image");
         let _ = daemon.kill();
     }
-    let daemon = Launch::at(&place).start();
+    let daemon = DaemonBuilder::at(&test_dir).start();
     wait_until_there(daemon.address(), "/camera/image");
     example.close_stdin();
     assert_eq!(example.wait().code, Some(0));

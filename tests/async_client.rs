@@ -26,7 +26,7 @@ use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestedCommand,
 };
 use cortex_tests::conformance::every_async_client_call;
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, QUIET, eventually_async};
 use cortex_tests::measured;
 use cortex_tests::messages::topic;
@@ -75,7 +75,7 @@ fn current_thread() -> Runtime {
 
 #[test]
 fn every_call_does_what_it_says_at_our_daemon() {
-    for daemon in [Daemon::start(), Daemon::start_tcp_that_anybody_may_end()] {
+    for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
         every_async_client_call(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
     }
@@ -83,7 +83,7 @@ fn every_call_does_what_it_says_at_our_daemon() {
 
 #[test]
 fn every_call_does_what_it_says_at_the_reference() {
-    let daemon = ReferenceDaemon::start(&Place::new());
+    let daemon = ReferenceDaemon::start(&TestDir::new());
     every_async_client_call(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));
 }
@@ -96,7 +96,7 @@ fn a_client_is_shared_by_threads_and_so_are_its_calls() {
 
     let runtime = current_thread();
     let _entered = runtime.enter();
-    let client = client(&Place::new().address());
+    let client = client(&TestDir::new().address());
     let info = topic("/x", "node");
     sent(&client.register_topic(&info));
     sent(&client.unregister_topic("/x"));
@@ -113,7 +113,7 @@ fn a_client_is_shared_by_threads_and_so_are_its_calls() {
 
 #[test]
 fn without_a_runtime_there_is_an_error_and_no_panic() {
-    let address = Place::new().address();
+    let address = TestDir::new().address();
     let made = AsyncDiscoveryClient::connect(address).map(drop);
     assert_eq!(made, Err(Error::NoRuntime));
 }
@@ -129,12 +129,12 @@ async fn an_address_that_is_none_is_told_when_the_client_is_made() {
 
 #[tokio::test]
 async fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
-    let address = Place::new().address();
+    let address = TestDir::new().address();
     let timeout = Duration::from_millis(50);
     let client = client_with(&address, timeout, 2);
     let no_answer = Error::NoAnswer { address: address.clone(), waited: timeout * 3, attempts: 3 };
     let info = topic("/x", "n");
-    let (pinged, listed, found, registered, unregistered, ended, waited) = tokio::join!(
+    let (pinged, listed, found, registered, unregistered, shut_down, waited) = tokio::join!(
         client.ping(),
         client.list_topics(),
         client.lookup_topic("/x"),
@@ -148,7 +148,7 @@ async fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
     assert_eq!(found.as_ref(), Err(&no_answer));
     assert_eq!(registered.as_ref(), Err(&no_answer));
     assert_eq!(unregistered.as_ref(), Err(&no_answer));
-    assert_eq!(ended.as_ref(), Err(&no_answer));
+    assert_eq!(shut_down.as_ref(), Err(&no_answer));
     assert!(is_unanswered(&waited), "{waited:?}");
 }
 
@@ -165,7 +165,7 @@ async fn with_no_time_at_all_nothing_is_sent() {
 /// The required time is 250 ms, on a machine that does nothing else.
 #[tokio::test]
 async fn timers_are_on_time_while_five_requests_wait_for_a_daemon_that_is_not_there() {
-    let client = client_with(&Place::new().address(), SHORT, 0);
+    let client = client_with(&TestDir::new().address(), SHORT, 0);
     let calls: Vec<_> = (0..5)
         .map(|_| {
             let client = client.clone();
@@ -228,7 +228,7 @@ async fn look_up_all(client: &AsyncDiscoveryClient, count: usize) {
 
 #[tokio::test]
 async fn a_thousand_requests_at_once_on_one_connection() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     until_connections(&client, 1).await;
     let began = Instant::now();
@@ -244,13 +244,13 @@ async fn a_thousand_requests_at_once_on_one_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_requests_at_once_on_one_connection_to_the_reference() {
-    let daemon = ReferenceDaemon::start(&Place::new());
+    let daemon = ReferenceDaemon::start(&TestDir::new());
     everything_at_once(&client(&daemon.address()), 1000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_wake_up_is_missed_by_many_askers_on_many_threads() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     let mut asking = JoinSet::new();
     for asker in 0..32_usize {
@@ -270,7 +270,7 @@ async fn no_wake_up_is_missed_by_many_askers_on_many_threads() {
 
 #[tokio::test]
 async fn no_wake_up_is_missed_by_one_asker_after_another() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     let began = Instant::now();
     for _ in 0..5000 {
@@ -384,20 +384,20 @@ async fn nonsense_is_an_error_of_the_call_that_it_answers_and_of_no_other() {
 
 #[tokio::test]
 async fn a_register_that_was_given_up_is_not_carried_out_by_a_daemon_that_starts_later() {
-    let place = Place::new();
-    let client = client_with(&place.address(), Duration::from_millis(100), 1);
+    let test_dir = TestDir::new();
+    let client = client_with(&test_dir.address(), Duration::from_millis(100), 1);
     assert!(is_unanswered(&client.register_topic(&topic("/timed/out", "node")).await));
     let dropped = topic("/dropped", "node");
     let dropped = time::timeout(Duration::from_millis(50), client.register_topic(&dropped)).await;
     assert!(dropped.is_err());
     // Somebody takes the connection, and is no daemon.
-    let silent = UnixListener::bind(place.socket()).unwrap();
+    let silent = UnixListener::bind(test_dir.socket()).unwrap();
     assert!(is_unanswered(&client.register_topic(&topic("/silent", "node")).await));
     let taken = silent.accept().unwrap();
     assert!(is_unanswered(&client.register_topic(&topic("/taken", "node")).await));
     drop((silent, taken));
 
-    let daemon = Launch::at(&place).start();
+    let daemon = DaemonBuilder::at(&test_dir).start();
     let patient = self::client(daemon.address());
     until_reached(&client).await;
     assert_eq!(patient.list_topics().await, Ok(Vec::new()));
@@ -411,16 +411,16 @@ async fn until_reached(client: &AsyncDiscoveryClient) {
 
 #[tokio::test]
 async fn futures_that_are_dropped_all_the_time_leave_nothing_behind() {
-    let place = Place::new();
-    let client = client(&place.address());
+    let test_dir = TestDir::new();
+    let client = client(&test_dir.address());
     drop_many_calls(&client).await;
-    let daemon = Launch::at(&place).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     drop_many_calls(&client).await;
     let names = client.list_topics().await.unwrap();
     assert!(names.len() <= 1, "{names:?}");
     let _ = daemon.kill();
     drop_many_calls(&client).await;
-    let _daemon = Launch::at(&place).log_level(Some("info")).start();
+    let _daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     client.ping().await.unwrap();
 }
 
@@ -449,13 +449,13 @@ async fn a_shutdown_is_always_answered_although_the_daemon_goes_at_once() {
 
 #[tokio::test]
 async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
-    let place = Place::new();
+    let test_dir = TestDir::new();
     let (asked, was_asked) = std::sync::mpsc::channel();
-    let first = Scripted::start_at(&place, move |request| {
+    let first = Scripted::start_at(&test_dir, move |request| {
         asked.send(request.body).unwrap();
         Vec::new()
     });
-    let client = client_with(&place.address(), SHORT, 0);
+    let client = client_with(&test_dir.address(), SHORT, 0);
     let ending = tokio::spawn({
         let client = client.clone();
         async move { client.shutdown().await }
@@ -464,7 +464,7 @@ async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
     let asked = DiscoveryRequest::from_bytes(&asked.unwrap().unwrap()).unwrap();
     assert_eq!(asked.command, RequestedCommand::Known(DiscoveryCommand::Shutdown));
     drop(first);
-    let daemon = Launch::at(&place).start();
+    let daemon = DaemonBuilder::at(&test_dir).start();
     assert!(is_unanswered(&ending.await.unwrap()));
     until_reached(&client).await;
     daemon.assert_serves();
@@ -472,8 +472,8 @@ async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_and_waits_outlive_a_daemon_that_is_killed_and_comes_back() {
-    let place = Place::new();
-    let client = client(&place.address());
+    let test_dir = TestDir::new();
+    let client = client(&test_dir.address());
     let mut waiting = JoinSet::new();
     for number in 0..50 {
         let client = client.clone();
@@ -494,12 +494,12 @@ async fn requests_and_waits_outlive_a_daemon_that_is_killed_and_comes_back() {
         });
     }
     for _ in 0..4 {
-        let daemon = Launch::at(&place).log_level(Some("info")).start();
+        let daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
         let before = asked.load(Ordering::Relaxed);
         eventually_async("it is asked", || asked.load(Ordering::Relaxed) >= before + 100).await;
         let _ = daemon.kill();
     }
-    let _daemon = Launch::at(&place).log_level(Some("info")).start();
+    let _daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     for number in 0..50 {
         client.register_topic(&topic(&format!("/awaited/{number}"), "node")).await.unwrap();
     }
@@ -510,16 +510,16 @@ async fn requests_and_waits_outlive_a_daemon_that_is_killed_and_comes_back() {
 
 #[tokio::test]
 async fn a_parked_wait_is_parked_again_at_once_when_the_daemon_was_killed() {
-    let place = Place::new();
-    let daemon = Launch::at(&place).start();
-    let client = client(&place.address());
+    let test_dir = TestDir::new();
+    let daemon = DaemonBuilder::at(&test_dir).start();
+    let client = client(&test_dir.address());
     let waiting = tokio::spawn({
         let client = client.clone();
         async move { client.wait_for_topic("/x", PATIENCE).await }
     });
     until_waiting(&client, 1).await;
     let _ = daemon.kill();
-    let _daemon = Launch::at(&place).start();
+    let _daemon = DaemonBuilder::at(&test_dir).start();
     until_waiting(&client, 1).await;
     let began = Instant::now();
     client.register_topic(&topic("/x", "node")).await.unwrap();
@@ -557,7 +557,7 @@ async fn a_wait_that_is_dropped_or_over_is_not_parked_any_more() {
 
 #[tokio::test]
 async fn a_thousand_waits_on_one_connection_end_each_with_its_topic() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     let mut waiting = JoinSet::new();
     for number in 0..1000 {
@@ -576,7 +576,7 @@ async fn a_thousand_waits_on_one_connection_end_each_with_its_topic() {
 
 #[tokio::test]
 async fn a_wait_at_the_reference_looks_again_and_again() {
-    let daemon = ReferenceDaemon::start(&Place::new());
+    let daemon = ReferenceDaemon::start(&TestDir::new());
     let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(PATIENCE);
     let client = builder.poll_interval(Duration::from_millis(20)).build_async().unwrap();
     let (waited, registered) = tokio::join!(client.wait_for_topic("/x", PATIENCE), async {
@@ -588,7 +588,7 @@ async fn a_wait_at_the_reference_looks_again_and_again() {
 
 #[test]
 fn calls_end_with_an_error_when_their_runtime_does() {
-    let nobody = Place::new().address();
+    let nobody = TestDir::new().address();
     // One that keeps a wait asleep between two lookups.
     let legacy = Scripted::start(|request| {
         vec![request.reply(says(DiscoveryStatus::NotFound, "Topic /x not found"))]
@@ -656,7 +656,7 @@ fn a_call_may_be_awaited_on_any_executor() {
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_ends_every_call() {
     let began = Instant::now();
-    let client = client_with(&Place::new().address(), Duration::from_secs(3600), 5);
+    let client = client_with(&TestDir::new().address(), Duration::from_secs(3600), 5);
     assert!(is_unanswered(&client.ping().await));
     let waited = client.wait_for_topic("/x", Duration::from_secs(24 * 3600)).await;
     assert!(is_unanswered(&waited), "{waited:?}");
@@ -671,8 +671,8 @@ async fn an_hour_of_time_is_no_obstacle() {
 
 #[tokio::test]
 async fn a_peer_that_hangs_up_at_once_is_not_called_again_and_again() {
-    let place = Place::new();
-    let listener = UnixListener::bind(place.socket()).unwrap();
+    let test_dir = TestDir::new();
+    let listener = UnixListener::bind(test_dir.socket()).unwrap();
     let taken = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&taken);
     thread::spawn(move || {
@@ -680,7 +680,7 @@ async fn a_peer_that_hangs_up_at_once_is_not_called_again_and_again() {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let client = client_with(&place.address(), SHORT, 0);
+    let client = client_with(&test_dir.address(), SHORT, 0);
     assert!(is_unanswered(&client.ping().await));
     let taken = taken.load(Ordering::Relaxed);
     assert!((2..20).contains(&taken), "{taken} connections within a second");
@@ -795,8 +795,8 @@ async fn a_dropped_client_leaves_no_connection_and_no_task() {
 
 #[tokio::test]
 async fn thousands_of_requests_wait_for_a_daemon_that_is_not_there_yet() {
-    let place = Place::new();
-    let client = client(&place.address());
+    let test_dir = TestDir::new();
+    let client = client(&test_dir.address());
     let mut asking = JoinSet::new();
     for number in 0..5000 {
         let client = client.clone();
@@ -804,7 +804,7 @@ async fn thousands_of_requests_wait_for_a_daemon_that_is_not_there_yet() {
         asking.spawn(async move { client.register_topic(&info).await });
     }
     assert!(time::timeout(QUIET, asking.join_next()).await.is_err(), "nobody answers yet");
-    let _daemon = Launch::at(&place).log_level(Some("info")).start();
+    let _daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     while let Some(registered) = asking.join_next().await {
         registered.unwrap().unwrap();
     }
@@ -855,9 +855,9 @@ impl View {
 
 #[tokio::test]
 async fn a_watch_tells_what_there_is_and_what_happens_also_through_restarts() {
-    let place = Place::new();
-    let mut daemon = Launch::at(&place).log_level(Some("info")).start();
-    let client = client(&place.address());
+    let test_dir = TestDir::new();
+    let mut daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
+    let client = client(&test_dir.address());
     client.register_topic(&topic("/present", "node")).await.unwrap();
     let mut watch = client.watch(None).unwrap();
     let mut view = View::default();
@@ -867,7 +867,7 @@ async fn a_watch_tells_what_there_is_and_what_happens_also_through_restarts() {
         client.register_topic(&topic("/x", "node")).await.unwrap();
         client.register_topic(&info).await.unwrap();
         let _ = daemon.kill();
-        daemon = Launch::at(&place).log_level(Some("info")).start();
+        daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
         view.follow(&mut watch, |view| view.topics.contains(&info)).await;
         client.unregister_topic("/x").await.unwrap();
         view.follow(&mut watch, |view| view.topics.len() == 1).await;
@@ -878,7 +878,7 @@ async fn a_watch_tells_what_there_is_and_what_happens_also_through_restarts() {
 
 #[tokio::test]
 async fn watches_and_requests_share_a_connection() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     until_connections(&client, 1).await;
     let mut watching = JoinSet::new();
@@ -901,7 +901,7 @@ async fn watches_and_requests_share_a_connection() {
 /// A consumer that always has something else to do loses no event and gets none twice.
 #[tokio::test]
 async fn a_watch_whose_futures_are_dropped_all_the_time_loses_nothing() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     let mut watch = client.watch(Some("/x/*")).unwrap();
     let mut view = View::default();
@@ -928,8 +928,8 @@ async fn a_watch_whose_futures_are_dropped_all_the_time_loses_nothing() {
 
 #[tokio::test]
 async fn a_watch_at_the_reference_compares_lists() {
-    let place = Place::new();
-    let daemon = ReferenceDaemon::start(&place);
+    let test_dir = TestDir::new();
+    let daemon = ReferenceDaemon::start(&test_dir);
     let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(PATIENCE);
     let client = builder.poll_interval(Duration::from_millis(20)).build_async().unwrap();
     let mut watch = client.watch(Some("/x*")).unwrap();
@@ -943,7 +943,7 @@ async fn a_watch_at_the_reference_compares_lists() {
 
     client.shutdown().await.unwrap();
     assert_eq!(daemon.wait().code, Some(0));
-    let _daemon = Launch::at(&place).start();
+    let _daemon = DaemonBuilder::at(&test_dir).start();
     client.register_topic(&topic("/xx", "node")).await.unwrap();
     view.follow(&mut watch, |view| view.topics == [topic("/xx", "node")]).await;
     assert!(view.revision.is_some() && view.resyncs == 1, "{view:?}");
@@ -965,12 +965,12 @@ async fn a_watch_that_cannot_be_is_told() {
 
 #[tokio::test]
 async fn a_watch_tells_that_nobody_is_there() {
-    let place = Place::new();
-    let client = client_with(&place.address(), Duration::from_millis(100), 0);
+    let test_dir = TestDir::new();
+    let client = client_with(&test_dir.address(), Duration::from_millis(100), 0);
     let mut watch = client.watch(None).unwrap();
     assert!(time::timeout(SHORT, watch.next_event()).await.is_err());
     assert!(matches!(watch.trouble(), Some(Error::NoAnswer { .. })), "{watch:?}");
-    let daemon = Launch::at(&place).start();
+    let daemon = DaemonBuilder::at(&test_dir).start();
     watch.next_event().await.unwrap();
     assert_eq!(watch.trouble(), None);
     let _ = daemon.kill();
@@ -1010,18 +1010,18 @@ async fn a_dropped_watch_is_forgotten() {
 
 #[tokio::test]
 async fn an_advertised_topic_comes_back_and_goes_with_its_guard() {
-    let place = Place::new();
-    let client = client(&place.address());
+    let test_dir = TestDir::new();
+    let client = client(&test_dir.address());
     let guard = client.advertise(topic("/x", "node")).unwrap();
     assert!(time::timeout(QUIET, guard.registered()).await.is_err(), "there is no daemon");
     for _ in 0..2 {
-        let daemon = Launch::at(&place).args(["--no-state"]).start();
+        let daemon = DaemonBuilder::at(&test_dir).args(["--no-state"]).start();
         assert_eq!(client.wait_for_topic("/x", PATIENCE).await, Ok(topic("/x", "node")));
         assert_eq!(time::timeout(PATIENCE, guard.registered()).await, Ok(Ok(())));
         assert_eq!(guard.trouble(), None);
         let _ = daemon.kill();
     }
-    let _daemon = Launch::at(&place).args(["--no-state"]).start();
+    let _daemon = DaemonBuilder::at(&test_dir).args(["--no-state"]).start();
     let mut watch = client.watch(None).unwrap();
     let mut view = View::default();
     view.follow(&mut watch, |view| view.topics.len() == 1).await;
@@ -1036,7 +1036,7 @@ async fn an_advertised_topic_comes_back_and_goes_with_its_guard() {
 
 #[tokio::test]
 async fn a_later_advertisement_is_told_to_who_waits_for_the_former() {
-    let client = client(&Place::new().address());
+    let client = client(&TestDir::new().address());
     let former = client.advertise(topic("/x", "node")).unwrap();
     let (told, later) = tokio::join!(former.registered(), async {
         tokio::task::yield_now().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cortex_client::{DiscoveryClient, Error, Hold, TopicInfo, UnreadableReply};
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
 use cortex_tests::conformance::{client, every_client_call};
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::topic;
 use cortex_tests::scripted_daemon::{Reply, Request, Scripted};
@@ -47,7 +47,7 @@ fn only(number: usize, body: Vec<u8>) -> Scripted {
 
 #[test]
 fn every_call_does_what_it_says_at_our_daemon() {
-    for daemon in [Daemon::start(), Daemon::start_tcp_that_anybody_may_end()] {
+    for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
         every_client_call(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
     }
@@ -55,7 +55,7 @@ fn every_call_does_what_it_says_at_our_daemon() {
 
 #[test]
 fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
-    let address = Place::new().address();
+    let address = TestDir::new().address();
     let timeout = Duration::from_millis(50);
     let builder = DiscoveryClient::builder().address(&address).timeout(timeout);
     let mut client = builder.retries(2).build().unwrap();
@@ -277,10 +277,10 @@ fn our_daemon_tells_of_itself_and_its_topics() {
 
 #[test]
 fn a_client_may_be_made_before_its_daemon_and_outlives_it() {
-    let place = Place::new();
-    let mut client = client(&place.address());
+    let test_dir = TestDir::new();
+    let mut client = client(&test_dir.address());
     for _ in 0..3 {
-        let daemon = Launch::at(&place).start();
+        let daemon = DaemonBuilder::at(&test_dir).start();
         client.ping().unwrap();
         client.register_topic(&topic("/x", "node")).unwrap();
         let _ = daemon.kill();
@@ -307,7 +307,7 @@ fn a_dropped_client_leaves_no_connection() {
 
 #[test]
 fn a_process_may_have_more_clients_than_zeromq_has_room_for_in_a_context() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut clients: Vec<_> = (0..1100).map(|_| client(daemon.address())).collect();
     for client in &mut clients {
         client.ping().unwrap();

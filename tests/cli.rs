@@ -14,9 +14,9 @@ use cortex_client::TopicInfo;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt};
 use cortex_tests::cli::{command, run, run_at};
 use cortex_tests::conformance::{client, done, every_command};
-use cortex_tests::daemon::{Daemon, Place};
+use cortex_tests::daemon::{Daemon, TestDir};
 use cortex_tests::messages::{names, register_static, topic};
-use cortex_tests::process::{Ended, Process};
+use cortex_tests::process::{Process, ProcessOutput};
 use cortex_tests::scripted_daemon::Scripted;
 use cortex_tests::{binaries, not_run, python, raw_peer};
 use rustix::net::{self, AddressFamily, SocketType};
@@ -47,9 +47,9 @@ fn with_topics() -> Daemon {
 }
 
 /// The error that a command told as JSON, and nothing else.
-fn told_error(ended: &Ended, exit: i32) -> String {
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(exit), ""), "{}", ended.stderr);
-    let told = parsed(&ended.stderr);
+fn told_error(output: &ProcessOutput, exit: i32) -> String {
+    assert_eq!((output.code, output.stdout.as_str()), (Some(exit), ""), "{}", output.stderr);
+    let told = parsed(&output.stderr);
     let error = &told["error"];
     assert_eq!(error["exit"], exit, "{told}");
     assert_ne!(error["message"].as_str().unwrap(), "", "{told}");
@@ -58,7 +58,7 @@ fn told_error(ended: &Ended, exit: i32) -> String {
 
 #[test]
 fn every_command_does_what_it_says_at_our_daemon() {
-    for daemon in [Daemon::start(), Daemon::start_tcp_that_anybody_may_end()] {
+    for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
         every_command(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
     }
@@ -174,7 +174,7 @@ fn names_and_messages_cannot_act_on_the_terminal() {
 #[test]
 fn exit_codes_tell_failures_apart() {
     let daemon = Daemon::start();
-    let nowhere = Place::new().address();
+    let nowhere = TestDir::new().address();
     let refusing = Scripted::start(|request| {
         let response = DiscoveryResponse::new(DiscoveryStatus::Error, "not today");
         vec![request.reply(response.to_bytes())]
@@ -201,10 +201,10 @@ fn exit_codes_tell_failures_apart() {
         (&babbling.address(), &["list"], 6),
         (&babbling.address(), &["lookup", "/x"], 6),
     ] {
-        let ended = run_at(address, arguments);
-        assert_eq!(ended.code, Some(exit), "{arguments:?}: {}", ended.stderr);
-        assert_eq!(ended.stdout, "", "{arguments:?}");
-        assert!(ended.stderr.starts_with("error: "), "{arguments:?}: {}", ended.stderr);
+        let output = run_at(address, arguments);
+        assert_eq!(output.code, Some(exit), "{arguments:?}: {}", output.stderr);
+        assert_eq!(output.stdout, "", "{arguments:?}");
+        assert!(output.stderr.starts_with("error: "), "{arguments:?}: {}", output.stderr);
 
         // A wrong format cannot be asked to tell of itself.
         if !arguments.contains(&"xml") {
@@ -216,21 +216,21 @@ fn exit_codes_tell_failures_apart() {
 
 #[test]
 fn a_missing_daemon_is_told_without_waiting_and_in_its_own_words() {
-    let place = Place::new();
-    let absent = run_at(&place.address(), &[&ENDLESS[..], &["ping"]].concat());
-    drop(UnixListener::bind(place.socket()).unwrap());
-    let stale = run_at(&place.address(), &[&ENDLESS[..], &["ping"]].concat());
+    let test_dir = TestDir::new();
+    let absent = run_at(&test_dir.address(), &[&ENDLESS[..], &["ping"]].concat());
+    drop(UnixListener::bind(test_dir.socket()).unwrap());
+    let stale = run_at(&test_dir.address(), &[&ENDLESS[..], &["ping"]].concat());
     let (_held, port) = port_without_listener();
     let port_address = format!("tcp://127.0.0.1:{port}");
     let port = run_at(&port_address, &[&ENDLESS[..], &["ping"]].concat());
 
     let mut sentences = Vec::new();
-    for ended in [absent, stale, port] {
-        assert_eq!((ended.code, ended.stdout.as_str()), (Some(3), ""), "{}", ended.stderr);
-        assert!(ended.stderr.contains("\nhint: "), "{}", ended.stderr);
-        sentences.push(ended.stderr);
+    for output in [absent, stale, port] {
+        assert_eq!((output.code, output.stdout.as_str()), (Some(3), ""), "{}", output.stderr);
+        assert!(output.stderr.contains("\nhint: "), "{}", output.stderr);
+        sentences.push(output.stderr);
     }
-    assert!(sentences[0].contains(&place.address()) && sentences[2].contains(&port_address));
+    assert!(sentences[0].contains(&test_dir.address()) && sentences[2].contains(&port_address));
     assert_ne!(sentences[0], sentences[1], "no socket, and nobody behind it");
 }
 
@@ -259,7 +259,7 @@ fn a_socket_that_one_may_not_open_is_told_as_such() {
         return;
     }
     let daemon = Daemon::start();
-    let socket = daemon.place().socket();
+    let socket = daemon.test_dir().socket();
     fs::set_permissions(socket.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&socket, Permissions::from_mode(0o700)).unwrap();
     let arguments = [&["-a", daemon.address()], &ENDLESS[..], &["ping"]].concat();
@@ -272,15 +272,15 @@ fn a_socket_that_one_may_not_open_is_told_as_such() {
 #[test]
 fn a_daemon_that_does_not_answer_is_given_up_in_time() {
     let silent = Scripted::start(|_| Vec::new());
-    let ended = run_at(&silent.address(), &["--timeout", "200ms", "-o", "json", "list"]);
-    let no_answer = told_error(&ended, 3);
-    let nowhere = run_at(&Place::new().address(), &["-o", "json", "list"]);
+    let output = run_at(&silent.address(), &["--timeout", "200ms", "-o", "json", "list"]);
+    let no_answer = told_error(&output, 3);
+    let nowhere = run_at(&TestDir::new().address(), &["-o", "json", "list"]);
     assert_ne!(no_answer, told_error(&nowhere, 3), "silence and absence are different kinds");
 
     let stopped = Daemon::start();
     stopped.signal(Signal::STOP);
-    let ended = run_at(stopped.address(), &["--timeout", "200ms", "ping"]);
-    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    let output = run_at(stopped.address(), &["--timeout", "200ms", "ping"]);
+    assert_eq!(output.code, Some(3), "{}", output.stderr);
     stopped.signal(Signal::CONT);
     assert_eq!(run_at(stopped.address(), &["ping"]).code, Some(0));
 }
@@ -300,8 +300,8 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
             let process = Process::spawn(&mut command);
             drop(command);
             BufReader::new(reader).lines().take(lines).for_each(|line| drop(line.unwrap()));
-            let ended = process.wait();
-            assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{format}");
+            let output = process.wait();
+            assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{format}");
         }
     }
 }
@@ -312,15 +312,15 @@ fn output_that_cannot_be_written_is_a_failure() {
     let mut command = command(&["-a", daemon.address(), "list"]);
     let full = File::options().write(true).open("/dev/full").unwrap();
     let process = Process::spawn(command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()));
-    let ended = process.wait();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.starts_with("error: "), "{}", ended.stderr);
+    let output = process.wait();
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.starts_with("error: "), "{}", output.stderr);
 }
 
 #[test]
 fn the_address_comes_from_the_option_or_else_from_the_environment() {
     let daemon = with_topics();
-    let nowhere = Place::new().address();
+    let nowhere = TestDir::new().address();
     let list = |variable: &str, option: &[&str]| {
         let mut command = command(&[option, &["list", "-o", "name"]].concat());
         Process::spawn_captured(command.env("CORTEX_DISCOVERY_ADDRESS", variable)).wait()
@@ -349,8 +349,8 @@ fn global_options_may_stand_before_or_after_the_command() {
 fn colours_are_for_terminals_or_for_who_asks() {
     let daemon = with_topics();
     let is_coloured = |arguments: &[&str]| {
-        let ended = run_at(daemon.address(), arguments);
-        format!("{}{}", ended.stdout, ended.stderr).contains('\u{1b}')
+        let output = run_at(daemon.address(), arguments);
+        format!("{}{}", output.stdout, output.stderr).contains('\u{1b}')
     };
     for command in [&["list"][..], &["lookup", "/nope"]] {
         assert!(!is_coloured(command), "a pipe");
@@ -377,14 +377,14 @@ fn an_interrupt_ends_a_command_as_such() {
     let pinging = Process::spawn_captured(&mut command(&arguments));
     pinging.stdout_line("the first answer", |_| Some(()));
     pinging.signal(Signal::INT);
-    let ended = pinging.wait();
+    let output = pinging.wait();
     // A shell shows both as 130.
-    assert!(ended.code == Some(130) || ended.signal == Some(2), "{ended:?}");
+    assert!(output.code == Some(130) || output.signal == Some(2), "{output:?}");
 }
 
 #[test]
 fn shutdown_can_wait_until_the_daemon_is_gone() {
-    for daemon in [Daemon::start(), Daemon::start_tcp_that_anybody_may_end()] {
+    for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
         let address = daemon.address().to_owned();
         let _ = done(run_at(&address, &["shutdown", "--wait", "--timeout", "30s"]));
         assert!(raw_peer::ping(&address).is_err());

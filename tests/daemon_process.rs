@@ -10,10 +10,10 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
-use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{names, topic};
-use cortex_tests::process::{Ended, Process};
+use cortex_tests::process::{Process, ProcessOutput};
 use cortex_tests::python::ReferenceDaemon;
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::zmq_peer::ZmqPeer;
@@ -21,27 +21,27 @@ use cortex_tests::{not_run, transcript};
 use rustix::process::Signal;
 use serde_json::Value;
 
-fn assert_tidied(place: &Place) {
-    assert!(!place.socket().exists(), "the socket is gone");
-    assert!(!place.lock_file().exists(), "the lock is gone");
+fn assert_tidied(test_dir: &TestDir) {
+    assert!(!test_dir.socket().exists(), "the socket is gone");
+    assert!(!test_dir.lock_file().exists(), "the lock is gone");
 }
 
 /// One that refuses to start says why, in one sentence without a backtrace.
-fn assert_told(ended: &Ended, code: i32, words: &[&str]) {
-    assert_eq!(ended.code, Some(code), "{}", ended.stderr);
+fn assert_told(output: &ProcessOutput, code: i32, words: &[&str]) {
+    assert_eq!(output.code, Some(code), "{}", output.stderr);
     for word in words {
-        assert!(ended.stderr.contains(word), "`{word}` is not in: {}", ended.stderr);
+        assert!(output.stderr.contains(word), "`{word}` is not in: {}", output.stderr);
     }
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
-    for line in ended.stderr.lines() {
+    assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
+    for line in output.stderr.lines() {
         let reasons = line.matches("(os error").count();
         assert!(reasons <= 1, "the system's reason is told {reasons} times: {line}");
     }
 }
 
-fn assert_refused(ended: &Ended, words: &[&str]) {
-    assert!(matches!(ended.code, Some(1 | 2)), "{:?}: {}", ended.code, ended.stderr);
-    assert_told(ended, ended.code.unwrap_or_default(), words);
+fn assert_refused(output: &ProcessOutput, words: &[&str]) {
+    assert!(matches!(output.code, Some(1 | 2)), "{:?}: {}", output.code, output.stderr);
+    assert_told(output, output.code.unwrap_or_default(), words);
 }
 
 fn register(address: &str, name: &str) -> DiscoveryStatus {
@@ -52,50 +52,50 @@ fn register(address: &str, name: &str) -> DiscoveryStatus {
 fn sigint_and_sigterm_end_it_tidily() {
     for signal in [Signal::INT, Signal::TERM] {
         let daemon = Daemon::start();
-        let place = daemon.place().clone();
-        assert!(place.lock_file().exists(), "it holds a lock while it runs");
+        let test_dir = daemon.test_dir().clone();
+        assert!(test_dir.lock_file().exists(), "it holds a lock while it runs");
         let _connected = RawPeer::open(daemon.address()).unwrap();
         daemon.signal(signal);
         assert_eq!(daemon.wait().code, Some(0), "{signal:?}");
-        assert_tidied(&place);
+        assert_tidied(&test_dir);
     }
 }
 
 #[test]
 fn it_can_be_ended_tidily_from_the_moment_that_its_socket_is_there() {
     for _ in 0..20 {
-        let place = Place::new();
-        let process = Launch::at(&place).spawn();
+        let test_dir = TestDir::new();
+        let process = DaemonBuilder::at(&test_dir).spawn();
         let deadline = Instant::now() + PATIENCE;
         // Without a pause: the very moment counts.
-        while !place.socket().exists() {
+        while !test_dir.socket().exists() {
             assert!(Instant::now() < deadline, "no socket appears");
         }
         process.signal(Signal::TERM);
-        let ended = process.wait();
-        assert_eq!((ended.code, ended.signal), (Some(0), None), "{}", ended.stderr);
-        assert_tidied(&place);
+        let output = process.wait();
+        assert_eq!((output.code, output.signal), (Some(0), None), "{}", output.stderr);
+        assert_tidied(&test_dir);
     }
 }
 
 #[test]
 fn the_reply_to_shutdown_arrives_before_it_ends() {
     for _ in 0..10 {
-        let daemon = Launch::at(&Place::new()).and_tcp().start();
-        let place = daemon.place().clone();
+        let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
+        let test_dir = daemon.test_dir().clone();
         let [asked, other] = [&daemon.addresses()[0], &daemon.addresses()[1]];
         let _connected = ZmqPeer::req(other);
         let reply = ZmqPeer::req(asked).ask(&DiscoveryRequest::shutdown());
         assert_eq!((reply.status, reply.message.as_str()), (DiscoveryStatus::Ok, "Shutting down"));
         assert_eq!(daemon.wait().code, Some(0));
-        assert_tidied(&place);
+        assert_tidied(&test_dir);
     }
 }
 
 #[test]
 fn the_reply_to_shutdown_arrives_over_tcp_too() {
     for _ in 0..10 {
-        let daemon = Daemon::start_tcp_that_anybody_may_end();
+        let daemon = Daemon::start_tcp_with_remote_shutdown();
         let reply = ZmqPeer::req(daemon.address()).ask(&DiscoveryRequest::shutdown());
         assert_eq!(reply.message, "Shutting down");
         assert_eq!(daemon.wait().code, Some(0));
@@ -104,7 +104,7 @@ fn the_reply_to_shutdown_arrives_over_tcp_too() {
 
 #[test]
 fn over_tcp_nobody_may_end_it_unless_all_may() {
-    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let stranger = ZmqPeer::req(tcp);
     let reply = stranger.ask(&DiscoveryRequest::shutdown());
@@ -143,13 +143,13 @@ fn a_peer_that_does_not_read_cannot_keep_it_from_ending() {
 fn a_second_daemon_refuses_an_address_that_one_serves_and_leaves_that_one_alone() {
     let daemon = Daemon::start();
     assert_eq!(register(daemon.address(), "/kept"), DiscoveryStatus::Ok);
-    let before = fs::metadata(daemon.place().socket()).unwrap().ino();
+    let before = fs::metadata(daemon.test_dir().socket()).unwrap().ino();
     for _ in 0..3 {
-        let second = Launch::at(daemon.place()).run();
+        let second = DaemonBuilder::at(daemon.test_dir()).run();
         assert_told(&second, 5, &[daemon.address()]);
     }
-    assert_eq!(fs::metadata(daemon.place().socket()).unwrap().ino(), before);
-    assert!(daemon.place().lock_file().exists());
+    assert_eq!(fs::metadata(daemon.test_dir().socket()).unwrap().ino(), before);
+    assert!(daemon.test_dir().lock_file().exists());
     let list = ZmqPeer::req(daemon.address()).ask(&DiscoveryRequest::list());
     assert_eq!(names(&list), ["/kept"]);
 }
@@ -157,148 +157,155 @@ fn a_second_daemon_refuses_an_address_that_one_serves_and_leaves_that_one_alone(
 #[test]
 fn two_daemons_started_at_once_end_as_one() {
     for _ in 0..10 {
-        let place = Place::new();
-        let mut rivals: Vec<_> = (0..4).map(|_| Launch::at(&place).spawn()).collect();
+        let test_dir = TestDir::new();
+        let mut rivals: Vec<_> = (0..4).map(|_| DaemonBuilder::at(&test_dir).spawn()).collect();
         eventually("all but one have ended", PATIENCE, || {
-            let ended =
-                rivals.iter_mut().filter_map(|rival| rival.has_ended().then_some(())).count();
-            (ended == 3).then_some(())
+            let exited =
+                rivals.iter_mut().filter_map(|rival| rival.has_exited().then_some(())).count();
+            (exited == 3).then_some(())
         });
-        eventually("the last one serves", PATIENCE, || raw_peer::ping(&place.address()).ok());
-        let (ended, mut serving): (Vec<_>, Vec<_>) =
-            rivals.into_iter().map(|mut rival| (rival.has_ended(), rival)).partition(|(e, _)| *e);
-        for (_, rival) in ended {
-            assert_told(&rival.wait(), 5, &[&place.address()]);
+        eventually("the last one serves", PATIENCE, || raw_peer::ping(&test_dir.address()).ok());
+        let (exited, mut serving): (Vec<_>, Vec<_>) =
+            rivals.into_iter().map(|mut rival| (rival.has_exited(), rival)).partition(|(e, _)| *e);
+        for (_, rival) in exited {
+            assert_told(&rival.wait(), 5, &[&test_dir.address()]);
         }
         let (_, serving) = serving.pop().unwrap();
         serving.signal(Signal::TERM);
         assert_eq!(serving.wait().code, Some(0));
-        assert_tidied(&place);
+        assert_tidied(&test_dir);
     }
 }
 
 #[test]
 fn it_does_not_steal_the_address_of_a_running_reference_daemon() {
-    let place = Place::new();
-    let _reference = ReferenceDaemon::start(&place);
-    let peer = ZmqPeer::req(&place.address());
+    let test_dir = TestDir::new();
+    let _reference = ReferenceDaemon::start(&test_dir);
+    let peer = ZmqPeer::req(&test_dir.address());
     assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
 
-    assert_told(&Launch::at(&place).run(), 5, &[&place.address()]);
+    assert_told(&DaemonBuilder::at(&test_dir).run(), 5, &[&test_dir.address()]);
     assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
-    assert_eq!(register(&place.address(), "/new"), DiscoveryStatus::Ok, "new peers find it, too");
+    assert_eq!(
+        register(&test_dir.address(), "/new"),
+        DiscoveryStatus::Ok,
+        "new peers find it, too"
+    );
 }
 
 #[test]
 fn it_starts_at_once_over_what_a_killed_daemon_left() {
-    let place = Place::new();
+    let test_dir = TestDir::new();
     for _ in 0..3 {
-        let daemon = Launch::at(&place).start();
+        let daemon = DaemonBuilder::at(&test_dir).start();
         let killed = daemon.kill();
         assert_eq!(killed.signal, Some(9));
-        assert!(place.socket().exists() && place.lock_file().exists(), "it tidied up nothing");
+        assert!(
+            test_dir.socket().exists() && test_dir.lock_file().exists(),
+            "it tidied up nothing"
+        );
     }
-    let daemon = Launch::at(&place).start();
+    let daemon = DaemonBuilder::at(&test_dir).start();
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
-    assert_tidied(&place);
+    assert_tidied(&test_dir);
 }
 
 #[test]
 fn what_is_not_a_socket_is_refused_and_left_alone() {
-    let place = Place::new();
-    fs::write(place.socket(), "precious").unwrap();
-    assert_refused(&Launch::at(&place).run(), &[place.socket().to_str().unwrap()]);
-    assert_eq!(fs::read_to_string(place.socket()).unwrap(), "precious");
+    let test_dir = TestDir::new();
+    fs::write(test_dir.socket(), "precious").unwrap();
+    assert_refused(&DaemonBuilder::at(&test_dir).run(), &[test_dir.socket().to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(test_dir.socket()).unwrap(), "precious");
 
-    let place = Place::new();
-    fs::create_dir(place.socket()).unwrap();
-    assert_refused(&Launch::at(&place).run(), &[place.socket().to_str().unwrap()]);
-    assert!(place.socket().is_dir());
+    let test_dir = TestDir::new();
+    fs::create_dir(test_dir.socket()).unwrap();
+    assert_refused(&DaemonBuilder::at(&test_dir).run(), &[test_dir.socket().to_str().unwrap()]);
+    assert!(test_dir.socket().is_dir());
 }
 
 #[test]
 fn it_says_so_and_ends_when_its_socket_is_removed() {
     let daemon = Daemon::start();
-    let place = daemon.place().clone();
-    fs::remove_file(place.socket()).unwrap();
-    let ended = daemon.wait();
-    assert_refused(&ended, &[place.socket().to_str().unwrap()]);
-    assert!(!place.socket().exists());
+    let test_dir = daemon.test_dir().clone();
+    fs::remove_file(test_dir.socket()).unwrap();
+    let output = daemon.wait();
+    assert_refused(&output, &[test_dir.socket().to_str().unwrap()]);
+    assert!(!test_dir.socket().exists());
 }
 
 #[test]
 fn it_says_so_and_ends_when_its_socket_is_replaced_and_leaves_the_new_one_alone() {
     let daemon = Daemon::start();
-    let place = daemon.place().clone();
-    let other = place.path("other.sock");
+    let test_dir = daemon.test_dir().clone();
+    let other = test_dir.path("other.sock");
     let _listener = UnixListener::bind(&other).unwrap();
     let number = fs::metadata(&other).unwrap().ino();
-    fs::rename(other, place.socket()).unwrap();
-    let ended = daemon.wait();
-    assert_refused(&ended, &[place.socket().to_str().unwrap()]);
-    assert_eq!(fs::metadata(place.socket()).unwrap().ino(), number);
+    fs::rename(other, test_dir.socket()).unwrap();
+    let output = daemon.wait();
+    assert_refused(&output, &[test_dir.socket().to_str().unwrap()]);
+    assert_eq!(fs::metadata(test_dir.socket()).unwrap().ino(), number);
 }
 
 #[test]
 fn it_says_so_and_ends_when_its_sockets_directory_is_moved_away() {
-    let place = Place::new();
-    let directory = place.path("here");
+    let test_dir = TestDir::new();
+    let directory = test_dir.path("here");
     let socket = directory.join("discovery.sock");
-    let daemon = Launch::at_address(&place, ipc(&socket)).start();
-    fs::rename(&directory, place.path("there")).unwrap();
-    let ended = daemon.wait();
-    assert_told(&ended, 1, &[socket.to_str().unwrap()]);
+    let daemon = DaemonBuilder::at_address(&test_dir, ipc_address(&socket)).start();
+    fs::rename(&directory, test_dir.path("there")).unwrap();
+    let output = daemon.wait();
+    assert_told(&output, 1, &[socket.to_str().unwrap()]);
     assert!(!directory.exists());
 }
 
 #[test]
 fn it_makes_the_sockets_directory() {
-    let place = Place::new();
-    let socket = place.path("not/there/yet/discovery.sock");
-    let daemon = Launch::at_address(&place, ipc(&socket)).start();
+    let test_dir = TestDir::new();
+    let socket = test_dir.path("not/there/yet/discovery.sock");
+    let daemon = DaemonBuilder::at_address(&test_dir, ipc_address(&socket)).start();
     assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
 }
 
 /// A socket's path in `place` of exactly so many bytes.
-fn address_of_length(place: &Place, length: usize) -> String {
-    let used = place.path("").as_os_str().len();
-    let path = place.path(&"s".repeat(length - used));
+fn address_of_length(test_dir: &TestDir, length: usize) -> String {
+    let used = test_dir.path("").as_os_str().len();
+    let path = test_dir.path(&"s".repeat(length - used));
     assert_eq!(path.as_os_str().len(), length);
-    ipc(&path)
+    ipc_address(&path)
 }
 
 #[test]
 fn a_socket_path_has_107_bytes_at_most() {
-    let place = Place::new();
-    let daemon = Launch::at_address(&place, address_of_length(&place, 107)).start();
+    let test_dir = TestDir::new();
+    let daemon = DaemonBuilder::at_address(&test_dir, address_of_length(&test_dir, 107)).start();
     assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
 
-    let too_long = Launch::at_address(&place, address_of_length(&place, 108)).run();
+    let too_long = DaemonBuilder::at_address(&test_dir, address_of_length(&test_dir, 108)).run();
     assert_refused(&too_long, &["107", "108"]);
 }
 
 #[test]
 fn an_address_that_cannot_be_served_is_told_in_a_sentence() {
-    let place = Place::new();
+    let test_dir = TestDir::new();
     let taken = Daemon::start_tcp();
     for address in ["/no/scheme", "udp://127.0.0.1:5", "tcp://127.0.0.1", "ipc://", "tcp://host:x"]
     {
-        assert_refused(&Launch::at_address(&place, address).run(), &[address]);
+        assert_refused(&DaemonBuilder::at_address(&test_dir, address).run(), &[address]);
     }
-    let second = Launch::at_address(&place, taken.address()).run();
+    let second = DaemonBuilder::at_address(&test_dir, taken.address()).run();
     assert!(matches!(second.code, Some(1 | 5)), "{:?}", second.code);
     assert!(second.stderr.contains(taken.address()), "{}", second.stderr);
-    let impossible = ipc(Path::new("/proc/no/discovery.sock"));
-    assert_refused(&Launch::at_address(&place, impossible).run(), &["/proc/no"]);
+    let impossible = ipc_address(Path::new("/proc/no/discovery.sock"));
+    assert_refused(&DaemonBuilder::at_address(&test_dir, impossible).run(), &["/proc/no"]);
     taken.assert_serves();
 }
 
 #[test]
 fn it_serves_ipc_and_tcp_at_once_from_one_registry() {
-    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     assert_eq!(register(ipc, "/over/ipc"), DiscoveryStatus::Ok);
     assert_eq!(register(tcp, "/over/tcp"), DiscoveryStatus::Ok);
@@ -310,12 +317,16 @@ fn it_serves_ipc_and_tcp_at_once_from_one_registry() {
 
 #[test]
 fn it_serves_a_name_of_the_abstract_namespace() {
-    let place = Place::new();
+    let test_dir = TestDir::new();
     // The directory's name is nobody else's.
-    let address = format!("ipc://@{}", place.path("abstract").display());
-    let daemon = Launch::at_address(&place, address).start();
+    let address = format!("ipc://@{}", test_dir.path("abstract").display());
+    let daemon = DaemonBuilder::at_address(&test_dir, address).start();
     assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
-    assert_told(&Launch::at_address(&place, daemon.address()).run(), 5, &[daemon.address()]);
+    assert_told(
+        &DaemonBuilder::at_address(&test_dir, daemon.address()).run(),
+        5,
+        &[daemon.address()],
+    );
     daemon.assert_serves();
 }
 
@@ -325,7 +336,7 @@ fn it_serves_ipv6() {
         not_run("this host has no IPv6");
         return;
     }
-    let daemon = Launch::at_address(&Place::new(), "tcp://[::1]:0").start();
+    let daemon = DaemonBuilder::at_address(&TestDir::new(), "tcp://[::1]:0").start();
     let peer = ZmqPeer::new(daemon.address(), zmq::REQ, |socket| socket.set_ipv6(true));
     assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
 }
@@ -333,21 +344,21 @@ fn it_serves_ipv6() {
 #[test]
 fn log_levels_are_those_of_the_reference_in_any_case() {
     for level in ["DEBUG", "info", "Warning", "ERROR", "trace", "eRrOr"] {
-        let daemon = Launch::at(&Place::new()).log_level(Some(level)).start();
+        let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some(level)).start();
         assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
         daemon.signal(Signal::TERM);
-        let ended = daemon.wait();
-        assert_eq!(ended.code, Some(0), "{level}: {}", ended.stderr);
+        let output = daemon.wait();
+        assert_eq!(output.code, Some(0), "{level}: {}", output.stderr);
         let tells = ["debug", "info", "trace"].contains(&level.to_lowercase().as_str());
-        assert_eq!(ended.stderr.contains("/x"), tells, "{level}: {}", ended.stderr);
+        assert_eq!(output.stderr.contains("/x"), tells, "{level}: {}", output.stderr);
     }
-    let bad = Launch::at(&Place::new()).log_level(Some("loud")).run();
+    let bad = DaemonBuilder::at(&TestDir::new()).log_level(Some("loud")).run();
     assert_told(&bad, 2, &["loud"]);
 }
 
 #[test]
 fn the_log_as_json_has_one_line_of_level_info_for_each_change() {
-    let daemon = Launch::at(&Place::new()).args(["--log-format", "json"]).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).args(["--log-format", "json"]).start();
     let peer = ZmqPeer::req(daemon.address());
     for request in [
         DiscoveryRequest::register(topic("/camera", "a")),
@@ -360,8 +371,8 @@ fn the_log_as_json_has_one_line_of_level_info_for_each_change() {
         let _ = peer.ask(&request);
     }
     daemon.signal(Signal::TERM);
-    let ended = daemon.wait();
-    let lines: Vec<Value> = ended
+    let output = daemon.wait();
+    let lines: Vec<Value> = output
         .stderr
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
@@ -377,14 +388,14 @@ fn the_log_as_json_has_one_line_of_level_info_for_each_change() {
 
 #[test]
 fn the_port_taken_is_in_the_log_as_json_too() {
-    let launch = Launch::at_address(&Place::new(), "tcp://127.0.0.1:0");
-    launch.args(["--log-format", "json"]).start().assert_serves();
+    let builder = DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0");
+    builder.args(["--log-format", "json"]).start().assert_serves();
 }
 
 #[test]
 fn nobody_needs_to_read_its_log() {
-    let place = Place::new();
-    let closed = Launch::at(&place).after_shell("exec 2>&-").start();
+    let test_dir = TestDir::new();
+    let closed = DaemonBuilder::at(&test_dir).shell_prelude("exec 2>&-").start();
     for number in 0..100 {
         assert_eq!(register(closed.address(), &format!("/{number}")), DiscoveryStatus::Ok);
     }
@@ -392,13 +403,13 @@ fn nobody_needs_to_read_its_log() {
     assert_eq!(closed.wait().code, Some(0));
 
     let (reader, writer) = io::pipe().unwrap();
-    let launch = Launch::at(&place);
-    let mut command = launch.command();
+    let builder = DaemonBuilder::at(&test_dir);
+    let mut command = builder.command();
     let broken = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer));
     drop(reader);
-    eventually("the daemon answers", PATIENCE, || raw_peer::ping(&place.address()).ok());
+    eventually("the daemon answers", PATIENCE, || raw_peer::ping(&test_dir.address()).ok());
     for number in 0..100 {
-        assert_eq!(register(&place.address(), &format!("/{number}")), DiscoveryStatus::Ok);
+        assert_eq!(register(&test_dir.address(), &format!("/{number}")), DiscoveryStatus::Ok);
     }
     broken.signal(Signal::TERM);
     assert_eq!(broken.wait().code, Some(0));
@@ -407,35 +418,35 @@ fn nobody_needs_to_read_its_log() {
 #[test]
 fn a_log_that_nobody_reads_on_stops_nothing() {
     let (_reader, writer) = io::pipe().unwrap();
-    let place = Place::new();
-    let mut command = Launch::at(&place).command();
+    let test_dir = TestDir::new();
+    let mut command = DaemonBuilder::at(&test_dir).command();
     let daemon = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer));
-    eventually("the daemon answers", PATIENCE, || raw_peer::ping(&place.address()).ok());
+    eventually("the daemon answers", PATIENCE, || raw_peer::ping(&test_dir.address()).ok());
     // Each is a line of some 100 bytes at least, and the pipe holds 64 KiB.
-    let peer = ZmqPeer::req(&place.address());
+    let peer = ZmqPeer::req(&test_dir.address());
     for number in 0..2_000 {
         let register = DiscoveryRequest::register(topic(&format!("/{number}"), "node"));
         assert_eq!(peer.ask(&register).status, DiscoveryStatus::Ok);
     }
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
-    assert_tidied(&place);
+    assert_tidied(&test_dir);
 }
 
 #[test]
 fn it_tells_its_version_and_explains_itself() {
-    let place = Place::new();
-    let version = Launch::at(&place).args(["--version"]).run();
+    let test_dir = TestDir::new();
+    let version = DaemonBuilder::at(&test_dir).args(["--version"]).run();
     assert_eq!(version.code, Some(0));
     assert_eq!(version.stdout.trim(), concat!("cortex-discovery ", env!("CARGO_PKG_VERSION")));
 
-    let help = Launch::at(&place).args(["--help"]).run();
+    let help = DaemonBuilder::at(&test_dir).args(["--help"]).run();
     assert_eq!(help.code, Some(0));
     for word in ["--address", "--log-level", "--log-format", "ipc://", "tcp://", "json", "exit"] {
         assert!(help.stdout.to_lowercase().contains(word), "`{word}` is not in the help");
     }
-    assert_told(&Launch::at(&place).args(["--nonsense"]).run(), 2, &["--nonsense"]);
-    assert!(!place.socket().exists());
+    assert_told(&DaemonBuilder::at(&test_dir).args(["--nonsense"]).run(), 2, &["--nonsense"]);
+    assert!(!test_dir.socket().exists());
 }
 
 #[test]

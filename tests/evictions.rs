@@ -6,7 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
-use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{names, topic_at};
 use cortex_tests::publisher_host::{Listener, Nursery, Order, Publisher};
@@ -21,8 +21,8 @@ const SOON: Duration = Duration::from_millis(500);
 const FIVE_INTERVALS: Duration = Duration::from_millis(500);
 
 /// A daemon that looks at endpoints as often as it can be told to.
-fn watchful() -> Launch {
-    Launch::at(&Place::new()).args(["--probe-interval", "100ms"])
+fn watchful() -> DaemonBuilder {
+    DaemonBuilder::at(&TestDir::new()).args(["--probe-interval", "100ms"])
 }
 
 fn is_there(peer: &mut RawPeer, name: &str) -> bool {
@@ -87,7 +87,7 @@ fn table_of(mut times: Vec<Duration>) -> String {
 fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it() {
     let daemon = Daemon::start();
     let mut peer = daemon.peer();
-    let data = ipc(&daemon.place().path("data.sock"));
+    let data = ipc_address(&daemon.test_dir().path("data.sock"));
     let line = format!(
         "bind {data} then register /camera node {data} then register /lidar node {data} then hold"
     );
@@ -152,7 +152,7 @@ fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) 
     let daemon = watchful().start();
     let mut peer = daemon.peer();
     let mut nursery = Nursery::of(daemon.address());
-    let path = ipc(&daemon.place().path("data.sock"));
+    let path = ipc_address(&daemon.test_dir().path("data.sock"));
     let (mut refused, mut times) = (Vec::new(), Vec::new());
     for round in 0..50 {
         let address = if round % 2 == 0 { path.as_str() } else { "tcp://127.0.0.1:*" };
@@ -189,7 +189,7 @@ fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
     let daemon = watchful().start();
     let mut peer = daemon.peer();
     let mut nursery = Nursery::of(daemon.address());
-    let address = ipc(&daemon.place().path("data.sock"));
+    let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let mut present = nursery.publisher("node", &address, &["/camera"]);
     for _ in 0..10 {
         present.assert_registered();
@@ -205,12 +205,12 @@ fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
 
 #[test]
 fn a_publisher_that_lives_is_never_evicted() {
-    let daemon = watchful().and_tcp().start();
-    let [ipc_address, tcp_address] = daemon.addresses() else { panic!("two addresses") };
+    let daemon = watchful().with_tcp().start();
+    let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.peer();
-    let address = |name: &str| ipc(&daemon.place().path(name));
-    let mut seen = Nursery::of(ipc_address);
-    let mut unseen = Nursery::of(tcp_address);
+    let address = |name: &str| ipc_address(&daemon.test_dir().path(name));
+    let mut seen = Nursery::of(ipc);
+    let mut unseen = Nursery::of(tcp);
     let order =
         |node, address, listener| Order { node, address, topics: &[], listener, leaves: true };
     let (one, other) = (address("seen.sock"), address("unseen.sock"));
@@ -253,7 +253,7 @@ fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
     let daemon = watchful().start();
     let mut peer = daemon.peer();
     let mut nursery = Nursery::of(daemon.address());
-    let address = ipc(&daemon.place().path("data.sock"));
+    let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let topics = ["/held".to_owned()];
     let listener = Listener::Silent;
     let order = Order { node: "node", address: &address, topics: &topics, listener, leaves: false };
@@ -274,7 +274,7 @@ fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
     let daemon = watchful().start();
     let mut peer = daemon.peer();
     let mut nursery = Nursery::of(daemon.address());
-    let address = ipc(&daemon.place().path("data.sock"));
+    let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let topics = ["/served".to_owned()];
     let listener = Listener::Served;
     let order = Order { node: "node", address: &address, topics: &topics, listener, leaves: false };
@@ -299,11 +299,11 @@ fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
 
 #[test]
 fn an_unseen_publisher_is_gone_after_two_looks() {
-    let daemon = watchful().and_tcp().start();
+    let daemon = watchful().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.peer();
     let mut nursery = Nursery::of(tcp);
-    let address = ipc(&daemon.place().path("data.sock"));
+    let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let publisher = nursery.publisher("node", &address, &["/unseen"]);
     publisher.assert_registered();
     eventually("it is found alive", PATIENCE, || {
@@ -320,7 +320,7 @@ fn an_unseen_publisher_is_gone_after_two_looks() {
 
 #[test]
 fn endpoints_that_hang_keep_nobody_waiting_and_no_topic_goes_for_them() {
-    let daemon = watchful().and_tcp().start();
+    let daemon = watchful().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.peer();
     let mut nursery = Nursery::of(tcp);

@@ -10,7 +10,7 @@ use cortex_proto::{
     DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, Hold,
     RequestExt, RequestedCommand, ResponseExt, Session, TopicInfo,
 };
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{
     hello, names, register_in_session, register_static, response, topic, topic_at,
@@ -69,12 +69,12 @@ fn ask_in_a_process_that_ends(daemon: &Daemon, requests: &[DiscoveryRequest]) {
     for request in requests {
         process.write_line(&hex::encode(&request.to_bytes()));
     }
-    let ended = process.wait();
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    for reply in ended.stdout.lines() {
+    let output = process.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    for reply in output.stdout.lines() {
         assert_eq!(response(&hex::decode(reply)).status, DiscoveryStatus::Ok);
     }
-    assert_eq!(ended.stdout.lines().count(), requests.len());
+    assert_eq!(output.stdout.lines().count(), requests.len());
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn hello_tells_who_the_daemon_is_and_what_it_has() {
 
 #[test]
 fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
-    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let (peer, stranger) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
     let data = zmq::Context::new().socket(zmq::PUB).unwrap();
@@ -204,7 +204,7 @@ fn leases_have_bounds() {
 
 #[test]
 fn sessions_are_their_users() {
-    let daemon = Launch::at(&Place::new()).and_tcp().start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let (peer, stranger) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
     ok(peer.ask(&register_in_session(topic("/x", "node"), "same", 60_000)));
@@ -260,13 +260,13 @@ fn a_renewal_on_a_connection_that_was_made_in_time_counts() {
 
 #[test]
 fn leases_start_anew_with_the_daemon() {
-    let launch = Launch::at(&Place::new());
-    let daemon = launch.start();
+    let builder = DaemonBuilder::at(&TestDir::new());
+    let daemon = builder.start();
     let peer = ZmqPeer::req(daemon.address());
     ok(peer.ask(&register_in_session(topic("/x", "node"), "session", LEASE_MS)));
     assert_eq!(daemon.kill().signal, Some(9));
     wait_without_a_word(&peer, 2 * LEASE);
-    let daemon = launch.start();
+    let daemon = builder.start();
     let peer = ZmqPeer::req(daemon.address());
     assert_eq!(renew(&peer, "session"), (Some(true), Some(LEASE_MS)));
 }
@@ -354,7 +354,7 @@ fn what_asks_for_an_extension_gets_one_also_with_an_error() {
 
 #[test]
 fn there_are_as_many_topics_as_it_was_told_at_most() {
-    let daemon = Launch::at(&Place::new()).args(["--max-topics", "3"]).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).args(["--max-topics", "3"]).start();
     let peer = ZmqPeer::req(daemon.address());
     let register = |name: &str| peer.ask(&DiscoveryRequest::register(topic(name, "node")));
     for name in ["/a", "/b", "/c", "/a"] {
@@ -375,10 +375,10 @@ fn there_are_as_many_topics_as_it_was_told_at_most() {
 
 #[test]
 fn there_are_as_many_connections_as_it_was_told_at_most() {
-    let tcp = Launch::at_address(&Place::new(), "tcp://127.0.0.1:0");
+    let tcp = DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0");
     // All whom nobody knows share what one user may have: half.
-    for (launch, most) in [(Launch::at(&Place::new()), 4), (tcp, 2)] {
-        let daemon = launch.args(["--max-connections", "4"]).start();
+    for (builder, most) in [(DaemonBuilder::at(&TestDir::new()), 4), (tcp, 2)] {
+        let daemon = builder.args(["--max-connections", "4"]).start();
         let mut peers: Vec<_> = Vec::new();
         // That of the harness, which has asked whether it serves, may not be closed yet.
         while peers.len() < most {
@@ -400,11 +400,11 @@ fn there_are_as_many_connections_as_it_was_told_at_most() {
         });
         new.ping().unwrap();
         daemon.signal(Signal::TERM);
-        let ended = daemon.wait();
-        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-        assert!(ended.stderr.contains("refused="), "it counts:\n{}", ended.stderr);
-        assert!(!ended.stderr.contains("refused=0"), "it counts:\n{}", ended.stderr);
+        let output = daemon.wait();
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        assert!(output.stderr.contains("refused="), "it counts:\n{}", output.stderr);
+        assert!(!output.stderr.contains("refused=0"), "it counts:\n{}", output.stderr);
     }
-    let none = Launch::at(&Place::new()).args(["--max-connections", "0"]).run();
+    let none = DaemonBuilder::at(&TestDir::new()).args(["--max-connections", "0"]).run();
     assert_eq!(none.code, Some(2), "{}", none.stderr);
 }

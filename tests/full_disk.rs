@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, TopicInfo};
-use cortex_tests::daemon::{Launch, Place};
+use cortex_tests::daemon::{DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::topic;
 use cortex_tests::not_run;
@@ -24,8 +24,8 @@ struct SmallDisk {
 
 impl SmallDisk {
     /// `None` where this process may not mount.
-    fn mount(place: &Place, size: &str) -> Option<Self> {
-        let mount_point = place.path("disk");
+    fn mount(test_dir: &TestDir, size: &str) -> Option<Self> {
+        let mount_point = test_dir.path("disk");
         fs::create_dir(&mount_point).unwrap();
         let script = r#"mount -t tmpfs -o "size=$1,mode=700" none "$2" && echo mounted && cat"#;
         let mut command = Command::new("unshare");
@@ -47,11 +47,11 @@ impl SmallDisk {
     }
 
     /// A daemon whose state is on it.
-    fn launch(&self, place: &Place) -> Launch {
+    fn daemon_builder(&self, test_dir: &TestDir) -> DaemonBuilder {
         let pid = self.process.pid().as_raw_nonzero();
         let enter = format!(r#"exec nsenter --mount=/proc/{pid}/ns/mnt "$0" "$@""#);
         let state = self.mount_point.join("topics.db");
-        Launch::at(place).args([Path::new("--state"), &state]).after_shell(&enter)
+        DaemonBuilder::at(test_dir).args([Path::new("--state"), &state]).shell_prelude(&enter)
     }
 
     /// Writes until nothing fits any more.
@@ -83,13 +83,13 @@ fn list(peer: &mut RawPeer) -> Vec<String> {
 
 #[test]
 fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_lost() {
-    let place = Place::new();
-    let Some(disk) = SmallDisk::mount(&place, "512k") else {
+    let test_dir = TestDir::new();
+    let Some(disk) = SmallDisk::mount(&test_dir, "512k") else {
         not_run("no disk can be mounted here: that needs root and `unshare --mount`");
         return;
     };
-    let launch = disk.launch(&place);
-    let daemon = launch.start();
+    let builder = disk.daemon_builder(&test_dir);
+    let daemon = builder.start();
     let mut peer = daemon.peer();
     let mut acknowledged = Vec::new();
     for round in 0..3 {
@@ -148,7 +148,7 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
     }
     assert_eq!(daemon.kill().signal, Some(9));
     disk.make_room();
-    let daemon = launch.start();
+    let daemon = builder.start();
     assert_eq!(list(&mut daemon.peer()), acknowledged);
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
@@ -156,35 +156,35 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
 
 #[test]
 fn a_daemon_that_starts_on_a_full_disk_says_so_or_serves_what_it_has() {
-    let place = Place::new();
-    let Some(disk) = SmallDisk::mount(&place, "256k") else {
+    let test_dir = TestDir::new();
+    let Some(disk) = SmallDisk::mount(&test_dir, "256k") else {
         not_run("no disk can be mounted here: that needs root and `unshare --mount`");
         return;
     };
     disk.fill();
-    let launch = disk.launch(&place);
-    let ended = launch.run();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("topics.db"), "{}", ended.stderr);
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    let builder = disk.daemon_builder(&test_dir);
+    let output = builder.run();
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("topics.db"), "{}", output.stderr);
+    assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
     disk.make_room();
 
-    let daemon = launch.start();
+    let daemon = builder.start();
     assert_eq!(ask(&mut daemon.peer(), &large("/kept")).status, DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
     disk.fill();
-    let daemon = launch.spawn();
+    let daemon = builder.spawn();
     // To read its file SQLite may want room beside it.
     eventually("it serves or ends", PATIENCE, || {
-        if let Ok(mut peer) = RawPeer::open(&place.address()) {
+        if let Ok(mut peer) = RawPeer::open(&test_dir.address()) {
             assert_eq!(list(&mut peer), ["/kept"]);
             daemon.signal(Signal::TERM);
             return Some(());
         }
         daemon.stderr_so_far().contains("ERROR").then_some(())
     });
-    let ended = daemon.wait();
-    assert!(matches!(ended.code, Some(0 | 1)), "{}", ended.stderr);
+    let output = daemon.wait();
+    assert!(matches!(output.code, Some(0 | 1)), "{}", output.stderr);
     disk.make_room();
-    assert_eq!(list(&mut launch.start().peer()), ["/kept"]);
+    assert_eq!(list(&mut builder.start().peer()), ["/kept"]);
 }

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, RequestExt, TopicInfo};
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{names, register_static, topic};
 use cortex_tests::process::Process;
@@ -50,7 +50,8 @@ fn two_hundred_clients_at_once_each_get_their_own_replies() {
 fn replies_that_nobody_reads_have_a_bound_in_all() {
     const TOPICS: usize = 3000;
     const MOST_KIB: u64 = 256 * 1024;
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).args(["--no-state"]).start();
+    let daemon =
+        DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).args(["--no-state"]).start();
     let mut peer = daemon.peer();
     for number in 0..TOPICS {
         let long = "x".repeat(1000);
@@ -80,23 +81,23 @@ fn replies_that_nobody_reads_have_a_bound_in_all() {
 
 #[test]
 fn a_flood_of_12000_connections_beyond_a_limit_of_4096_is_survived() {
-    survives_flood(Launch::at(&Place::new()), 4096, 12_000);
+    survives_flood(DaemonBuilder::at(&TestDir::new()), 4096, 12_000);
 }
 
 #[test]
 fn a_flood_of_300_connections_beyond_a_limit_of_64_is_survived() {
-    survives_flood(Launch::at(&Place::new()), 64, 300);
+    survives_flood(DaemonBuilder::at(&TestDir::new()), 64, 300);
 }
 
 #[test]
 fn a_flood_of_300_tcp_connections_beyond_a_limit_of_64_is_survived() {
-    survives_flood(Launch::at_address(&Place::new(), "tcp://127.0.0.1:0"), 64, 300);
+    survives_flood(DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0"), 64, 300);
 }
 
 #[test]
 fn clients_beyond_the_limit_are_served_as_others_leave() {
     descriptors::raise_limit();
-    let daemon = Launch::at(&Place::new()).after_shell("ulimit -n 64").start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).shell_prelude("ulimit -n 64").start();
     let context = zmq::Context::new();
     let request = DiscoveryRequest::ping().to_bytes();
     let mut waiting: Vec<_> = (0..300)
@@ -133,9 +134,9 @@ fn of_many_nodes_that_want_the_same_topic_one_gets_it() {
 }
 
 /// Clients that are connected before a flood are served all through it, and new ones after it.
-fn survives_flood(launch: Launch, descriptors: u64, connections: u64) {
+fn survives_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
     let daemon =
-        launch.log_level(Some("info")).after_shell(&format!("ulimit -n {descriptors}")).start();
+        builder.log_level(Some("info")).shell_prelude(&format!("ulimit -n {descriptors}")).start();
     let address = daemon.address();
     let mut raw = RawPeer::open(address).unwrap();
     let zmq = ZmqPeer::req(address);
@@ -151,7 +152,7 @@ fn survives_flood(launch: Launch, descriptors: u64, connections: u64) {
         flood
             .iter_mut()
             .map(|process| {
-                process.assert_runs();
+                process.assert_running();
                 process.stdout_so_far().trim().parse::<u64>().ok()
             })
             .sum()
@@ -174,8 +175,8 @@ fn survives_flood(launch: Launch, descriptors: u64, connections: u64) {
     are_served();
 
     daemon.signal(Signal::TERM);
-    let ended = daemon.wait();
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let output = daemon.wait();
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
 }
 
 /// Starts processes that open so many connections between them: as many processes as the limit

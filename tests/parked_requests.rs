@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cortex_proto::{
     DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt, ResponseExt, Since,
 };
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::measured;
 use cortex_tests::messages::{hello, names, register_static, response, topic};
@@ -47,7 +47,7 @@ fn receive(peer: &mut RawPeer) -> DiscoveryResponse {
     response(&peer.read_reply().unwrap())
 }
 
-fn place_of(ext: &ResponseExt) -> Since {
+fn since_of(ext: &ResponseExt) -> Since {
     Since { epoch: ext.epoch.unwrap(), revision: ext.revision.unwrap() }
 }
 
@@ -73,7 +73,7 @@ fn until_waiting(peer: &mut RawPeer, wanted: (u64, u64)) {
 
 #[test]
 fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut publisher = daemon.peer();
     let mut peers: Vec<_> = (0..1000).map(|_| daemon.peer()).collect();
     for (number, peer) in peers.iter_mut().enumerate() {
@@ -97,7 +97,8 @@ fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
 
 #[test]
 fn ten_thousand_waits_for_other_topics_cost_a_registration_nothing() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).args(["--no-state"]).start();
+    let daemon =
+        DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).args(["--no-state"]).start();
     let mut publisher = daemon.peer();
     let changes = |publisher: &mut RawPeer| {
         let mut times = Vec::new();
@@ -138,10 +139,10 @@ fn peers_that_are_gone_wait_for_nothing() {
     let daemon = Daemon::start();
     let mut publisher = daemon.peer();
     let before = daemon.open_files();
-    let place = place_of(&publisher.request(&hello()).unwrap().ext.unwrap());
+    let since = since_of(&publisher.request(&hello()).unwrap().ext.unwrap());
     let mut peers: Vec<_> = (0..100).map(|_| daemon.peer()).collect();
     for (number, peer) in peers.iter_mut().enumerate() {
-        let (wait, watch) = (DiscoveryRequest::wait("/x", MINUTE_MS), watch(Some(place)));
+        let (wait, watch) = (DiscoveryRequest::wait("/x", MINUTE_MS), watch(Some(since)));
         send(peer, if number % 2 == 0 { &wait } else { &watch });
     }
     until_waiting(&mut publisher, (50, 50));
@@ -162,10 +163,10 @@ fn at_the_end_of_the_daemon_everybody_is_answered() {
     for by_signal in [true, false] {
         let daemon = Daemon::start();
         let mut publisher = daemon.peer();
-        let place = place_of(&publisher.request(&hello()).unwrap().ext.unwrap());
+        let since = since_of(&publisher.request(&hello()).unwrap().ext.unwrap());
         let (mut waits, mut watches) = (daemon.peer(), daemon.peer());
         send(&mut waits, &DiscoveryRequest::wait("/x", MINUTE_MS));
-        send(&mut watches, &watch(Some(place)));
+        send(&mut watches, &watch(Some(since)));
         until_waiting(&mut publisher, (1, 1));
         if by_signal {
             daemon.signal(Signal::TERM);
@@ -210,8 +211,8 @@ fn a_req_socket_waits_for_one_reply_and_a_dealer_for_many() {
 
 #[test]
 fn a_watch_goes_on_over_a_kill_without_a_gap_or_a_double() {
-    let launch = Launch::at(&Place::new());
-    let daemon = launch.start();
+    let builder = DaemonBuilder::at(&TestDir::new());
+    let daemon = builder.start();
     let mut publisher = daemon.peer();
     register(&mut publisher, "/a");
     let mut watcher = daemon.peer();
@@ -223,15 +224,15 @@ fn a_watch_goes_on_over_a_kill_without_a_gap_or_a_double() {
     // While nobody listens to it, the daemon goes on, is killed, starts again, and goes on.
     unregister(&mut publisher, "/a");
     assert_eq!(daemon.kill().signal, Some(9));
-    let daemon = launch.start();
+    let daemon = builder.start();
     let mut publisher = daemon.peer();
     register(&mut publisher, "/b");
 
     let mut watcher = daemon.peer();
-    send(&mut watcher, &watch(Some(place_of(&ext))));
+    send(&mut watcher, &watch(Some(since_of(&ext))));
     let ext = receive(&mut watcher).ext.unwrap();
     assert_eq!(events(&ext), [event("unregistered", "/a"), event("registered", "/b")]);
-    send(&mut watcher, &watch(Some(place_of(&ext))));
+    send(&mut watcher, &watch(Some(since_of(&ext))));
     until_waiting(&mut publisher, (0, 1));
     register(&mut publisher, "/c");
     assert_eq!(events(&receive(&mut watcher).ext.unwrap()), [event("registered", "/c")]);
@@ -239,13 +240,14 @@ fn a_watch_goes_on_over_a_kill_without_a_gap_or_a_double() {
 
 #[test]
 fn a_watch_is_told_at_once_when_the_history_is_lost() {
-    let place = Place::new();
-    let state = place.path("state.db");
-    let daemon =
-        Launch::at(&place).args(["--state".into(), state.clone().into_os_string()]).start();
+    let test_dir = TestDir::new();
+    let state = test_dir.path("state.db");
+    let daemon = DaemonBuilder::at(&test_dir)
+        .args(["--state".into(), state.clone().into_os_string()])
+        .start();
     let mut publisher = daemon.peer();
     register(&mut publisher, "/a");
-    let before = place_of(&publisher.request(&hello()).unwrap().ext.unwrap());
+    let before = since_of(&publisher.request(&hello()).unwrap().ext.unwrap());
     let mut watcher = daemon.peer();
     send(&mut watcher, &watch(Some(before)));
     until_waiting(&mut publisher, (0, 1));
@@ -254,7 +256,7 @@ fn a_watch_is_told_at_once_when_the_history_is_lost() {
     }
     let over = receive(&mut watcher).ext.unwrap();
     assert_eq!(events(&over), [], "this history has no more to tell");
-    send(&mut watcher, &watch(Some(place_of(&over))));
+    send(&mut watcher, &watch(Some(since_of(&over))));
     let fresh = receive(&mut watcher);
     assert_eq!(names(&fresh), ["/a"]);
     let ext = fresh.ext.unwrap();
@@ -269,15 +271,15 @@ fn an_evicted_topic_is_told_with_the_reason() {
     let mut nursery = Nursery::of(daemon.address());
     let number = nursery.begin(&Order {
         node: "node",
-        address: &format!("ipc://{}", daemon.place().path("node.sock").display()),
+        address: &format!("ipc://{}", daemon.test_dir().path("node.sock").display()),
         topics: &["/x".to_owned()],
         listener: Listener::Own,
         leaves: false,
     });
     let publisher = nursery.born(number);
     publisher.assert_registered();
-    let place = place_of(&watcher.request(&hello()).unwrap().ext.unwrap());
-    send(&mut watcher, &watch(Some(place)));
+    let since = since_of(&watcher.request(&hello()).unwrap().ext.unwrap());
+    send(&mut watcher, &watch(Some(since)));
     publisher.kill();
     let killed = Instant::now();
     let ext = receive(&mut watcher).ext.unwrap();
@@ -298,8 +300,8 @@ fn line(program: &Process, number: usize) -> String {
 
 #[test]
 fn a_python_program_watches_with_nothing_but_a_req_socket() {
-    let launch = Launch::at(&Place::new());
-    let daemon = launch.start();
+    let builder = DaemonBuilder::at(&TestDir::new());
+    let daemon = builder.start();
     let mut publisher = daemon.peer();
     register(&mut publisher, "/camera/left");
     register(&mut publisher, "/lidar");
@@ -310,7 +312,7 @@ fn a_python_program_watches_with_nothing_but_a_req_socket() {
     register(&mut publisher, "/camera/right");
     assert_eq!(line(&watcher, 2), "registered /camera/right");
     assert_eq!(daemon.kill().signal, Some(9));
-    let daemon = launch.start();
+    let daemon = builder.start();
     let mut publisher = daemon.peer();
     unregister(&mut publisher, "/camera/left");
     assert_eq!(line(&watcher, 3), "unregistered /camera/left unregistered");

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
-use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::publisher_host::{Nursery, Publisher};
 use cortex_tests::raw_peer::RawPeer;
@@ -25,8 +25,8 @@ fn can_make_namespaces() -> bool {
     can
 }
 
-fn watchful(place: &Place) -> Launch {
-    Launch::at(place).args(["--probe-interval", "100ms"])
+fn watchful(test_dir: &TestDir) -> DaemonBuilder {
+    DaemonBuilder::at(test_dir).args(["--probe-interval", "100ms"])
 }
 
 fn entry(peer: &mut RawPeer, name: &str) -> Option<EntryExt> {
@@ -48,8 +48,8 @@ fn time_until_gone(peer: &mut RawPeer, name: &str) -> Duration {
     since.elapsed()
 }
 
-fn publisher_of(nursery: &mut Nursery, place: &Place, name: &str) -> Publisher {
-    let publisher = nursery.publisher("node", &ipc(&place.path("data.sock")), &[name]);
+fn publisher_of(nursery: &mut Nursery, test_dir: &TestDir, name: &str) -> Publisher {
+    let publisher = nursery.publisher("node", &ipc_address(&test_dir.path("data.sock")), &[name]);
     publisher.assert_registered();
     publisher
 }
@@ -65,12 +65,12 @@ fn a_publisher_whose_pid_is_unknown_is_found_alive_and_goes_after_two_looks() {
     if !can_make_namespaces() {
         return;
     }
-    let place = Place::new();
-    let daemon = watchful(&place).after_shell(ELSEWHERE).start();
+    let test_dir = TestDir::new();
+    let daemon = watchful(&test_dir).shell_prelude(ELSEWHERE).start();
     let mut peer = daemon.peer();
     let mut nursery = Nursery::of(daemon.address());
     for _ in 0..3 {
-        let publisher = publisher_of(&mut nursery, &place, "/hidden");
+        let publisher = publisher_of(&mut nursery, &test_dir, "/hidden");
         assert_eq!(becomes_alive(&mut peer, "/hidden").pid, None);
         publisher.kill();
         let took = time_until_gone(&mut peer, "/hidden");
@@ -86,11 +86,11 @@ fn a_publisher_in_a_namespace_within_the_daemons_own_is_watched_like_any_other()
     if !can_make_namespaces() {
         return;
     }
-    let place = Place::new();
-    let daemon = watchful(&place).start();
+    let test_dir = TestDir::new();
+    let daemon = watchful(&test_dir).start();
     let mut peer = daemon.peer();
     let mut nursery = Nursery::in_own_pid_namespace(daemon.address());
-    let publisher = publisher_of(&mut nursery, &place, "/inside");
+    let publisher = publisher_of(&mut nursery, &test_dir, "/inside");
     let seen = entry(&mut peer, "/inside").unwrap();
     assert!(seen.pid.is_some(), "{seen:?}");
     nursery.kill(&publisher);
@@ -104,15 +104,15 @@ fn topics_outlive_a_daemons_move_to_another_namespace_as_those_of_unseen_publish
     if !can_make_namespaces() {
         return;
     }
-    let place = Place::new();
-    let daemon = watchful(&place).start();
+    let test_dir = TestDir::new();
+    let daemon = watchful(&test_dir).start();
     let mut nursery = Nursery::of(daemon.address());
-    let publisher = publisher_of(&mut nursery, &place, "/moved");
+    let publisher = publisher_of(&mut nursery, &test_dir, "/moved");
     let before = entry(&mut daemon.peer(), "/moved").unwrap();
     assert!(before.pid.is_some(), "{before:?}");
     assert_eq!(daemon.kill().signal, Some(9));
 
-    let daemon = watchful(&place).after_shell(ELSEWHERE).start();
+    let daemon = watchful(&test_dir).shell_prelude(ELSEWHERE).start();
     let mut peer = daemon.peer();
     let after = becomes_alive(&mut peer, "/moved");
     assert_eq!((after.pid, after.revision), (None, before.revision));

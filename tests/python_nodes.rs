@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use cortex_tests::daemon::{Daemon, ipc};
-use cortex_tests::process::{Ended, Process};
+use cortex_tests::daemon::{Daemon, ipc_address};
+use cortex_tests::process::{Process, ProcessOutput};
 use cortex_tests::python;
 use serde_json::{Value, json};
 
@@ -13,9 +13,9 @@ fn node(daemon: &Daemon, actions: &str) -> Vec<Value> {
     lines(&python::run("node.py", &arguments))
 }
 
-fn lines(ended: &Ended) -> Vec<Value> {
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+fn lines(output: &ProcessOutput) -> Vec<Value> {
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn said(replies: &[Value]) -> Vec<(u64, &str)> {
@@ -91,7 +91,7 @@ fn a_list_is_in_the_order_of_first_registration() {
 #[test]
 fn a_subscriber_finds_a_publisher_through_the_daemon_and_hears_all_it_says() {
     let daemon = Daemon::start();
-    let data = ipc(&daemon.place().path("numbers.sock"));
+    let data = ipc_address(&daemon.test_dir().path("numbers.sock"));
     let listen = ["/numbers", "20"];
     let subscriber = Process::spawn_captured(&mut python::script(
         "subscriber.py",

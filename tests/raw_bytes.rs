@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, TopicInfo};
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, QUIET, eventually};
 use cortex_tests::measured;
 use cortex_tests::messages::{ping_of_size, response, topic};
@@ -461,7 +461,7 @@ fn what_is_asked_before_a_violation_in_the_same_piece_is_answered() {
 
 #[test]
 fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut other = RawPeer::open(daemon.address()).unwrap();
     let text = "t".repeat(1_000);
     let large = |name: &str, address: &str| {
@@ -501,7 +501,7 @@ fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
 fn a_peer_that_always_leaves_something_unread_costs_no_more_with_time() {
     const UNREAD: usize = 800 * 1024;
     const ENVELOPE: usize = 16 * 1024;
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut peer = RawPeer::open(daemon.address()).unwrap();
     let envelope = vec![b'e'; ENVELOPE];
     let request = raw_peer::message(&[&envelope, b"", &ping()]);

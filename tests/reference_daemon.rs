@@ -2,7 +2,7 @@
 
 use cortex_client::{Error, Hello};
 use cortex_tests::conformance::{client, every_client_call, every_command};
-use cortex_tests::daemon::Place;
+use cortex_tests::daemon::TestDir;
 use cortex_tests::messages::topic;
 use cortex_tests::python::ReferenceDaemon;
 use cortex_tests::transcript::{status, steps};
@@ -10,7 +10,7 @@ use cortex_tests::zmq_peer::ZmqPeer;
 
 #[test]
 fn the_stand_in_answers_as_the_reference_was_recorded() {
-    let daemon = ReferenceDaemon::start(&Place::new());
+    let daemon = ReferenceDaemon::start(&TestDir::new());
     let peer = ZmqPeer::req(&daemon.address());
     for step in steps() {
         let reply = peer.ask_bytes(&step.request);
@@ -24,14 +24,14 @@ fn the_stand_in_answers_as_the_reference_was_recorded() {
 
 #[test]
 fn our_client_works_with_the_reference() {
-    let daemon = ReferenceDaemon::start(&Place::new());
+    let daemon = ReferenceDaemon::start(&TestDir::new());
     every_client_call(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));
 }
 
 #[test]
 fn the_reference_has_nothing_to_tell_of_itself() {
-    let daemon = ReferenceDaemon::start(&Place::new());
+    let daemon = ReferenceDaemon::start(&TestDir::new());
     let mut client = client(&daemon.address());
     client.register_topic(&topic("/a", "node")).unwrap();
     assert_eq!(client.hello(), Ok(Hello::default()));
@@ -47,7 +47,7 @@ fn the_reference_has_nothing_to_tell_of_itself() {
 
 #[test]
 fn our_command_line_works_with_the_reference() {
-    let daemon = ReferenceDaemon::start(&Place::new());
+    let daemon = ReferenceDaemon::start(&TestDir::new());
     every_command(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));
 }

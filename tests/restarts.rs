@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, ResponseExt};
-use cortex_tests::daemon::{Daemon, Launch, Place, ipc};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::PATIENCE;
 use cortex_tests::messages::{
     hello, names, register_in_session, register_static, response, topic, topic_at,
@@ -50,12 +50,12 @@ fn stop(daemon: Daemon) {
 
 /// Starts a daemon and asks it for its topics before anybody else: what it says, and how long it
 /// took from the start.
-fn first_list(launch: &Launch, place: &Place) -> (Process, Vec<String>, Duration) {
+fn first_list(builder: &DaemonBuilder, test_dir: &TestDir) -> (Process, Vec<String>, Duration) {
     let started = Instant::now();
-    let daemon = launch.spawn();
+    let daemon = builder.spawn();
     // Without a pause: the very first answer counts.
     let mut peer = loop {
-        if let Ok(peer) = RawPeer::open(&place.address()) {
+        if let Ok(peer) = RawPeer::open(&test_dir.address()) {
             break peer;
         }
         assert!(started.elapsed() < PATIENCE, "nobody listens");
@@ -68,16 +68,16 @@ fn first_list(launch: &Launch, place: &Place) -> (Process, Vec<String>, Duration
 fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead_ones_are_not() {
     const PROCESSES: usize = 20;
     const TOPICS_EACH: usize = 50;
-    let launch = Launch::at(&Place::new()).log_level(Some("info"));
-    let daemon = launch.start();
-    let place = daemon.place().clone();
+    let builder = DaemonBuilder::at(&TestDir::new()).log_level(Some("info"));
+    let daemon = builder.start();
+    let test_dir = daemon.test_dir().clone();
     let mut nursery = Nursery::of(daemon.address());
     let numbers: Vec<_> = (0..PROCESSES)
         .map(|node| {
             let topics: Vec<_> = (0..TOPICS_EACH).map(|n| format!("/{node}/{n}")).collect();
             nursery.begin(&Order {
                 node: &format!("node_{node}"),
-                address: &ipc(&place.path(&format!("{node}.sock"))),
+                address: &ipc_address(&test_dir.path(&format!("{node}.sock"))),
                 topics: &topics,
                 listener: Listener::Own,
                 leaves: false,
@@ -90,7 +90,7 @@ fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead
     assert_eq!(before.len(), PROCESSES * TOPICS_EACH);
 
     assert_eq!(daemon.kill().signal, Some(9));
-    let (daemon, all, took) = first_list(&launch, &place);
+    let (daemon, all, took) = first_list(&builder, &test_dir);
     assert_eq!(all, before, "all of them, in their order");
     measured(&format!("{} topics at the first LIST, {took:?} from the start", all.len()));
     assert!(took < RESTART, "{took:?}");
@@ -98,7 +98,7 @@ fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead
     daemon.signal(Signal::KILL);
     assert_eq!(daemon.wait().signal, Some(9));
     publishers.iter().step_by(2).for_each(Publisher::kill);
-    let (_daemon, living, took) = first_list(&launch, &place);
+    let (_daemon, living, took) = first_list(&builder, &test_dir);
     let lives = |name: &&String| {
         let node: usize = name.split('/').nth(1).unwrap().parse().unwrap();
         node % 2 == 1
@@ -209,7 +209,7 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let mut chance = Chance(since_1970.subsec_nanos().into());
     measured(&format!("{chance:?}"));
-    let launch = Launch::at(&Place::new()).log_level(Some("warning"));
+    let builder = DaemonBuilder::at(&TestDir::new()).log_level(Some("warning"));
     let mut clients: Vec<_> = [0, 0, 7, 60]
         .into_iter()
         .enumerate()
@@ -223,7 +223,7 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
         .collect();
     let (mut revision, mut acknowledged) = (0, 0);
     for round in 0..=ROUNDS {
-        let daemon = launch.start();
+        let daemon = builder.start();
         let mut peer = daemon.peer();
         let told = peer.request(&DiscoveryRequest::list()).unwrap();
         for client in &mut clients {
@@ -263,8 +263,8 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
 
 #[test]
 fn a_restart_goes_on_with_the_same_history() {
-    let launch = Launch::at(&Place::new());
-    let daemon = launch.start();
+    let builder = DaemonBuilder::at(&TestDir::new());
+    let daemon = builder.start();
     let mut peer = daemon.peer();
     for name in ["/b", "/a", "/c"] {
         assert_eq!(register(&mut peer, name), DiscoveryStatus::Ok);
@@ -272,7 +272,7 @@ fn a_restart_goes_on_with_the_same_history() {
     let before = says_of_itself(&mut peer);
     stop(daemon);
     for ending in [Signal::KILL, Signal::TERM] {
-        let daemon = launch.start();
+        let daemon = builder.start();
         let mut peer = daemon.peer();
         let after = says_of_itself(&mut peer);
         assert_eq!((after.epoch, after.revision), (before.epoch, before.revision));
@@ -284,15 +284,15 @@ fn a_restart_goes_on_with_the_same_history() {
 
 #[test]
 fn a_daemon_without_state_forgets() {
-    let place = Place::new();
-    let launch = Launch::at(&place).args(["--no-state"]);
-    let daemon = launch.start();
+    let test_dir = TestDir::new();
+    let builder = DaemonBuilder::at(&test_dir).args(["--no-state"]);
+    let daemon = builder.start();
     let mut peer = daemon.peer();
     assert_eq!(register(&mut peer, "/x"), DiscoveryStatus::Ok);
     let epoch = says_of_itself(&mut peer).epoch;
     stop(daemon);
-    assert!(!place.path("state").exists(), "nothing is written");
-    let daemon = launch.start();
+    assert!(!test_dir.path("state").exists(), "nothing is written");
+    let daemon = builder.start();
     let mut peer = daemon.peer();
     assert_eq!(list(&mut peer), [""; 0]);
     assert_ne!(says_of_itself(&mut peer).epoch, epoch);
@@ -300,8 +300,8 @@ fn a_daemon_without_state_forgets() {
 
 #[test]
 fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
-    let place = Place::new();
-    let boot_id = place.path("boot_id");
+    let test_dir = TestDir::new();
+    let boot_id = test_dir.path("boot_id");
     fs::write(&boot_id, "11111111-2222-3333-4444-555555555555\n").unwrap();
     let mount =
         format!("mount --bind {} /proc/sys/kernel/random/boot_id", boot_id.to_str().unwrap());
@@ -310,11 +310,11 @@ fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
         not_run("a daemon can be shown another boot only where `unshare --mount` may mount");
         return;
     }
-    let launch = Launch::at(&place);
-    let booted = Launch::at(&place).after_shell(&format!(
+    let builder = DaemonBuilder::at(&test_dir);
+    let booted = DaemonBuilder::at(&test_dir).shell_prelude(&format!(
         r#"exec unshare --mount sh -c '{mount} && exec "$0" "$@"' "$0" "$@""#
     ));
-    let daemon = launch.start();
+    let daemon = builder.start();
     let mut peer = daemon.peer();
     for request in [
         register_static(topic("/static/b", "node")),
@@ -345,24 +345,24 @@ fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
 }
 
 /// A state file as a daemon has left it, with one topic.
-fn state_file(place: &Place) -> (PathBuf, Launch) {
-    let path = place.path("topics.db");
-    let launch = Launch::at(place).args([Path::new("--state"), &path]);
-    let daemon = launch.start();
+fn state_file(test_dir: &TestDir) -> (PathBuf, DaemonBuilder) {
+    let path = test_dir.path("topics.db");
+    let builder = DaemonBuilder::at(test_dir).args([Path::new("--state"), &path]);
+    let daemon = builder.start();
     assert_eq!(register(&mut daemon.peer(), "/x"), DiscoveryStatus::Ok);
     stop(daemon);
-    (path, launch)
+    (path, builder)
 }
 
 /// It does not start, says why in a sentence, and changes nothing.
-fn assert_left_alone(launch: &Launch, path: &Path, words: &[&str]) {
+fn assert_left_alone(builder: &DaemonBuilder, path: &Path, words: &[&str]) {
     let before = fs::read(path).unwrap();
-    let ended = launch.run();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let output = builder.run();
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
     for word in words.iter().copied().chain([path.to_str().unwrap()]) {
-        assert!(ended.stderr.contains(word), "`{word}` is not in: {}", ended.stderr);
+        assert!(output.stderr.contains(word), "`{word}` is not in: {}", output.stderr);
     }
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
     assert!(fs::read(path).unwrap() == before, "it is left alone");
     let beside = fs::read_dir(path.parent().unwrap()).unwrap();
     let beside = beside.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -373,12 +373,12 @@ fn assert_left_alone(launch: &Launch, path: &Path, words: &[&str]) {
 
 #[test]
 fn a_state_file_that_is_a_link_is_refused_and_left_alone() {
-    let place = Place::new();
-    let (path, launch) = state_file(&place);
-    let real = place.path("real.db");
+    let test_dir = TestDir::new();
+    let (path, builder) = state_file(&test_dir);
+    let real = test_dir.path("real.db");
     fs::rename(&path, &real).unwrap();
     symlink(&real, &path).unwrap();
-    assert_left_alone(&launch, &path, &["symbolic link"]);
+    assert_left_alone(&builder, &path, &["symbolic link"]);
     assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
 }
 
@@ -388,31 +388,31 @@ fn a_state_file_of_another_user_is_refused_and_left_alone() {
         not_run("only root can give a file to another user");
         return;
     }
-    let (path, launch) = state_file(&Place::new());
+    let (path, builder) = state_file(&TestDir::new());
     chown(&path, Some(1000), Some(1000)).unwrap();
-    assert_left_alone(&launch, &path, &["another user"]);
+    assert_left_alone(&builder, &path, &["another user"]);
     assert_eq!(fs::metadata(&path).unwrap().uid(), 1000);
 }
 
 #[test]
 fn a_file_that_is_not_a_state_file_is_refused_and_left_alone() {
     for content in [&b"precious"[..], &[0; 4096], b"SQLite format 3\0 of another program"] {
-        let place = Place::new();
-        let (path, launch) = state_file(&place);
+        let test_dir = TestDir::new();
+        let (path, builder) = state_file(&test_dir);
         fs::write(&path, content).unwrap();
-        assert_left_alone(&launch, &path, &["not one of this daemon"]);
+        assert_left_alone(&builder, &path, &["not one of this daemon"]);
     }
 }
 
 #[test]
 fn a_state_file_of_a_newer_version_is_refused_and_left_alone() {
-    let (path, launch) = state_file(&Place::new());
+    let (path, builder) = state_file(&TestDir::new());
     let mut bytes = fs::read(&path).unwrap();
     // SQLite's user_version, in which the file's version is.
     assert_eq!(bytes[60..64], [0, 0, 0, 1]);
     bytes[63] = 2;
     fs::write(&path, bytes).unwrap();
-    assert_left_alone(&launch, &path, &["version 2", "newer"]);
+    assert_left_alone(&builder, &path, &["version 2", "newer"]);
 }
 
 #[test]
@@ -428,13 +428,13 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
         }),
     ];
     for (what, damage) in damages {
-        let place = Place::new();
-        let (path, launch) = state_file(&place);
+        let test_dir = TestDir::new();
+        let (path, builder) = state_file(&test_dir);
         let mut bytes = fs::read(&path).unwrap();
         damage(&mut bytes);
         fs::write(&path, &bytes).unwrap();
 
-        let daemon = launch.start();
+        let daemon = builder.start();
         let mut peer = daemon.peer();
         assert_eq!(list(&mut peer), [""; 0], "{what}");
         let aside: PathBuf = daemon.process().stderr_line("where it was put", |line| {
@@ -444,7 +444,7 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
         assert!(fs::read(&aside).unwrap() == bytes, "{what}: it is kept as it was");
         assert_eq!(register(&mut peer, "/new"), DiscoveryStatus::Ok, "{what}");
         assert_eq!(daemon.kill().signal, Some(9));
-        assert_eq!(list(&mut launch.start().peer()), ["/new"], "{what}");
+        assert_eq!(list(&mut builder.start().peer()), ["/new"], "{what}");
     }
 }
 
@@ -457,15 +457,15 @@ fn a_state_file_deleted_under_it_is_noticed_and_made_anew() {
 }
 
 fn delete_state(suffixes: &[&str]) {
-    let place = Place::new();
-    let path = place.path("topics.db");
-    let launch = Launch::at(&place).args([Path::new("--state"), &path]);
-    let daemon = launch.start();
+    let test_dir = TestDir::new();
+    let path = test_dir.path("topics.db");
+    let builder = DaemonBuilder::at(&test_dir).args([Path::new("--state"), &path]);
+    let daemon = builder.start();
     let mut peer = daemon.peer();
     assert_eq!(register(&mut peer, "/before"), DiscoveryStatus::Ok);
     let epoch = says_of_itself(&mut peer).epoch;
     for suffix in suffixes {
-        fs::remove_file(place.path(&format!("topics.db{suffix}"))).unwrap();
+        fs::remove_file(test_dir.path(&format!("topics.db{suffix}"))).unwrap();
     }
     let deleted = Instant::now();
     // What cannot be stored meanwhile is refused; what is acknowledged is in the new file.
@@ -483,17 +483,17 @@ fn delete_state(suffixes: &[&str]) {
     assert_ne!(says_of_itself(&mut peer).epoch, epoch, "the history is gone, so another begins");
     assert_eq!(before.contains(&"/meanwhile".to_owned()), status == DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
-    assert_eq!(list(&mut launch.start().peer()), before, "{suffixes:?}");
+    assert_eq!(list(&mut builder.start().peer()), before, "{suffixes:?}");
 }
 
 #[test]
 fn two_daemons_do_not_share_a_state_file() {
-    let (path, launch) = state_file(&Place::new());
-    let daemon = launch.start();
-    let other = Launch::at(&Place::new()).args([Path::new("--state"), &path]);
-    let ended = other.run();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.contains(path.to_str().unwrap()), "{}", ended.stderr);
+    let (path, builder) = state_file(&TestDir::new());
+    let daemon = builder.start();
+    let other = DaemonBuilder::at(&TestDir::new()).args([Path::new("--state"), &path]);
+    let output = other.run();
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains(path.to_str().unwrap()), "{}", output.stderr);
     assert_eq!(register(&mut daemon.peer(), "/y"), DiscoveryStatus::Ok);
 }
 
@@ -501,13 +501,13 @@ fn two_daemons_do_not_share_a_state_file() {
 fn where_no_state_can_be_kept_it_says_so_and_does_not_start() {
     for (path, told) in [("/proc/no/topics.db", "/proc/no"), ("/dev/null", "/dev/null"), ("/", "/")]
     {
-        let place = Place::new();
-        let ended = Launch::at(&place).args(["--state", path]).run();
-        assert_eq!(ended.code, Some(1), "{path}: {}", ended.stderr);
-        assert!(ended.stderr.contains(told), "{path}: {}", ended.stderr);
-        assert!(!ended.stderr.contains("panicked"), "{path}: {}", ended.stderr);
-        let reasons = ended.stderr.matches("(os error").count();
-        assert!(reasons <= 1, "the system's reason is told {reasons} times: {}", ended.stderr);
-        assert!(!place.socket().exists(), "its socket does not stay");
+        let test_dir = TestDir::new();
+        let output = DaemonBuilder::at(&test_dir).args(["--state", path]).run();
+        assert_eq!(output.code, Some(1), "{path}: {}", output.stderr);
+        assert!(output.stderr.contains(told), "{path}: {}", output.stderr);
+        assert!(!output.stderr.contains("panicked"), "{path}: {}", output.stderr);
+        let reasons = output.stderr.matches("(os error").count();
+        assert!(reasons <= 1, "the system's reason is told {reasons} times: {}", output.stderr);
+        assert!(!test_dir.socket().exists(), "its socket does not stay");
     }
 }

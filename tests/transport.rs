@@ -238,8 +238,8 @@ fn libzmq_sockets_that_cannot_ask_or_want_a_password_get_nothing_and_hinder_nobo
 #[test]
 fn pyzmq_finds_the_transport_as_it_should_be() {
     for daemon in both_transports() {
-        let ended = python::run("transport_checks.py", &[daemon.address()]);
-        assert_eq!(ended.code, Some(0), "after {}:\n{}", ended.stdout, ended.stderr);
-        assert_eq!(ended.stdout.lines().count(), 7, "every check ran:\n{}", ended.stdout);
+        let output = python::run("transport_checks.py", &[daemon.address()]);
+        assert_eq!(output.code, Some(0), "after {}:\n{}", output.stdout, output.stderr);
+        assert_eq!(output.stdout.lines().count(), 7, "every check ran:\n{}", output.stdout);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cortex_client::{DiscoveryClient, Error, Result, TopicInfo};
 use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, done, until_held_back};
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::PATIENCE;
 use cortex_tests::measured;
 use cortex_tests::messages::topic;
@@ -48,7 +48,7 @@ fn parsed(text: &str) -> Value {
 
 #[test]
 fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let waiting = waiting(daemon.address(), &["/x", "-o", "json"]);
     until_held_back(daemon.address(), (1, 0));
     let node = ["register", "/x", "python_node", "then", "hold"];
@@ -64,7 +64,7 @@ fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
 
 #[test]
 fn at_the_reference_a_topic_is_found_by_asking_again() {
-    let daemon = ReferenceDaemon::start(&Place::new());
+    let daemon = ReferenceDaemon::start(&TestDir::new());
     let address = daemon.address();
     let in_a_shell = waiting(&address, &["/x", "-o", "name"]);
     let several = waiting(&address, &["/y", "/x", "-o", "name"]);
@@ -83,21 +83,21 @@ fn at_the_reference_a_topic_is_found_by_asking_again() {
 
 #[test]
 fn a_wait_survives_a_killed_daemon() {
-    let place = Place::new();
-    let launch = Launch::at(&place).log_level(Some("info"));
-    let address = place.address();
-    let daemon = launch.start();
+    let test_dir = TestDir::new();
+    let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
+    let address = test_dir.address();
+    let daemon = builder.start();
     let waiting_client = waiting_client(&address);
     let shells = [waiting(&address, &["/x"]), waiting(&address, &["/x", "/x"])];
     let several = waiting(&address, &["/x", "/y"]);
     until_held_back(&address, (3, 1));
     let _ = daemon.kill();
-    let daemon = launch.start();
+    let daemon = builder.start();
     // All have come again, so nobody waits for a time to be over.
     until_held_back(&address, (3, 1));
     register(&address, "/y");
     let _ = daemon.kill();
-    let daemon = launch.start();
+    let daemon = builder.start();
     until_held_back(&address, (3, 1));
     register(&address, "/x");
     assert_eq!(waiting_client.join().unwrap(), Ok(topic("/x", "node")));
@@ -109,22 +109,22 @@ fn a_wait_survives_a_killed_daemon() {
 
 #[test]
 fn a_wait_goes_on_at_whatever_daemon_takes_the_place() {
-    let place = Place::new();
-    let launch = Launch::at(&place).log_level(Some("info"));
-    let address = place.address();
+    let test_dir = TestDir::new();
+    let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
+    let address = test_dir.address();
 
-    let ours = launch.start();
+    let ours = builder.start();
     let waiting = waiting_client(&address);
     until_held_back(&address, (1, 0));
     let _ = ours.kill();
-    let reference = ReferenceDaemon::start(&place);
+    let reference = ReferenceDaemon::start(&test_dir);
     register(&address, "/x");
     assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
 
     unregister(&address, "/x");
     let waiting = waiting_client(&address);
     drop(reference);
-    let _ours = launch.start();
+    let _ours = builder.start();
     until_held_back(&address, (1, 0));
     register(&address, "/x");
     assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
@@ -173,7 +173,7 @@ fn a_shell_waits_until_a_topic_is_gone() {
 fn a_wait_in_vain_ends_in_time_and_says_why() {
     let daemon = Daemon::start();
     register(daemon.address(), "/there");
-    let reference = ReferenceDaemon::start(&Place::new());
+    let reference = ReferenceDaemon::start(&TestDir::new());
     let long = "/".repeat(1024);
     for (arguments, sentence) in [
         (&["/nope"][..], "error: /nope did not appear within 300ms\n"),
@@ -184,19 +184,19 @@ fn a_wait_in_vain_ends_in_time_and_says_why() {
     ] {
         let arguments = [&["--timeout", "300ms", "topic", "wait"], arguments].concat();
         let began = Instant::now();
-        let ended = run_at(daemon.address(), &arguments);
+        let output = run_at(daemon.address(), &arguments);
         assert!(began.elapsed() >= Duration::from_millis(300));
-        assert_eq!((ended.code, &*ended.stdout), (Some(124), ""), "{}", ended.stderr);
-        assert!(ended.stderr.starts_with(sentence), "{}", ended.stderr);
+        assert_eq!((output.code, &*output.stdout), (Some(124), ""), "{}", output.stderr);
+        assert!(output.stderr.starts_with(sentence), "{}", output.stderr);
     }
-    let ended = run_at(&reference.address(), &["--timeout", "300ms", "wait", "/x", "-o", "json"]);
-    let error = &parsed(&ended.stderr)["error"];
-    assert_eq!((ended.code, &error["kind"]), (Some(124), &json!("wait_timed_out")));
+    let output = run_at(&reference.address(), &["--timeout", "300ms", "wait", "/x", "-o", "json"]);
+    let error = &parsed(&output.stderr)["error"];
+    assert_eq!((output.code, &error["kind"]), (Some(124), &json!("wait_timed_out")));
 }
 
 #[test]
 fn a_missing_daemon_is_told_at_once_and_a_silent_one_in_time() {
-    let absent = run_at(&Place::new().address(), &["--timeout", "1h", "topic", "wait", "/x"]);
+    let absent = run_at(&TestDir::new().address(), &["--timeout", "1h", "topic", "wait", "/x"]);
     assert_eq!(absent.code, Some(3), "{}", absent.stderr);
 
     let daemon = Daemon::start();
@@ -231,8 +231,8 @@ fn a_daemon_that_goes_for_good_is_told_when_the_time_is_over() {
     until_held_back(&address, (1, 1));
     let _ = daemon.kill();
     for wait in waits {
-        let ended = wait.wait();
-        assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+        let output = wait.wait();
+        assert_eq!(output.code, Some(3), "{}", output.stderr);
     }
 }
 
@@ -242,7 +242,7 @@ fn an_interrupted_wait_leaves_nothing_at_the_daemon() {
     let waiting = waiting(daemon.address(), &["/x"]);
     until_held_back(daemon.address(), (1, 0));
     waiting.signal(Signal::INT);
-    let ended = waiting.wait();
-    assert!(ended.code == Some(130) || ended.signal == Some(2), "{ended:?}");
+    let output = waiting.wait();
+    assert!(output.code == Some(130) || output.signal == Some(2), "{output:?}");
     until_held_back(daemon.address(), (0, 0));
 }

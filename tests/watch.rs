@@ -12,7 +12,7 @@ use cortex_client::{DiscoveryClient, Error, EventKind, TopicInfo, Watch, WatchEv
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus, ResponseExt};
 use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, done, until_held_back};
-use cortex_tests::daemon::{Daemon, Launch, Place};
+use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{topic, topic_at};
 use cortex_tests::process::Process;
@@ -103,7 +103,7 @@ fn sees(process: &Process, event: &str, name: &str) -> Value {
 
 #[test]
 fn every_kind_of_event_is_shown_as_it_happens() {
-    let daemon = Launch::at(&Place::new()).log_level(Some("info")).start();
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut client = client(daemon.address());
     register(&mut client, "/there");
     let shell = watching(daemon.address(), &["-o", "jsonl"]);
@@ -137,20 +137,20 @@ fn every_kind_of_event_is_shown_as_it_happens() {
     assert_eq!((&evicted["reason"], &evicted["revision"]), (&json!("owner exited"), &json!(6)));
 
     shell.signal(Signal::INT);
-    let ended = shell.wait();
-    assert!(ended.code == Some(130) || ended.signal == Some(2), "{ended:?}");
-    let lines: Vec<_> = ended.stdout.lines().map(parsed).collect();
+    let output = shell.wait();
+    assert!(output.code == Some(130) || output.signal == Some(2), "{output:?}");
+    let lines: Vec<_> = output.stdout.lines().map(parsed).collect();
     let revisions: Vec<_> = lines.iter().map(|line| line["revision"].as_u64().unwrap()).collect();
     assert_eq!(revisions, [1, 2, 3, 4, 5, 6]);
-    assert_eq!(ended.stderr, "");
+    assert_eq!(output.stderr, "");
 }
 
 #[test]
 fn nothing_is_missed_or_told_twice_when_the_daemon_is_killed() {
-    let place = Place::new();
-    let launch = Launch::at(&place).log_level(Some("info"));
-    let address = place.address();
-    let mut daemon = launch.start();
+    let test_dir = TestDir::new();
+    let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
+    let address = test_dir.address();
+    let mut daemon = builder.start();
     let mut client = client(&address);
     let mut reader = Reader::at(&address);
     reader.catch_up(&mut client);
@@ -166,7 +166,7 @@ fn nothing_is_missed_or_told_twice_when_the_daemon_is_killed() {
             reader.hear();
         }
         let _ = daemon.kill();
-        daemon = launch.start();
+        daemon = builder.start();
         client.unregister_topic(&format!("/{round}/7")).unwrap();
         reader.catch_up(&mut client);
         seen += 21;
@@ -184,10 +184,10 @@ fn nothing_is_missed_or_told_twice_when_the_daemon_is_killed() {
 
 #[test]
 fn a_daemon_that_lost_its_state_is_told_as_such() {
-    let place = Place::new();
-    let launch = Launch::at(&place).log_level(Some("info"));
-    let address = place.address();
-    let daemon = launch.start();
+    let test_dir = TestDir::new();
+    let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
+    let address = test_dir.address();
+    let daemon = builder.start();
     let mut client = client(&address);
     register(&mut client, "/old");
     let mut reader = Reader::at(&address);
@@ -197,8 +197,8 @@ fn a_daemon_that_lost_its_state_is_told_as_such() {
     shell.stdout_line("what is there", |line| (line == "present /old").then_some(()));
 
     let _ = daemon.kill();
-    fs::remove_dir_all(place.path("state")).unwrap();
-    let _daemon = launch.start();
+    fs::remove_dir_all(test_dir.path("state")).unwrap();
+    let _daemon = builder.start();
     register(&mut client, "/new");
     reader.catch_up(&mut client);
     let told = reader.told();
@@ -212,9 +212,9 @@ fn a_daemon_that_lost_its_state_is_told_as_such() {
 
 #[test]
 fn the_reference_is_listed_and_what_differs_is_told() {
-    let place = Place::new();
-    let address = place.address();
-    let reference = ReferenceDaemon::start(&place);
+    let test_dir = TestDir::new();
+    let address = test_dir.address();
+    let reference = ReferenceDaemon::start(&test_dir);
     let mut client = client(&address);
     register(&mut client, "/a");
     register(&mut client, "/b");
@@ -238,7 +238,7 @@ fn the_reference_is_listed_and_what_differs_is_told() {
 
     // It comes back empty: it is the same list, with less in it.
     drop(reference);
-    let reference = ReferenceDaemon::start(&place);
+    let reference = ReferenceDaemon::start(&test_dir);
     reader.catch_up(&mut client);
     assert_eq!(reader.told(), ["unregistered /b", "unregistered /c"]);
     register(&mut client, "/d");
@@ -248,14 +248,14 @@ fn the_reference_is_listed_and_what_differs_is_told() {
 
     // Ours takes its place, and it takes ours.
     drop(reference);
-    let ours = Launch::at(&place).log_level(Some("info")).start();
+    let ours = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     register(&mut client, "/e");
     reader.catch_up(&mut client);
     assert_eq!(reader.told()[0], "resync");
     assert_eq!(reader.revision, Some(1));
     shell.stdout_line("resync", |line| (parsed(line)["event"] == "resync").then_some(()));
     let _ = ours.kill();
-    let _reference = ReferenceDaemon::start(&place);
+    let _reference = ReferenceDaemon::start(&test_dir);
     register(&mut client, "/f");
     reader.catch_up(&mut client);
     assert_eq!(reader.told()[0], "resync");
@@ -265,7 +265,7 @@ fn the_reference_is_listed_and_what_differs_is_told() {
 #[test]
 fn a_pattern_is_a_pattern_at_every_daemon() {
     let ours = Daemon::start();
-    let reference = ReferenceDaemon::start(&Place::new());
+    let reference = ReferenceDaemon::start(&TestDir::new());
     for address in [ours.address(), &reference.address()] {
         let mut client = client(address);
         for name in ["/camera/left", "/camera/left/small", "/größe", "/a*b", "/a\\b", "/a{b"] {
@@ -323,24 +323,24 @@ fn a_shell_ends_by_itself_when_it_was_told_to() {
 fn what_cannot_be_watched_is_told() {
     let daemon = Daemon::start();
     for (address, arguments, exit) in [
-        (Place::new().address(), &["watch", "--timeout", "1h"][..], 3),
+        (TestDir::new().address(), &["watch", "--timeout", "1h"][..], 3),
         (daemon.address().to_owned(), &["watch", "/a["], 2),
         (daemon.address().to_owned(), &["watch", "-o", "json"], 2),
         (always("nonsense").address(), &["watch"], 6),
         (always(refusal()).address(), &["watch"], 1),
     ] {
-        let ended = run_at(&address, arguments);
-        assert_eq!((ended.code, &*ended.stdout), (Some(exit), ""), "{}", ended.stderr);
+        let output = run_at(&address, arguments);
+        assert_eq!((output.code, &*output.stdout), (Some(exit), ""), "{}", output.stderr);
     }
     let refusing = always(refusal());
-    let ended = run_at(&refusing.address(), &["watch"]);
-    assert!(ended.stderr.contains("not today"), "{}", ended.stderr);
+    let output = run_at(&refusing.address(), &["watch"]);
+    assert!(output.stderr.contains("not today"), "{}", output.stderr);
 
     daemon.signal(Signal::STOP);
-    let ended = run_at(daemon.address(), &["watch", "--timeout", "300ms"]);
-    assert_eq!(ended.code, Some(3), "nothing was heard: {}", ended.stderr);
+    let output = run_at(daemon.address(), &["watch", "--timeout", "300ms"]);
+    assert_eq!(output.code, Some(3), "nothing was heard: {}", output.stderr);
     // Nothing is waited for any more, and so that is not said.
-    assert!(ended.stderr.starts_with("error: no answer within 300ms"), "{}", ended.stderr);
+    assert!(output.stderr.starts_with("error: no answer within 300ms"), "{}", output.stderr);
 }
 
 fn refusal() -> Vec<u8> {
@@ -357,16 +357,16 @@ fn always(body: impl Into<Vec<u8>>) -> Scripted {
 
 #[test]
 fn a_daemon_that_goes_and_comes_is_told_beside_the_data() {
-    let place = Place::new();
-    let daemon = Launch::at(&place).start();
-    let shell = watching(&place.address(), &["-o", "name"]);
-    let quiet = watching(&place.address(), &["-o", "name", "-q"]);
-    until_held_back(&place.address(), (0, 2));
+    let test_dir = TestDir::new();
+    let daemon = DaemonBuilder::at(&test_dir).start();
+    let shell = watching(&test_dir.address(), &["-o", "name"]);
+    let quiet = watching(&test_dir.address(), &["-o", "name", "-q"]);
+    until_held_back(&test_dir.address(), (0, 2));
     let _ = daemon.kill();
     shell.stderr_line("it is gone", |line| line.contains("is gone").then_some(()));
-    let _daemon = Launch::at(&place).start();
+    let _daemon = DaemonBuilder::at(&test_dir).start();
     shell.stderr_line("it is back", |line| line.contains("answers again").then_some(()));
-    register(&mut client(&place.address()), "/a");
+    register(&mut client(&test_dir.address()), "/a");
     for process in [&shell, &quiet] {
         process.stdout_line("the topic", |line| (line == "registered /a").then_some(()));
     }
@@ -388,17 +388,17 @@ fn a_reader_that_has_seen_enough_ends_the_watch() {
         if happens_more {
             register(&mut client(daemon.address()), "/b");
         }
-        let ended = process.wait();
-        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+        let output = process.wait();
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
         client(daemon.address()).unregister_topic("/b").unwrap_or_default();
     }
 }
 
 #[test]
 fn the_example_watches() {
-    let place = Place::new();
-    let launch = Launch::at(&place);
-    let daemon = launch.start();
+    let test_dir = TestDir::new();
+    let builder = DaemonBuilder::at(&test_dir);
+    let daemon = builder.start();
     let mut client = client(daemon.address());
     register(&mut client, "/camera/left");
     let mut example = Command::new(binaries::client_example("watch"));
@@ -406,7 +406,7 @@ fn the_example_watches() {
     let shown = |wanted: &str| example.stdout_line(wanted, |line| (line == wanted).then_some(()));
     shown("there are 1 topics");
     let _ = daemon.kill();
-    let _daemon = launch.start();
+    let _daemon = builder.start();
     register(&mut client, "/camera/right");
     shown("/camera/right: registered");
     client.unregister_topic("/camera/left").unwrap();

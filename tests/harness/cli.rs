@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::binaries;
-use crate::process::{Ended, Process};
+use crate::process::{Process, ProcessOutput};
 
 /// The command `cortex`, with nothing of this shell's environment that would change its answers.
 #[must_use]
@@ -21,13 +21,13 @@ pub fn command(arguments: &[&str]) -> Command {
 
 /// Runs `cortex` to its end.
 #[must_use]
-pub fn run(arguments: &[&str]) -> Ended {
+pub fn run(arguments: &[&str]) -> ProcessOutput {
     Process::spawn_captured(&mut command(arguments)).wait()
 }
 
 /// Runs `cortex -a ADDRESS …` to its end, with a wide deadline unless the arguments have one.
 #[must_use]
-pub fn run_at(address: &str, arguments: &[&str]) -> Ended {
+pub fn run_at(address: &str, arguments: &[&str]) -> ProcessOutput {
     let has_deadline = arguments.iter().any(|argument| argument.starts_with("--timeout"));
     let deadline = if has_deadline { &[][..] } else { &["--timeout", "30s"] };
     run(&[&["-a", address], deadline, arguments].concat())

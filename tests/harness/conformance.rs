@@ -7,7 +7,7 @@ use crate::cli;
 use crate::clients::{Awaited, Calls};
 use crate::deadline::{PATIENCE, eventually};
 use crate::messages::topic;
-use crate::process::Ended;
+use crate::process::ProcessOutput;
 
 /// A client of the daemon at `address`, with a wide deadline.
 ///
@@ -131,7 +131,7 @@ pub fn every_command(address: &str) {
 /// # Panics
 /// When it did not, or grumbled.
 #[must_use]
-pub fn done(ended: Ended) -> String {
-    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{}", ended.stdout);
-    ended.stdout
+pub fn done(output: ProcessOutput) -> String {
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{}", output.stdout);
+    output.stdout
 }

@@ -12,16 +12,16 @@ use tempfile::TempDir;
 
 use crate::binaries;
 use crate::deadline::{PATIENCE, eventually};
-use crate::process::{Ended, Process};
+use crate::process::{Process, ProcessOutput};
 use crate::raw_peer::{self, RawPeer};
 
 /// A temporary directory with room for a discovery socket.
 #[derive(Clone)]
-pub struct Place {
+pub struct TestDir {
     directory: Arc<TempDir>,
 }
 
-impl Place {
+impl TestDir {
     /// An empty place.
     ///
     /// # Panics
@@ -53,37 +53,37 @@ impl Place {
     /// The discovery socket's address.
     #[must_use]
     pub fn address(&self) -> String {
-        ipc(&self.socket())
+        ipc_address(&self.socket())
     }
 }
 
 /// The address of an ipc socket.
 #[must_use]
-pub fn ipc(path: &Path) -> String {
+pub fn ipc_address(path: &Path) -> String {
     format!("ipc://{}", path.display())
 }
 
 /// How a daemon is to be started.
-pub struct Launch {
-    place: Place,
+pub struct DaemonBuilder {
+    test_dir: TestDir,
     prelude: String,
     addresses: Vec<String>,
     log_level: Option<String>,
     arguments: Vec<OsString>,
 }
 
-impl Launch {
+impl DaemonBuilder {
     /// At the place's socket, telling all it does.
     #[must_use]
-    pub fn at(place: &Place) -> Self {
-        Self::at_address(place, place.address())
+    pub fn at(test_dir: &TestDir) -> Self {
+        Self::at_address(test_dir, test_dir.address())
     }
 
     /// At another address, with the place only for its files.
     #[must_use]
-    pub fn at_address(place: &Place, address: impl Into<String>) -> Self {
+    pub fn at_address(test_dir: &TestDir, address: impl Into<String>) -> Self {
         Self {
-            place: place.clone(),
+            test_dir: test_dir.clone(),
             prelude: String::new(),
             addresses: vec![address.into()],
             log_level: Some("debug".into()),
@@ -93,7 +93,7 @@ impl Launch {
 
     /// Also on a free TCP port of this host.
     #[must_use]
-    pub fn and_tcp(mut self) -> Self {
+    pub fn with_tcp(mut self) -> Self {
         self.addresses.push("tcp://127.0.0.1:0".into());
         self
     }
@@ -114,7 +114,7 @@ impl Launch {
 
     /// With `commands` run before, by the shell that then becomes the daemon.
     #[must_use]
-    pub fn after_shell(mut self, commands: &str) -> Self {
+    pub fn shell_prelude(mut self, commands: &str) -> Self {
         self.prelude = commands.into();
         self
     }
@@ -134,7 +134,7 @@ impl Launch {
             .args(self.addresses.iter().flat_map(|address| ["--address", address]))
             .args(self.log_level.iter().flat_map(|level| ["--log-level", level]))
             .args(&self.arguments)
-            .env("XDG_STATE_HOME", self.place.path("state"))
+            .env("XDG_STATE_HOME", self.test_dir.path("state"))
             .env_remove("STATE_DIRECTORY")
             .env_remove("CORTEX_DISCOVERY_ADDRESS")
             .env_remove("RUST_LOG")
@@ -150,7 +150,7 @@ impl Launch {
 
     /// Starts it where it is not expected to stay, and waits for its end.
     #[must_use]
-    pub fn run(&self) -> Ended {
+    pub fn run(&self) -> ProcessOutput {
         self.spawn().wait()
     }
 
@@ -171,11 +171,11 @@ impl Launch {
             .collect();
         for address in &addresses {
             eventually(&format!("a daemon answers at {address}"), PATIENCE, || {
-                process.assert_runs();
+                process.assert_running();
                 raw_peer::ping(address).ok()
             });
         }
-        Daemon { process, place: self.place.clone(), addresses }
+        Daemon { process, test_dir: self.test_dir.clone(), addresses }
     }
 }
 
@@ -191,7 +191,7 @@ fn bound_port(process: &Process, host: &str) -> u16 {
 /// A running daemon that has answered. It is killed when dropped.
 pub struct Daemon {
     process: Process,
-    place: Place,
+    test_dir: TestDir,
     addresses: Vec<String>,
 }
 
@@ -199,20 +199,20 @@ impl Daemon {
     /// A daemon at a new place's socket.
     #[must_use]
     pub fn start() -> Self {
-        Launch::at(&Place::new()).start()
+        DaemonBuilder::at(&TestDir::new()).start()
     }
 
     /// A daemon on a free TCP port of this host.
     #[must_use]
     pub fn start_tcp() -> Self {
-        Launch::at_address(&Place::new(), "tcp://127.0.0.1:0").start()
+        DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0").start()
     }
 
     /// The same, and peers over TCP, whom nobody knows, may end it.
     #[must_use]
-    pub fn start_tcp_that_anybody_may_end() -> Self {
-        let launch = Launch::at_address(&Place::new(), "tcp://127.0.0.1:0");
-        launch.args(["--allow-remote-shutdown"]).start()
+    pub fn start_tcp_with_remote_shutdown() -> Self {
+        let builder = DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0");
+        builder.args(["--allow-remote-shutdown"]).start()
     }
 
     /// The address it serves at (the first, when there are several).
@@ -229,8 +229,8 @@ impl Daemon {
 
     /// Where its files are.
     #[must_use]
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn test_dir(&self) -> &TestDir {
+        &self.test_dir
     }
 
     /// Its process.
@@ -246,14 +246,14 @@ impl Daemon {
 
     /// Kills it as `kill -9` does, so that it can tidy up nothing.
     #[must_use]
-    pub fn kill(self) -> Ended {
+    pub fn kill(self) -> ProcessOutput {
         self.process.signal(Signal::KILL);
         self.process.wait()
     }
 
     /// Waits for its end.
     #[must_use]
-    pub fn wait(self) -> Ended {
+    pub fn wait(self) -> ProcessOutput {
         self.process.wait()
     }
 

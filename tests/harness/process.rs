@@ -24,7 +24,7 @@ pub struct Process {
 
 /// How a process ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct ProcessOutput {
     /// Its exit code, unless a signal ended it.
     pub code: Option<i32>,
     /// The number of the signal that ended it.
@@ -42,7 +42,7 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn spawn(command: &mut Command) -> Self {
-        let_children_be_interrupted();
+        restore_interrupts_for_children();
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdin = child.stdin.take();
@@ -103,7 +103,7 @@ impl Process {
     ///
     /// # Panics
     /// When the system does not tell.
-    pub fn has_ended(&mut self) -> bool {
+    pub fn has_exited(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
@@ -111,8 +111,8 @@ impl Process {
     ///
     /// # Panics
     /// When it does not, with what it said last.
-    pub fn assert_runs(&mut self) {
-        assert!(!self.has_ended(), "it has ended, and said:\n{}", self.stderr.all());
+    pub fn assert_running(&mut self) {
+        assert!(!self.has_exited(), "it has ended, and said:\n{}", self.stderr.all());
     }
 
     /// Waits for its end.
@@ -120,10 +120,10 @@ impl Process {
     /// # Panics
     /// When it goes on for longer than [`PATIENCE`].
     #[must_use]
-    pub fn wait(mut self) -> Ended {
+    pub fn wait(mut self) -> ProcessOutput {
         self.stdin = None;
         let status = eventually("the process ends", PATIENCE, || self.child.try_wait().unwrap());
-        Ended {
+        ProcessOutput {
             code: status.code(),
             signal: status.signal(),
             stdout: self.stdout.all(),
@@ -136,7 +136,7 @@ impl Process {
     /// # Panics
     /// When there is none within [`PATIENCE`].
     pub fn stdout_line<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
-        self.stdout.line(what, find).unwrap_or_else(|| self.panic_about(what))
+        self.stdout.line(what, find).unwrap_or_else(|| self.panic_without_line(what))
     }
 
     /// Waits for a line of its standard error in which `find` finds something.
@@ -144,7 +144,7 @@ impl Process {
     /// # Panics
     /// When there is none within [`PATIENCE`].
     pub fn stderr_line<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
-        self.stderr.line(what, find).unwrap_or_else(|| self.panic_about(what))
+        self.stderr.line(what, find).unwrap_or_else(|| self.panic_without_line(what))
     }
 
     /// What it has written to its standard output so far.
@@ -159,7 +159,7 @@ impl Process {
         self.stderr.so_far()
     }
 
-    fn panic_about(&self, what: &str) -> ! {
+    fn panic_without_line(&self, what: &str) -> ! {
         panic!("not told: {what}\nits standard error:\n{}", self.stderr_so_far())
     }
 }
@@ -174,7 +174,7 @@ impl Drop for Process {
 
 /// Whoever runs the tests in the background may have them ignore interrupts, and children inherit
 /// that. Where a signal is handled, they begin with its default; and here it still ends the tests.
-fn let_children_be_interrupted() {
+fn restore_interrupts_for_children() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let always = Arc::new(AtomicBool::new(true));

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::binaries::target_directory;
-use crate::daemon::Place;
-use crate::process::{Ended, Process};
+use crate::daemon::TestDir;
+use crate::process::{Process, ProcessOutput};
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
 
@@ -34,7 +34,7 @@ pub fn script(name: &str, arguments: &[&str]) -> Command {
 
 /// Runs a script to its end.
 #[must_use]
-pub fn run(name: &str, arguments: &[&str]) -> Ended {
+pub fn run(name: &str, arguments: &[&str]) -> ProcessOutput {
     Process::spawn_captured(&mut script(name, arguments)).wait()
 }
 
@@ -49,27 +49,27 @@ pub fn spawn(name: &str, arguments: &[&str]) -> Process {
 /// A running `reference_daemon.py`: a daemon with the semantics of the Python reference.
 pub struct ReferenceDaemon {
     process: Process,
-    place: Place,
+    test_dir: TestDir,
 }
 
 impl ReferenceDaemon {
     /// One at this place's socket that listens already.
     #[must_use]
-    pub fn start(place: &Place) -> Self {
-        let process = spawn("reference_daemon.py", &[&place.address()]);
+    pub fn start(test_dir: &TestDir) -> Self {
+        let process = spawn("reference_daemon.py", &[&test_dir.address()]);
         process.stdout_line("it listens", |line| (line == "ready").then_some(()));
-        Self { process, place: place.clone() }
+        Self { process, test_dir: test_dir.clone() }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> String {
-        self.place.address()
+        self.test_dir.address()
     }
 
     /// Waits for its end.
     #[must_use]
-    pub fn wait(self) -> Ended {
+    pub fn wait(self) -> ProcessOutput {
         self.process.wait()
     }
 }

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use zmq::{Context, ROUTER};
 
-use crate::daemon::Place;
+use crate::daemon::TestDir;
 
 /// A request as it came: whom to answer, and what was asked.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Request {
 
 /// A scripted daemon; it stops when dropped.
 pub struct Scripted {
-    place: Place,
+    test_dir: TestDir,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -45,7 +45,7 @@ impl Scripted {
     /// When libzmq refuses.
     #[must_use]
     pub fn start(script: impl FnMut(Request) -> Vec<Reply> + Send + 'static) -> Self {
-        Self::start_at(&Place::new(), script)
+        Self::start_at(&TestDir::new(), script)
     }
 
     /// The same at this place's socket.
@@ -54,13 +54,13 @@ impl Scripted {
     /// When libzmq refuses.
     #[must_use]
     pub fn start_at(
-        place: &Place,
+        test_dir: &TestDir,
         mut script: impl FnMut(Request) -> Vec<Reply> + Send + 'static,
     ) -> Self {
         let context = Context::new();
         let router = context.socket(ROUTER).unwrap();
         router.set_linger(0).unwrap();
-        router.bind(&place.address()).unwrap();
+        router.bind(&test_dir.address()).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
@@ -77,13 +77,13 @@ impl Scripted {
                 }
             }
         });
-        Self { place: place.clone(), stop, thread: Some(thread) }
+        Self { test_dir: test_dir.clone(), stop, thread: Some(thread) }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> String {
-        self.place.address()
+        self.test_dir.address()
     }
 }
 
@@ -91,8 +91,8 @@ impl Drop for Scripted {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            assert!(ended.is_ok() || thread::panicking(), "the script panicked");
+            let joined = thread.join();
+            assert!(joined.is_ok() || thread::panicking(), "the script panicked");
         }
     }
 }
