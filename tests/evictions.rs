@@ -9,7 +9,7 @@ use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, R
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::messages::{names, topic_at};
-use cortex_tests::publisher_host::{Listener, Nursery, Order, Publisher};
+use cortex_tests::publisher_host::{Endpoint, Publisher, PublisherHost, PublisherSpec};
 use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::{measured, python};
 use rustix::process::{Pid, Signal};
@@ -116,9 +116,9 @@ fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it(
 fn so_are_those_whose_endpoint_is_tcp() {
     let daemon = Daemon::start();
     let mut peer = daemon.peer();
-    let mut nursery = Nursery::of(daemon.address());
+    let mut host = PublisherHost::start(daemon.address());
     let times = (0..10).map(|_| {
-        let publisher = nursery.publisher("node", "tcp://127.0.0.1:*", &["/a", "/b"]);
+        let publisher = host.start_publisher("node", "tcp://127.0.0.1:*", &["/a", "/b"]);
         publisher.assert_registered();
         assert!(is_there(&mut peer, "/a"));
         publisher.signal(Signal::KILL);
@@ -151,12 +151,12 @@ fn another_node_gets_the_topic_of_one_that_was_just_killed() {
 fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) {
     let daemon = watchful().start();
     let mut peer = daemon.peer();
-    let mut nursery = Nursery::of(daemon.address());
+    let mut host = PublisherHost::start(daemon.address());
     let path = ipc_address(&daemon.test_dir().path("data.sock"));
     let (mut refused, mut times) = (Vec::new(), Vec::new());
     for round in 0..50 {
         let address = if round % 2 == 0 { path.as_str() } else { "tcp://127.0.0.1:*" };
-        let publisher = nursery.publisher("first", address, &["/camera"]);
+        let publisher = host.start_publisher("first", address, &["/camera"]);
         publisher.assert_registered();
         assert_eq!(
             register(&mut peer, "/camera", "second"),
@@ -188,13 +188,13 @@ fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) 
 fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
     let daemon = watchful().start();
     let mut peer = daemon.peer();
-    let mut nursery = Nursery::of(daemon.address());
+    let mut host = PublisherHost::start(daemon.address());
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
-    let mut present = nursery.publisher("node", &address, &["/camera"]);
+    let mut present = host.start_publisher("node", &address, &["/camera"]);
     for _ in 0..10 {
         present.assert_registered();
         present.signal(Signal::KILL);
-        present = nursery.publisher("node", &address, &["/camera"]);
+        present = host.start_publisher("node", &address, &["/camera"]);
     }
     present.assert_registered();
     // Whatever was found out late about those that are gone means nothing for this one.
@@ -209,20 +209,30 @@ fn a_publisher_that_lives_is_never_evicted() {
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.peer();
     let address = |name: &str| ipc_address(&daemon.test_dir().path(name));
-    let mut seen = Nursery::of(ipc);
-    let mut unseen = Nursery::of(tcp);
-    let order =
-        |node, address, listener| Order { node, address, topics: &[], listener, leaves: true };
+    let mut seen_host = PublisherHost::start(ipc);
+    let mut unseen_host = PublisherHost::start(tcp);
+    let spec = |node, address, endpoint| PublisherSpec {
+        node,
+        address,
+        topics: &[],
+        endpoint,
+        disconnects: true,
+    };
     let (one, other) = (address("seen.sock"), address("unseen.sock"));
     let topics = |name: &str| [name.to_owned()];
     let publishers = [
-        seen.start(&Order { topics: &topics("/seen"), ..order("seen", &one, Listener::Own) }),
-        seen.start(&Order {
-            topics: &topics("/nowhere"),
-            ..order("nowhere", "ipc:///nowhere/at/all.sock", Listener::None)
+        seen_host.start_publisher_with(&PublisherSpec {
+            topics: &topics("/seen"),
+            ..spec("seen", &one, Endpoint::OwnSocket)
         }),
-        unseen
-            .start(&Order { topics: &topics("/unseen"), ..order("unseen", &other, Listener::Own) }),
+        seen_host.start_publisher_with(&PublisherSpec {
+            topics: &topics("/nowhere"),
+            ..spec("nowhere", "ipc:///nowhere/at/all.sock", Endpoint::Unbound)
+        }),
+        unseen_host.start_publisher_with(&PublisherSpec {
+            topics: &topics("/unseen"),
+            ..spec("unseen", &other, Endpoint::OwnSocket)
+        }),
     ];
     publishers.iter().for_each(Publisher::assert_registered);
     eventually("the unseen one is found alive", PATIENCE, || {
@@ -252,12 +262,18 @@ fn a_publisher_that_lives_is_never_evicted() {
 fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
     let daemon = watchful().start();
     let mut peer = daemon.peer();
-    let mut nursery = Nursery::of(daemon.address());
+    let mut host = PublisherHost::start(daemon.address());
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let topics = ["/held".to_owned()];
-    let listener = Listener::Silent;
-    let order = Order { node: "node", address: &address, topics: &topics, listener, leaves: false };
-    let publisher = nursery.start(&order);
+    let endpoint = Endpoint::SilentChild;
+    let spec = PublisherSpec {
+        node: "node",
+        address: &address,
+        topics: &topics,
+        endpoint,
+        disconnects: false,
+    };
+    let publisher = host.start_publisher_with(&spec);
     publisher.assert_registered();
     publisher.kill();
     let killed = Instant::now();
@@ -273,12 +289,18 @@ fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
 fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
     let daemon = watchful().start();
     let mut peer = daemon.peer();
-    let mut nursery = Nursery::of(daemon.address());
+    let mut host = PublisherHost::start(daemon.address());
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let topics = ["/served".to_owned()];
-    let listener = Listener::Served;
-    let order = Order { node: "node", address: &address, topics: &topics, listener, leaves: false };
-    let publisher = nursery.start(&order);
+    let endpoint = Endpoint::ServingChild;
+    let spec = PublisherSpec {
+        node: "node",
+        address: &address,
+        topics: &topics,
+        endpoint,
+        disconnects: false,
+    };
+    let publisher = host.start_publisher_with(&spec);
     publisher.assert_registered();
     publisher.signal(Signal::KILL);
     eventually("it is known to be an orphan", PATIENCE, || {
@@ -292,7 +314,7 @@ fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
         "somebody serves it"
     );
     // The children end with it.
-    drop(nursery);
+    drop(host);
     let took = time_until_gone(&mut peer, "/served", Instant::now());
     measured(&format!("gone {took:?} after the child"));
 }
@@ -302,9 +324,9 @@ fn an_unseen_publisher_is_gone_after_two_looks() {
     let daemon = watchful().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.peer();
-    let mut nursery = Nursery::of(tcp);
+    let mut host = PublisherHost::start(tcp);
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
-    let publisher = nursery.publisher("node", &address, &["/unseen"]);
+    let publisher = host.start_publisher("node", &address, &["/unseen"]);
     publisher.assert_registered();
     eventually("it is found alive", PATIENCE, || {
         let entry = entry(&mut peer, "/unseen");
@@ -323,11 +345,12 @@ fn endpoints_that_hang_keep_nobody_waiting_and_no_topic_goes_for_them() {
     let daemon = watchful().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.peer();
-    let mut nursery = Nursery::of(tcp);
+    let mut host = PublisherHost::start(tcp);
     let topics: Vec<_> = (0..20).map(|number| format!("/hanging/{number}")).collect();
-    let listener = Listener::Full;
-    let order = Order { node: "node", address: "", topics: &topics, listener, leaves: false };
-    let publisher = nursery.start(&order);
+    let endpoint = Endpoint::FullBacklog;
+    let spec =
+        PublisherSpec { node: "node", address: "", topics: &topics, endpoint, disconnects: false };
+    let publisher = host.start_publisher_with(&spec);
     publisher.assert_registered();
     let mut slowest = Duration::ZERO;
     // Longer than the second that a look may take.

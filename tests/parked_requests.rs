@@ -14,7 +14,7 @@ use cortex_tests::deadline::{PATIENCE, eventually};
 use cortex_tests::measured;
 use cortex_tests::messages::{hello, names, register_static, response, topic};
 use cortex_tests::process::Process;
-use cortex_tests::publisher_host::{Listener, Nursery, Order};
+use cortex_tests::publisher_host::{Endpoint, PublisherHost, PublisherSpec};
 use cortex_tests::python;
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::zmq_peer::ZmqPeer;
@@ -268,15 +268,15 @@ fn a_watch_is_told_at_once_when_the_history_is_lost() {
 fn an_evicted_topic_is_told_with_the_reason() {
     let daemon = Daemon::start();
     let mut watcher = daemon.peer();
-    let mut nursery = Nursery::of(daemon.address());
-    let number = nursery.begin(&Order {
+    let mut host = PublisherHost::start(daemon.address());
+    let id = host.spawn_publisher(&PublisherSpec {
         node: "node",
         address: &format!("ipc://{}", daemon.test_dir().path("node.sock").display()),
         topics: &["/x".to_owned()],
-        listener: Listener::Own,
-        leaves: false,
+        endpoint: Endpoint::OwnSocket,
+        disconnects: false,
     });
-    let publisher = nursery.born(number);
+    let publisher = host.wait_for_publisher(id);
     publisher.assert_registered();
     let since = since_of(&watcher.request(&hello()).unwrap().ext.unwrap());
     send(&mut watcher, &watch(Some(since)));

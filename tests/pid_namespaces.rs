@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::{PATIENCE, eventually};
-use cortex_tests::publisher_host::{Nursery, Publisher};
+use cortex_tests::publisher_host::{Publisher, PublisherHost};
 use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::{measured, not_run};
 
@@ -48,8 +48,9 @@ fn time_until_gone(peer: &mut RawPeer, name: &str) -> Duration {
     since.elapsed()
 }
 
-fn publisher_of(nursery: &mut Nursery, test_dir: &TestDir, name: &str) -> Publisher {
-    let publisher = nursery.publisher("node", &ipc_address(&test_dir.path("data.sock")), &[name]);
+fn publisher_of(host: &mut PublisherHost, test_dir: &TestDir, name: &str) -> Publisher {
+    let publisher =
+        host.start_publisher("node", &ipc_address(&test_dir.path("data.sock")), &[name]);
     publisher.assert_registered();
     publisher
 }
@@ -68,9 +69,9 @@ fn a_publisher_whose_pid_is_unknown_is_found_alive_and_goes_after_two_looks() {
     let test_dir = TestDir::new();
     let daemon = watchful(&test_dir).shell_prelude(ELSEWHERE).start();
     let mut peer = daemon.peer();
-    let mut nursery = Nursery::of(daemon.address());
+    let mut host = PublisherHost::start(daemon.address());
     for _ in 0..3 {
-        let publisher = publisher_of(&mut nursery, &test_dir, "/hidden");
+        let publisher = publisher_of(&mut host, &test_dir, "/hidden");
         assert_eq!(becomes_alive(&mut peer, "/hidden").pid, None);
         publisher.kill();
         let took = time_until_gone(&mut peer, "/hidden");
@@ -89,11 +90,11 @@ fn a_publisher_in_a_namespace_within_the_daemons_own_is_watched_like_any_other()
     let test_dir = TestDir::new();
     let daemon = watchful(&test_dir).start();
     let mut peer = daemon.peer();
-    let mut nursery = Nursery::in_own_pid_namespace(daemon.address());
-    let publisher = publisher_of(&mut nursery, &test_dir, "/inside");
+    let mut host = PublisherHost::start_in_own_pid_namespace(daemon.address());
+    let publisher = publisher_of(&mut host, &test_dir, "/inside");
     let seen = entry(&mut peer, "/inside").unwrap();
     assert!(seen.pid.is_some(), "{seen:?}");
-    nursery.kill(&publisher);
+    host.kill(&publisher);
     let took = time_until_gone(&mut peer, "/inside");
     measured(&format!("evicted {took:?} after the kill"));
     assert!(reason(&daemon, "/inside").contains("owner exited"));
@@ -106,8 +107,8 @@ fn topics_outlive_a_daemons_move_to_another_namespace_as_those_of_unseen_publish
     }
     let test_dir = TestDir::new();
     let daemon = watchful(&test_dir).start();
-    let mut nursery = Nursery::of(daemon.address());
-    let publisher = publisher_of(&mut nursery, &test_dir, "/moved");
+    let mut host = PublisherHost::start(daemon.address());
+    let publisher = publisher_of(&mut host, &test_dir, "/moved");
     let before = entry(&mut daemon.peer(), "/moved").unwrap();
     assert!(before.pid.is_some(), "{before:?}");
     assert_eq!(daemon.kill().signal, Some(9));

@@ -17,7 +17,7 @@ use cortex_tests::messages::{
     hello, names, register_in_session, register_static, response, topic, topic_at,
 };
 use cortex_tests::process::Process;
-use cortex_tests::publisher_host::{Listener, Nursery, Order, Publisher};
+use cortex_tests::publisher_host::{Endpoint, Publisher, PublisherHost, PublisherSpec};
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::{measured, not_run};
 use rustix::process::{Signal, getuid};
@@ -71,20 +71,20 @@ fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead
     let builder = DaemonBuilder::at(&TestDir::new()).log_level(Some("info"));
     let daemon = builder.start();
     let test_dir = daemon.test_dir().clone();
-    let mut nursery = Nursery::of(daemon.address());
-    let numbers: Vec<_> = (0..PROCESSES)
+    let mut host = PublisherHost::start(daemon.address());
+    let ids: Vec<_> = (0..PROCESSES)
         .map(|node| {
             let topics: Vec<_> = (0..TOPICS_EACH).map(|n| format!("/{node}/{n}")).collect();
-            nursery.begin(&Order {
+            host.spawn_publisher(&PublisherSpec {
                 node: &format!("node_{node}"),
                 address: &ipc_address(&test_dir.path(&format!("{node}.sock"))),
                 topics: &topics,
-                listener: Listener::Own,
-                leaves: false,
+                endpoint: Endpoint::OwnSocket,
+                disconnects: false,
             })
         })
         .collect();
-    let publishers: Vec<_> = numbers.into_iter().map(|number| nursery.born(number)).collect();
+    let publishers: Vec<_> = ids.into_iter().map(|id| host.wait_for_publisher(id)).collect();
     publishers.iter().for_each(Publisher::assert_registered);
     let before = list(&mut daemon.peer());
     assert_eq!(before.len(), PROCESSES * TOPICS_EACH);

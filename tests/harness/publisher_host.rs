@@ -13,38 +13,38 @@ use crate::process::Process;
 use crate::python;
 
 /// Forks publishers, and ends them when it is dropped.
-pub struct Nursery {
+pub struct PublisherHost {
     process: Process,
-    started: u64,
+    last_id: u64,
 }
 
 /// What a publisher is to be.
-pub struct Order<'a> {
+pub struct PublisherSpec<'a> {
     /// Its node's name.
     pub node: &'a str,
-    /// Where it publishes; for [`Listener::Full`] it finds one itself.
+    /// Where it publishes; for [`Endpoint::FullBacklog`] it finds one itself.
     pub address: &'a str,
     /// What it registers, in this order.
     pub topics: &'a [String],
     /// Who holds the endpoint.
-    pub listener: Listener,
+    pub endpoint: Endpoint,
     /// Whether it closes its connection to the daemon afterwards.
-    pub leaves: bool,
+    pub disconnects: bool,
 }
 
 /// Who holds a publisher's endpoint.
 #[derive(Clone, Copy)]
-pub enum Listener {
+pub enum Endpoint {
     /// The publisher, with a PUB socket.
-    Own,
+    OwnSocket,
     /// Also a child, which does not serve it.
-    Silent,
+    SilentChild,
     /// A child, with a PUB socket.
-    Served,
+    ServingChild,
     /// The publisher, whose queue of TCP connections is full.
-    Full,
+    FullBacklog,
     /// Nobody.
-    None,
+    Unbound,
 }
 
 /// A publisher that has registered its topics. Its end is the test's or the nursery's matter.
@@ -55,28 +55,28 @@ pub struct Publisher {
     /// Where it publishes.
     pub address: String,
     /// How often its REGISTERs were answered with each status.
-    pub replies: BTreeMap<String, u64>,
+    pub reply_counts: BTreeMap<String, u64>,
     /// The last answer.
-    pub said: String,
+    pub last_message: String,
 }
 
-impl Nursery {
+impl PublisherHost {
     /// One whose publishers register at this daemon.
     #[must_use]
-    pub fn of(discovery: &str) -> Self {
-        Self { process: python::spawn("publisher_host.py", &[discovery]), started: 0 }
+    pub fn start(discovery: &str) -> Self {
+        Self { process: python::spawn("publisher_host.py", &[discovery]), last_id: 0 }
     }
 
     /// One in a pid namespace of its own: its publishers' pids mean nothing out here.
     #[must_use]
-    pub fn in_own_pid_namespace(discovery: &str) -> Self {
+    pub fn start_in_own_pid_namespace(discovery: &str) -> Self {
         let script = python::script("publisher_host.py", &[discovery]);
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
         command.arg(script.get_program()).args(script.get_args());
         command.envs(script.get_envs().filter_map(|(key, value)| Some((key, value?))));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self { process: Process::spawn(&mut command), started: 0 }
+        Self { process: Process::spawn(&mut command), last_id: 0 }
     }
 
     /// Has the nursery kill a publisher, which may be in its pid namespace.
@@ -86,41 +86,47 @@ impl Nursery {
 
     /// Starts a publisher of these topics with a PUB socket of its own.
     #[must_use]
-    pub fn publisher(&mut self, node: &str, address: &str, topics: &[&str]) -> Publisher {
+    pub fn start_publisher(&mut self, node: &str, address: &str, topics: &[&str]) -> Publisher {
         let topics: Vec<_> = topics.iter().map(|&name| name.to_owned()).collect();
-        let listener = Listener::Own;
-        self.start(&Order { node, address, topics: &topics, listener, leaves: false })
+        let endpoint = Endpoint::OwnSocket;
+        self.start_publisher_with(&PublisherSpec {
+            node,
+            address,
+            topics: &topics,
+            endpoint,
+            disconnects: false,
+        })
     }
 
     /// Starts a publisher, and waits until it has registered its topics.
     #[must_use]
-    pub fn start(&mut self, order: &Order<'_>) -> Publisher {
-        let number = self.begin(order);
-        self.born(number)
+    pub fn start_publisher_with(&mut self, spec: &PublisherSpec<'_>) -> Publisher {
+        let id = self.spawn_publisher(spec);
+        self.wait_for_publisher(id)
     }
 
-    /// Starts a publisher; its number is for [`born`](Self::born).
+    /// Starts a publisher; its id is for [`wait_for_publisher`](Self::wait_for_publisher).
     #[must_use]
-    pub fn begin(&mut self, order: &Order<'_>) -> u64 {
-        self.started += 1;
-        let Order { node, address, topics, listener, leaves } = order;
-        let listener = match listener {
-            Listener::Own => "own",
-            Listener::Silent => "silent",
-            Listener::Served => "served",
-            Listener::Full => "full",
-            Listener::None => "none",
+    pub fn spawn_publisher(&mut self, spec: &PublisherSpec<'_>) -> u64 {
+        self.last_id += 1;
+        let PublisherSpec { node, address, topics, endpoint, disconnects } = spec;
+        let endpoint = match endpoint {
+            Endpoint::OwnSocket => "own_socket",
+            Endpoint::SilentChild => "silent_child",
+            Endpoint::ServingChild => "serving_child",
+            Endpoint::FullBacklog => "full_backlog",
+            Endpoint::Unbound => "unbound",
         };
-        let order = json!({
-            "id": self.started,
+        let spec = json!({
+            "id": self.last_id,
             "node": node,
             "address": address,
             "topics": topics,
-            "listener": listener,
-            "leaves": leaves,
+            "endpoint": endpoint,
+            "disconnects": disconnects,
         });
-        self.process.write_line(&order.to_string());
-        self.started
+        self.process.write_line(&spec.to_string());
+        self.last_id
     }
 
     /// Waits until a publisher has registered its topics.
@@ -128,14 +134,14 @@ impl Nursery {
     /// # Panics
     /// When it does not.
     #[must_use]
-    pub fn born(&self, number: u64) -> Publisher {
+    pub fn wait_for_publisher(&self, id: u64) -> Publisher {
         self.process.stdout_line("a publisher has registered its topics", |line| {
-            let told: Value = serde_json::from_str(line).unwrap();
-            (told["id"] == number).then(|| Publisher {
-                pid: Pid::from_raw(told["pid"].as_i64().unwrap().try_into().unwrap()).unwrap(),
-                address: told["address"].as_str().unwrap().to_owned(),
-                replies: serde_json::from_value(told["replies"].clone()).unwrap(),
-                said: told["said"].as_str().unwrap().to_owned(),
+            let report: Value = serde_json::from_str(line).unwrap();
+            (report["id"] == id).then(|| Publisher {
+                pid: Pid::from_raw(report["pid"].as_i64().unwrap().try_into().unwrap()).unwrap(),
+                address: report["address"].as_str().unwrap().to_owned(),
+                reply_counts: serde_json::from_value(report["reply_counts"].clone()).unwrap(),
+                last_message: report["last_message"].as_str().unwrap().to_owned(),
             })
         })
     }
@@ -157,9 +163,9 @@ impl Publisher {
     pub fn kill(&self) {
         let pidfd = pidfd_open(self.pid, PidfdFlags::empty()).unwrap();
         self.signal(Signal::KILL);
-        let patience = Timespec::try_from(PATIENCE).unwrap();
+        let timeout = Timespec::try_from(PATIENCE).unwrap();
         let mut ends = [PollFd::new(&pidfd, PollFlags::IN)];
-        assert_eq!(poll(&mut ends, Some(&patience)), Ok(1), "it does not end");
+        assert_eq!(poll(&mut ends, Some(&timeout)), Ok(1), "it does not end");
     }
 
     /// Looks whether all of its REGISTERs were answered with OK.
@@ -167,7 +173,7 @@ impl Publisher {
     /// # Panics
     /// When one was not.
     pub fn assert_registered(&self) {
-        let statuses: Vec<_> = self.replies.keys().map(String::as_str).collect();
-        assert_eq!(statuses, ["0"], "{}", self.said);
+        let statuses: Vec<_> = self.reply_counts.keys().map(String::as_str).collect();
+        assert_eq!(statuses, ["0"], "{}", self.last_message);
     }
 }

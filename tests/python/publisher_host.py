@@ -2,14 +2,14 @@
 
     publisher_host.py DISCOVERY
 
-Takes a line of JSON for each: {"id", "node", "address", "topics", "listener", "leaves"}.
+Takes a line of JSON for each: {"id", "node", "address", "topics", "endpoint", "disconnects"}.
 
 The publisher binds a PUB socket at the address, registers the topics one by one, prints
-{"id", "pid", "address", "replies": {status: count}, "said": the last message}, and publishes until
-the nursery ends. `leaves` closes its connection to the daemon first. `listener` says who holds the
-endpoint: "own" (the publisher alone), "silent" (also a child that does not serve it), "served"
-(a child serves it, with a ZeroMQ socket), "full" (nobody takes connections, and the queue is
-full) or "none".
+{"id", "pid", "address", "reply_counts": {status: count}, "last_message": the last message}, and publishes until
+the nursery ends. `disconnects` closes its connection to the daemon first. `endpoint` says who holds the
+endpoint: "own_socket" (the publisher alone), "silent_child" (also a child that does not serve it), "serving_child"
+(a child serves it, with a ZeroMQ socket), "full_backlog" (nobody takes connections, and the queue is
+full) or "unbound".
 
 A line that is only a number kills the publisher of that pid, where another pid namespace hides it.
 
@@ -38,48 +38,48 @@ def fork(run):
     return pid
 
 
-class Nursery:
+class PublisherHost:
     def __init__(self, discovery):
         self.discovery = discovery
         # Readable, at its end, once the nursery is gone; nothing is ever written to it.
-        self.life, self.own_life = os.pipe()
+        self.read_end, self.write_end = os.pipe()
 
-    def start(self, order):
-        fork(lambda: self.publish(order))
+    def start(self, spec):
+        fork(lambda: self.publish(spec))
 
     def wait(self):
-        os.read(self.life, 1)
+        os.read(self.read_end, 1)
         os._exit(0)
 
-    def publish(self, order):
-        os.close(self.own_life)
-        address, keep = self.listen(order)
+    def publish(self, spec):
+        os.close(self.write_end)
+        address, keep = self.listen(spec)
         with zmq.Context() as context:
-            if order["listener"] == "own":
+            if spec["endpoint"] == "own_socket":
                 data = context.socket(zmq.PUB)
                 data.bind(address)
                 address = data.last_endpoint.decode().rstrip("\0")
             node = wire.Node(context, self.discovery)
-            replies, said = collections.Counter(), ""
-            for name in order["topics"]:
-                topic = wire.a_topic(name, order["node"], address)
+            reply_counts, last_message = collections.Counter(), ""
+            for name in spec["topics"]:
+                topic = wire.a_topic(name, spec["node"], address)
                 reply = node.ask(wire.REGISTER, topic=topic)
-                replies[reply["status"]] += 1
-                said = reply["message"]
-            if order["leaves"]:
+                reply_counts[reply["status"]] += 1
+                last_message = reply["message"]
+            if spec["disconnects"]:
                 node.socket.close()
-            told = {"id": order["id"], "pid": os.getpid(), "address": address}
-            told |= {"replies": replies, "said": said}
+            report = {"id": spec["id"], "pid": os.getpid(), "address": address}
+            report |= {"reply_counts": reply_counts, "last_message": last_message}
             # In one piece, since others write there too.
-            os.write(1, (json.dumps(told) + "\n").encode())
+            os.write(1, (json.dumps(report) + "\n").encode())
             self.wait()
 
-    def listen(self, order):
+    def listen(self, spec):
         """The endpoints that are not simply a socket of the publisher itself."""
-        address, kind = order["address"], order["listener"]
-        if kind in ("own", "none"):
+        address, kind = spec["address"], spec["endpoint"]
+        if kind in ("own_socket", "unbound"):
             return address, None
-        if kind == "full":
+        if kind == "full_backlog":
             listener = socket.create_server(("127.0.0.1", 0), backlog=0)
             fill = []
             # Connects that are not taken stay on their way for ever, as those of others will.
@@ -92,7 +92,7 @@ class Nursery:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address.removeprefix("ipc://"))
         listener.listen(100)
-        if kind == "silent":
+        if kind == "silent_child":
             fork(self.wait)
         else:
             fork(lambda: self.serve(address, listener))
@@ -108,13 +108,13 @@ class Nursery:
 
 def main(discovery):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    nursery = Nursery(discovery)
+    host = PublisherHost(discovery)
     for line in sys.stdin:
-        order = json.loads(line)
-        if isinstance(order, int):
-            os.kill(order, signal.SIGKILL)
+        spec = json.loads(line)
+        if isinstance(spec, int):
+            os.kill(spec, signal.SIGKILL)
         else:
-            nursery.start(order)
+            host.start(spec)
 
 
 main(*sys.argv[1:])
