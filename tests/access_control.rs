@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{names, response, topic};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
@@ -19,8 +19,8 @@ use cortex_tests::{binaries, hex, not_run};
 use rustix::process::{Signal, getuid};
 
 /// Users that need not exist.
-const SOMEBODY: u32 = 1000;
-const ANOTHER: u32 = 1001;
+const USER_A: u32 = 1000;
+const USER_B: u32 = 1001;
 
 /// Whether this process can be others; says so where it cannot.
 fn can_be_others() -> bool {
@@ -108,18 +108,18 @@ fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
     let mut by_root = |request: DiscoveryRequest| root.request(&request).unwrap();
     assert_eq!(by_root(register("/roots", "root_node")).status, DiscoveryStatus::Ok);
 
-    let mut stranger = Stranger::start(&test_dir, SOMEBODY);
+    let mut stranger = Stranger::start(&test_dir, USER_A);
     assert_eq!(stranger.ask(&DiscoveryRequest::ping()).message, "pong");
     let found = stranger.ask(&DiscoveryRequest::lookup("/roots"));
     assert_eq!(found.topic_info, Some(topic("/roots", "root_node")));
     assert_eq!(names(&stranger.ask(&DiscoveryRequest::list())), ["/roots"]);
 
     let reply = stranger.ask(&DiscoveryRequest::unregister("/roots"));
-    assert_refused(&daemon, &stranger, SOMEBODY, &reply);
+    assert_refused(&daemon, &stranger, USER_A, &reply);
     let reply = stranger.ask(&register("/roots", "root_node"));
-    assert_refused(&daemon, &stranger, SOMEBODY, &reply);
+    assert_refused(&daemon, &stranger, USER_A, &reply);
     let reply = stranger.ask(&DiscoveryRequest::shutdown());
-    assert_refused(&daemon, &stranger, SOMEBODY, &reply);
+    assert_refused(&daemon, &stranger, USER_A, &reply);
     let reply = stranger.ask(&register("/roots", "another_node"));
     assert_eq!(reply.status, DiscoveryStatus::AlreadyExists, "{}", reply.message);
 
@@ -127,9 +127,9 @@ fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
         assert_eq!(stranger.ask(&register(name, "their_node")).status, DiscoveryStatus::Ok);
     }
     assert_eq!(stranger.ask(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
-    let mut another = Stranger::start(&test_dir, ANOTHER);
+    let mut another = Stranger::start(&test_dir, USER_B);
     let reply = another.ask(&DiscoveryRequest::unregister("/theirs"));
-    assert_refused(&daemon, &another, ANOTHER, &reply);
+    assert_refused(&daemon, &another, USER_B, &reply);
     let reply = stranger.ask(&DiscoveryRequest::unregister("/theirs"));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
     let reply = by_root(DiscoveryRequest::unregister("/theirs/too"));
@@ -145,15 +145,15 @@ fn whose_topic_it_is_is_known_after_a_restart() {
     let test_dir = shared_test_dir();
     let builder = DaemonBuilder::at(&test_dir).args(["--socket-mode", "666"]);
     let daemon = builder.start();
-    let mut owner = Stranger::start(&test_dir, SOMEBODY);
+    let mut owner = Stranger::start(&test_dir, USER_A);
     assert_eq!(owner.ask(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
 
     let daemon = builder.start();
-    let mut another = Stranger::start(&test_dir, ANOTHER);
+    let mut another = Stranger::start(&test_dir, USER_B);
     let reply = another.ask(&DiscoveryRequest::unregister("/theirs"));
-    assert_refused(&daemon, &another, ANOTHER, &reply);
-    let mut same = Stranger::start(&test_dir, SOMEBODY);
+    assert_refused(&daemon, &another, USER_B, &reply);
+    let mut same = Stranger::start(&test_dir, USER_A);
     assert_eq!(same.ask(&DiscoveryRequest::unregister("/theirs")).status, DiscoveryStatus::Ok);
 }
 
@@ -164,19 +164,19 @@ fn the_daemons_own_user_and_root_may_end_it() {
     }
     for by_root in [true, false] {
         let test_dir = shared_test_dir();
-        chown(test_dir.path(""), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        chown(test_dir.path(""), Some(USER_A), Some(USER_A)).unwrap();
         let mut command = Command::new(copy_to(&test_dir, binaries::daemon()));
         command.args(["--address", &test_dir.address(), "--no-state", "--socket-mode", "666"]);
-        command.current_dir("/").uid(SOMEBODY).gid(SOMEBODY);
+        command.current_dir("/").uid(USER_A).gid(USER_A);
         let daemon = Process::spawn_captured(&mut command);
-        eventually("it answers", PATIENCE, || raw_peer::ping(&test_dir.address()).ok());
-        let refused = Stranger::start(&test_dir, ANOTHER).ask(&DiscoveryRequest::shutdown());
+        eventually("it answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
+        let refused = Stranger::start(&test_dir, USER_B).ask(&DiscoveryRequest::shutdown());
         assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
         let reply = if by_root {
             let mut root = RawPeer::open(&test_dir.address()).unwrap();
             root.request(&DiscoveryRequest::shutdown()).unwrap()
         } else {
-            Stranger::start(&test_dir, SOMEBODY).ask(&DiscoveryRequest::shutdown())
+            Stranger::start(&test_dir, USER_A).ask(&DiscoveryRequest::shutdown())
         };
         assert_eq!(reply.message, "Shutting down");
         assert_eq!(daemon.wait().code, Some(0));
@@ -194,7 +194,7 @@ fn another_user_gets_half_of_the_connections_at_most() {
     let daemon = builder.start();
     let mut strangers: Vec<_> = (0..6)
         .map(|_| {
-            let mut stranger = Stranger::start(&test_dir, SOMEBODY);
+            let mut stranger = Stranger::start(&test_dir, USER_A);
             // It may have been closed, and have ended, already.
             let ping = hex::encode(&DiscoveryRequest::ping().to_bytes());
             let _ = stranger.process.try_write_line(&ping);
@@ -202,7 +202,7 @@ fn another_user_gets_half_of_the_connections_at_most() {
         })
         .collect();
     let (mut served, mut closed) = (0, 0);
-    eventually("each is served or closed", PATIENCE, || {
+    eventually("each is served or closed", TIMEOUT, || {
         served = strangers.iter().filter(|one| !one.process.stdout_so_far().is_empty()).count();
         closed =
             strangers.iter_mut().filter_map(|one| one.process.has_exited().then_some(())).count();
@@ -287,15 +287,15 @@ fn a_lock_or_a_dead_socket_of_another_user_is_refused_and_left_alone() {
     }
     let test_dir = TestDir::new();
     fs::write(test_dir.lock_file(), "").unwrap();
-    chown(test_dir.lock_file(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    chown(test_dir.lock_file(), Some(USER_A), Some(USER_A)).unwrap();
     assert_starts_not(&test_dir, &test_dir.lock_file(), "another user");
-    assert_eq!(fs::metadata(test_dir.lock_file()).unwrap().uid(), SOMEBODY);
+    assert_eq!(fs::metadata(test_dir.lock_file()).unwrap().uid(), USER_A);
 
     let test_dir = TestDir::new();
     drop(UnixListener::bind(test_dir.socket()).unwrap());
-    chown(test_dir.socket(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    chown(test_dir.socket(), Some(USER_A), Some(USER_A)).unwrap();
     assert_starts_not(&test_dir, &test_dir.socket(), "another user");
-    assert_eq!(fs::metadata(test_dir.socket()).unwrap().uid(), SOMEBODY);
+    assert_eq!(fs::metadata(test_dir.socket()).unwrap().uid(), USER_A);
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn a_directory_of_another_user_is_used_with_a_warning() {
         return;
     }
     let test_dir = TestDir::new();
-    chown(test_dir.path(""), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    chown(test_dir.path(""), Some(USER_A), Some(USER_A)).unwrap();
     let daemon = DaemonBuilder::at(&test_dir).start();
     daemon.process().stderr_line("a warning", |line| {
         (line.contains("WARN") && line.contains("another user")).then_some(())

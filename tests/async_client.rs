@@ -27,7 +27,7 @@ use cortex_proto::{
 };
 use cortex_tests::conformance::every_async_client_call;
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
-use cortex_tests::deadline::{PATIENCE, QUIET, eventually_async};
+use cortex_tests::deadline::{QUIET_PERIOD, TIMEOUT, eventually_async};
 use cortex_tests::measured;
 use cortex_tests::messages::topic;
 use cortex_tests::python::ReferenceDaemon;
@@ -40,7 +40,7 @@ use tokio::time::{self, MissedTickBehavior};
 
 /// Long enough for an answer that comes, also on a busy machine; short enough to wait for one
 /// that never does.
-const SHORT: Duration = Duration::from_secs(1);
+const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn client_with(address: &str, timeout: Duration, retries: u32) -> AsyncDiscoveryClient {
     let builder = AsyncDiscoveryClient::builder().address(address);
@@ -48,7 +48,7 @@ fn client_with(address: &str, timeout: Duration, retries: u32) -> AsyncDiscovery
 }
 
 fn client(address: &str) -> AsyncDiscoveryClient {
-    client_with(address, PATIENCE, 0)
+    client_with(address, TIMEOUT, 0)
 }
 
 fn is_unanswered<T>(result: &Result<T, Error>) -> bool {
@@ -101,7 +101,7 @@ fn a_client_is_shared_by_threads_and_so_are_its_calls() {
     sent(&client.register_topic(&info));
     sent(&client.unregister_topic("/x"));
     sent(&client.lookup_topic("/x"));
-    sent(&client.wait_for_topic("/x", PATIENCE));
+    sent(&client.wait_for_topic("/x", TIMEOUT));
     sent(&client.list_topics());
     sent(&client.ping());
     sent(&client.hello());
@@ -165,7 +165,7 @@ async fn with_no_time_at_all_nothing_is_sent() {
 /// The required time is 250 ms, on a machine that does nothing else.
 #[tokio::test]
 async fn timers_are_on_time_while_five_requests_wait_for_a_daemon_that_is_not_there() {
-    let client = client_with(&TestDir::new().address(), SHORT, 0);
+    let client = client_with(&TestDir::new().address(), SHORT_TIMEOUT, 0);
     let calls: Vec<_> = (0..5)
         .map(|_| {
             let client = client.clone();
@@ -180,7 +180,7 @@ async fn timers_are_on_time_while_five_requests_wait_for_a_daemon_that_is_not_th
     .await;
     measured(&format!("a 10 ms timer was late by {worst:?} at worst"));
     // One call that blocked the runtime for its time would be seen.
-    assert!(worst < SHORT * 9 / 10, "{worst:?}");
+    assert!(worst < SHORT_TIMEOUT * 9 / 10, "{worst:?}");
 }
 
 /// How late a timer of 10 ms was at worst, until `work` was done.
@@ -304,7 +304,7 @@ async fn late_replies_to_calls_that_timed_out_or_were_dropped_reach_nobody() {
         let late = held.drain(..).map(|late| late.reply(found("/late")));
         late.chain([request.reply(found("/wanted"))]).collect()
     });
-    let client = client_with(&daemon.address(), SHORT, 0);
+    let client = client_with(&daemon.address(), SHORT_TIMEOUT, 0);
     for _ in 0..3 {
         assert!(is_unanswered(&client.lookup_topic("/late").await));
         assert_eq!(client.lookup_topic("/wanted").await, Ok(topic("/wanted", "node")));
@@ -323,7 +323,7 @@ async fn retries_are_counted_after_the_first_attempt() {
             let pong = (seen == answered).then(|| request.reply(says(DiscoveryStatus::Ok, "pong")));
             pong.into_iter().collect()
         });
-        let pinged = client_with(&daemon.address(), SHORT, retries).ping().await;
+        let pinged = client_with(&daemon.address(), SHORT_TIMEOUT, retries).ping().await;
         assert_eq!(pinged.is_ok(), expected, "{pinged:?}");
         assert_eq!(is_unanswered(&pinged), !expected, "{pinged:?}");
     }
@@ -337,7 +337,10 @@ async fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
         let missing = says(DiscoveryStatus::NotFound, "Topic /x not found");
         (seen % 2 == 0).then(|| request.reply(missing)).into_iter().collect()
     });
-    assert_eq!(client_with(&daemon.address(), SHORT, 1).unregister_topic("/x").await, Ok(()));
+    assert_eq!(
+        client_with(&daemon.address(), SHORT_TIMEOUT, 1).unregister_topic("/x").await,
+        Ok(())
+    );
 }
 
 #[tokio::test]
@@ -406,7 +409,7 @@ async fn a_register_that_was_given_up_is_not_carried_out_by_a_daemon_that_starts
 /// Calls until a daemon answers: one call alone may be too hasty for that.
 async fn until_reached(client: &AsyncDiscoveryClient) {
     let reached = async { while client.ping().await.is_err() {} };
-    time::timeout(PATIENCE, reached).await.unwrap();
+    time::timeout(TIMEOUT, reached).await.unwrap();
 }
 
 #[tokio::test]
@@ -431,7 +434,7 @@ async fn drop_many_calls(client: &AsyncDiscoveryClient) {
             biased;
             _ = client.register_topic(&info) => {}
             _ = client.ping() => {}
-            _ = client.wait_for_topic("/x", PATIENCE) => {}
+            _ = client.wait_for_topic("/x", TIMEOUT) => {}
             () = tokio::task::yield_now() => {}
         }
     }
@@ -455,12 +458,12 @@ async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
         asked.send(request.body).unwrap();
         Vec::new()
     });
-    let client = client_with(&test_dir.address(), SHORT, 0);
+    let client = client_with(&test_dir.address(), SHORT_TIMEOUT, 0);
     let ending = tokio::spawn({
         let client = client.clone();
         async move { client.shutdown().await }
     });
-    let asked = tokio::task::spawn_blocking(move || was_asked.recv_timeout(PATIENCE)).await;
+    let asked = tokio::task::spawn_blocking(move || was_asked.recv_timeout(TIMEOUT)).await;
     let asked = DiscoveryRequest::from_bytes(&asked.unwrap().unwrap()).unwrap();
     assert_eq!(asked.command, RequestedCommand::Known(DiscoveryCommand::Shutdown));
     drop(first);
@@ -478,7 +481,7 @@ async fn requests_and_waits_outlive_a_daemon_that_is_killed_and_comes_back() {
     for number in 0..50 {
         let client = client.clone();
         waiting.spawn(async move {
-            client.wait_for_topic(&format!("/awaited/{number}"), PATIENCE).await.unwrap()
+            client.wait_for_topic(&format!("/awaited/{number}"), TIMEOUT).await.unwrap()
         });
     }
     let stop = Arc::new(AtomicBool::new(false));
@@ -515,7 +518,7 @@ async fn a_parked_wait_is_parked_again_at_once_when_the_daemon_was_killed() {
     let client = client(&test_dir.address());
     let waiting = tokio::spawn({
         let client = client.clone();
-        async move { client.wait_for_topic("/x", PATIENCE).await }
+        async move { client.wait_for_topic("/x", TIMEOUT).await }
     });
     until_waiting(&client, 1).await;
     let _ = daemon.kill();
@@ -542,7 +545,7 @@ async fn until_connections(client: &AsyncDiscoveryClient, wanted: u64) {
 
 async fn until_counted(client: &AsyncDiscoveryClient, what: &str, wanted: u64) {
     let counting = async { while client.stats().await.unwrap()[what] != wanted {} };
-    time::timeout(PATIENCE, counting).await.unwrap_or_else(|_| panic!("not {wanted} {what}"));
+    time::timeout(TIMEOUT, counting).await.unwrap_or_else(|_| panic!("not {wanted} {what}"));
 }
 
 #[tokio::test]
@@ -564,7 +567,7 @@ async fn a_thousand_waits_on_one_connection_end_each_with_its_topic() {
         let client = client.clone();
         waiting.spawn(async move {
             let name = format!("/topic/{number}");
-            assert_eq!(client.wait_for_topic(&name, PATIENCE).await, Ok(topic(&name, "node")));
+            assert_eq!(client.wait_for_topic(&name, TIMEOUT).await, Ok(topic(&name, "node")));
         });
     }
     until_waiting(&client, 1000).await;
@@ -577,9 +580,9 @@ async fn a_thousand_waits_on_one_connection_end_each_with_its_topic() {
 #[tokio::test]
 async fn a_wait_at_the_reference_looks_again_and_again() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
-    let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(PATIENCE);
+    let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(TIMEOUT);
     let client = builder.poll_interval(Duration::from_millis(20)).build_async().unwrap();
-    let (waited, registered) = tokio::join!(client.wait_for_topic("/x", PATIENCE), async {
+    let (waited, registered) = tokio::join!(client.wait_for_topic("/x", TIMEOUT), async {
         client.ping().await.unwrap();
         client.register_topic(&topic("/x", "node")).await
     },);
@@ -595,8 +598,8 @@ fn calls_end_with_an_error_when_their_runtime_does() {
     });
     let theirs = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (client, polling) = theirs.block_on(async {
-        let builder = AsyncDiscoveryClient::builder().address(legacy.address()).timeout(PATIENCE);
-        (client(&nobody), builder.poll_interval(PATIENCE).build_async().unwrap())
+        let builder = AsyncDiscoveryClient::builder().address(legacy.address()).timeout(TIMEOUT);
+        (client(&nobody), builder.poll_interval(TIMEOUT).build_async().unwrap())
     });
     let ours = current_thread();
     let mut calls = JoinSet::new();
@@ -605,14 +608,14 @@ fn calls_end_with_an_error_when_their_runtime_does() {
         let call = async move {
             match number % 3 {
                 0 => client.ping().await,
-                1 => client.wait_for_topic("/x", PATIENCE).await.map(drop),
-                _ => polling.wait_for_topic("/x", PATIENCE).await.map(drop),
+                1 => client.wait_for_topic("/x", TIMEOUT).await.map(drop),
+                _ => polling.wait_for_topic("/x", TIMEOUT).await.map(drop),
             }
         };
         calls.spawn_on(call, ours.handle());
     }
     ours.block_on(async {
-        assert!(time::timeout(QUIET, calls.join_next()).await.is_err(), "all wait");
+        assert!(time::timeout(QUIET_PERIOD, calls.join_next()).await.is_err(), "all wait");
         tokio::task::spawn_blocking(move || drop(theirs)).await.unwrap();
         while let Some(call) = calls.join_next().await {
             assert_eq!(call.unwrap(), Err(Error::NoRuntime));
@@ -642,7 +645,7 @@ fn a_call_may_be_awaited_on_any_executor() {
 
     let daemon = Daemon::start();
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let client = runtime.block_on(async { client_with(daemon.address(), SHORT, 0) });
+    let client = runtime.block_on(async { client_with(daemon.address(), SHORT_TIMEOUT, 0) });
     block_on(client.ping()).unwrap();
     let waited = Duration::from_millis(100);
     let over = block_on(client.wait_for_topic("/x", waited));
@@ -660,7 +663,7 @@ async fn a_clock_that_jumps_ends_every_call() {
     assert!(is_unanswered(&client.ping().await));
     let waited = client.wait_for_topic("/x", Duration::from_secs(24 * 3600)).await;
     assert!(is_unanswered(&waited), "{waited:?}");
-    assert!(began.elapsed() < PATIENCE);
+    assert!(began.elapsed() < TIMEOUT);
 }
 
 #[tokio::test]
@@ -680,7 +683,7 @@ async fn a_peer_that_hangs_up_at_once_is_not_called_again_and_again() {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let client = client_with(&test_dir.address(), SHORT, 0);
+    let client = client_with(&test_dir.address(), SHORT_TIMEOUT, 0);
     assert!(is_unanswered(&client.ping().await));
     let taken = taken.load(Ordering::Relaxed);
     assert!((2..20).contains(&taken), "{taken} connections within a second");
@@ -733,8 +736,8 @@ impl Proxy {
 async fn a_connection_that_is_dead_without_a_word_is_replaced() {
     let daemon = Daemon::start_tcp();
     let proxy = Proxy::start(daemon.address());
-    let hasty = client_with(&proxy.address, SHORT, 0);
-    let persistent = client_with(&proxy.address, SHORT, 1);
+    let hasty = client_with(&proxy.address, SHORT_TIMEOUT, 0);
+    let persistent = client_with(&proxy.address, SHORT_TIMEOUT, 1);
     for _ in 0..3 {
         hasty.ping().await.unwrap();
         persistent.ping().await.unwrap();
@@ -758,7 +761,7 @@ async fn a_connection_on_which_others_are_answered_is_kept() {
         let name = asked_for(&request);
         if name == "/never" { Vec::new() } else { vec![request.reply(found(&name))] }
     });
-    let client = client_with(&daemon.address(), SHORT, 0);
+    let client = client_with(&daemon.address(), SHORT_TIMEOUT, 0);
     let never = async {
         for _ in 0..2 {
             assert!(is_unanswered(&client.lookup_topic("/never").await));
@@ -803,7 +806,7 @@ async fn thousands_of_requests_wait_for_a_daemon_that_is_not_there_yet() {
         let info = TopicInfo { fingerprint: number, ..topic("/x", "node") };
         asking.spawn(async move { client.register_topic(&info).await });
     }
-    assert!(time::timeout(QUIET, asking.join_next()).await.is_err(), "nobody answers yet");
+    assert!(time::timeout(QUIET_PERIOD, asking.join_next()).await.is_err(), "nobody answers yet");
     let _daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     while let Some(registered) = asking.join_next().await {
         registered.unwrap().unwrap();
@@ -849,7 +852,7 @@ impl View {
                 self.apply(watch.next_event().await.unwrap());
             }
         };
-        time::timeout(PATIENCE, following).await.expect("the watch tells it");
+        time::timeout(TIMEOUT, following).await.expect("the watch tells it");
     }
 }
 
@@ -922,7 +925,7 @@ async fn a_watch_whose_futures_are_dropped_all_the_time_loses_nothing() {
             }
         }
     };
-    time::timeout(PATIENCE, following).await.unwrap();
+    time::timeout(TIMEOUT, following).await.unwrap();
     assert_eq!(Ok(view.topics), client.list_topics().await);
 }
 
@@ -930,7 +933,7 @@ async fn a_watch_whose_futures_are_dropped_all_the_time_loses_nothing() {
 async fn a_watch_at_the_reference_compares_lists() {
     let test_dir = TestDir::new();
     let daemon = ReferenceDaemon::start(&test_dir);
-    let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(PATIENCE);
+    let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(TIMEOUT);
     let client = builder.poll_interval(Duration::from_millis(20)).build_async().unwrap();
     let mut watch = client.watch(Some("/x*")).unwrap();
     let mut view = View::default();
@@ -968,13 +971,13 @@ async fn a_watch_tells_that_nobody_is_there() {
     let test_dir = TestDir::new();
     let client = client_with(&test_dir.address(), Duration::from_millis(100), 0);
     let mut watch = client.watch(None).unwrap();
-    assert!(time::timeout(SHORT, watch.next_event()).await.is_err());
+    assert!(time::timeout(SHORT_TIMEOUT, watch.next_event()).await.is_err());
     assert!(matches!(watch.trouble(), Some(Error::NoAnswer { .. })), "{watch:?}");
     let daemon = DaemonBuilder::at(&test_dir).start();
     watch.next_event().await.unwrap();
     assert_eq!(watch.trouble(), None);
     let _ = daemon.kill();
-    assert!(time::timeout(SHORT, watch.next_event()).await.is_err());
+    assert!(time::timeout(SHORT_TIMEOUT, watch.next_event()).await.is_err());
     assert!(watch.trouble().is_some(), "{watch:?}");
 }
 
@@ -1013,11 +1016,11 @@ async fn an_advertised_topic_comes_back_and_goes_with_its_guard() {
     let test_dir = TestDir::new();
     let client = client(&test_dir.address());
     let guard = client.advertise(topic("/x", "node")).unwrap();
-    assert!(time::timeout(QUIET, guard.registered()).await.is_err(), "there is no daemon");
+    assert!(time::timeout(QUIET_PERIOD, guard.registered()).await.is_err(), "there is no daemon");
     for _ in 0..2 {
         let daemon = DaemonBuilder::at(&test_dir).args(["--no-state"]).start();
-        assert_eq!(client.wait_for_topic("/x", PATIENCE).await, Ok(topic("/x", "node")));
-        assert_eq!(time::timeout(PATIENCE, guard.registered()).await, Ok(Ok(())));
+        assert_eq!(client.wait_for_topic("/x", TIMEOUT).await, Ok(topic("/x", "node")));
+        assert_eq!(time::timeout(TIMEOUT, guard.registered()).await, Ok(Ok(())));
         assert_eq!(guard.trouble(), None);
         let _ = daemon.kill();
     }
@@ -1061,8 +1064,8 @@ async fn timers_are_on_time_while_guards_are_dropped_and_the_daemon_says_nothing
     let worst = worst_delay_until(async {
         drop(guards);
         let mute = client.advertise(topic("/mute", "node")).unwrap();
-        assert!(time::timeout(QUIET, mute.registered()).await.is_err());
-        let end = time::timeout(PATIENCE, mute.unregister_async()).await.unwrap();
+        assert!(time::timeout(QUIET_PERIOD, mute.registered()).await.is_err());
+        let end = time::timeout(TIMEOUT, mute.unregister_async()).await.unwrap();
         assert!(end.is_err() || end == Ok(()));
     })
     .await;
@@ -1074,7 +1077,7 @@ async fn timers_are_on_time_while_guards_are_dropped_and_the_daemon_says_nothing
 
 async fn until_none_is_left(client: &AsyncDiscoveryClient) {
     let going = async { while !client.list_topics().await.unwrap().is_empty() {} };
-    time::timeout(PATIENCE, going).await.unwrap();
+    time::timeout(TIMEOUT, going).await.unwrap();
 }
 
 #[tokio::test]

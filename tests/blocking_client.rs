@@ -9,16 +9,21 @@ use cortex_client::{DiscoveryClient, Error, Hold, TopicInfo, UnreadableReply};
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
 use cortex_tests::conformance::{client, every_client_call};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::topic;
 use cortex_tests::scripted_daemon::{Reply, Request, Scripted};
 
 /// Long enough for an answer that comes, also on a busy machine; short enough to wait for one
 /// that never does.
-const SHORT: Duration = Duration::from_secs(1);
+const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn hasty_client(address: &str, retries: u32) -> DiscoveryClient {
-    DiscoveryClient::builder().address(address).timeout(SHORT).retries(retries).build().unwrap()
+    DiscoveryClient::builder()
+        .address(address)
+        .timeout(SHORT_TIMEOUT)
+        .retries(retries)
+        .build()
+        .unwrap()
 }
 
 fn found(name: &str) -> Vec<u8> {
@@ -90,7 +95,7 @@ fn a_refusal_is_told_in_the_daemons_words() {
     assert_eq!(client.lookup_topic("/x"), Err(refused.clone()));
     assert_eq!(client.register_topic(&topic("/x", "n")), Err(refused.clone()));
     assert_eq!(client.unregister_topic("/x"), Err(refused.clone()));
-    assert_eq!(client.wait_for_topic("/x", PATIENCE), Err(refused.clone()));
+    assert_eq!(client.wait_for_topic("/x", TIMEOUT), Err(refused.clone()));
     assert_eq!(client.shutdown(), Err(refused));
 }
 
@@ -225,14 +230,14 @@ fn a_wait_goes_on_until_the_topic_is_there() {
     });
     let builder = DiscoveryClient::builder().address(daemon.address());
     let mut client = builder.poll_interval(Duration::from_millis(5)).build().unwrap();
-    assert_eq!(client.wait_for_topic("/x", PATIENCE), Ok(topic("/x", "node")));
+    assert_eq!(client.wait_for_topic("/x", TIMEOUT), Ok(topic("/x", "node")));
 }
 
 #[test]
 fn a_waiting_client_gets_the_topic_that_another_registers() {
     let daemon = Daemon::start();
     let address = daemon.address().to_owned();
-    let waiting = thread::spawn(move || client(&address).wait_for_topic("/x", PATIENCE));
+    let waiting = thread::spawn(move || client(&address).wait_for_topic("/x", TIMEOUT));
     daemon.process().stderr_line("it has asked", |line| line.contains("/x").then_some(()));
     client(daemon.address()).register_topic(&topic("/x", "node")).unwrap();
     assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
@@ -299,7 +304,7 @@ fn a_dropped_client_leaves_no_connection() {
     }
     assert!(daemon.open_files() >= before + 10);
     drop(clients);
-    eventually("the connections are closed", PATIENCE, || {
+    eventually("the connections are closed", TIMEOUT, || {
         (daemon.open_files() <= before).then_some(())
     });
     first.ping().unwrap();

@@ -24,7 +24,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Longer than any test waits: a command that ends has not waited for it.
-const ENDLESS: [&str; 2] = ["--timeout", "1h"];
+const HOUR_TIMEOUT: [&str; 2] = ["--timeout", "1h"];
 
 fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -217,12 +217,12 @@ fn exit_codes_tell_failures_apart() {
 #[test]
 fn a_missing_daemon_is_told_without_waiting_and_in_its_own_words() {
     let test_dir = TestDir::new();
-    let absent = run_at(&test_dir.address(), &[&ENDLESS[..], &["ping"]].concat());
+    let absent = run_at(&test_dir.address(), &[&HOUR_TIMEOUT[..], &["ping"]].concat());
     drop(UnixListener::bind(test_dir.socket()).unwrap());
-    let stale = run_at(&test_dir.address(), &[&ENDLESS[..], &["ping"]].concat());
+    let stale = run_at(&test_dir.address(), &[&HOUR_TIMEOUT[..], &["ping"]].concat());
     let (_held, port) = port_without_listener();
     let port_address = format!("tcp://127.0.0.1:{port}");
-    let port = run_at(&port_address, &[&ENDLESS[..], &["ping"]].concat());
+    let port = run_at(&port_address, &[&HOUR_TIMEOUT[..], &["ping"]].concat());
 
     let mut sentences = Vec::new();
     for output in [absent, stale, port] {
@@ -262,7 +262,7 @@ fn a_socket_that_one_may_not_open_is_told_as_such() {
     let socket = daemon.test_dir().socket();
     fs::set_permissions(socket.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&socket, Permissions::from_mode(0o700)).unwrap();
-    let arguments = [&["-a", daemon.address()], &ENDLESS[..], &["ping"]].concat();
+    let arguments = [&["-a", daemon.address()], &HOUR_TIMEOUT[..], &["ping"]].concat();
     let output = as_nobody(&arguments).unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(3), "{told}");

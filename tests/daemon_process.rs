@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{names, topic};
 use cortex_tests::process::{Process, ProcessOutput};
 use cortex_tests::python::ReferenceDaemon;
@@ -66,7 +66,7 @@ fn it_can_be_ended_tidily_from_the_moment_that_its_socket_is_there() {
     for _ in 0..20 {
         let test_dir = TestDir::new();
         let process = DaemonBuilder::at(&test_dir).spawn();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // Without a pause: the very moment counts.
         while !test_dir.socket().exists() {
             assert!(Instant::now() < deadline, "no socket appears");
@@ -159,12 +159,12 @@ fn two_daemons_started_at_once_end_as_one() {
     for _ in 0..10 {
         let test_dir = TestDir::new();
         let mut rivals: Vec<_> = (0..4).map(|_| DaemonBuilder::at(&test_dir).spawn()).collect();
-        eventually("all but one have ended", PATIENCE, || {
+        eventually("all but one have ended", TIMEOUT, || {
             let exited =
                 rivals.iter_mut().filter_map(|rival| rival.has_exited().then_some(())).count();
             (exited == 3).then_some(())
         });
-        eventually("the last one serves", PATIENCE, || raw_peer::ping(&test_dir.address()).ok());
+        eventually("the last one serves", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
         let (exited, mut serving): (Vec<_>, Vec<_>) =
             rivals.into_iter().map(|mut rival| (rival.has_exited(), rival)).partition(|(e, _)| *e);
         for (_, rival) in exited {
@@ -407,7 +407,7 @@ fn nobody_needs_to_read_its_log() {
     let mut command = builder.command();
     let broken = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer));
     drop(reader);
-    eventually("the daemon answers", PATIENCE, || raw_peer::ping(&test_dir.address()).ok());
+    eventually("the daemon answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
     for number in 0..100 {
         assert_eq!(register(&test_dir.address(), &format!("/{number}")), DiscoveryStatus::Ok);
     }
@@ -421,7 +421,7 @@ fn a_log_that_nobody_reads_on_stops_nothing() {
     let test_dir = TestDir::new();
     let mut command = DaemonBuilder::at(&test_dir).command();
     let daemon = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer));
-    eventually("the daemon answers", PATIENCE, || raw_peer::ping(&test_dir.address()).ok());
+    eventually("the daemon answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
     // Each is a line of some 100 bytes at least, and the pipe holds 64 KiB.
     let peer = ZmqPeer::req(&test_dir.address());
     for number in 0..2_000 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{names, topic_at};
 use cortex_tests::publisher_host::{Endpoint, Publisher, PublisherHost, PublisherSpec};
 use cortex_tests::raw_peer::RawPeer;
@@ -16,9 +16,9 @@ use rustix::process::{Pid, Signal};
 
 /// The time from a publisher's death until its topics are gone may be 50 ms; ten times that on a
 /// busy machine.
-const SOON: Duration = Duration::from_millis(500);
+const MAX_EVICTION_DELAY: Duration = Duration::from_millis(500);
 /// Enough for five looks at an endpoint that answers.
-const FIVE_INTERVALS: Duration = Duration::from_millis(500);
+const FIVE_PROBE_INTERVALS: Duration = Duration::from_millis(500);
 
 /// A daemon that looks at endpoints as often as it can be told to.
 fn watchful() -> DaemonBuilder {
@@ -48,7 +48,7 @@ fn register(peer: &mut RawPeer, name: &str, node: &str) -> DiscoveryStatus {
 
 /// Asks for a topic until it is gone; gives how long that took.
 fn time_until_gone(peer: &mut RawPeer, name: &str, since: Instant) -> Duration {
-    eventually(&format!("{name} is gone"), PATIENCE, || (!is_there(peer, name)).then_some(()));
+    eventually(&format!("{name} is gone"), TIMEOUT, || (!is_there(peer, name)).then_some(()));
     since.elapsed()
 }
 
@@ -104,7 +104,7 @@ fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it(
         let took = time_until_gone(&mut peer, "/camera", killed);
         assert!(!is_there(&mut peer, "/lidar"), "both go together");
         assert!(is_zombie(publisher.pid()), "nobody has waited for it");
-        assert!(took < SOON, "{took:?}");
+        assert!(took < MAX_EVICTION_DELAY, "{took:?}");
         took
     });
     measured(&format!("gone after the kill (ipc): {}", table_of(times.collect())));
@@ -125,7 +125,7 @@ fn so_are_those_whose_endpoint_is_tcp() {
         let killed = Instant::now();
         let took = time_until_gone(&mut peer, "/a", killed);
         assert!(!is_there(&mut peer, "/b"), "both go together");
-        assert!(took < SOON, "{took:?}");
+        assert!(took < MAX_EVICTION_DELAY, "{took:?}");
         took
     });
     measured(&format!("gone after the kill (tcp): {}", table_of(times.collect())));
@@ -169,7 +169,7 @@ fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) 
             DiscoveryStatus::Ok => times.push(killed.elapsed()),
             DiscoveryStatus::AlreadyExists => {
                 refused.push(round);
-                eventually("at last it is registered", PATIENCE, || {
+                eventually("at last it is registered", TIMEOUT, || {
                     (register(&mut peer, "/camera", "second") == DiscoveryStatus::Ok).then_some(())
                 });
             }
@@ -198,7 +198,7 @@ fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
     }
     present.assert_registered();
     // Whatever was found out late about those that are gone means nothing for this one.
-    assert_stays(&mut peer, "/camera", FIVE_INTERVALS);
+    assert_stays(&mut peer, "/camera", FIVE_PROBE_INTERVALS);
     let pid = present.pid.as_raw_nonzero().get();
     assert_eq!(entry(&mut peer, "/camera").pid, u64::try_from(pid).ok());
 }
@@ -235,12 +235,12 @@ fn a_publisher_that_lives_is_never_evicted() {
         }),
     ];
     publishers.iter().for_each(Publisher::assert_registered);
-    eventually("the unseen one is found alive", PATIENCE, || {
+    eventually("the unseen one is found alive", TIMEOUT, || {
         (entry(&mut peer, "/unseen").endpoint == EndpointState::Alive).then_some(())
     });
     let all = ["/seen", "/nowhere", "/unseen"];
     for name in all {
-        assert_stays(&mut peer, name, FIVE_INTERVALS);
+        assert_stays(&mut peer, name, FIVE_PROBE_INTERVALS);
     }
     for publisher in &publishers {
         publisher.signal(Signal::STOP);
@@ -254,7 +254,7 @@ fn a_publisher_that_lives_is_never_evicted() {
         publisher.signal(Signal::CONT);
     }
     for name in all {
-        assert_stays(&mut peer, name, FIVE_INTERVALS);
+        assert_stays(&mut peer, name, FIVE_PROBE_INTERVALS);
     }
 }
 
@@ -303,7 +303,7 @@ fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
     let publisher = host.start_publisher_with(&spec);
     publisher.assert_registered();
     publisher.signal(Signal::KILL);
-    eventually("it is known to be an orphan", PATIENCE, || {
+    eventually("it is known to be an orphan", TIMEOUT, || {
         (entry(&mut peer, "/served").endpoint == EndpointState::Orphaned).then_some(())
     });
     assert_stays(&mut peer, "/served", Duration::from_secs(2));
@@ -328,7 +328,7 @@ fn an_unseen_publisher_is_gone_after_two_looks() {
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let publisher = host.start_publisher("node", &address, &["/unseen"]);
     publisher.assert_registered();
-    eventually("it is found alive", PATIENCE, || {
+    eventually("it is found alive", TIMEOUT, || {
         let entry = entry(&mut peer, "/unseen");
         assert_eq!((entry.uid, entry.pid), (None, None));
         (entry.endpoint == EndpointState::Alive).then_some(())

@@ -11,7 +11,7 @@ use cortex_proto::{
     RequestExt, RequestedCommand, ResponseExt, Session, TopicInfo,
 };
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{
     hello, names, register_in_session, register_static, response, topic, topic_at,
 };
@@ -22,8 +22,8 @@ use cortex_tests::{hex, measured};
 use rustix::process::{Signal, getpid, getuid};
 
 /// The shortest lease there is.
-const LEASE: Duration = Duration::from_millis(500);
-const LEASE_MS: u64 = 500;
+const MIN_LEASE: Duration = Duration::from_millis(500);
+const MIN_LEASE_MS: u64 = 500;
 
 fn session(id: &str, lease_ms: Option<u64>) -> Session {
     Session { id: id.into(), lease_ms }
@@ -120,7 +120,7 @@ fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
         ok(peer.ask(&request));
     }
     ok(stranger.ask(&register_with(topic_at("/unknown", "node", &endpoint), None, None)));
-    eventually("the stranger's endpoint is found alive", PATIENCE, || {
+    eventually("the stranger's endpoint is found alive", TIMEOUT, || {
         let entry = describe(&peer, "/unknown").unwrap();
         (entry.endpoint == EndpointState::Alive).then_some(())
     });
@@ -153,7 +153,7 @@ fn static_topics_and_those_of_sessions_outlive_their_process_and_others_do_not()
     ];
     ask_in_a_process_that_ends(&daemon, &requests);
     let peer = ZmqPeer::req(daemon.address());
-    eventually("the process's own topic is gone", PATIENCE, || {
+    eventually("the process's own topic is gone", TIMEOUT, || {
         describe(&peer, "/process").is_none().then_some(())
     });
     assert_eq!(names(&peer.ask(&DiscoveryRequest::list())), ["/static", "/session"]);
@@ -165,22 +165,23 @@ fn a_session_stays_while_it_is_renewed_and_no_longer() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     for name in ["/a", "/b"] {
-        let reply = ok(peer.ask(&register_in_session(topic(name, "node"), "session", LEASE_MS)));
-        assert_eq!(reply.lease_ms, Some(LEASE_MS));
+        let reply =
+            ok(peer.ask(&register_in_session(topic(name, "node"), "session", MIN_LEASE_MS)));
+        assert_eq!(reply.lease_ms, Some(MIN_LEASE_MS));
     }
-    let end = Instant::now() + 4 * LEASE;
+    let end = Instant::now() + 4 * MIN_LEASE;
     let mut renewed = Instant::now();
     while Instant::now() < end {
         renewed = Instant::now();
-        assert_eq!(renew(&peer, "session"), (Some(true), Some(LEASE_MS)));
+        assert_eq!(renew(&peer, "session"), (Some(true), Some(MIN_LEASE_MS)));
         assert!(describe(&peer, "/a").is_some() && describe(&peer, "/b").is_some());
-        wait_without_a_word(&peer, LEASE / 4);
+        wait_without_a_word(&peer, MIN_LEASE / 4);
     }
-    eventually("its topics are gone", PATIENCE, || describe(&peer, "/a").is_none().then_some(()));
+    eventually("its topics are gone", TIMEOUT, || describe(&peer, "/a").is_none().then_some(()));
     let took = renewed.elapsed();
     assert!(describe(&peer, "/b").is_none(), "both go together");
-    measured(&format!("a lease of {LEASE:?} expired after {took:?}"));
-    assert!(took >= LEASE && took < 10 * LEASE, "{took:?}");
+    measured(&format!("a lease of {MIN_LEASE:?} expired after {took:?}"));
+    assert!(took >= MIN_LEASE && took < 10 * MIN_LEASE, "{took:?}");
     assert_eq!(renew(&peer, "session").0, Some(false), "register again");
     let told = daemon.process().stderr_line("an eviction", |line| {
         (line.contains("evicted") && line.contains("/a")).then(|| line.to_owned())
@@ -219,26 +220,26 @@ fn sessions_are_their_users() {
 fn a_daemon_that_stood_still_for_longer_than_a_lease_expires_none() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", LEASE_MS)));
+    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
-    wait_without_a_word(&peer, 5 * LEASE);
+    wait_without_a_word(&peer, 5 * MIN_LEASE);
     daemon.signal(Signal::CONT);
     let woken = Instant::now();
     assert!(describe(&peer, "/x").is_some(), "nobody could renew it");
     assert_eq!(renew(&peer, "session").0, Some(true));
-    eventually("it is gone", PATIENCE, || describe(&peer, "/x").is_none().then_some(()));
-    assert!(woken.elapsed() >= LEASE, "it had a full term: {:?}", woken.elapsed());
+    eventually("it is gone", TIMEOUT, || describe(&peer, "/x").is_none().then_some(()));
+    assert!(woken.elapsed() >= MIN_LEASE, "it had a full term: {:?}", woken.elapsed());
 }
 
 #[test]
 fn a_renewal_that_came_in_time_and_was_read_late_counts() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", LEASE_MS)));
+    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
     peer.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
     // Longer than the lease, but not so long that time would count as lost.
-    wait_without_a_word(&peer, LEASE + LEASE / 2);
+    wait_without_a_word(&peer, MIN_LEASE + MIN_LEASE / 2);
     daemon.signal(Signal::CONT);
     assert_eq!(ok(response(&peer.receive())).known, Some(true));
     assert!(describe(&peer, "/x").is_some());
@@ -248,12 +249,12 @@ fn a_renewal_that_came_in_time_and_was_read_late_counts() {
 fn a_renewal_on_a_connection_that_was_made_in_time_counts() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", LEASE_MS)));
+    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
     // As a legacy client does after a time-out: close, connect anew, ask again.
     let again = ZmqPeer::req(daemon.address());
     again.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
-    wait_without_a_word(&peer, LEASE + LEASE / 2);
+    wait_without_a_word(&peer, MIN_LEASE + MIN_LEASE / 2);
     daemon.signal(Signal::CONT);
     assert_eq!(ok(response(&again.receive())).known, Some(true));
 }
@@ -263,12 +264,12 @@ fn leases_start_anew_with_the_daemon() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", LEASE_MS)));
+    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     assert_eq!(daemon.kill().signal, Some(9));
-    wait_without_a_word(&peer, 2 * LEASE);
+    wait_without_a_word(&peer, 2 * MIN_LEASE);
     let daemon = builder.start();
     let peer = ZmqPeer::req(daemon.address());
-    assert_eq!(renew(&peer, "session"), (Some(true), Some(LEASE_MS)));
+    assert_eq!(renew(&peer, "session"), (Some(true), Some(MIN_LEASE_MS)));
 }
 
 #[test]
@@ -382,7 +383,7 @@ fn there_are_as_many_connections_as_it_was_told_at_most() {
         let mut peers: Vec<_> = Vec::new();
         // That of the harness, which has asked whether it serves, may not be closed yet.
         while peers.len() < most {
-            let peer = eventually("there is room", PATIENCE, || {
+            let peer = eventually("there is room", TIMEOUT, || {
                 let mut peer = RawPeer::open(daemon.address()).ok()?;
                 peer.ping().is_ok().then_some(peer)
             });
@@ -394,7 +395,7 @@ fn there_are_as_many_connections_as_it_was_told_at_most() {
             peer.ping().unwrap();
         }
         peers.pop();
-        let mut new = eventually("there is room again", PATIENCE, || {
+        let mut new = eventually("there is room again", TIMEOUT, || {
             let mut peer = RawPeer::open(daemon.address()).ok()?;
             peer.ping().is_ok().then_some(peer)
         });

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, TopicInfo};
 use cortex_tests::daemon::{DaemonBuilder, TestDir};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::topic;
 use cortex_tests::not_run;
 use cortex_tests::process::Process;
@@ -32,7 +32,7 @@ impl SmallDisk {
         command.args(["--mount", "sh", "-c", script, "sh", size]).arg(&mount_point);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let process = Process::spawn(&mut command);
-        let is_mounted = eventually("it is mounted or not", PATIENCE, || {
+        let is_mounted = eventually("it is mounted or not", TIMEOUT, || {
             let told = process.stdout_so_far().contains("mounted");
             (told || !process.stderr_so_far().is_empty()).then_some(told)
         });
@@ -175,7 +175,7 @@ fn a_daemon_that_starts_on_a_full_disk_says_so_or_serves_what_it_has() {
     disk.fill();
     let daemon = builder.spawn();
     // To read its file SQLite may want room beside it.
-    eventually("it serves or ends", PATIENCE, || {
+    eventually("it serves or ends", TIMEOUT, || {
         if let Ok(mut peer) = RawPeer::open(&test_dir.address()) {
             assert_eq!(list(&mut peer), ["/kept"]);
             daemon.signal(Signal::TERM);

@@ -7,7 +7,7 @@ use std::thread;
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, RequestExt, TopicInfo};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{names, register_static, topic};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
@@ -49,7 +49,7 @@ fn two_hundred_clients_at_once_each_get_their_own_replies() {
 #[test]
 fn replies_that_nobody_reads_have_a_bound_in_all() {
     const TOPICS: usize = 3000;
-    const MOST_KIB: u64 = 256 * 1024;
+    const MAX_KIB: u64 = 256 * 1024;
     let daemon =
         DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).args(["--no-state"]).start();
     let mut peer = daemon.peer();
@@ -69,13 +69,13 @@ fn replies_that_nobody_reads_have_a_bound_in_all() {
     daemon.process().stderr_line("those that leave most unread are closed", |line| {
         line.contains("of replies unread").then_some(())
     });
-    eventually("all were heard", PATIENCE, || {
+    eventually("all were heard", TIMEOUT, || {
         let requests = peer.request(&DiscoveryRequest::stats()).unwrap().ext?.counts["requests"];
         (requests >= (TOPICS + deaf.len()) as u64).then_some(())
     });
     let most = daemon.memory_kib().1 - before;
     measured(&format!("unread replies of 60 peers take {most} KiB at most"));
-    assert!(most < MOST_KIB * 3 / 2, "{most} KiB");
+    assert!(most < MAX_KIB * 3 / 2, "{most} KiB");
     peer.ping().unwrap();
 }
 
@@ -108,7 +108,7 @@ fn clients_beyond_the_limit_are_served_as_others_leave() {
         })
         .collect();
     // Each client that has its reply goes, and makes room for one that tries to connect again.
-    eventually("every client has had its reply", PATIENCE, || {
+    eventually("every client has had its reply", TIMEOUT, || {
         waiting.retain(|peer| !peer.hears_within(0));
         waiting.is_empty().then_some(())
     });
@@ -147,7 +147,7 @@ fn survives_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
     are_served();
 
     let mut flood = open_flood(&daemon, connections);
-    let opened: u64 = eventually("all connections are opened", PATIENCE, || {
+    let opened: u64 = eventually("all connections are opened", TIMEOUT, || {
         are_served();
         flood
             .iter_mut()
@@ -171,7 +171,7 @@ fn survives_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
     }
     let new = ZmqPeer::req(address);
     assert_eq!(new.ask(&DiscoveryRequest::ping()).message, "pong");
-    eventually("a new connection is accepted", PATIENCE, || raw_peer::ping(address).ok());
+    eventually("a new connection is accepted", TIMEOUT, || raw_peer::ping(address).ok());
     are_served();
 
     daemon.signal(Signal::TERM);

@@ -10,7 +10,7 @@ use cortex_proto::{
     DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt, ResponseExt, Since,
 };
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::measured;
 use cortex_tests::messages::{hello, names, register_static, response, topic};
 use cortex_tests::process::Process;
@@ -22,7 +22,7 @@ use rustix::process::Signal;
 
 const MINUTE_MS: u64 = 60_000;
 /// A tenth of it is wanted of a machine that does nothing else.
-const WOKEN: Duration = Duration::from_millis(100);
+const MAX_WAKE_LATENCY: Duration = Duration::from_millis(100);
 
 fn register(peer: &mut RawPeer, name: &str) {
     let reply = peer.request(&register_static(topic(name, "node"))).unwrap();
@@ -68,7 +68,7 @@ fn waiting(peer: &mut RawPeer) -> (u64, u64) {
 }
 
 fn until_waiting(peer: &mut RawPeer, wanted: (u64, u64)) {
-    eventually(&format!("{wanted:?} wait"), PATIENCE, || (waiting(peer) == wanted).then_some(()));
+    eventually(&format!("{wanted:?} wait"), TIMEOUT, || (waiting(peer) == wanted).then_some(()));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
     times.sort_unstable();
     let (median, slowest) = (times[500], times[999]);
     measured(&format!("from the reply to REGISTER to the wake: {median:?}, slowest {slowest:?}"));
-    assert!(median < WOKEN, "{median:?}");
+    assert!(median < MAX_WAKE_LATENCY, "{median:?}");
     assert_eq!(waiting(&mut publisher), (0, 0));
 }
 
@@ -152,7 +152,7 @@ fn peers_that_are_gone_wait_for_nothing() {
     drop(hasty);
     drop(peers);
     until_waiting(&mut publisher, (0, 0));
-    eventually("the connections are closed", PATIENCE, || {
+    eventually("the connections are closed", TIMEOUT, || {
         (daemon.open_files() <= before).then_some(())
     });
     register(&mut publisher, "/x");

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::publisher_host::{Publisher, PublisherHost};
 use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::{measured, not_run};
 
 /// Starts the daemon in a pid namespace of its own.
-const ELSEWHERE: &str = r#"exec unshare --pid --fork --kill-child --mount-proc "$0" "$@""#;
+const IN_OWN_PID_NAMESPACE: &str =
+    r#"exec unshare --pid --fork --kill-child --mount-proc "$0" "$@""#;
 
 fn can_make_namespaces() -> bool {
     let mut command = Command::new("unshare");
@@ -37,14 +38,14 @@ fn entry(peer: &mut RawPeer, name: &str) -> Option<EntryExt> {
 }
 
 fn becomes_alive(peer: &mut RawPeer, name: &str) -> EntryExt {
-    eventually("it is found alive", PATIENCE, || {
+    eventually("it is found alive", TIMEOUT, || {
         entry(peer, name).filter(|entry| entry.endpoint == EndpointState::Alive)
     })
 }
 
 fn time_until_gone(peer: &mut RawPeer, name: &str) -> Duration {
     let since = Instant::now();
-    eventually("it is gone", PATIENCE, || entry(peer, name).is_none().then_some(()));
+    eventually("it is gone", TIMEOUT, || entry(peer, name).is_none().then_some(()));
     since.elapsed()
 }
 
@@ -67,7 +68,7 @@ fn a_publisher_whose_pid_is_unknown_is_found_alive_and_goes_after_two_looks() {
         return;
     }
     let test_dir = TestDir::new();
-    let daemon = watchful(&test_dir).shell_prelude(ELSEWHERE).start();
+    let daemon = watchful(&test_dir).shell_prelude(IN_OWN_PID_NAMESPACE).start();
     let mut peer = daemon.peer();
     let mut host = PublisherHost::start(daemon.address());
     for _ in 0..3 {
@@ -113,7 +114,7 @@ fn topics_outlive_a_daemons_move_to_another_namespace_as_those_of_unseen_publish
     assert!(before.pid.is_some(), "{before:?}");
     assert_eq!(daemon.kill().signal, Some(9));
 
-    let daemon = watchful(&test_dir).shell_prelude(ELSEWHERE).start();
+    let daemon = watchful(&test_dir).shell_prelude(IN_OWN_PID_NAMESPACE).start();
     let mut peer = daemon.peer();
     let after = becomes_alive(&mut peer, "/moved");
     assert_eq!((after.pid, after.revision), (None, before.revision));

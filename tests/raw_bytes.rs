@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, TopicInfo};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
-use cortex_tests::deadline::{PATIENCE, QUIET, eventually};
+use cortex_tests::deadline::{QUIET_PERIOD, TIMEOUT, eventually};
 use cortex_tests::measured;
 use cortex_tests::messages::{ping_of_size, response, topic};
 use cortex_tests::raw_peer::{self, COMMAND, GREETING_LENGTH, MORE, RawPeer, Said};
@@ -259,7 +259,11 @@ fn a_message_without_a_delimiter_or_a_body_is_dropped_and_the_next_request_answe
         peer.send(&raw_peer::message(parts)).unwrap();
         peer.ping().unwrap();
     }
-    assert_eq!(peer.read_within(QUIET).unwrap(), Some(Vec::new()), "nothing else is answered");
+    assert_eq!(
+        peer.read_within(QUIET_PERIOD).unwrap(),
+        Some(Vec::new()),
+        "nothing else is answered"
+    );
 }
 
 #[test]
@@ -385,7 +389,7 @@ fn a_peer_that_never_reads_costs_little_and_hinders_nobody() {
 
     let connected = daemon.open_files();
     drop(deaf);
-    eventually("its connection is closed", PATIENCE, || {
+    eventually("its connection is closed", TIMEOUT, || {
         (daemon.open_files() < connected).then_some(())
     });
     other.ping().unwrap();
@@ -399,7 +403,7 @@ fn a_peer_that_reads_late_gets_every_reply() {
 
     let mut late = RawPeer::open(daemon.address()).unwrap();
     let requests = raw_peer::request(&DiscoveryRequest::list().to_bytes()).repeat(1_000);
-    let sent = late.send_what_fits(&requests, QUIET).unwrap();
+    let sent = late.send_what_fits(&requests, QUIET_PERIOD).unwrap();
     assert_eq!(sent, requests.len(), "the requests fit into the socket's buffer");
     other.ping().unwrap();
     for number in 0..1_000 {
@@ -420,7 +424,7 @@ fn every_request_of_a_peer_that_leaves_at_once_is_served() {
     let requests: Vec<_> = (0..TOPICS).map(|n| raw_peer::request(&unregister(n))).collect();
     hasty.send(&requests.concat()).unwrap();
     drop(hasty);
-    eventually("all topics are unregistered", PATIENCE, || {
+    eventually("all topics are unregistered", TIMEOUT, || {
         let list = response(&other.ask(&DiscoveryRequest::list().to_bytes()).unwrap());
         list.topics.is_empty().then_some(())
     });
@@ -489,7 +493,7 @@ fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
         other.ping().unwrap();
     }
     let took = started.elapsed();
-    assert!(took < PATIENCE, "{took:?} for 20 PINGs");
+    assert!(took < TIMEOUT, "{took:?} for 20 PINGs");
     let (now, peak) = daemon.memory_kib();
     measured(&format!(
         "{before} KiB before, {peak} KiB at most; 20 PINGs of another peer: {took:?}"

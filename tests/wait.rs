@@ -10,7 +10,7 @@ use cortex_client::{DiscoveryClient, Error, Result, TopicInfo};
 use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, done, until_held_back};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
-use cortex_tests::deadline::PATIENCE;
+use cortex_tests::deadline::TIMEOUT;
 use cortex_tests::measured;
 use cortex_tests::messages::topic;
 use cortex_tests::process::Process;
@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// How soon a waiting process is to end; a tenth of it is wanted of a machine that does nothing else.
-const WOKEN: Duration = Duration::from_millis(100);
+const MAX_WAKE_LATENCY: Duration = Duration::from_millis(100);
 
 fn register(address: &str, name: &str) {
     client(address).register_topic(&topic(name, "node")).unwrap();
@@ -37,9 +37,9 @@ fn waiting(address: &str, arguments: &[&str]) -> Process {
 
 /// A client that waits for `/x` in a thread of its own, polling where it must at each 20 ms.
 fn waiting_client(address: &str) -> JoinHandle<Result<TopicInfo>> {
-    let builder = DiscoveryClient::builder().address(address).timeout(PATIENCE);
+    let builder = DiscoveryClient::builder().address(address).timeout(TIMEOUT);
     let mut client = builder.poll_interval(Duration::from_millis(20)).build().unwrap();
-    thread::spawn(move || client.wait_for_topic("/x", PATIENCE))
+    thread::spawn(move || client.wait_for_topic("/x", TIMEOUT))
 }
 
 fn parsed(text: &str) -> Value {
@@ -59,7 +59,7 @@ fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
     let took = replied.elapsed();
     measured(&format!("a process that waited ended {took:?} after the reply to REGISTER was told"));
     assert_eq!((&found["name"], &found["publisher_node"]), (&json!("/x"), &json!("python_node")));
-    assert!(took < WOKEN, "{took:?}");
+    assert!(took < MAX_WAKE_LATENCY, "{took:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use cortex_proto::{DiscoveryResponse, DiscoveryStatus, ResponseExt};
 use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, done, until_held_back};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
-use cortex_tests::deadline::{PATIENCE, eventually};
+use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{topic, topic_at};
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
@@ -32,14 +32,14 @@ struct Reader {
 
 impl Reader {
     fn at(address: &str) -> Self {
-        let builder = DiscoveryClient::builder().address(address).timeout(PATIENCE);
+        let builder = DiscoveryClient::builder().address(address).timeout(TIMEOUT);
         let client = builder.poll_interval(Duration::from_millis(20)).build().unwrap();
         let watch = client.watch(None).unwrap();
         Self { watch, topics: Vec::new(), told: Vec::new(), revision: None }
     }
 
     fn hear(&mut self) {
-        let event = self.watch.next_within(PATIENCE).unwrap();
+        let event = self.watch.next_within(TIMEOUT).unwrap();
         match event.unwrap_or_else(|| panic!("nothing more than {:?}", self.told)) {
             WatchEvent::Snapshot { topics, revision, is_resync } => {
                 self.told.push(if is_resync { "resync" } else { "snapshot" }.into());
@@ -281,7 +281,7 @@ fn a_pattern_is_a_pattern_at_every_daemon() {
             ("/nothing", &[]),
         ] {
             let mut watch = client.watch(Some(pattern)).unwrap();
-            let first = watch.next_within(PATIENCE).unwrap();
+            let first = watch.next_within(TIMEOUT).unwrap();
             let Some(WatchEvent::Snapshot { topics, is_resync: false, .. }) = first else {
                 panic!("{pattern}: {first:?}");
             };
@@ -435,7 +435,7 @@ fn a_hundred_thousand_topics_are_a_snapshot_as_well() {
     });
     let began = Instant::now();
     let mut watch = client(&daemon.address()).watch(None).unwrap();
-    let snapshot = watch.next_within(PATIENCE).unwrap();
+    let snapshot = watch.next_within(TIMEOUT).unwrap();
     let Some(WatchEvent::Snapshot { topics, revision, .. }) = snapshot else {
         panic!("{snapshot:?}");
     };
@@ -451,7 +451,7 @@ fn who_looks_more_seldom_than_the_time_for_an_answer_hears_all_the_same() {
     let mut watch = builder.build().unwrap().watch(None).unwrap();
     assert_eq!(watch.next_within(Duration::ZERO), Ok(None), "it was not asked before");
     let asked = Instant::now();
-    eventually("the time for an answer is over", PATIENCE, || {
+    eventually("the time for an answer is over", TIMEOUT, || {
         (asked.elapsed() > 2 * timeout).then_some(())
     });
     let snapshot = watch.next_within(Duration::ZERO).unwrap();

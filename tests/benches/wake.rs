@@ -23,9 +23,9 @@ use tokio::runtime;
 use tokio::task::JoinSet;
 
 const CLIENTS: usize = 1000;
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Until when all clients have asked for the first time.
-const SETTLED: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 fn info(number: usize) -> TopicInfo {
     TopicInfo {
@@ -38,7 +38,7 @@ fn info(number: usize) -> TopicInfo {
 }
 
 fn client(address: &str) -> DiscoveryClient {
-    DiscoveryClient::builder().address(address).timeout(PATIENCE).build().unwrap()
+    DiscoveryClient::builder().address(address).timeout(TIMEOUT).build().unwrap()
 }
 
 /// Registers all topics, one after the other: when each reply was there.
@@ -65,7 +65,7 @@ fn blocking(address: &str) -> Vec<(Instant, Instant)> {
             let wait = move || {
                 let mut client = client(&address);
                 began.wait();
-                let topic = client.wait_for_topic(info(number).name.as_str(), PATIENCE).unwrap();
+                let topic = client.wait_for_topic(info(number).name.as_str(), TIMEOUT).unwrap();
                 let woken = Instant::now();
                 assert_eq!(topic, info(number));
                 woken
@@ -74,7 +74,7 @@ fn blocking(address: &str) -> Vec<(Instant, Instant)> {
         })
         .collect();
     began.wait();
-    thread::park_timeout(SETTLED);
+    thread::park_timeout(SETTLE_TIME);
     let mut publisher = client(address);
     let registered = register_all(&mut publisher);
     let woken = waiting.into_iter().map(|waiting| waiting.join().unwrap());
@@ -89,20 +89,20 @@ fn asynchronous(address: &str) -> Vec<(Instant, Instant)> {
     let publisher = thread::spawn({
         let address = address.to_owned();
         move || {
-            thread::park_timeout(SETTLED);
+            thread::park_timeout(SETTLE_TIME);
             let mut publisher = client(&address);
             (register_all(&mut publisher), publisher)
         }
     });
     let woken = runtime.block_on(async {
-        let builder = DiscoveryClient::builder().address(address).timeout(PATIENCE);
+        let builder = DiscoveryClient::builder().address(address).timeout(TIMEOUT);
         let client = builder.build_async().unwrap();
         let mut waiting = JoinSet::new();
         for number in 0..CLIENTS {
             let client = client.clone();
             waiting.spawn(async move {
                 let topic = info(number);
-                let found = client.wait_for_topic(topic.name.as_str(), PATIENCE).await.unwrap();
+                let found = client.wait_for_topic(topic.name.as_str(), TIMEOUT).await.unwrap();
                 let woken = Instant::now();
                 assert_eq!(found, topic);
                 (number, woken)

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::cli;
 use crate::clients::{Awaited, Calls};
-use crate::deadline::{PATIENCE, eventually};
+use crate::deadline::{TIMEOUT, eventually};
 use crate::messages::topic;
 use crate::process::ProcessOutput;
 
@@ -15,7 +15,7 @@ use crate::process::ProcessOutput;
 /// When it cannot be made.
 #[must_use]
 pub fn client(address: &str) -> DiscoveryClient {
-    DiscoveryClient::builder().address(address).timeout(PATIENCE).build().unwrap()
+    DiscoveryClient::builder().address(address).timeout(TIMEOUT).build().unwrap()
 }
 
 /// How many requests our daemon holds back until a topic is there, and until something changes.
@@ -34,7 +34,7 @@ pub fn held_back(client: &mut DiscoveryClient) -> (u64, u64) {
 /// When it takes too long.
 pub fn until_held_back(address: &str, wanted: (u64, u64)) {
     let mut client = client(address);
-    eventually(&format!("{wanted:?} are held back"), PATIENCE, || {
+    eventually(&format!("{wanted:?} are held back"), TIMEOUT, || {
         (held_back(&mut client) == wanted).then_some(())
     });
 }
@@ -53,7 +53,7 @@ pub fn every_client_call(address: &str) {
 /// When a call gives something else than it should.
 pub fn every_async_client_call(address: &str) {
     let builder = AsyncDiscoveryClient::builder();
-    every_call(Awaited::build(builder.address(address).timeout(PATIENCE)));
+    every_call(Awaited::build(builder.address(address).timeout(TIMEOUT)));
 }
 
 fn every_call(mut client: impl Calls) {
@@ -67,7 +67,7 @@ fn every_call(mut client: impl Calls) {
     client.register_topic(&camera).unwrap();
     client.register_topic(&lidar).unwrap();
     assert_eq!(client.lookup_topic("/camera").as_ref(), Ok(&camera));
-    assert_eq!(client.wait_for_topic("/lidar/größe", PATIENCE).as_ref(), Ok(&lidar));
+    assert_eq!(client.wait_for_topic("/lidar/größe", TIMEOUT).as_ref(), Ok(&lidar));
 
     let Err(Error::AlreadyRegistered { topic, node, .. }) = client.register_topic(&stolen) else {
         panic!("another node's topic cannot be registered");

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::binaries;
-use crate::deadline::{PATIENCE, eventually};
+use crate::deadline::{TIMEOUT, eventually};
 use crate::process::{Process, ProcessOutput};
 use crate::raw_peer::{self, RawPeer};
 
@@ -170,7 +170,7 @@ impl DaemonBuilder {
             })
             .collect();
         for address in &addresses {
-            eventually(&format!("a daemon answers at {address}"), PATIENCE, || {
+            eventually(&format!("a daemon answers at {address}"), TIMEOUT, || {
                 process.assert_running();
                 raw_peer::ping(address).ok()
             });

@@ -5,22 +5,22 @@ use std::time::{Duration, Instant};
 
 /// How long something that must happen may take. It is wide, so that a busy machine fails no
 /// test: only a test that would fail anyway waits so long.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long to watch for something that must not happen, where no event tells that it will not.
-pub const QUIET: Duration = Duration::from_millis(200);
+pub const QUIET_PERIOD: Duration = Duration::from_millis(200);
 
 /// Looks again and again until there is something to see.
 ///
 /// # Panics
-/// When `patience` is over before; `what` says what was awaited.
-pub fn eventually<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + patience;
+/// When `timeout` is over before; `what` says what was awaited.
+pub fn eventually<T>(what: &str, timeout: Duration, mut poll: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + timeout;
     loop {
-        if let Some(seen) = look() {
-            return seen;
+        if let Some(found) = poll() {
+            return found;
         }
-        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
         // A poll of what cannot be waited on; nothing relies on how long it takes.
         thread::park_timeout(Duration::from_millis(2));
     }
@@ -29,12 +29,12 @@ pub fn eventually<T>(what: &str, patience: Duration, mut look: impl FnMut() -> O
 /// The same on a tokio runtime, which goes on meanwhile.
 ///
 /// # Panics
-/// When [`PATIENCE`] is over before; `what` says what was awaited.
-pub async fn eventually_async(what: &str, mut is_there: impl FnMut() -> bool) {
-    let mut looks = tokio::time::interval(Duration::from_millis(2));
-    let deadline = Instant::now() + PATIENCE;
-    while !is_there() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        looks.tick().await;
+/// When [`TIMEOUT`] is over before; `what` says what was awaited.
+pub async fn eventually_async(what: &str, mut is_met: impl FnMut() -> bool) {
+    let mut polls = tokio::time::interval(Duration::from_millis(2));
+    let deadline = Instant::now() + TIMEOUT;
+    while !is_met() {
+        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
+        polls.tick().await;
     }
 }

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
-use crate::deadline::{PATIENCE, eventually};
+use crate::deadline::{TIMEOUT, eventually};
 
 /// A running child process.
 pub struct Process {
@@ -118,11 +118,11 @@ impl Process {
     /// Waits for its end.
     ///
     /// # Panics
-    /// When it goes on for longer than [`PATIENCE`].
+    /// When it goes on for longer than [`TIMEOUT`].
     #[must_use]
     pub fn wait(mut self) -> ProcessOutput {
         self.stdin = None;
-        let status = eventually("the process ends", PATIENCE, || self.child.try_wait().unwrap());
+        let status = eventually("the process ends", TIMEOUT, || self.child.try_wait().unwrap());
         ProcessOutput {
             code: status.code(),
             signal: status.signal(),
@@ -134,7 +134,7 @@ impl Process {
     /// Waits for a line of its standard output in which `find` finds something.
     ///
     /// # Panics
-    /// When there is none within [`PATIENCE`].
+    /// When there is none within [`TIMEOUT`].
     pub fn stdout_line<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
         self.stdout.line(what, find).unwrap_or_else(|| self.panic_without_line(what))
     }
@@ -142,7 +142,7 @@ impl Process {
     /// Waits for a line of its standard error in which `find` finds something.
     ///
     /// # Panics
-    /// When there is none within [`PATIENCE`].
+    /// When there is none within [`TIMEOUT`].
     pub fn stderr_line<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
         self.stderr.line(what, find).unwrap_or_else(|| self.panic_without_line(what))
     }
@@ -223,7 +223,7 @@ impl Capture {
 
     fn line<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> Option<T> {
         let (captured, changed) = &*self.text;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut seen = 0;
         let mut captured = captured.lock().unwrap();
         loop {

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::{Value, json};
 
-use crate::deadline::PATIENCE;
+use crate::deadline::TIMEOUT;
 use crate::process::Process;
 use crate::python;
 
@@ -163,7 +163,7 @@ impl Publisher {
     pub fn kill(&self) {
         let pidfd = pidfd_open(self.pid, PidfdFlags::empty()).unwrap();
         self.signal(Signal::KILL);
-        let timeout = Timespec::try_from(PATIENCE).unwrap();
+        let timeout = Timespec::try_from(TIMEOUT).unwrap();
         let mut ends = [PollFd::new(&pidfd, PollFlags::IN)];
         assert_eq!(poll(&mut ends, Some(&timeout)), Ok(1), "it does not end");
     }

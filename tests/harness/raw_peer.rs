@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse};
 
-use crate::deadline::PATIENCE;
+use crate::deadline::TIMEOUT;
 
 /// More frames of the message follow.
 pub const MORE: u8 = 0x01;
@@ -143,7 +143,7 @@ enum Stream {
 }
 
 impl RawPeer {
-    /// Connects, and says nothing. Reads give up after [`PATIENCE`].
+    /// Connects, and says nothing. Reads give up after [`TIMEOUT`].
     ///
     /// # Errors
     /// When nobody listens there.
@@ -164,7 +164,7 @@ impl RawPeer {
             panic!("neither ipc nor tcp: {address}");
         };
         let peer = Self { stream };
-        peer.set_read_patience(PATIENCE)?;
+        peer.set_read_timeout(TIMEOUT)?;
         Ok(peer)
     }
 
@@ -215,15 +215,15 @@ impl RawPeer {
         self.stream.write_all(bytes)
     }
 
-    /// Sends as much as the other end takes before it has not taken anything for `patience`:
+    /// Sends as much as the other end takes before it has not taken anything for `timeout`:
     /// how much that was.
     ///
     /// # Errors
     /// When the other end has closed.
-    pub fn send_what_fits(&mut self, bytes: &[u8], patience: Duration) -> io::Result<usize> {
+    pub fn send_what_fits(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         match &self.stream {
-            Stream::Unix(stream) => stream.set_write_timeout(Some(patience))?,
-            Stream::Tcp(stream) => stream.set_write_timeout(Some(patience))?,
+            Stream::Unix(stream) => stream.set_write_timeout(Some(timeout))?,
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(timeout))?,
         }
         let mut sent = 0;
         while sent < bytes.len() {
@@ -336,15 +336,15 @@ impl RawPeer {
         }
     }
 
-    /// Reads what there is, for at most `patience`: nothing at all is no bytes, a close is `None`.
+    /// Reads what there is, for at most `timeout`: nothing at all is no bytes, a close is `None`.
     ///
     /// # Errors
     /// When the connection breaks.
-    pub fn read_within(&mut self, patience: Duration) -> io::Result<Option<Vec<u8>>> {
-        self.set_read_patience(patience)?;
+    pub fn read_within(&mut self, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
+        self.set_read_timeout(timeout)?;
         let mut buffer = vec![0; 64 * 1024];
         let read = self.stream.read(&mut buffer);
-        self.set_read_patience(PATIENCE)?;
+        self.set_read_timeout(TIMEOUT)?;
         match read {
             Ok(0) => Ok(None),
             Ok(count) => Ok(Some(buffer[..count].to_vec())),
@@ -354,10 +354,10 @@ impl RawPeer {
         }
     }
 
-    fn set_read_patience(&self, patience: Duration) -> io::Result<()> {
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match &self.stream {
-            Stream::Unix(stream) => stream.set_read_timeout(Some(patience)),
-            Stream::Tcp(stream) => stream.set_read_timeout(Some(patience)),
+            Stream::Unix(stream) => stream.set_read_timeout(Some(timeout)),
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(timeout)),
         }
     }
 }

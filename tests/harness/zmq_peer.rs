@@ -3,7 +3,7 @@
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse};
 use zmq::{Context, DEALER, REQ, Socket, SocketType};
 
-use crate::deadline::PATIENCE;
+use crate::deadline::TIMEOUT;
 use crate::messages::response;
 
 /// A libzmq socket that is connected to a daemon.
@@ -48,10 +48,10 @@ impl ZmqPeer {
         configure: impl FnOnce(&Socket) -> zmq::Result<()>,
     ) -> Self {
         let socket = context.socket(kind).unwrap();
-        let patience = i32::try_from(PATIENCE.as_millis()).unwrap();
+        let timeout = i32::try_from(TIMEOUT.as_millis()).unwrap();
         socket.set_linger(0).unwrap();
-        socket.set_rcvtimeo(patience).unwrap();
-        socket.set_sndtimeo(patience).unwrap();
+        socket.set_rcvtimeo(timeout).unwrap();
+        socket.set_sndtimeo(timeout).unwrap();
         configure(&socket).unwrap();
         socket.connect(address).unwrap();
         Self { socket, _context: context.clone() }
@@ -72,7 +72,7 @@ impl ZmqPeer {
     /// Sends a request's body (REQ) and reads its reply's.
     ///
     /// # Panics
-    /// When there is none within [`PATIENCE`].
+    /// When there is none within [`TIMEOUT`].
     #[must_use]
     pub fn ask_bytes(&self, body: &[u8]) -> Vec<u8> {
         self.socket.send(body, 0).unwrap();
@@ -82,7 +82,7 @@ impl ZmqPeer {
     /// Reads a message of one part (REQ).
     ///
     /// # Panics
-    /// When there is none within [`PATIENCE`], or it has more parts.
+    /// When there is none within [`TIMEOUT`], or it has more parts.
     #[must_use]
     pub fn receive(&self) -> Vec<u8> {
         let parts = self.receive_parts();
@@ -92,7 +92,7 @@ impl ZmqPeer {
     /// Sends a message's parts (DEALER).
     ///
     /// # Panics
-    /// When they cannot be sent within [`PATIENCE`].
+    /// When they cannot be sent within [`TIMEOUT`].
     pub fn send_parts(&self, parts: &[&[u8]]) {
         self.socket.send_multipart(parts, 0).unwrap();
     }
@@ -100,7 +100,7 @@ impl ZmqPeer {
     /// Reads a message's parts.
     ///
     /// # Panics
-    /// When there is none within [`PATIENCE`].
+    /// When there is none within [`TIMEOUT`].
     #[must_use]
     pub fn receive_parts(&self) -> Vec<Vec<u8>> {
         self.socket.recv_multipart(0).expect("a message comes in time")

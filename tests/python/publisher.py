@@ -16,7 +16,7 @@ import wire
 def main(discovery, name, address, count):
     with zmq.Context() as context, context.socket(zmq.XPUB) as data:
         data.linger = 0
-        data.rcvtimeo = wire.PATIENCE_MS
+        data.rcvtimeo = wire.TIMEOUT_MS
         data.bind(address)
         node = wire.Node(context, discovery)
         topic = wire.a_topic(name, "publisher", address)

@@ -12,7 +12,7 @@ import wire
 
 
 def find(node, name, data):
-    for _ in range(wire.PATIENCE_MS // 20):
+    for _ in range(wire.TIMEOUT_MS // 20):
         found = node.ask(wire.LOOKUP, name)
         if found["status"] == wire.OK:
             return found["topic_info"]
@@ -25,7 +25,7 @@ def find(node, name, data):
 def main(discovery, name, count):
     with zmq.Context() as context, context.socket(zmq.SUB) as data:
         data.linger = 0
-        data.rcvtimeo = wire.PATIENCE_MS
+        data.rcvtimeo = wire.TIMEOUT_MS
         node = wire.Node(context, discovery)
         topic = find(node, name, data)
         print(json.dumps(topic), flush=True)

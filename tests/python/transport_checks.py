@@ -31,7 +31,7 @@ class Peers:
     def open(self, kind, **options):
         socket = self.context.socket(kind)
         socket.linger = 0
-        socket.rcvtimeo = socket.sndtimeo = wire.PATIENCE_MS
+        socket.rcvtimeo = socket.sndtimeo = wire.TIMEOUT_MS
         for option, value in options.items():
             socket.setsockopt(getattr(zmq, option), value)
         socket.connect(self.discovery)
@@ -116,7 +116,7 @@ def many_coroutines_ask_at_once(peers):
     async def ask_all():
         with zmq.asyncio.Context() as context:
             asking = asyncio.gather(*(ask(context, number) for number in range(100)))
-            await asyncio.wait_for(asking, wire.PATIENCE_MS / 1000)
+            await asyncio.wait_for(asking, wire.TIMEOUT_MS / 1000)
 
     asyncio.run(ask_all())
 

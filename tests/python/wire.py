@@ -8,7 +8,7 @@ OK, NOT_FOUND, ALREADY_EXISTS, ERROR = 0, 1, 2, 3
 
 TOPIC_KEYS = ("name", "address", "message_type", "fingerprint", "publisher_node")
 
-PATIENCE_MS = 30_000
+TIMEOUT_MS = 30_000
 
 
 def pack(value):
@@ -64,7 +64,7 @@ class Node:
     def __init__(self, context, discovery):
         self.socket = context.socket(zmq.REQ)
         self.socket.linger = 0
-        self.socket.rcvtimeo = self.socket.sndtimeo = PATIENCE_MS
+        self.socket.rcvtimeo = self.socket.sndtimeo = TIMEOUT_MS
         self.socket.connect(discovery)
 
     def ask(self, command, name=None, topic=None):
