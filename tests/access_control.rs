@@ -12,10 +12,10 @@ use std::process::{Command, Stdio};
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
-use cortex_tests::messages::{names, response, topic};
+use cortex_tests::messages::{decode_response, topic, topic_names};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
-use cortex_tests::{binaries, hex, not_run};
+use cortex_tests::{binaries, hex, report_skipped};
 use rustix::process::{Signal, getuid};
 
 /// Users that need not exist.
@@ -26,7 +26,7 @@ const USER_B: u32 = 1001;
 fn can_be_others() -> bool {
     let can = getuid().is_root();
     if !can {
-        not_run("only root can be another user");
+        report_skipped("only root can be another user");
     }
     can
 }
@@ -66,7 +66,7 @@ impl Stranger {
         Self { process: Process::spawn(&mut command), replies: 0 }
     }
 
-    fn ask(&mut self, request: &DiscoveryRequest) -> DiscoveryResponse {
+    fn request(&mut self, request: &DiscoveryRequest) -> DiscoveryResponse {
         self.process.write_line(&hex::encode(&request.to_bytes()));
         let mut seen = 0;
         let reply = self.process.stdout_line("a reply", |line| {
@@ -74,7 +74,7 @@ impl Stranger {
             (seen > self.replies).then(|| hex::decode(line))
         });
         self.replies += 1;
-        response(&reply)
+        decode_response(&reply)
     }
 
     fn pid(&self) -> i32 {
@@ -104,37 +104,37 @@ fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
     }
     let test_dir = shared_test_dir();
     let daemon = DaemonBuilder::at(&test_dir).args(["--socket-mode", "666"]).start();
-    let mut root = daemon.peer();
+    let mut root = daemon.raw_peer();
     let mut by_root = |request: DiscoveryRequest| root.request(&request).unwrap();
     assert_eq!(by_root(register("/roots", "root_node")).status, DiscoveryStatus::Ok);
 
     let mut stranger = Stranger::start(&test_dir, USER_A);
-    assert_eq!(stranger.ask(&DiscoveryRequest::ping()).message, "pong");
-    let found = stranger.ask(&DiscoveryRequest::lookup("/roots"));
+    assert_eq!(stranger.request(&DiscoveryRequest::ping()).message, "pong");
+    let found = stranger.request(&DiscoveryRequest::lookup("/roots"));
     assert_eq!(found.topic_info, Some(topic("/roots", "root_node")));
-    assert_eq!(names(&stranger.ask(&DiscoveryRequest::list())), ["/roots"]);
+    assert_eq!(topic_names(&stranger.request(&DiscoveryRequest::list())), ["/roots"]);
 
-    let reply = stranger.ask(&DiscoveryRequest::unregister("/roots"));
+    let reply = stranger.request(&DiscoveryRequest::unregister("/roots"));
     assert_refused(&daemon, &stranger, USER_A, &reply);
-    let reply = stranger.ask(&register("/roots", "root_node"));
+    let reply = stranger.request(&register("/roots", "root_node"));
     assert_refused(&daemon, &stranger, USER_A, &reply);
-    let reply = stranger.ask(&DiscoveryRequest::shutdown());
+    let reply = stranger.request(&DiscoveryRequest::shutdown());
     assert_refused(&daemon, &stranger, USER_A, &reply);
-    let reply = stranger.ask(&register("/roots", "another_node"));
+    let reply = stranger.request(&register("/roots", "another_node"));
     assert_eq!(reply.status, DiscoveryStatus::AlreadyExists, "{}", reply.message);
 
     for name in ["/theirs", "/theirs/too"] {
-        assert_eq!(stranger.ask(&register(name, "their_node")).status, DiscoveryStatus::Ok);
+        assert_eq!(stranger.request(&register(name, "their_node")).status, DiscoveryStatus::Ok);
     }
-    assert_eq!(stranger.ask(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
+    assert_eq!(stranger.request(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
     let mut another = Stranger::start(&test_dir, USER_B);
-    let reply = another.ask(&DiscoveryRequest::unregister("/theirs"));
+    let reply = another.request(&DiscoveryRequest::unregister("/theirs"));
     assert_refused(&daemon, &another, USER_B, &reply);
-    let reply = stranger.ask(&DiscoveryRequest::unregister("/theirs"));
+    let reply = stranger.request(&DiscoveryRequest::unregister("/theirs"));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
     let reply = by_root(DiscoveryRequest::unregister("/theirs/too"));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
-    assert_eq!(names(&by_root(DiscoveryRequest::list())), ["/roots"]);
+    assert_eq!(topic_names(&by_root(DiscoveryRequest::list())), ["/roots"]);
 }
 
 #[test]
@@ -146,15 +146,15 @@ fn whose_topic_it_is_is_known_after_a_restart() {
     let builder = DaemonBuilder::at(&test_dir).args(["--socket-mode", "666"]);
     let daemon = builder.start();
     let mut owner = Stranger::start(&test_dir, USER_A);
-    assert_eq!(owner.ask(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
+    assert_eq!(owner.request(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
 
     let daemon = builder.start();
     let mut another = Stranger::start(&test_dir, USER_B);
-    let reply = another.ask(&DiscoveryRequest::unregister("/theirs"));
+    let reply = another.request(&DiscoveryRequest::unregister("/theirs"));
     assert_refused(&daemon, &another, USER_B, &reply);
     let mut same = Stranger::start(&test_dir, USER_A);
-    assert_eq!(same.ask(&DiscoveryRequest::unregister("/theirs")).status, DiscoveryStatus::Ok);
+    assert_eq!(same.request(&DiscoveryRequest::unregister("/theirs")).status, DiscoveryStatus::Ok);
 }
 
 #[test]
@@ -170,13 +170,13 @@ fn the_daemons_own_user_and_root_may_end_it() {
         command.current_dir("/").uid(USER_A).gid(USER_A);
         let daemon = Process::spawn_captured(&mut command);
         eventually("it answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
-        let refused = Stranger::start(&test_dir, USER_B).ask(&DiscoveryRequest::shutdown());
+        let refused = Stranger::start(&test_dir, USER_B).request(&DiscoveryRequest::shutdown());
         assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
         let reply = if by_root {
             let mut root = RawPeer::open(&test_dir.address()).unwrap();
             root.request(&DiscoveryRequest::shutdown()).unwrap()
         } else {
-            Stranger::start(&test_dir, USER_A).ask(&DiscoveryRequest::shutdown())
+            Stranger::start(&test_dir, USER_A).request(&DiscoveryRequest::shutdown())
         };
         assert_eq!(reply.message, "Shutting down");
         assert_eq!(daemon.wait().code, Some(0));
@@ -209,7 +209,7 @@ fn another_user_gets_half_of_the_connections_at_most() {
         (served + closed == 6).then_some(())
     });
     assert_eq!((served, closed), (4, 2));
-    daemon.peer().ping().unwrap();
+    daemon.raw_peer().ping().unwrap();
 }
 
 #[test]

@@ -15,10 +15,10 @@ use cortex_tests::binaries::client_example;
 use cortex_tests::conformance::client;
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
-use cortex_tests::measured;
-use cortex_tests::messages::{names, topic};
+use cortex_tests::messages::{topic, topic_names};
 use cortex_tests::process::Process;
 use cortex_tests::python::ReferenceDaemon;
+use cortex_tests::report_measurement;
 use cortex_tests::zmq_peer::ZmqPeer;
 use rustix::process::{Signal, getpid};
 
@@ -33,7 +33,7 @@ fn hasty_client(address: &str) -> DiscoveryClient {
 
 fn describe(address: &str, name: &str) -> Option<(TopicInfo, EntryExt)> {
     let request = DiscoveryRequest::lookup(name).with_ext(RequestExt::default());
-    let DiscoveryResponse { topic_info, ext, .. } = ZmqPeer::req(address).ask(&request);
+    let DiscoveryResponse { topic_info, ext, .. } = ZmqPeer::req(address).request(&request);
     topic_info.zip(ext.unwrap().entry)
 }
 
@@ -146,8 +146,8 @@ fn topics_survive_daemons_that_are_killed() {
         assert_eq!(next(&notices), registered(Hold::Process));
         wait(&camera);
         wait(&lidar);
-        let listed = ZmqPeer::req(daemon.address()).ask(&DiscoveryRequest::list());
-        assert_eq!(names(&listed), ["/camera", "/lidar"]);
+        let listed = ZmqPeer::req(daemon.address()).request(&DiscoveryRequest::list());
+        assert_eq!(topic_names(&listed), ["/camera", "/lidar"]);
         revisions.push(describe(daemon.address(), "/camera").unwrap().1.revision);
         let _ = daemon.kill();
         eventually("that is noticed", TIMEOUT, || (!camera.is_registered()).then_some(()));
@@ -272,7 +272,10 @@ fn what_somebody_takes_away_comes_back() {
     client.unregister_topic("/camera").unwrap();
     let taken = Instant::now();
     wait_until_there(daemon.address(), "/camera");
-    measured(&format!("a topic that was taken away came back after {:?}", taken.elapsed()));
+    report_measurement(&format!(
+        "a topic that was taken away came back after {:?}",
+        taken.elapsed()
+    ));
 }
 
 #[test]
@@ -365,7 +368,7 @@ fn a_thousand_topics_need_one_thread_and_go_with_their_process() {
     let daemon = Daemon::start();
     let began = Instant::now();
     let node = node(daemon.address(), "node", 1000);
-    measured(&format!("1,000 topics were registered after {:?}", began.elapsed()));
+    report_measurement(&format!("1,000 topics were registered after {:?}", began.elapsed()));
     assert_eq!(threads(&node, "cortex-advertis"), 1);
     let mut client = client(daemon.address());
     assert_eq!(client.list_topics().unwrap().len(), 1000);

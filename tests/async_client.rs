@@ -25,13 +25,13 @@ use cortex_client::{
 use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestedCommand,
 };
-use cortex_tests::conformance::every_async_client_call;
+use cortex_tests::conformance::check_every_async_client_call;
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{QUIET_PERIOD, TIMEOUT, eventually_async};
-use cortex_tests::measured;
 use cortex_tests::messages::topic;
 use cortex_tests::python::ReferenceDaemon;
-use cortex_tests::scripted_daemon::{Request, Scripted};
+use cortex_tests::report_measurement;
+use cortex_tests::scripted_daemon::{Request, ScriptedDaemon};
 use futures_core::Stream as _;
 use rustix::process::Signal;
 use tokio::runtime::{Builder, Runtime};
@@ -76,7 +76,7 @@ fn current_thread() -> Runtime {
 #[test]
 fn every_call_does_what_it_says_at_our_daemon() {
     for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
-        every_async_client_call(daemon.address());
+        check_every_async_client_call(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
     }
 }
@@ -84,7 +84,7 @@ fn every_call_does_what_it_says_at_our_daemon() {
 #[test]
 fn every_call_does_what_it_says_at_the_reference() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
-    every_async_client_call(&daemon.address());
+    check_every_async_client_call(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));
 }
 
@@ -178,7 +178,7 @@ async fn timers_are_on_time_while_five_requests_wait_for_a_daemon_that_is_not_th
         }
     })
     .await;
-    measured(&format!("a 10 ms timer was late by {worst:?} at worst"));
+    report_measurement(&format!("a 10 ms timer was late by {worst:?} at worst"));
     // One call that blocked the runtime for its time would be seen.
     assert!(worst < SHORT_TIMEOUT * 9 / 10, "{worst:?}");
 }
@@ -234,7 +234,9 @@ async fn a_thousand_requests_at_once_on_one_connection() {
     let began = Instant::now();
     let worst = worst_delay_until(everything_at_once(&client, 1000)).await;
     let took = began.elapsed();
-    measured(&format!("2,000 requests took {took:?}; a 10 ms timer was late by {worst:?}"));
+    report_measurement(&format!(
+        "2,000 requests took {took:?}; a 10 ms timer was late by {worst:?}"
+    ));
     assert_eq!(connections(&client).await, 1);
     assert!(worst < Duration::from_millis(2500), "{worst:?}");
     let other = self::client(daemon.address());
@@ -276,13 +278,13 @@ async fn no_wake_up_is_missed_by_one_asker_after_another() {
     for _ in 0..5000 {
         client.ping().await.unwrap();
     }
-    measured(&format!("a round trip takes {:?}", began.elapsed() / 5000));
+    report_measurement(&format!("a round trip takes {:?}", began.elapsed() / 5000));
 }
 
 #[tokio::test]
 async fn replies_in_any_order_find_their_askers() {
     let mut held = Vec::new();
-    let daemon = Scripted::start(move |request| {
+    let daemon = ScriptedDaemon::start(move |request| {
         held.push(request);
         if held.len() < 100 {
             return Vec::new();
@@ -296,7 +298,7 @@ async fn replies_in_any_order_find_their_askers() {
 #[tokio::test]
 async fn late_replies_to_calls_that_timed_out_or_were_dropped_reach_nobody() {
     let mut held: Vec<Request> = Vec::new();
-    let daemon = Scripted::start(move |request| {
+    let daemon = ScriptedDaemon::start(move |request| {
         if asked_for(&request) == "/late" {
             held.push(request);
             return Vec::new();
@@ -318,7 +320,7 @@ async fn late_replies_to_calls_that_timed_out_or_were_dropped_reach_nobody() {
 async fn retries_are_counted_after_the_first_attempt() {
     for (answered, retries, expected) in [(2, 0, false), (3, 2, true), (3, 1, false)] {
         let mut seen = 0;
-        let daemon = Scripted::start(move |request| {
+        let daemon = ScriptedDaemon::start(move |request| {
             seen += 1;
             let pong = (seen == answered).then(|| request.reply(says(DiscoveryStatus::Ok, "pong")));
             pong.into_iter().collect()
@@ -332,7 +334,7 @@ async fn retries_are_counted_after_the_first_attempt() {
 #[tokio::test]
 async fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
     let mut seen = 0;
-    let daemon = Scripted::start(move |request| {
+    let daemon = ScriptedDaemon::start(move |request| {
         seen += 1;
         let missing = says(DiscoveryStatus::NotFound, "Topic /x not found");
         (seen % 2 == 0).then(|| request.reply(missing)).into_iter().collect()
@@ -345,7 +347,7 @@ async fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
 
 #[tokio::test]
 async fn nonsense_is_an_error_of_the_call_that_it_answers_and_of_no_other() {
-    let daemon = Scripted::start(|mut request| {
+    let daemon = ScriptedDaemon::start(|mut request| {
         let found = found(&asked_for(&request));
         match asked_for(&request).as_str() {
             "/nonsense" => vec![request.reply("nonsense")],
@@ -454,7 +456,7 @@ async fn a_shutdown_is_always_answered_although_the_daemon_goes_at_once() {
 async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
     let test_dir = TestDir::new();
     let (asked, was_asked) = std::sync::mpsc::channel();
-    let first = Scripted::start_at(&test_dir, move |request| {
+    let first = ScriptedDaemon::start_at(&test_dir, move |request| {
         asked.send(request.body).unwrap();
         Vec::new()
     });
@@ -527,7 +529,7 @@ async fn a_parked_wait_is_parked_again_at_once_when_the_daemon_was_killed() {
     let began = Instant::now();
     client.register_topic(&topic("/x", "node")).await.unwrap();
     assert_eq!(waiting.await.unwrap(), Ok(topic("/x", "node")));
-    measured(&format!("from REGISTER to the end of the wait: {:?}", began.elapsed()));
+    report_measurement(&format!("from REGISTER to the end of the wait: {:?}", began.elapsed()));
 }
 
 async fn until_waiting(client: &AsyncDiscoveryClient, wanted: u64) {
@@ -593,7 +595,7 @@ async fn a_wait_at_the_reference_looks_again_and_again() {
 fn calls_end_with_an_error_when_their_runtime_does() {
     let nobody = TestDir::new().address();
     // One that keeps a wait asleep between two lookups.
-    let legacy = Scripted::start(|request| {
+    let legacy = ScriptedDaemon::start(|request| {
         vec![request.reply(says(DiscoveryStatus::NotFound, "Topic /x not found"))]
     });
     let theirs = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -754,7 +756,7 @@ async fn a_connection_on_which_others_are_answered_is_kept() {
     let connections = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&connections);
     let mut peers = std::collections::HashSet::new();
-    let daemon = Scripted::start(move |request| {
+    let daemon = ScriptedDaemon::start(move |request| {
         if peers.insert(request.envelope[0].clone()) {
             seen.fetch_add(1, Ordering::Relaxed);
         }
@@ -954,8 +956,9 @@ async fn a_watch_at_the_reference_compares_lists() {
 
 #[tokio::test]
 async fn a_watch_that_cannot_be_is_told() {
-    let refusing =
-        Scripted::start(|request| vec![request.reply(says(DiscoveryStatus::Error, "not today"))]);
+    let refusing = ScriptedDaemon::start(|request| {
+        vec![request.reply(says(DiscoveryStatus::Error, "not today"))]
+    });
     let client = client(&refusing.address());
     let made = client.watch(Some("/[a")).map(drop);
     assert!(matches!(made, Err(Error::Filter { .. })), "{made:?}");
@@ -1069,7 +1072,7 @@ async fn timers_are_on_time_while_guards_are_dropped_and_the_daemon_says_nothing
         assert!(end.is_err() || end == Ok(()));
     })
     .await;
-    measured(&format!("a 10 ms timer was late by {worst:?} at worst"));
+    report_measurement(&format!("a 10 ms timer was late by {worst:?} at worst"));
     assert!(worst < Duration::from_millis(2500), "{worst:?}");
     daemon.signal(Signal::CONT);
     until_none_is_left(&client).await;

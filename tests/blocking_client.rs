@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use cortex_client::{DiscoveryClient, Error, Hold, TopicInfo, UnreadableReply};
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
-use cortex_tests::conformance::{client, every_client_call};
+use cortex_tests::conformance::{check_every_client_call, client};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::topic;
-use cortex_tests::scripted_daemon::{Reply, Request, Scripted};
+use cortex_tests::scripted_daemon::{Reply, Request, ScriptedDaemon};
 
 /// Long enough for an answer that comes, also on a busy machine; short enough to wait for one
 /// that never does.
@@ -36,15 +36,15 @@ fn says(status: DiscoveryStatus, message: &str) -> Vec<u8> {
 }
 
 /// A daemon that gives the same answer to everything.
-fn always(body: impl Into<Vec<u8>>) -> Scripted {
+fn always(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
     let body = body.into();
-    Scripted::start(move |request| vec![request.reply(body.clone())])
+    ScriptedDaemon::start(move |request| vec![request.reply(body.clone())])
 }
 
 /// A daemon that answers only the request of this number, counted from 1.
-fn only(number: usize, body: Vec<u8>) -> Scripted {
+fn only(number: usize, body: Vec<u8>) -> ScriptedDaemon {
     let mut seen = 0;
-    Scripted::start(move |request| {
+    ScriptedDaemon::start(move |request| {
         seen += 1;
         if seen == number { vec![request.reply(body.clone())] } else { Vec::new() }
     })
@@ -53,7 +53,7 @@ fn only(number: usize, body: Vec<u8>) -> Scripted {
 #[test]
 fn every_call_does_what_it_says_at_our_daemon() {
     for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
-        every_client_call(daemon.address());
+        check_every_client_call(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
     }
 }
@@ -152,7 +152,7 @@ fn an_answer_that_cannot_be_read_is_an_error_of_its_own() {
 
 #[test]
 fn an_answer_of_several_parts_is_not_taken_for_one() {
-    let daemon = Scripted::start(|mut request: Request| {
+    let daemon = ScriptedDaemon::start(|mut request: Request| {
         request.envelope.push(says(DiscoveryStatus::Ok, "pong"));
         vec![request.reply("and more")]
     });
@@ -164,7 +164,7 @@ fn an_answer_of_several_parts_is_not_taken_for_one() {
 fn after_a_timeout_the_next_call_works_and_never_gets_the_late_reply() {
     let mut held: Option<Request> = None;
     // Each second request is answered, right after the late answer to the one before it.
-    let daemon = Scripted::start(move |request| match held.take() {
+    let daemon = ScriptedDaemon::start(move |request| match held.take() {
         None => {
             held = Some(request);
             Vec::new()
@@ -183,7 +183,7 @@ fn after_a_timeout_the_next_call_works_and_never_gets_the_late_reply() {
 fn a_retry_never_takes_the_answer_to_another_call() {
     let mut seen = 0;
     let mut held: Vec<Request> = Vec::new();
-    let daemon = Scripted::start(move |request| {
+    let daemon = ScriptedDaemon::start(move |request| {
         seen += 1;
         if seen < 4 {
             held.push(request);
@@ -223,7 +223,7 @@ fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
 #[test]
 fn a_wait_goes_on_until_the_topic_is_there() {
     let mut seen = 0;
-    let daemon = Scripted::start(move |request| {
+    let daemon = ScriptedDaemon::start(move |request| {
         seen += 1;
         let absent = says(DiscoveryStatus::NotFound, "Topic /x not found");
         vec![request.reply(if seen < 4 { absent } else { found("/x") })]

@@ -13,12 +13,12 @@ use std::process::{Command, Stdio};
 use cortex_client::TopicInfo;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt};
 use cortex_tests::cli::{command, run, run_at};
-use cortex_tests::conformance::{client, done, every_command};
+use cortex_tests::conformance::{check_every_command, client, expect_success};
 use cortex_tests::daemon::{Daemon, TestDir};
-use cortex_tests::messages::{names, register_static, topic};
+use cortex_tests::messages::{register_static, topic, topic_names};
 use cortex_tests::process::{Process, ProcessOutput};
-use cortex_tests::scripted_daemon::Scripted;
-use cortex_tests::{binaries, not_run, python, raw_peer};
+use cortex_tests::scripted_daemon::ScriptedDaemon;
+use cortex_tests::{binaries, python, raw_peer, report_skipped};
 use rustix::net::{self, AddressFamily, SocketType};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ fn told_error(output: &ProcessOutput, exit: i32) -> String {
 #[test]
 fn every_command_does_what_it_says_at_our_daemon() {
     for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
-        every_command(daemon.address());
+        check_every_command(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
     }
 }
@@ -70,7 +70,7 @@ fn a_list_shows_what_a_python_node_registered() {
     let node = ["register", "/from/python", "python_node", "then", "hold"];
     let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
     node.stdout_line("its topic is registered", |line| line.contains("Registered").then_some(()));
-    let table = done(run_at(daemon.address(), &["topic", "list"]));
+    let table = expect_success(run_at(daemon.address(), &["topic", "list"]));
     let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     let row = ["/from/python", "TestMessage", "python_node", "ipc:///run/nodes/from/python.sock"];
     assert_eq!(rows, [&["TOPIC", "TYPE", "NODE", "ADDRESS"], &row]);
@@ -79,7 +79,7 @@ fn a_list_shows_what_a_python_node_registered() {
 #[test]
 fn a_list_is_sorted_by_name_in_every_format() {
     let daemon = with_topics();
-    let cortex = |arguments: &[&str]| done(run_at(daemon.address(), arguments));
+    let cortex = |arguments: &[&str]| expect_success(run_at(daemon.address(), arguments));
     let names = ["/camera/left", "/camera/left/small", "/camera/right", "/lidar"];
 
     let table = cortex(&["list"]);
@@ -121,7 +121,7 @@ fn a_list_can_be_narrowed_by_pattern_type_and_node() {
         (&["/camera/*", "--type", "Image", "--node", "scaler"], &[]),
     ] {
         let arguments = [&["-q", "-o", "name", "topic", "list"], filter].concat();
-        let listed = done(run_at(daemon.address(), &arguments));
+        let listed = expect_success(run_at(daemon.address(), &arguments));
         assert_eq!(listed.lines().collect::<Vec<_>>(), expected, "{filter:?}");
     }
 }
@@ -130,7 +130,10 @@ fn a_list_can_be_narrowed_by_pattern_type_and_node() {
 fn nothing_to_list_is_no_failure() {
     let daemon = Daemon::start();
     for (format, expected) in [("name", ""), ("json", "[]\n"), ("jsonl", "")] {
-        assert_eq!(done(run_at(daemon.address(), &["-q", "list", "-o", format])), expected);
+        assert_eq!(
+            expect_success(run_at(daemon.address(), &["-q", "list", "-o", format])),
+            expected
+        );
     }
     let table = run_at(daemon.address(), &["list"]);
     assert_eq!((table.code, table.stdout.lines().count()), (Some(0), 1), "a header");
@@ -139,7 +142,7 @@ fn nothing_to_list_is_no_failure() {
 #[test]
 fn a_lookup_shows_a_topic_or_one_of_its_fields() {
     let daemon = with_topics();
-    let cortex = |arguments: &[&str]| done(run_at(daemon.address(), arguments));
+    let cortex = |arguments: &[&str]| expect_success(run_at(daemon.address(), arguments));
     assert!(cortex(&["topic", "lookup", "/lidar"]).contains("ipc:///run/nodes/lidar.sock"));
     assert_eq!(cortex(&["lookup", "/lidar"]), cortex(&["topic", "lookup", "/lidar"]));
     let topic = parsed(&cortex(&["lookup", "/lidar", "-o", "json"]));
@@ -156,13 +159,13 @@ fn names_and_messages_cannot_act_on_the_terminal() {
     client(daemon.address()).register_topic(&topic(name, "node\r\u{7}")).unwrap();
     let acts = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
     for arguments in [&["list"][..], &["list", "-o", "name"], &["lookup", name]] {
-        let shown = done(run_at(daemon.address(), arguments));
+        let shown = expect_success(run_at(daemon.address(), arguments));
         assert!(!shown.contains(acts), "{arguments:?}: {shown:?}");
     }
-    let listed = parsed(&done(run_at(daemon.address(), &["list", "-o", "json"])));
+    let listed = parsed(&expect_success(run_at(daemon.address(), &["list", "-o", "json"])));
     assert_eq!(listed[0]["name"], name, "data stays as it is");
 
-    let refusing = Scripted::start(|request| {
+    let refusing = ScriptedDaemon::start(|request| {
         let response = DiscoveryResponse::new(DiscoveryStatus::Error, "no\u{1b}[2J\r\u{202e}");
         vec![request.reply(response.to_bytes())]
     });
@@ -175,11 +178,11 @@ fn names_and_messages_cannot_act_on_the_terminal() {
 fn exit_codes_tell_failures_apart() {
     let daemon = Daemon::start();
     let nowhere = TestDir::new().address();
-    let refusing = Scripted::start(|request| {
+    let refusing = ScriptedDaemon::start(|request| {
         let response = DiscoveryResponse::new(DiscoveryStatus::Error, "not today");
         vec![request.reply(response.to_bytes())]
     });
-    let babbling = Scripted::start(|request| vec![request.reply("nonsense")]);
+    let babbling = ScriptedDaemon::start(|request| vec![request.reply("nonsense")]);
     for (address, arguments, exit) in [
         (&refusing.address(), &["ping"][..], 1),
         (&refusing.address(), &["list"], 1),
@@ -245,7 +248,7 @@ fn port_without_listener() -> (OwnedFd, u16) {
 #[test]
 fn a_socket_that_one_may_not_open_is_told_as_such() {
     if !rustix::process::geteuid().is_root() {
-        not_run("only root can be somebody else");
+        report_skipped("only root can be somebody else");
         return;
     }
     let as_nobody = |arguments: &[&str]| {
@@ -255,7 +258,7 @@ fn a_socket_that_one_may_not_open_is_told_as_such() {
         command.output()
     };
     if !as_nobody(&["--version"]).is_ok_and(|output| output.status.success()) {
-        not_run("setpriv is missing, or others may not run the binary");
+        report_skipped("setpriv is missing, or others may not run the binary");
         return;
     }
     let daemon = Daemon::start();
@@ -271,7 +274,7 @@ fn a_socket_that_one_may_not_open_is_told_as_such() {
 
 #[test]
 fn a_daemon_that_does_not_answer_is_given_up_in_time() {
-    let silent = Scripted::start(|_| Vec::new());
+    let silent = ScriptedDaemon::start(|_| Vec::new());
     let output = run_at(&silent.address(), &["--timeout", "200ms", "-o", "json", "list"]);
     let no_answer = told_error(&output, 3);
     let nowhere = run_at(&TestDir::new().address(), &["-o", "json", "list"]);
@@ -325,8 +328,8 @@ fn the_address_comes_from_the_option_or_else_from_the_environment() {
         let mut command = command(&[option, &["list", "-o", "name"]].concat());
         Process::spawn_captured(command.env("CORTEX_DISCOVERY_ADDRESS", variable)).wait()
     };
-    assert_eq!(done(list(daemon.address(), &[])).lines().count(), 4);
-    assert_eq!(done(list(&nowhere, &["-a", daemon.address()])).lines().count(), 4);
+    assert_eq!(expect_success(list(daemon.address(), &[])).lines().count(), 4);
+    assert_eq!(expect_success(list(&nowhere, &["-a", daemon.address()])).lines().count(), 4);
     assert_eq!(list(&nowhere, &[]).code, Some(3));
     assert_eq!(list(daemon.address(), &["-a", &nowhere]).code, Some(3));
 }
@@ -335,13 +338,14 @@ fn the_address_comes_from_the_option_or_else_from_the_environment() {
 fn global_options_may_stand_before_or_after_the_command() {
     let daemon = with_topics();
     let address = daemon.address();
-    let expected = done(run(&["-a", address, "-o", "json", "--timeout", "9s", "topic", "list"]));
+    let expected =
+        expect_success(run(&["-a", address, "-o", "json", "--timeout", "9s", "topic", "list"]));
     for arguments in [
         &["topic", "list", "-a", address, "-o", "json", "--timeout", "9s"][..],
         &["topic", "-a", address, "--timeout=9s", "list", "--output=json"],
         &["list", "-ojson", "--address", address],
     ] {
-        assert_eq!(done(run(arguments)), expected, "{arguments:?}");
+        assert_eq!(expect_success(run(arguments)), expected, "{arguments:?}");
     }
 }
 
@@ -366,7 +370,8 @@ fn colours_are_for_terminals_or_for_who_asks() {
 #[test]
 fn ping_asks_as_often_as_it_is_told() {
     let daemon = Daemon::start();
-    let lines = done(run_at(daemon.address(), &["ping", "-c", "3", "-i", "1ms", "-o", "jsonl"]));
+    let lines =
+        expect_success(run_at(daemon.address(), &["ping", "-c", "3", "-i", "1ms", "-o", "jsonl"]));
     assert_eq!(lines.lines().map(parsed).count(), 3);
 }
 
@@ -386,7 +391,7 @@ fn an_interrupt_ends_a_command_as_such() {
 fn shutdown_can_wait_until_the_daemon_is_gone() {
     for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
         let address = daemon.address().to_owned();
-        let _ = done(run_at(&address, &["shutdown", "--wait", "--timeout", "30s"]));
+        let _ = expect_success(run_at(&address, &["shutdown", "--wait", "--timeout", "30s"]));
         assert!(raw_peer::ping(&address).is_err());
         assert_eq!(daemon.wait().code, Some(0));
     }
@@ -394,12 +399,12 @@ fn shutdown_can_wait_until_the_daemon_is_gone() {
 
 #[test]
 fn it_explains_itself() {
-    let version = done(run(&["--version"]));
+    let version = expect_success(run(&["--version"]));
     assert_eq!(version.trim(), concat!("cortex ", env!("CARGO_PKG_VERSION")));
     for arguments in
         [&["--help"][..], &["topic", "--help"], &["list", "--help"], &["lookup", "--help"]]
     {
-        assert!(done(run(arguments)).contains("Usage:"), "{arguments:?}");
+        assert!(expect_success(run(arguments)).contains("Usage:"), "{arguments:?}");
     }
 }
 
@@ -409,7 +414,7 @@ const FILTERS: &str = include_str!("../crates/cortex-proto/tests/golden/filters.
 #[test]
 fn patterns_mean_the_same_to_the_command_line_and_to_the_daemon() {
     let daemon = Daemon::start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let cases: Vec<Value> = serde_json::from_str(FILTERS).unwrap();
     let text = |case: &Value, key: &str| case[key].as_str().unwrap().to_owned();
     for case in &cases {
@@ -422,7 +427,7 @@ fn patterns_mean_the_same_to_the_command_line_and_to_the_daemon() {
 
         let ext = RequestExt { filter: Some(filter.clone()), ..RequestExt::default() };
         let watched = peer.request(&DiscoveryRequest::watch(ext)).unwrap();
-        assert_eq!(names(&watched).contains(&&*name), expected, "the daemon: {case}");
+        assert_eq!(topic_names(&watched).contains(&&*name), expected, "the daemon: {case}");
 
         let listed = run_at(daemon.address(), &["list", "-o", "name", "--", &filter]);
         assert_eq!(listed.code, Some(0), "{}", listed.stderr);

@@ -12,12 +12,12 @@ use std::time::Instant;
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::{TIMEOUT, eventually};
-use cortex_tests::messages::{names, topic};
+use cortex_tests::messages::{topic, topic_names};
 use cortex_tests::process::{Process, ProcessOutput};
 use cortex_tests::python::ReferenceDaemon;
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::zmq_peer::ZmqPeer;
-use cortex_tests::{not_run, transcript};
+use cortex_tests::{report_skipped, transcript};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ fn assert_refused(output: &ProcessOutput, words: &[&str]) {
 }
 
 fn register(address: &str, name: &str) -> DiscoveryStatus {
-    ZmqPeer::req(address).ask(&DiscoveryRequest::register(topic(name, "node"))).status
+    ZmqPeer::req(address).request(&DiscoveryRequest::register(topic(name, "node"))).status
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn the_reply_to_shutdown_arrives_before_it_ends() {
         let test_dir = daemon.test_dir().clone();
         let [asked, other] = [&daemon.addresses()[0], &daemon.addresses()[1]];
         let _connected = ZmqPeer::req(other);
-        let reply = ZmqPeer::req(asked).ask(&DiscoveryRequest::shutdown());
+        let reply = ZmqPeer::req(asked).request(&DiscoveryRequest::shutdown());
         assert_eq!((reply.status, reply.message.as_str()), (DiscoveryStatus::Ok, "Shutting down"));
         assert_eq!(daemon.wait().code, Some(0));
         assert_tidied(&test_dir);
@@ -96,7 +96,7 @@ fn the_reply_to_shutdown_arrives_before_it_ends() {
 fn the_reply_to_shutdown_arrives_over_tcp_too() {
     for _ in 0..10 {
         let daemon = Daemon::start_tcp_with_remote_shutdown();
-        let reply = ZmqPeer::req(daemon.address()).ask(&DiscoveryRequest::shutdown());
+        let reply = ZmqPeer::req(daemon.address()).request(&DiscoveryRequest::shutdown());
         assert_eq!(reply.message, "Shutting down");
         assert_eq!(daemon.wait().code, Some(0));
     }
@@ -107,14 +107,14 @@ fn over_tcp_nobody_may_end_it_unless_all_may() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let stranger = ZmqPeer::req(tcp);
-    let reply = stranger.ask(&DiscoveryRequest::shutdown());
+    let reply = stranger.request(&DiscoveryRequest::shutdown());
     assert_eq!((reply.status, reply.topics.len()), (DiscoveryStatus::Error, 0));
     assert!(reply.message.contains("not shut down"), "{}", reply.message);
     daemon.process().stderr_line("a warning", |line| {
         (line.contains("WARN") && line.contains(&reply.message)).then_some(())
     });
-    assert_eq!(stranger.ask(&DiscoveryRequest::ping()).message, "pong");
-    let allowed = ZmqPeer::req(ipc).ask(&DiscoveryRequest::shutdown());
+    assert_eq!(stranger.request(&DiscoveryRequest::ping()).message, "pong");
+    let allowed = ZmqPeer::req(ipc).request(&DiscoveryRequest::shutdown());
     assert_eq!(allowed.message, "Shutting down");
     assert_eq!(daemon.wait().code, Some(0));
 }
@@ -126,14 +126,15 @@ fn a_peer_that_does_not_read_cannot_keep_it_from_ending() {
         let peer = ZmqPeer::req(daemon.address());
         for number in 0..100 {
             let name = format!("/{number}");
-            let _ = peer.ask(&DiscoveryRequest::register(topic(&name, "node")));
+            let _ = peer.request(&DiscoveryRequest::register(topic(&name, "node")));
         }
         let mut deaf = RawPeer::open(daemon.address()).unwrap();
-        deaf.send(&raw_peer::request(&DiscoveryRequest::list().to_bytes()).repeat(1000)).unwrap();
+        deaf.send(&raw_peer::request_message(&DiscoveryRequest::list().to_bytes()).repeat(1000))
+            .unwrap();
         if by_signal {
             daemon.signal(Signal::TERM);
         } else {
-            assert_eq!(peer.ask(&DiscoveryRequest::shutdown()).message, "Shutting down");
+            assert_eq!(peer.request(&DiscoveryRequest::shutdown()).message, "Shutting down");
         }
         assert_eq!(daemon.wait().code, Some(0));
     }
@@ -150,8 +151,8 @@ fn a_second_daemon_refuses_an_address_that_one_serves_and_leaves_that_one_alone(
     }
     assert_eq!(fs::metadata(daemon.test_dir().socket()).unwrap().ino(), before);
     assert!(daemon.test_dir().lock_file().exists());
-    let list = ZmqPeer::req(daemon.address()).ask(&DiscoveryRequest::list());
-    assert_eq!(names(&list), ["/kept"]);
+    let list = ZmqPeer::req(daemon.address()).request(&DiscoveryRequest::list());
+    assert_eq!(topic_names(&list), ["/kept"]);
 }
 
 #[test]
@@ -182,10 +183,10 @@ fn it_does_not_steal_the_address_of_a_running_reference_daemon() {
     let test_dir = TestDir::new();
     let _reference = ReferenceDaemon::start(&test_dir);
     let peer = ZmqPeer::req(&test_dir.address());
-    assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+    assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
 
     assert_told(&DaemonBuilder::at(&test_dir).run(), 5, &[&test_dir.address()]);
-    assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+    assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
     assert_eq!(
         register(&test_dir.address(), "/new"),
         DiscoveryStatus::Ok,
@@ -310,8 +311,8 @@ fn it_serves_ipc_and_tcp_at_once_from_one_registry() {
     assert_eq!(register(ipc, "/over/ipc"), DiscoveryStatus::Ok);
     assert_eq!(register(tcp, "/over/tcp"), DiscoveryStatus::Ok);
     for address in [ipc, tcp] {
-        let list = ZmqPeer::req(address).ask(&DiscoveryRequest::list());
-        assert_eq!(names(&list), ["/over/ipc", "/over/tcp"]);
+        let list = ZmqPeer::req(address).request(&DiscoveryRequest::list());
+        assert_eq!(topic_names(&list), ["/over/ipc", "/over/tcp"]);
     }
 }
 
@@ -333,12 +334,12 @@ fn it_serves_a_name_of_the_abstract_namespace() {
 #[test]
 fn it_serves_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
-        not_run("this host has no IPv6");
+        report_skipped("this host has no IPv6");
         return;
     }
     let daemon = DaemonBuilder::at_address(&TestDir::new(), "tcp://[::1]:0").start();
     let peer = ZmqPeer::new(daemon.address(), zmq::REQ, |socket| socket.set_ipv6(true));
-    assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+    assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
 }
 
 #[test]
@@ -368,7 +369,7 @@ fn the_log_as_json_has_one_line_of_level_info_for_each_change() {
         DiscoveryRequest::unregister("/camera"),
         DiscoveryRequest::unregister("/camera"),
     ] {
-        let _ = peer.ask(&request);
+        let _ = peer.request(&request);
     }
     daemon.signal(Signal::TERM);
     let output = daemon.wait();
@@ -426,7 +427,7 @@ fn a_log_that_nobody_reads_on_stops_nothing() {
     let peer = ZmqPeer::req(&test_dir.address());
     for number in 0..2_000 {
         let register = DiscoveryRequest::register(topic(&format!("/{number}"), "node"));
-        assert_eq!(peer.ask(&register).status, DiscoveryStatus::Ok);
+        assert_eq!(peer.request(&register).status, DiscoveryStatus::Ok);
     }
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
@@ -452,9 +453,9 @@ fn it_tells_its_version_and_explains_itself() {
 #[test]
 fn it_goes_on_after_every_recorded_nonsense() {
     let daemon = Daemon::start();
-    for step in transcript::steps().iter().filter(|step| !step.is_exact()) {
+    for exchange in transcript::exchanges().iter().filter(|exchange| !exchange.is_exact()) {
         let mut peer = RawPeer::open(daemon.address()).unwrap();
-        step.check(&peer.ask(&step.request).unwrap());
+        exchange.check(&peer.request_bytes(&exchange.request).unwrap());
         peer.ping().unwrap();
     }
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::{TIMEOUT, eventually};
-use cortex_tests::messages::{names, topic_at};
+use cortex_tests::messages::{topic_at, topic_names};
 use cortex_tests::publisher_host::{Endpoint, Publisher, PublisherHost, PublisherSpec};
 use cortex_tests::raw_peer::RawPeer;
-use cortex_tests::{measured, python};
+use cortex_tests::{python, report_measurement};
 use rustix::process::{Pid, Signal};
 
 /// The time from a publisher's death until its topics are gone may be 50 ms; ten times that on a
@@ -86,7 +86,7 @@ fn table_of(mut times: Vec<Duration>) -> String {
 #[test]
 fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it() {
     let daemon = Daemon::start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let data = ipc_address(&daemon.test_dir().path("data.sock"));
     let line = format!(
         "bind {data} then register /camera node {data} then register /lidar node {data} then hold"
@@ -107,7 +107,7 @@ fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it(
         assert!(took < MAX_EVICTION_DELAY, "{took:?}");
         took
     });
-    measured(&format!("gone after the kill (ipc): {}", table_of(times.collect())));
+    report_measurement(&format!("gone after the kill (ipc): {}", table_of(times.collect())));
     let told = told_as_evicted(&daemon, "/camera");
     assert!(told.contains("owner exited"), "{told}");
 }
@@ -115,7 +115,7 @@ fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it(
 #[test]
 fn so_are_those_whose_endpoint_is_tcp() {
     let daemon = Daemon::start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let times = (0..10).map(|_| {
         let publisher = host.start_publisher("node", "tcp://127.0.0.1:*", &["/a", "/b"]);
@@ -128,13 +128,13 @@ fn so_are_those_whose_endpoint_is_tcp() {
         assert!(took < MAX_EVICTION_DELAY, "{took:?}");
         took
     });
-    measured(&format!("gone after the kill (tcp): {}", table_of(times.collect())));
+    report_measurement(&format!("gone after the kill (tcp): {}", table_of(times.collect())));
 }
 
 #[test]
 fn another_node_gets_the_topic_of_one_that_is_dead_and_not_reaped() {
     let (refused, times) = take_over_50_times(Publisher::kill);
-    measured(&format!("registered by another node after the death: {}", table_of(times)));
+    report_measurement(&format!("registered by another node after the death: {}", table_of(times)));
     assert_eq!(refused, [0; 0], "the rounds in which it was refused");
 }
 
@@ -142,7 +142,7 @@ fn another_node_gets_the_topic_of_one_that_is_dead_and_not_reaped() {
 fn another_node_gets_the_topic_of_one_that_was_just_killed() {
     // Whoever has sent the signal goes on before the other process has ended.
     let (refused, times) = take_over_50_times(|publisher| publisher.signal(Signal::KILL));
-    measured(&format!("registered by another node after the kill: {}", table_of(times)));
+    report_measurement(&format!("registered by another node after the kill: {}", table_of(times)));
     assert_eq!(refused, [0; 0], "the rounds in which it was refused");
 }
 
@@ -150,7 +150,7 @@ fn another_node_gets_the_topic_of_one_that_was_just_killed() {
 /// which that was refused, and how long each took.
 fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) {
     let daemon = watchful().start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let path = ipc_address(&daemon.test_dir().path("data.sock"));
     let (mut refused, mut times) = (Vec::new(), Vec::new());
@@ -187,7 +187,7 @@ fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) 
 #[test]
 fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
     let daemon = watchful().start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let mut present = host.start_publisher("node", &address, &["/camera"]);
@@ -207,7 +207,7 @@ fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
 fn a_publisher_that_lives_is_never_evicted() {
     let daemon = watchful().with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let address = |name: &str| ipc_address(&daemon.test_dir().path(name));
     let mut seen_host = PublisherHost::start(ipc);
     let mut unseen_host = PublisherHost::start(tcp);
@@ -261,7 +261,7 @@ fn a_publisher_that_lives_is_never_evicted() {
 #[test]
 fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
     let daemon = watchful().start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let topics = ["/held".to_owned()];
@@ -279,7 +279,7 @@ fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
     let killed = Instant::now();
     assert!(is_there(&mut peer, "/held"), "not at the first look");
     let took = time_until_gone(&mut peer, "/held", killed);
-    measured(&format!("a silent child's topic was gone after {took:?}"));
+    report_measurement(&format!("a silent child's topic was gone after {took:?}"));
     assert!(took > Duration::from_millis(1_900), "{took:?}: each look has a second");
     let told = told_as_evicted(&daemon, "/held");
     assert!(told.contains("owner exited"), "{told}");
@@ -288,7 +288,7 @@ fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
 #[test]
 fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
     let daemon = watchful().start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let topics = ["/served".to_owned()];
@@ -316,14 +316,14 @@ fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
     // The children end with it.
     drop(host);
     let took = time_until_gone(&mut peer, "/served", Instant::now());
-    measured(&format!("gone {took:?} after the child"));
+    report_measurement(&format!("gone {took:?} after the child"));
 }
 
 #[test]
 fn an_unseen_publisher_is_gone_after_two_looks() {
     let daemon = watchful().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(tcp);
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let publisher = host.start_publisher("node", &address, &["/unseen"]);
@@ -335,7 +335,7 @@ fn an_unseen_publisher_is_gone_after_two_looks() {
     });
     publisher.signal(Signal::KILL);
     let took = time_until_gone(&mut peer, "/unseen", Instant::now());
-    measured(&format!("an unseen one's topic was gone after {took:?}"));
+    report_measurement(&format!("an unseen one's topic was gone after {took:?}"));
     let told = told_as_evicted(&daemon, "/unseen");
     assert!(told.contains("endpoint dead"), "{told}");
 }
@@ -344,7 +344,7 @@ fn an_unseen_publisher_is_gone_after_two_looks() {
 fn endpoints_that_hang_keep_nobody_waiting_and_no_topic_goes_for_them() {
     let daemon = watchful().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(tcp);
     let topics: Vec<_> = (0..20).map(|number| format!("/hanging/{number}")).collect();
     let endpoint = Endpoint::FullBacklog;
@@ -360,10 +360,10 @@ fn endpoints_that_hang_keep_nobody_waiting_and_no_topic_goes_for_them() {
         peer.ping().unwrap();
         slowest = slowest.max(asked.elapsed());
     }
-    measured(&format!("the slowest PING beside hanging looks: {slowest:?}"));
+    report_measurement(&format!("the slowest PING beside hanging looks: {slowest:?}"));
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
     assert_eq!(entry(&mut peer, "/hanging/0").endpoint, EndpointState::Unknown);
     let list = peer.request(&DiscoveryRequest::list()).unwrap();
-    assert_eq!(names(&list), topics);
+    assert_eq!(topic_names(&list), topics);
     publisher.signal(Signal::KILL);
 }

@@ -13,12 +13,12 @@ use cortex_proto::{
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{
-    hello, names, register_in_session, register_static, response, topic, topic_at,
+    decode_response, hello, register_in_session, register_static, topic, topic_at, topic_names,
 };
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::zmq_peer::ZmqPeer;
-use cortex_tests::{hex, measured};
+use cortex_tests::{hex, report_measurement};
 use rustix::process::{Signal, getpid, getuid};
 
 /// The shortest lease there is.
@@ -38,7 +38,7 @@ fn register_with(
 }
 
 fn describe(peer: &ZmqPeer, name: &str) -> Option<EntryExt> {
-    let found = peer.ask(&DiscoveryRequest::lookup(name).with_ext(RequestExt::default()));
+    let found = peer.request(&DiscoveryRequest::lookup(name).with_ext(RequestExt::default()));
     assert_ne!(found.status, DiscoveryStatus::Error, "{}", found.message);
     let entry = found.ext.unwrap().entry;
     assert_eq!(entry.is_some(), found.topic_info.is_some());
@@ -51,13 +51,13 @@ fn ok(response: DiscoveryResponse) -> ResponseExt {
 }
 
 fn renew(peer: &ZmqPeer, id: &str) -> (Option<bool>, Option<u64>) {
-    let ext = ok(peer.ask(&DiscoveryRequest::renew(session(id, None))));
+    let ext = ok(peer.request(&DiscoveryRequest::renew(session(id, None))));
     (ext.known, ext.lease_ms)
 }
 
 /// Lets time pass in which nothing is asked.
 fn wait_without_a_word(peer: &ZmqPeer, time: Duration) {
-    assert!(!peer.hears_within(time.as_millis().try_into().unwrap()), "nothing was asked");
+    assert!(!peer.receives_within(time.as_millis().try_into().unwrap()), "nothing was asked");
 }
 
 /// Has another process of this user ask all this, and end.
@@ -72,7 +72,7 @@ fn ask_in_a_process_that_ends(daemon: &Daemon, requests: &[DiscoveryRequest]) {
     let output = process.wait();
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     for reply in output.stdout.lines() {
-        assert_eq!(response(&hex::decode(reply)).status, DiscoveryStatus::Ok);
+        assert_eq!(decode_response(&hex::decode(reply)).status, DiscoveryStatus::Ok);
     }
     assert_eq!(output.stdout.lines().count(), requests.len());
 }
@@ -81,7 +81,7 @@ fn ask_in_a_process_that_ends(daemon: &Daemon, requests: &[DiscoveryRequest]) {
 fn hello_tells_who_the_daemon_is_and_what_it_has() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    let told = ok(peer.ask(&hello()));
+    let told = ok(peer.request(&hello()));
     assert_eq!(told.level, Some(1));
     let server = concat!("cortex-discovery/", env!("CARGO_PKG_VERSION"));
     assert_eq!(told.server.as_deref(), Some(server));
@@ -91,15 +91,15 @@ fn hello_tells_who_the_daemon_is_and_what_it_has() {
     assert!(told.uptime_ms.unwrap() < 60_000, "{told:?}");
 
     for name in ["/a", "/b"] {
-        let reply = ok(peer.ask(&register_with(topic(name, "node"), None, None)));
+        let reply = ok(peer.request(&register_with(topic(name, "node"), None, None)));
         assert!(reply.revision.is_some() && reply.lease_ms.is_none(), "{reply:?}");
     }
-    assert_eq!(peer.ask(&DiscoveryRequest::unregister("/a")).ext, None, "unasked");
-    let later = ok(peer.ask(&hello()));
+    assert_eq!(peer.request(&DiscoveryRequest::unregister("/a")).ext, None, "unasked");
+    let later = ok(peer.request(&hello()));
     assert_eq!((later.epoch, later.level), (told.epoch, Some(1)));
     assert_eq!((later.revision, later.topics), (Some(3), Some(1)));
     assert!(later.uptime_ms >= told.uptime_ms);
-    let plain = peer.ask_bytes(&DiscoveryRequest::ping().to_bytes());
+    let plain = peer.request_bytes(&DiscoveryRequest::ping().to_bytes());
     assert_eq!(plain, b"\x82\xa6status\x00\xa7message\xa4pong", "without asking, as it always was");
 }
 
@@ -117,16 +117,16 @@ fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
         register_static(topic("/static", "node")),
         register_in_session(topic("/session", "node"), "session", 60_000),
     ] {
-        ok(peer.ask(&request));
+        ok(peer.request(&request));
     }
-    ok(stranger.ask(&register_with(topic_at("/unknown", "node", &endpoint), None, None)));
+    ok(stranger.request(&register_with(topic_at("/unknown", "node", &endpoint), None, None)));
     eventually("the stranger's endpoint is found alive", TIMEOUT, || {
         let entry = describe(&peer, "/unknown").unwrap();
         (entry.endpoint == EndpointState::Alive).then_some(())
     });
 
-    let listed = peer.ask(&DiscoveryRequest::list().with_ext(RequestExt::default()));
-    assert_eq!(names(&listed), ["/process", "/static", "/session", "/unknown"]);
+    let listed = peer.request(&DiscoveryRequest::list().with_ext(RequestExt::default()));
+    assert_eq!(topic_names(&listed), ["/process", "/static", "/session", "/unknown"]);
     let entries = ok(listed).entries.unwrap();
     let holds: Vec<_> = entries.iter().map(|entry| entry.hold.clone()).collect();
     assert_eq!(holds, [Hold::Process, Hold::Static, Hold::Session, Hold::Process]);
@@ -140,7 +140,7 @@ fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
     assert!(entries.iter().all(|entry| entry.age_ms < 60_000), "{entries:?}");
     assert_eq!(describe(&peer, "/process").unwrap().revision, 1);
     assert_eq!(describe(&peer, "/nope"), None);
-    assert_eq!(peer.ask(&DiscoveryRequest::list()).ext, None, "unasked");
+    assert_eq!(peer.request(&DiscoveryRequest::list()).ext, None, "unasked");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn static_topics_and_those_of_sessions_outlive_their_process_and_others_do_not()
     eventually("the process's own topic is gone", TIMEOUT, || {
         describe(&peer, "/process").is_none().then_some(())
     });
-    assert_eq!(names(&peer.ask(&DiscoveryRequest::list())), ["/static", "/session"]);
+    assert_eq!(topic_names(&peer.request(&DiscoveryRequest::list())), ["/static", "/session"]);
     assert_eq!(renew(&peer, "session"), (Some(true), Some(60_000)), "by another process");
 }
 
@@ -166,7 +166,7 @@ fn a_session_stays_while_it_is_renewed_and_no_longer() {
     let peer = ZmqPeer::req(daemon.address());
     for name in ["/a", "/b"] {
         let reply =
-            ok(peer.ask(&register_in_session(topic(name, "node"), "session", MIN_LEASE_MS)));
+            ok(peer.request(&register_in_session(topic(name, "node"), "session", MIN_LEASE_MS)));
         assert_eq!(reply.lease_ms, Some(MIN_LEASE_MS));
     }
     let end = Instant::now() + 4 * MIN_LEASE;
@@ -180,7 +180,7 @@ fn a_session_stays_while_it_is_renewed_and_no_longer() {
     eventually("its topics are gone", TIMEOUT, || describe(&peer, "/a").is_none().then_some(()));
     let took = renewed.elapsed();
     assert!(describe(&peer, "/b").is_none(), "both go together");
-    measured(&format!("a lease of {MIN_LEASE:?} expired after {took:?}"));
+    report_measurement(&format!("a lease of {MIN_LEASE:?} expired after {took:?}"));
     assert!(took >= MIN_LEASE && took < 10 * MIN_LEASE, "{took:?}");
     assert_eq!(renew(&peer, "session").0, Some(false), "register again");
     let told = daemon.process().stderr_line("an eviction", |line| {
@@ -198,7 +198,7 @@ fn leases_have_bounds() {
     {
         let id = format!("{asked:?}");
         let request = register_with(topic("/x", "node"), None, Some(session(&id, asked)));
-        assert_eq!(ok(peer.ask(&request)).lease_ms, Some(given));
+        assert_eq!(ok(peer.request(&request)).lease_ms, Some(given));
         assert_eq!(renew(&peer, &id), (Some(true), Some(given)));
     }
 }
@@ -208,9 +208,9 @@ fn sessions_are_their_users() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let (peer, stranger) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
-    ok(peer.ask(&register_in_session(topic("/x", "node"), "same", 60_000)));
+    ok(peer.request(&register_in_session(topic("/x", "node"), "same", 60_000)));
     assert_eq!(renew(&stranger, "same").0, Some(false));
-    ok(stranger.ask(&register_in_session(topic("/y", "node"), "same", 70_000)));
+    ok(stranger.request(&register_in_session(topic("/y", "node"), "same", 70_000)));
     assert_eq!(renew(&stranger, "same"), (Some(true), Some(70_000)));
     assert_eq!(renew(&ZmqPeer::req(tcp), "same"), (Some(true), Some(70_000)), "all share theirs");
     assert_eq!(renew(&peer, "same"), (Some(true), Some(60_000)));
@@ -220,7 +220,7 @@ fn sessions_are_their_users() {
 fn a_daemon_that_stood_still_for_longer_than_a_lease_expires_none() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
+    ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
     wait_without_a_word(&peer, 5 * MIN_LEASE);
     daemon.signal(Signal::CONT);
@@ -235,13 +235,13 @@ fn a_daemon_that_stood_still_for_longer_than_a_lease_expires_none() {
 fn a_renewal_that_came_in_time_and_was_read_late_counts() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
+    ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
     peer.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
     // Longer than the lease, but not so long that time would count as lost.
     wait_without_a_word(&peer, MIN_LEASE + MIN_LEASE / 2);
     daemon.signal(Signal::CONT);
-    assert_eq!(ok(response(&peer.receive())).known, Some(true));
+    assert_eq!(ok(decode_response(&peer.receive())).known, Some(true));
     assert!(describe(&peer, "/x").is_some());
 }
 
@@ -249,14 +249,14 @@ fn a_renewal_that_came_in_time_and_was_read_late_counts() {
 fn a_renewal_on_a_connection_that_was_made_in_time_counts() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
+    ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
     // As a legacy client does after a time-out: close, connect anew, ask again.
     let again = ZmqPeer::req(daemon.address());
     again.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
     wait_without_a_word(&peer, MIN_LEASE + MIN_LEASE / 2);
     daemon.signal(Signal::CONT);
-    assert_eq!(ok(response(&again.receive())).known, Some(true));
+    assert_eq!(ok(decode_response(&again.receive())).known, Some(true));
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn leases_start_anew_with_the_daemon() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.ask(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
+    ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     assert_eq!(daemon.kill().signal, Some(9));
     wait_without_a_word(&peer, 2 * MIN_LEASE);
     let daemon = builder.start();
@@ -279,10 +279,10 @@ fn an_unregister_with_a_guard_does_nothing_when_the_guard_does_not_hold() {
     let guarded = |publisher_node: Option<&str>, revision| {
         let publisher_node = publisher_node.map(str::to_owned);
         let ext = RequestExt { publisher_node, revision, ..RequestExt::default() };
-        peer.ask(&DiscoveryRequest::unregister("/x").with_ext(ext))
+        peer.request(&DiscoveryRequest::unregister("/x").with_ext(ext))
     };
     let register = register_with(topic("/x", "node"), None, None);
-    let revision = ok(peer.ask(&register)).revision.unwrap();
+    let revision = ok(peer.request(&register)).revision.unwrap();
     for (node, number, told) in [
         (Some("another"), None, "another"),
         (None, Some(revision + 1), "revision"),
@@ -299,7 +299,7 @@ fn an_unregister_with_a_guard_does_nothing_when_the_guard_does_not_hold() {
         ok(guarded(node, number));
         assert!(describe(&peer, "/x").is_none());
         assert_eq!(guarded(node, number).status, DiscoveryStatus::NotFound);
-        ok(peer.ask(&register));
+        ok(peer.request(&register));
     }
 }
 
@@ -316,17 +316,17 @@ fn holds_that_make_no_sense_are_refused() {
         (None, Some(session("", None)), "0 bytes"),
         (None, Some(session(&"s".repeat(65), None)), "65 bytes"),
     ] {
-        let refused = peer.ask(&register_with(topic("/x", "node"), hold, session));
+        let refused = peer.request(&register_with(topic("/x", "node"), hold, session));
         assert_eq!(refused.status, DiscoveryStatus::Error);
         assert!(refused.message.contains(told), "{}", refused.message);
         assert!(refused.ext.is_some());
     }
     for id in ["", &"s".repeat(65)] {
-        let refused = peer.ask(&DiscoveryRequest::renew(session(id, None)));
+        let refused = peer.request(&DiscoveryRequest::renew(session(id, None)));
         assert_eq!(refused.status, DiscoveryStatus::Error);
         assert!(refused.ext.is_some());
     }
-    assert_eq!(names(&peer.ask(&DiscoveryRequest::list())), [""; 0]);
+    assert_eq!(topic_names(&peer.request(&DiscoveryRequest::list())), [""; 0]);
 }
 
 #[test]
@@ -337,18 +337,20 @@ fn what_asks_for_an_extension_gets_one_also_with_an_error() {
         [(63, false), (64, true), (66, true), (68, true), (95, true), (96, false)]
     {
         let command = RequestedCommand::from_number(number);
-        let bare = peer.ask(&DiscoveryRequest { command, ..DiscoveryRequest::ping() });
+        let bare = peer.request(&DiscoveryRequest { command, ..DiscoveryRequest::ping() });
         assert_eq!(bare.status, DiscoveryStatus::Error, "{number}: {}", bare.message);
         assert_eq!(bare.ext.is_some(), has_ext, "{number}: {}", bare.message);
-        let asking = peer.ask(&DiscoveryRequest { command, ..hello() });
+        let asking = peer.request(&DiscoveryRequest { command, ..hello() });
         assert_eq!(asking.status, DiscoveryStatus::Error, "{number}: {}", asking.message);
         assert!(asking.ext.is_some(), "{number}: {}", asking.message);
     }
     // {command: 5, ext: {}, topic_name: 7}
-    let unreadable = response(&peer.ask_bytes(b"\x83\xa7command\x05\xa3ext\x80\xaatopic_name\x07"));
+    let unreadable =
+        decode_response(&peer.request_bytes(b"\x83\xa7command\x05\xa3ext\x80\xaatopic_name\x07"));
     assert_eq!(unreadable.status, DiscoveryStatus::Error);
     assert!(unreadable.ext.is_some(), "{}", unreadable.message);
-    let not_found = peer.ask(&DiscoveryRequest::unregister("/x").with_ext(RequestExt::default()));
+    let not_found =
+        peer.request(&DiscoveryRequest::unregister("/x").with_ext(RequestExt::default()));
     assert_eq!(not_found.status, DiscoveryStatus::NotFound);
     assert!(not_found.ext.is_some());
 }
@@ -357,7 +359,7 @@ fn what_asks_for_an_extension_gets_one_also_with_an_error() {
 fn there_are_as_many_topics_as_it_was_told_at_most() {
     let daemon = DaemonBuilder::at(&TestDir::new()).args(["--max-topics", "3"]).start();
     let peer = ZmqPeer::req(daemon.address());
-    let register = |name: &str| peer.ask(&DiscoveryRequest::register(topic(name, "node")));
+    let register = |name: &str| peer.request(&DiscoveryRequest::register(topic(name, "node")));
     for name in ["/a", "/b", "/c", "/a"] {
         assert_eq!(register(name).status, DiscoveryStatus::Ok, "{name}");
     }
@@ -365,10 +367,10 @@ fn there_are_as_many_topics_as_it_was_told_at_most() {
     assert_eq!(refused.status, DiscoveryStatus::Error);
     assert!(refused.message.contains("/d") && refused.message.contains('3'), "{}", refused.message);
     let moved = topic_at("/b", "node", "ipc:///elsewhere");
-    assert_eq!(peer.ask(&DiscoveryRequest::register(moved)).status, DiscoveryStatus::Ok);
-    assert_eq!(peer.ask(&DiscoveryRequest::unregister("/a")).status, DiscoveryStatus::Ok);
+    assert_eq!(peer.request(&DiscoveryRequest::register(moved)).status, DiscoveryStatus::Ok);
+    assert_eq!(peer.request(&DiscoveryRequest::unregister("/a")).status, DiscoveryStatus::Ok);
     assert_eq!(register("/d").status, DiscoveryStatus::Ok);
-    assert_eq!(names(&peer.ask(&DiscoveryRequest::list())), ["/b", "/c", "/d"]);
+    assert_eq!(topic_names(&peer.request(&DiscoveryRequest::list())), ["/b", "/c", "/d"]);
     daemon.signal(Signal::TERM);
     let told = daemon.wait().stderr;
     assert!(told.contains("over_limit=1"), "it counts:\n{told}");

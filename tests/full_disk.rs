@@ -11,9 +11,9 @@ use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, TopicIn
 use cortex_tests::daemon::{DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::topic;
-use cortex_tests::not_run;
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::RawPeer;
+use cortex_tests::report_skipped;
 use rustix::process::Signal;
 
 /// A disk of its own, in a mount namespace that a process holds, and that is gone with it.
@@ -72,12 +72,12 @@ fn large(name: &str) -> DiscoveryRequest {
     DiscoveryRequest::register(info)
 }
 
-fn ask(peer: &mut RawPeer, request: &DiscoveryRequest) -> DiscoveryResponse {
+fn request(peer: &mut RawPeer, request: &DiscoveryRequest) -> DiscoveryResponse {
     peer.request(request).unwrap()
 }
 
 fn list(peer: &mut RawPeer) -> Vec<String> {
-    let list = ask(peer, &DiscoveryRequest::list());
+    let list = request(peer, &DiscoveryRequest::list());
     list.topics.iter().map(|topic| topic.name.to_string()).collect()
 }
 
@@ -85,17 +85,17 @@ fn list(peer: &mut RawPeer) -> Vec<String> {
 fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_lost() {
     let test_dir = TestDir::new();
     let Some(disk) = SmallDisk::mount(&test_dir, "512k") else {
-        not_run("no disk can be mounted here: that needs root and `unshare --mount`");
+        report_skipped("no disk can be mounted here: that needs root and `unshare --mount`");
         return;
     };
     let builder = disk.daemon_builder(&test_dir);
     let daemon = builder.start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut acknowledged = Vec::new();
     for round in 0..3 {
         for number in 0..5 {
             let name = format!("/{round}/{number}");
-            let reply = ask(&mut peer, &large(&name));
+            let reply = request(&mut peer, &large(&name));
             assert_eq!(reply.status, DiscoveryStatus::Ok, "{}", reply.message);
             acknowledged.push(name);
         }
@@ -104,7 +104,7 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
         let mut refusal = None;
         for number in 5..500 {
             let name = format!("/{round}/{number}");
-            let reply = ask(&mut peer, &large(&name));
+            let reply = request(&mut peer, &large(&name));
             if reply.status == DiscoveryStatus::Ok {
                 acknowledged.push(name);
             } else {
@@ -121,19 +121,19 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
         });
 
         for _ in 0..10 {
-            assert_eq!(ask(&mut peer, &large("/no/room")).status, DiscoveryStatus::Error);
+            assert_eq!(request(&mut peer, &large("/no/room")).status, DiscoveryStatus::Error);
             assert_eq!(list(&mut peer), acknowledged);
-            let first = ask(&mut peer, &DiscoveryRequest::lookup("/0/0"));
+            let first = request(&mut peer, &DiscoveryRequest::lookup("/0/0"));
             assert_eq!(first.status, DiscoveryStatus::Ok);
             peer.ping().unwrap();
         }
-        let removal = ask(&mut peer, &DiscoveryRequest::unregister("/0/0"));
+        let removal = request(&mut peer, &DiscoveryRequest::unregister("/0/0"));
         assert_eq!(removal.status, DiscoveryStatus::Error, "{}", removal.message);
         assert!(removal.message.contains("not unregistered"), "{}", removal.message);
 
         disk.make_room();
         let name = format!("/{round}/again");
-        let reply = ask(&mut peer, &large(&name));
+        let reply = request(&mut peer, &large(&name));
         assert_eq!(reply.status, DiscoveryStatus::Ok, "at once: {}", reply.message);
         acknowledged.push(name);
         assert_eq!(list(&mut peer), acknowledged);
@@ -141,7 +141,7 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
 
     // Killed while there is no room.
     disk.fill();
-    while ask(&mut peer, &large(&format!("/last/{}", acknowledged.len()))).status
+    while request(&mut peer, &large(&format!("/last/{}", acknowledged.len()))).status
         == DiscoveryStatus::Ok
     {
         acknowledged.push(format!("/last/{}", acknowledged.len()));
@@ -149,7 +149,7 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
     assert_eq!(daemon.kill().signal, Some(9));
     disk.make_room();
     let daemon = builder.start();
-    assert_eq!(list(&mut daemon.peer()), acknowledged);
+    assert_eq!(list(&mut daemon.raw_peer()), acknowledged);
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
 }
@@ -158,7 +158,7 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
 fn a_daemon_that_starts_on_a_full_disk_says_so_or_serves_what_it_has() {
     let test_dir = TestDir::new();
     let Some(disk) = SmallDisk::mount(&test_dir, "256k") else {
-        not_run("no disk can be mounted here: that needs root and `unshare --mount`");
+        report_skipped("no disk can be mounted here: that needs root and `unshare --mount`");
         return;
     };
     disk.fill();
@@ -170,7 +170,7 @@ fn a_daemon_that_starts_on_a_full_disk_says_so_or_serves_what_it_has() {
     disk.make_room();
 
     let daemon = builder.start();
-    assert_eq!(ask(&mut daemon.peer(), &large("/kept")).status, DiscoveryStatus::Ok);
+    assert_eq!(request(&mut daemon.raw_peer(), &large("/kept")).status, DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
     disk.fill();
     let daemon = builder.spawn();
@@ -186,5 +186,5 @@ fn a_daemon_that_starts_on_a_full_disk_says_so_or_serves_what_it_has() {
     let output = daemon.wait();
     assert!(matches!(output.code, Some(0 | 1)), "{}", output.stderr);
     disk.make_room();
-    assert_eq!(list(&mut builder.start().peer()), ["/kept"]);
+    assert_eq!(list(&mut builder.start().raw_peer()), ["/kept"]);
 }

@@ -8,11 +8,11 @@ use std::thread;
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, RequestExt, TopicInfo};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
-use cortex_tests::messages::{names, register_static, topic};
+use cortex_tests::messages::{register_static, topic, topic_names};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::zmq_peer::ZmqPeer;
-use cortex_tests::{descriptors, measured, python};
+use cortex_tests::{descriptors, python, report_measurement};
 use rustix::process::{Resource, Signal, getrlimit};
 
 #[test]
@@ -26,16 +26,16 @@ fn two_hundred_clients_at_once_each_get_their_own_replies() {
     let client = |number: usize| {
         let peer = ZmqPeer::within(&context, daemon.address(), zmq::REQ, |_| Ok(()));
         let mine = topic(&format!("/client/{number}"), &format!("node_{number}"));
-        assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+        assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
         all_connected.wait();
-        let status = peer.ask(&DiscoveryRequest::register(mine.clone())).status;
+        let status = peer.request(&DiscoveryRequest::register(mine.clone())).status;
         assert_eq!(status, DiscoveryStatus::Ok);
         for _ in 0..10 {
-            let found = peer.ask(&DiscoveryRequest::lookup(mine.name.as_str()));
+            let found = peer.request(&DiscoveryRequest::lookup(mine.name.as_str()));
             assert_eq!(found.topic_info.as_ref(), Some(&mine));
         }
         all_registered.wait();
-        assert_eq!(names(&peer.ask(&DiscoveryRequest::list())).len(), CLIENTS);
+        assert_eq!(topic_names(&peer.request(&DiscoveryRequest::list())).len(), CLIENTS);
     };
     thread::scope(|scope| {
         for number in 0..CLIENTS {
@@ -52,7 +52,7 @@ fn replies_that_nobody_reads_have_a_bound_in_all() {
     const MAX_KIB: u64 = 256 * 1024;
     let daemon =
         DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).args(["--no-state"]).start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     for number in 0..TOPICS {
         let long = "x".repeat(1000);
         let (address, message_type) = (long.clone(), long);
@@ -62,9 +62,9 @@ fn replies_that_nobody_reads_have_a_bound_in_all() {
     }
     let before = daemon.memory_kib().0;
     let describe = DiscoveryRequest::list().with_ext(RequestExt::default()).to_bytes();
-    let mut deaf: Vec<_> = (0..60).map(|_| daemon.peer()).collect();
+    let mut deaf: Vec<_> = (0..60).map(|_| daemon.raw_peer()).collect();
     for one in &mut deaf {
-        one.send(&raw_peer::request(&describe)).unwrap();
+        one.send(&raw_peer::request_message(&describe)).unwrap();
     }
     daemon.process().stderr_line("those that leave most unread are closed", |line| {
         line.contains("of replies unread").then_some(())
@@ -74,7 +74,7 @@ fn replies_that_nobody_reads_have_a_bound_in_all() {
         (requests >= (TOPICS + deaf.len()) as u64).then_some(())
     });
     let most = daemon.memory_kib().1 - before;
-    measured(&format!("unread replies of 60 peers take {most} KiB at most"));
+    report_measurement(&format!("unread replies of 60 peers take {most} KiB at most"));
     assert!(most < MAX_KIB * 3 / 2, "{most} KiB");
     peer.ping().unwrap();
 }
@@ -109,7 +109,7 @@ fn clients_beyond_the_limit_are_served_as_others_leave() {
         .collect();
     // Each client that has its reply goes, and makes room for one that tries to connect again.
     eventually("every client has had its reply", TIMEOUT, || {
-        waiting.retain(|peer| !peer.hears_within(0));
+        waiting.retain(|peer| !peer.receives_within(0));
         waiting.is_empty().then_some(())
     });
 }
@@ -122,7 +122,7 @@ fn of_many_nodes_that_want_the_same_topic_one_gets_it() {
         let peer = ZmqPeer::req(daemon.address());
         start.wait();
         let mine = topic("/wanted", &format!("node_{number}"));
-        peer.ask(&DiscoveryRequest::register(mine)).status
+        peer.request(&DiscoveryRequest::register(mine)).status
     };
     let statuses: Vec<_> = thread::scope(|scope| {
         let status = &status;
@@ -142,7 +142,7 @@ fn survives_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
     let zmq = ZmqPeer::req(address);
     let mut are_served = || {
         raw.ping().unwrap();
-        assert_eq!(zmq.ask(&DiscoveryRequest::ping()).message, "pong");
+        assert_eq!(zmq.request(&DiscoveryRequest::ping()).message, "pong");
     };
     are_served();
 
@@ -170,7 +170,7 @@ fn survives_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
         are_served();
     }
     let new = ZmqPeer::req(address);
-    assert_eq!(new.ask(&DiscoveryRequest::ping()).message, "pong");
+    assert_eq!(new.request(&DiscoveryRequest::ping()).message, "pong");
     eventually("a new connection is accepted", TIMEOUT, || raw_peer::ping(address).ok());
     are_served();
 

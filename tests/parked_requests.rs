@@ -11,12 +11,12 @@ use cortex_proto::{
 };
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
-use cortex_tests::measured;
-use cortex_tests::messages::{hello, names, register_static, response, topic};
+use cortex_tests::messages::{decode_response, hello, register_static, topic, topic_names};
 use cortex_tests::process::Process;
 use cortex_tests::publisher_host::{Endpoint, PublisherHost, PublisherSpec};
 use cortex_tests::python;
 use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::report_measurement;
 use cortex_tests::zmq_peer::ZmqPeer;
 use rustix::process::Signal;
 
@@ -40,11 +40,11 @@ fn watch(since: Option<Since>) -> DiscoveryRequest {
 }
 
 fn send(peer: &mut RawPeer, request: &DiscoveryRequest) {
-    peer.send(&raw_peer::request(&request.to_bytes())).unwrap();
+    peer.send(&raw_peer::request_message(&request.to_bytes())).unwrap();
 }
 
 fn receive(peer: &mut RawPeer) -> DiscoveryResponse {
-    response(&peer.read_reply().unwrap())
+    decode_response(&peer.read_reply().unwrap())
 }
 
 fn since_of(ext: &ResponseExt) -> Since {
@@ -74,8 +74,8 @@ fn until_waiting(peer: &mut RawPeer, wanted: (u64, u64)) {
 #[test]
 fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
-    let mut publisher = daemon.peer();
-    let mut peers: Vec<_> = (0..1000).map(|_| daemon.peer()).collect();
+    let mut publisher = daemon.raw_peer();
+    let mut peers: Vec<_> = (0..1000).map(|_| daemon.raw_peer()).collect();
     for (number, peer) in peers.iter_mut().enumerate() {
         send(peer, &DiscoveryRequest::wait(format!("/{number}"), MINUTE_MS));
     }
@@ -90,7 +90,9 @@ fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
     }
     times.sort_unstable();
     let (median, slowest) = (times[500], times[999]);
-    measured(&format!("from the reply to REGISTER to the wake: {median:?}, slowest {slowest:?}"));
+    report_measurement(&format!(
+        "from the reply to REGISTER to the wake: {median:?}, slowest {slowest:?}"
+    ));
     assert!(median < MAX_WAKE_LATENCY, "{median:?}");
     assert_eq!(waiting(&mut publisher), (0, 0));
 }
@@ -99,7 +101,7 @@ fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
 fn ten_thousand_waits_for_other_topics_cost_a_registration_nothing() {
     let daemon =
         DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).args(["--no-state"]).start();
-    let mut publisher = daemon.peer();
+    let mut publisher = daemon.raw_peer();
     let changes = |publisher: &mut RawPeer| {
         let mut times = Vec::new();
         for _ in 0..200 {
@@ -121,13 +123,15 @@ fn ten_thousand_waits_for_other_topics_cost_a_registration_nothing() {
     }
     until_waiting(&mut publisher, (10_000, 0));
     let crowded = changes(&mut publisher);
-    measured(&format!("two changes: {alone:?} alone, {crowded:?} with 10,000 waits"));
+    report_measurement(&format!("two changes: {alone:?} alone, {crowded:?} with 10,000 waits"));
     assert!(crowded < alone * 10 + Duration::from_millis(1), "{alone:?} {crowded:?}");
 
     register(&mut publisher, "/other/4711");
-    let raw_peer::Said::Message(frames) = crowd.read_said().unwrap() else { panic!("no message") };
+    let raw_peer::Traffic::Message(frames) = crowd.read_traffic().unwrap() else {
+        panic!("no message")
+    };
     assert_eq!(frames[0], 4711_u32.to_be_bytes());
-    assert_eq!(names_of(&response(&frames[2])), ["/other/4711"]);
+    assert_eq!(names_of(&decode_response(&frames[2])), ["/other/4711"]);
 }
 
 fn names_of(response: &DiscoveryResponse) -> Vec<&str> {
@@ -137,17 +141,17 @@ fn names_of(response: &DiscoveryResponse) -> Vec<&str> {
 #[test]
 fn peers_that_are_gone_wait_for_nothing() {
     let daemon = Daemon::start();
-    let mut publisher = daemon.peer();
+    let mut publisher = daemon.raw_peer();
     let before = daemon.open_files();
     let since = since_of(&publisher.request(&hello()).unwrap().ext.unwrap());
-    let mut peers: Vec<_> = (0..100).map(|_| daemon.peer()).collect();
+    let mut peers: Vec<_> = (0..100).map(|_| daemon.raw_peer()).collect();
     for (number, peer) in peers.iter_mut().enumerate() {
         let (wait, watch) = (DiscoveryRequest::wait("/x", MINUTE_MS), watch(Some(since)));
         send(peer, if number % 2 == 0 { &wait } else { &watch });
     }
     until_waiting(&mut publisher, (50, 50));
     // One asks and is gone before it is heard.
-    let mut hasty = daemon.peer();
+    let mut hasty = daemon.raw_peer();
     send(&mut hasty, &DiscoveryRequest::wait("/x", MINUTE_MS));
     drop(hasty);
     drop(peers);
@@ -162,9 +166,9 @@ fn peers_that_are_gone_wait_for_nothing() {
 fn at_the_end_of_the_daemon_everybody_is_answered() {
     for by_signal in [true, false] {
         let daemon = Daemon::start();
-        let mut publisher = daemon.peer();
+        let mut publisher = daemon.raw_peer();
         let since = since_of(&publisher.request(&hello()).unwrap().ext.unwrap());
-        let (mut waits, mut watches) = (daemon.peer(), daemon.peer());
+        let (mut waits, mut watches) = (daemon.raw_peer(), daemon.raw_peer());
         send(&mut waits, &DiscoveryRequest::wait("/x", MINUTE_MS));
         send(&mut watches, &watch(Some(since)));
         until_waiting(&mut publisher, (1, 1));
@@ -182,14 +186,14 @@ fn at_the_end_of_the_daemon_everybody_is_answered() {
 #[test]
 fn a_req_socket_waits_for_one_reply_and_a_dealer_for_many() {
     let daemon = Daemon::start();
-    let mut publisher = daemon.peer();
+    let mut publisher = daemon.raw_peer();
     let req = ZmqPeer::new(daemon.address(), zmq::REQ, |socket| {
         socket.set_req_relaxed(true)?;
         socket.set_req_correlate(true)
     });
     req.socket().send(DiscoveryRequest::wait("/x", MINUTE_MS).to_bytes(), 0).unwrap();
     until_waiting(&mut publisher, (1, 0));
-    assert_eq!(req.ask(&DiscoveryRequest::ping()).message, "pong");
+    assert_eq!(req.request(&DiscoveryRequest::ping()).message, "pong");
     assert_eq!(waiting(&mut publisher), (0, 0), "it has given up");
 
     let dealer = ZmqPeer::dealer(daemon.address());
@@ -203,7 +207,7 @@ fn a_req_socket_waits_for_one_reply_and_a_dealer_for_many() {
     for _ in 0..2 {
         let parts = dealer.receive_parts();
         assert_eq!(parts[0], b"/x");
-        assert_eq!(response(&parts[2]).topic_info, Some(topic("/x", "node")));
+        assert_eq!(decode_response(&parts[2]).topic_info, Some(topic("/x", "node")));
     }
     register(&mut publisher, "/y");
     assert_eq!(dealer.receive_parts()[0], b"/y");
@@ -213,22 +217,22 @@ fn a_req_socket_waits_for_one_reply_and_a_dealer_for_many() {
 fn a_watch_goes_on_over_a_kill_without_a_gap_or_a_double() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
-    let mut publisher = daemon.peer();
+    let mut publisher = daemon.raw_peer();
     register(&mut publisher, "/a");
-    let mut watcher = daemon.peer();
+    let mut watcher = daemon.raw_peer();
     send(&mut watcher, &watch(None));
     let first = receive(&mut watcher);
-    assert_eq!(names(&first), ["/a"]);
+    assert_eq!(topic_names(&first), ["/a"]);
     let ext = first.ext.unwrap();
     assert_eq!(ext.snapshot, Some(true));
     // While nobody listens to it, the daemon goes on, is killed, starts again, and goes on.
     unregister(&mut publisher, "/a");
     assert_eq!(daemon.kill().signal, Some(9));
     let daemon = builder.start();
-    let mut publisher = daemon.peer();
+    let mut publisher = daemon.raw_peer();
     register(&mut publisher, "/b");
 
-    let mut watcher = daemon.peer();
+    let mut watcher = daemon.raw_peer();
     send(&mut watcher, &watch(Some(since_of(&ext))));
     let ext = receive(&mut watcher).ext.unwrap();
     assert_eq!(events(&ext), [event("unregistered", "/a"), event("registered", "/b")]);
@@ -245,10 +249,10 @@ fn a_watch_is_told_at_once_when_the_history_is_lost() {
     let daemon = DaemonBuilder::at(&test_dir)
         .args(["--state".into(), state.clone().into_os_string()])
         .start();
-    let mut publisher = daemon.peer();
+    let mut publisher = daemon.raw_peer();
     register(&mut publisher, "/a");
     let before = since_of(&publisher.request(&hello()).unwrap().ext.unwrap());
-    let mut watcher = daemon.peer();
+    let mut watcher = daemon.raw_peer();
     send(&mut watcher, &watch(Some(before)));
     until_waiting(&mut publisher, (0, 1));
     for suffix in ["", "-wal", "-shm"] {
@@ -258,7 +262,7 @@ fn a_watch_is_told_at_once_when_the_history_is_lost() {
     assert_eq!(events(&over), [], "this history has no more to tell");
     send(&mut watcher, &watch(Some(since_of(&over))));
     let fresh = receive(&mut watcher);
-    assert_eq!(names(&fresh), ["/a"]);
+    assert_eq!(topic_names(&fresh), ["/a"]);
     let ext = fresh.ext.unwrap();
     assert_eq!(ext.snapshot, Some(true));
     assert_ne!(ext.epoch, Some(before.epoch));
@@ -267,7 +271,7 @@ fn a_watch_is_told_at_once_when_the_history_is_lost() {
 #[test]
 fn an_evicted_topic_is_told_with_the_reason() {
     let daemon = Daemon::start();
-    let mut watcher = daemon.peer();
+    let mut watcher = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let id = host.spawn_publisher(&PublisherSpec {
         node: "node",
@@ -283,7 +287,7 @@ fn an_evicted_topic_is_told_with_the_reason() {
     publisher.kill();
     let killed = Instant::now();
     let ext = receive(&mut watcher).ext.unwrap();
-    measured(&format!("told {:?} after the kill", killed.elapsed()));
+    report_measurement(&format!("told {:?} after the kill", killed.elapsed()));
     assert_eq!(events(&ext), [event("evicted", "/x")]);
     let reason = ext.events.unwrap().pop().unwrap().reason.unwrap();
     assert_eq!(reason.to_string(), "owner exited");
@@ -302,7 +306,7 @@ fn line(program: &Process, number: usize) -> String {
 fn a_python_program_watches_with_nothing_but_a_req_socket() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
-    let mut publisher = daemon.peer();
+    let mut publisher = daemon.raw_peer();
     register(&mut publisher, "/camera/left");
     register(&mut publisher, "/lidar");
     let mut watcher = python::spawn("watcher.py", &[daemon.address(), "/camera/*"]);
@@ -313,7 +317,7 @@ fn a_python_program_watches_with_nothing_but_a_req_socket() {
     assert_eq!(line(&watcher, 2), "registered /camera/right");
     assert_eq!(daemon.kill().signal, Some(9));
     let daemon = builder.start();
-    let mut publisher = daemon.peer();
+    let mut publisher = daemon.raw_peer();
     unregister(&mut publisher, "/camera/left");
     assert_eq!(line(&watcher, 3), "unregistered /camera/left unregistered");
     until_waiting(&mut publisher, (0, 1));
@@ -325,10 +329,10 @@ fn a_python_program_watches_with_nothing_but_a_req_socket() {
 #[test]
 fn a_peer_that_waits_keeps_nobody_else_waiting() {
     let daemon = Daemon::start();
-    let mut waits = daemon.peer();
+    let mut waits = daemon.raw_peer();
     let (began, wait_ms) = (Instant::now(), 300);
     send(&mut waits, &DiscoveryRequest::wait("/x", wait_ms));
-    daemon.peer().ping().unwrap();
+    daemon.raw_peer().ping().unwrap();
     assert_eq!(receive(&mut waits).status, DiscoveryStatus::NotFound);
     assert!(began.elapsed() >= Duration::from_millis(wait_ms));
 }

@@ -10,7 +10,7 @@ use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::publisher_host::{Publisher, PublisherHost};
 use cortex_tests::raw_peer::RawPeer;
-use cortex_tests::{measured, not_run};
+use cortex_tests::{report_measurement, report_skipped};
 
 /// Starts the daemon in a pid namespace of its own.
 const IN_OWN_PID_NAMESPACE: &str =
@@ -21,7 +21,7 @@ fn can_make_namespaces() -> bool {
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "true"]);
     let can = command.output().is_ok_and(|output| output.status.success());
     if !can {
-        not_run("`unshare --pid --mount-proc` does not work here");
+        report_skipped("`unshare --pid --mount-proc` does not work here");
     }
     can
 }
@@ -69,14 +69,14 @@ fn a_publisher_whose_pid_is_unknown_is_found_alive_and_goes_after_two_looks() {
     }
     let test_dir = TestDir::new();
     let daemon = watchful(&test_dir).shell_prelude(IN_OWN_PID_NAMESPACE).start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     for _ in 0..3 {
         let publisher = publisher_of(&mut host, &test_dir, "/hidden");
         assert_eq!(becomes_alive(&mut peer, "/hidden").pid, None);
         publisher.kill();
         let took = time_until_gone(&mut peer, "/hidden");
-        measured(&format!("evicted {took:?} after the kill"));
+        report_measurement(&format!("evicted {took:?} after the kill"));
         // The second of two looks comes an interval after the first.
         assert!(took > Duration::from_millis(90), "{took:?}");
         assert!(reason(&daemon, "/hidden").contains("endpoint dead"));
@@ -90,14 +90,14 @@ fn a_publisher_in_a_namespace_within_the_daemons_own_is_watched_like_any_other()
     }
     let test_dir = TestDir::new();
     let daemon = watchful(&test_dir).start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start_in_own_pid_namespace(daemon.address());
     let publisher = publisher_of(&mut host, &test_dir, "/inside");
     let seen = entry(&mut peer, "/inside").unwrap();
     assert!(seen.pid.is_some(), "{seen:?}");
     host.kill(&publisher);
     let took = time_until_gone(&mut peer, "/inside");
-    measured(&format!("evicted {took:?} after the kill"));
+    report_measurement(&format!("evicted {took:?} after the kill"));
     assert!(reason(&daemon, "/inside").contains("owner exited"));
 }
 
@@ -110,16 +110,16 @@ fn topics_outlive_a_daemons_move_to_another_namespace_as_those_of_unseen_publish
     let daemon = watchful(&test_dir).start();
     let mut host = PublisherHost::start(daemon.address());
     let publisher = publisher_of(&mut host, &test_dir, "/moved");
-    let before = entry(&mut daemon.peer(), "/moved").unwrap();
+    let before = entry(&mut daemon.raw_peer(), "/moved").unwrap();
     assert!(before.pid.is_some(), "{before:?}");
     assert_eq!(daemon.kill().signal, Some(9));
 
     let daemon = watchful(&test_dir).shell_prelude(IN_OWN_PID_NAMESPACE).start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     let after = becomes_alive(&mut peer, "/moved");
     assert_eq!((after.pid, after.revision), (None, before.revision));
     publisher.kill();
     let took = time_until_gone(&mut peer, "/moved");
-    measured(&format!("evicted {took:?} after the kill"));
+    report_measurement(&format!("evicted {took:?} after the kill"));
     assert!(reason(&daemon, "/moved").contains("endpoint dead"));
 }

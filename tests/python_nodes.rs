@@ -23,7 +23,7 @@ fn said(replies: &[Value]) -> Vec<(u64, &str)> {
     replies.iter().map(|reply| (said(reply), reply["message"].as_str().unwrap())).collect()
 }
 
-fn names(reply: &Value) -> Vec<&str> {
+fn topic_names(reply: &Value) -> Vec<&str> {
     let topics = reply["topics"].as_array().unwrap();
     topics.iter().map(|topic| topic["name"].as_str().unwrap()).collect()
 }
@@ -82,10 +82,10 @@ fn a_list_is_in_the_order_of_first_registration() {
          then register /c n ipc:///elsewhere then list \
          then unregister /c then register /c n then list",
     );
-    assert_eq!(names(&replies[3]), ["/c", "/a", "/b"]);
-    assert_eq!(names(&replies[5]), ["/c", "/a", "/b"], "registered anew, it keeps its place");
+    assert_eq!(topic_names(&replies[3]), ["/c", "/a", "/b"]);
+    assert_eq!(topic_names(&replies[5]), ["/c", "/a", "/b"], "registered anew, it keeps its place");
     assert_eq!(replies[5]["topics"][0]["address"], "ipc:///elsewhere");
-    assert_eq!(names(&replies[8]), ["/a", "/b", "/c"], "removed before, it goes last");
+    assert_eq!(topic_names(&replies[8]), ["/a", "/b", "/c"], "removed before, it goes last");
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, TopicInfo};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{QUIET_PERIOD, TIMEOUT, eventually};
-use cortex_tests::measured;
-use cortex_tests::messages::{ping_of_size, response, topic};
-use cortex_tests::raw_peer::{self, COMMAND, GREETING_LENGTH, MORE, RawPeer, Said};
+use cortex_tests::messages::{decode_response, ping_of_size, topic};
+use cortex_tests::raw_peer::{self, COMMAND, GREETING_LENGTH, MORE, RawPeer, Traffic};
+use cortex_tests::report_measurement;
 use cortex_tests::transcript::status;
 use rustix::process::Signal;
 
@@ -27,12 +27,12 @@ fn conversation() -> Vec<u8> {
     [
         raw_peer::greeting(),
         raw_peer::ready("DEALER", &[("Identity", b"somebody"), ("X-Other", b"")]),
-        raw_peer::request(&ping()),
+        raw_peer::request_message(&ping()),
         raw_peer::command("PING", b"\x00\x05context"),
         raw_peer::long_frame(MORE, b""),
         raw_peer::long_frame(0, &lookup("/nope")),
         envelope,
-        raw_peer::request(&lookup(&"n".repeat(300))),
+        raw_peer::request_message(&lookup(&"n".repeat(300))),
     ]
     .concat()
 }
@@ -44,9 +44,9 @@ fn read_answer(peer: &mut RawPeer) -> Answer {
     let (mut messages, mut commands) = (Vec::new(), Vec::new());
     peer.read_greeting().unwrap();
     while messages.len() < 4 || commands.len() < 2 {
-        match peer.read_said().unwrap() {
-            Said::Message(frames) => messages.push(frames),
-            Said::Command(name, data) => commands.push((name, data)),
+        match peer.read_traffic().unwrap() {
+            Traffic::Message(frames) => messages.push(frames),
+            Traffic::Command(name, data) => commands.push((name, data)),
         }
     }
     (messages, commands)
@@ -114,10 +114,11 @@ fn a_conversation_may_come_byte_by_byte() {
 fn many_requests_in_one_piece_are_answered_in_their_order() {
     let daemon = Daemon::start();
     let mut peer = RawPeer::open(daemon.address()).unwrap();
-    let requests: Vec<_> = (0..300).map(|n| raw_peer::request(&lookup(&format!("/{n}")))).collect();
+    let requests: Vec<_> =
+        (0..300).map(|n| raw_peer::request_message(&lookup(&format!("/{n}")))).collect();
     peer.send(&requests.concat()).unwrap();
     for n in 0..300 {
-        let reply = response(&peer.read_reply().unwrap());
+        let reply = decode_response(&peer.read_reply().unwrap());
         assert_eq!(reply.message, format!("Topic /{n} not found"));
     }
 }
@@ -162,7 +163,7 @@ fn a_socket_that_cannot_ask_is_told_so_and_closed() {
         peer.send(&raw_peer::ready(socket_type, &[])).unwrap();
         peer.read_greeting().unwrap();
         let reason = loop {
-            let Said::Command(name, data) = peer.read_said().unwrap() else {
+            let Traffic::Command(name, data) = peer.read_traffic().unwrap() else {
                 panic!("a message to a {socket_type}");
             };
             if name == "ERROR" {
@@ -186,7 +187,12 @@ fn what_a_peer_says_cannot_forge_a_line_of_the_log() {
     let register = DiscoveryRequest::register(topic(FORGED, FORGED)).to_bytes();
     let shake_hands = || [raw_peer::greeting(), raw_peer::ready("REQ", &[])].concat();
     for bytes in [
-        [shake_hands(), raw_peer::request(&register), raw_peer::request(&lookup(FORGED))].concat(),
+        [
+            shake_hands(),
+            raw_peer::request_message(&register),
+            raw_peer::request_message(&lookup(FORGED)),
+        ]
+        .concat(),
         [shake_hands(), raw_peer::command("ERROR", &[b"\x33", FORGED.as_bytes()].concat())]
             .concat(),
         [raw_peer::greeting(), raw_peer::ready(FORGED, &[])].concat(),
@@ -209,7 +215,7 @@ fn what_a_peer_says_cannot_forge_a_line_of_the_log() {
 fn a_handshake_out_of_order_is_closed() {
     let daemon = Daemon::start();
     for (what, bytes) in [
-        ("a request before READY", raw_peer::request(&ping())),
+        ("a request before READY", raw_peer::request_message(&ping())),
         ("a command before READY", raw_peer::command("HELLO", b"")),
         (
             "a READY cut short inside",
@@ -273,8 +279,8 @@ fn a_heartbeat_gets_its_context_back() {
     for context in [&b""[..], b"x", b"sixteen bytes it"] {
         let data = [&b"\x00\x64"[..], context].concat();
         peer.send(&raw_peer::command("PING", &data)).unwrap();
-        let pong = Said::Command("PONG".into(), context.to_vec());
-        assert_eq!(peer.read_said().unwrap(), pong);
+        let pong = Traffic::Command("PONG".into(), context.to_vec());
+        assert_eq!(peer.read_traffic().unwrap(), pong);
     }
     peer.send(&raw_peer::command("PONG", b"unasked")).unwrap();
     peer.ping().unwrap();
@@ -373,12 +379,12 @@ fn a_peer_that_never_reads_costs_little_and_hinders_nobody() {
     let list = fill(&mut other, 1000);
 
     let mut deaf = RawPeer::open(daemon.address()).unwrap();
-    let requests = raw_peer::request(&DiscoveryRequest::list().to_bytes()).repeat(10_000);
+    let requests = raw_peer::request_message(&DiscoveryRequest::list().to_bytes()).repeat(10_000);
     deaf.send_what_fits(&requests, Duration::from_secs(1)).unwrap();
     for _ in 0..100 {
         other.ping().unwrap();
     }
-    assert_eq!(other.ask(&DiscoveryRequest::list().to_bytes()).unwrap(), list);
+    assert_eq!(other.request_bytes(&DiscoveryRequest::list().to_bytes()).unwrap(), list);
     let (now, peak) = daemon.memory_kib();
     assert!(now < 50_000 && peak < 50_000, "{now} KiB in use, {peak} KiB at most");
 
@@ -402,7 +408,7 @@ fn a_peer_that_reads_late_gets_every_reply() {
     let list = fill(&mut other, 300);
 
     let mut late = RawPeer::open(daemon.address()).unwrap();
-    let requests = raw_peer::request(&DiscoveryRequest::list().to_bytes()).repeat(1_000);
+    let requests = raw_peer::request_message(&DiscoveryRequest::list().to_bytes()).repeat(1_000);
     let sent = late.send_what_fits(&requests, QUIET_PERIOD).unwrap();
     assert_eq!(sent, requests.len(), "the requests fit into the socket's buffer");
     other.ping().unwrap();
@@ -421,11 +427,12 @@ fn every_request_of_a_peer_that_leaves_at_once_is_served() {
 
     let mut hasty = RawPeer::open(daemon.address()).unwrap();
     let unregister = |n| DiscoveryRequest::unregister(format!("/topic/{n}")).to_bytes();
-    let requests: Vec<_> = (0..TOPICS).map(|n| raw_peer::request(&unregister(n))).collect();
+    let requests: Vec<_> = (0..TOPICS).map(|n| raw_peer::request_message(&unregister(n))).collect();
     hasty.send(&requests.concat()).unwrap();
     drop(hasty);
     eventually("all topics are unregistered", TIMEOUT, || {
-        let list = response(&other.ask(&DiscoveryRequest::list().to_bytes()).unwrap());
+        let list =
+            decode_response(&other.request_bytes(&DiscoveryRequest::list().to_bytes()).unwrap());
         list.topics.is_empty().then_some(())
     });
 }
@@ -438,8 +445,8 @@ fn what_is_behind_a_shutdown_in_the_same_piece_is_answered() {
         let shutdown = DiscoveryRequest::shutdown().to_bytes();
         let register = DiscoveryRequest::register(topic("/late", "node")).to_bytes();
         let requests = [&ping(), &shutdown, &ping(), &register, &lookup("/late"), &lookup("/x")];
-        peer.send(&requests.map(|body| raw_peer::request(body)).concat()).unwrap();
-        let replies = requests.map(|_| response(&peer.read_reply().unwrap()).message);
+        peer.send(&requests.map(|body| raw_peer::request_message(body)).concat()).unwrap();
+        let replies = requests.map(|_| decode_response(&peer.read_reply().unwrap()).message);
         assert_eq!(
             replies,
             ["pong", "Shutting down", "pong", "Registered topic: /late", "", "Topic /x not found"]
@@ -455,8 +462,8 @@ fn what_is_asked_before_a_violation_in_the_same_piece_is_answered() {
         for violation in [vec![0x80, 0], raw_peer::long_frame_header(0, u64::MAX), vec![COMMAND, 0]]
         {
             let mut peer = RawPeer::open(daemon.address()).unwrap();
-            peer.send(&[raw_peer::request(&ping()), violation].concat()).unwrap();
-            assert_eq!(response(&peer.read_reply().unwrap()).message, "pong");
+            peer.send(&[raw_peer::request_message(&ping()), violation].concat()).unwrap();
+            assert_eq!(decode_response(&peer.read_reply().unwrap()).message, "pong");
             assert!(peer.read_to_close().is_ok());
         }
         daemon.assert_serves();
@@ -471,7 +478,7 @@ fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
     let large = |name: &str, address: &str| {
         let info = topic(name, "node");
         let info = TopicInfo { address: address.into(), message_type: text.clone(), ..info };
-        raw_peer::request(&DiscoveryRequest::register(info).to_bytes())
+        raw_peer::request_message(&DiscoveryRequest::register(info).to_bytes())
     };
     let registers: Vec<_> = (0..1_000).map(|n| large(&format!("/topic/{n}"), &text)).collect();
     for registers in registers.chunks(50) {
@@ -483,7 +490,7 @@ fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
 
     let (before, _) = daemon.memory_kib();
     let mut deaf = RawPeer::open(daemon.address()).unwrap();
-    let list = raw_peer::request(&DiscoveryRequest::list().to_bytes());
+    let list = raw_peer::request_message(&DiscoveryRequest::list().to_bytes());
     // Each REGISTER changes the topic, so that no list is another's.
     let pairs: Vec<_> =
         (0..32).flat_map(|n| [large("/topic/0", &format!("ipc:///{n}")), list.clone()]).collect();
@@ -495,7 +502,7 @@ fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
     let took = started.elapsed();
     assert!(took < TIMEOUT, "{took:?} for 20 PINGs");
     let (now, peak) = daemon.memory_kib();
-    measured(&format!(
+    report_measurement(&format!(
         "{before} KiB before, {peak} KiB at most; 20 PINGs of another peer: {took:?}"
     ));
     assert!(now < 60_000 && peak < 60_000, "{now} KiB in use, {peak} KiB at most");
@@ -510,10 +517,10 @@ fn a_peer_that_always_leaves_something_unread_costs_no_more_with_time() {
     let envelope = vec![b'e'; ENVELOPE];
     let request = raw_peer::message(&[&envelope, b"", &ping()]);
     let read_reply = |peer: &mut RawPeer| {
-        let said = peer.read_said().unwrap();
-        let Said::Message(frames) = said else { panic!("{said:?}") };
+        let said = peer.read_traffic().unwrap();
+        let Traffic::Message(frames) = said else { panic!("{said:?}") };
         assert_eq!((frames.len(), frames[0].len()), (3, ENVELOPE));
-        assert_eq!(response(&frames[2]).message, "pong");
+        assert_eq!(decode_response(&frames[2]).message, "pong");
     };
     let ahead = UNREAD / ENVELOPE;
     for _ in 0..ahead {
@@ -525,7 +532,7 @@ fn a_peer_that_always_leaves_something_unread_costs_no_more_with_time() {
         read_reply(&mut peer);
     }
     let (now, peak) = daemon.memory_kib();
-    measured(&format!("{peak} KiB at most"));
+    report_measurement(&format!("{peak} KiB at most"));
     assert!(now < 40_000 && peak < 40_000, "{now} KiB in use, {peak} KiB at most");
     for _ in 0..ahead {
         read_reply(&mut peer);
@@ -537,10 +544,10 @@ fn a_peer_that_always_leaves_something_unread_costs_no_more_with_time() {
 fn fill(peer: &mut RawPeer, topics: usize) -> Vec<u8> {
     for number in 0..topics {
         let register = DiscoveryRequest::register(topic(&format!("/topic/{number}"), "node"));
-        let reply = peer.ask(&register.to_bytes()).unwrap();
+        let reply = peer.request_bytes(&register.to_bytes()).unwrap();
         assert_eq!(status(&reply), DiscoveryStatus::Ok);
     }
-    let list = peer.ask(&DiscoveryRequest::list().to_bytes()).unwrap();
-    assert_eq!(response(&list).topics.len(), topics);
+    let list = peer.request_bytes(&DiscoveryRequest::list().to_bytes()).unwrap();
+    assert_eq!(decode_response(&list).topics.len(), topics);
     list
 }

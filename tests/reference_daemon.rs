@@ -1,23 +1,23 @@
 //! Our client and command line at a Python daemon of the reference's semantics.
 
 use cortex_client::{Error, Hello};
-use cortex_tests::conformance::{client, every_client_call, every_command};
+use cortex_tests::conformance::{check_every_client_call, check_every_command, client};
 use cortex_tests::daemon::TestDir;
 use cortex_tests::messages::topic;
 use cortex_tests::python::ReferenceDaemon;
-use cortex_tests::transcript::{status, steps};
+use cortex_tests::transcript::{exchanges, status};
 use cortex_tests::zmq_peer::ZmqPeer;
 
 #[test]
 fn the_stand_in_answers_as_the_reference_was_recorded() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     let peer = ZmqPeer::req(&daemon.address());
-    for step in steps() {
-        let reply = peer.ask_bytes(&step.request);
-        if step.is_exact() {
-            step.check(&reply);
+    for exchange in exchanges() {
+        let reply = peer.request_bytes(&exchange.request);
+        if exchange.is_exact() {
+            exchange.check(&reply);
         } else {
-            assert_eq!(status(&reply), status(&step.reply), "{}", step.label);
+            assert_eq!(status(&reply), status(&exchange.reply), "{}", exchange.label);
         }
     }
 }
@@ -25,7 +25,7 @@ fn the_stand_in_answers_as_the_reference_was_recorded() {
 #[test]
 fn our_client_works_with_the_reference() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
-    every_client_call(&daemon.address());
+    check_every_client_call(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));
 }
 
@@ -48,6 +48,6 @@ fn the_reference_has_nothing_to_tell_of_itself() {
 #[test]
 fn our_command_line_works_with_the_reference() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
-    every_command(&daemon.address());
+    check_every_command(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));
 }

@@ -14,12 +14,12 @@ use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, Response
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
 use cortex_tests::deadline::TIMEOUT;
 use cortex_tests::messages::{
-    hello, names, register_in_session, register_static, response, topic, topic_at,
+    decode_response, hello, register_in_session, register_static, topic, topic_at, topic_names,
 };
 use cortex_tests::process::Process;
 use cortex_tests::publisher_host::{Endpoint, Publisher, PublisherHost, PublisherSpec};
 use cortex_tests::raw_peer::{self, RawPeer};
-use cortex_tests::{measured, not_run};
+use cortex_tests::{report_measurement, report_skipped};
 use rustix::process::{Signal, getuid};
 
 /// A daemon with 1,000 topics may need 500 ms from its start to its first LIST; ten times that on
@@ -28,15 +28,15 @@ const MAX_RESTART_TIME: Duration = Duration::from_secs(5);
 
 fn list(peer: &mut RawPeer) -> Vec<String> {
     let list = peer.request(&DiscoveryRequest::list()).unwrap();
-    names(&list).into_iter().map(str::to_owned).collect()
+    topic_names(&list).into_iter().map(str::to_owned).collect()
 }
 
-fn ask(peer: &mut RawPeer, request: &DiscoveryRequest) -> DiscoveryStatus {
+fn status_of_request(peer: &mut RawPeer, request: &DiscoveryRequest) -> DiscoveryStatus {
     peer.request(request).unwrap().status
 }
 
 fn register(peer: &mut RawPeer, name: &str) -> DiscoveryStatus {
-    ask(peer, &DiscoveryRequest::register(topic(name, "node")))
+    status_of_request(peer, &DiscoveryRequest::register(topic(name, "node")))
 }
 
 fn says_of_itself(peer: &mut RawPeer) -> ResponseExt {
@@ -86,13 +86,13 @@ fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead
         .collect();
     let publishers: Vec<_> = ids.into_iter().map(|id| host.wait_for_publisher(id)).collect();
     publishers.iter().for_each(Publisher::assert_registered);
-    let before = list(&mut daemon.peer());
+    let before = list(&mut daemon.raw_peer());
     assert_eq!(before.len(), PROCESSES * TOPICS_EACH);
 
     assert_eq!(daemon.kill().signal, Some(9));
     let (daemon, all, took) = first_list(&builder, &test_dir);
     assert_eq!(all, before, "all of them, in their order");
-    measured(&format!("{} topics at the first LIST, {took:?} from the start", all.len()));
+    report_measurement(&format!("{} topics at the first LIST, {took:?} from the start", all.len()));
     assert!(took < MAX_RESTART_TIME, "{took:?}");
 
     daemon.signal(Signal::KILL);
@@ -104,7 +104,10 @@ fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead
         node % 2 == 1
     };
     assert_eq!(living, before.iter().filter(lives).cloned().collect::<Vec<_>>());
-    measured(&format!("{} topics at the first LIST, {took:?} from the start", living.len()));
+    report_measurement(&format!(
+        "{} topics at the first LIST, {took:?} from the start",
+        living.len()
+    ));
     assert!(took < MAX_RESTART_TIME, "{took:?}");
 }
 
@@ -156,7 +159,7 @@ impl Client {
                     Some(address) => DiscoveryRequest::register(topic_at(&name, "node", address)),
                 };
                 self.unanswered.push_back(Change { name, address });
-                if peer.send(&raw_peer::request(&request.to_bytes())).is_err() {
+                if peer.send(&raw_peer::request_message(&request.to_bytes())).is_err() {
                     return;
                 }
             }
@@ -167,7 +170,7 @@ impl Client {
                 None if !is_there => DiscoveryStatus::NotFound,
                 _ => DiscoveryStatus::Ok,
             };
-            let reply = response(&reply);
+            let reply = decode_response(&reply);
             assert_eq!(reply.status, expected, "{}", reply.message);
             apply(&mut self.topics, &change);
             answers.fetch_add(1, Ordering::Relaxed);
@@ -208,7 +211,7 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
     const ROUNDS: usize = 50;
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let mut chance = Chance(since_1970.subsec_nanos().into());
-    measured(&format!("{chance:?}"));
+    report_measurement(&format!("{chance:?}"));
     let builder = DaemonBuilder::at(&TestDir::new()).log_level(Some("warning"));
     let mut clients: Vec<_> = [0, 0, 7, 60]
         .into_iter()
@@ -224,7 +227,7 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
     let (mut revision, mut acknowledged) = (0, 0);
     for round in 0..=ROUNDS {
         let daemon = builder.start();
-        let mut peer = daemon.peer();
+        let mut peer = daemon.raw_peer();
         let told = peer.request(&DiscoveryRequest::list()).unwrap();
         for client in &mut clients {
             let prefix = format!("/{}/", client.number);
@@ -256,7 +259,7 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
         assert_eq!(daemon.wait().signal, Some(9));
         acknowledged += answers.into_inner();
     }
-    measured(&format!(
+    report_measurement(&format!(
         "{acknowledged} changes acknowledged in {ROUNDS} rounds, revision {revision}"
     ));
 }
@@ -265,7 +268,7 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
 fn a_restart_goes_on_with_the_same_history() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     for name in ["/b", "/a", "/c"] {
         assert_eq!(register(&mut peer, name), DiscoveryStatus::Ok);
     }
@@ -273,7 +276,7 @@ fn a_restart_goes_on_with_the_same_history() {
     stop(daemon);
     for ending in [Signal::KILL, Signal::TERM] {
         let daemon = builder.start();
-        let mut peer = daemon.peer();
+        let mut peer = daemon.raw_peer();
         let after = says_of_itself(&mut peer);
         assert_eq!((after.epoch, after.revision), (before.epoch, before.revision));
         assert_eq!(list(&mut peer), ["/b", "/a", "/c"]);
@@ -287,13 +290,13 @@ fn a_daemon_without_state_forgets() {
     let test_dir = TestDir::new();
     let builder = DaemonBuilder::at(&test_dir).args(["--no-state"]);
     let daemon = builder.start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     assert_eq!(register(&mut peer, "/x"), DiscoveryStatus::Ok);
     let epoch = says_of_itself(&mut peer).epoch;
     stop(daemon);
     assert!(!test_dir.path("state").exists(), "nothing is written");
     let daemon = builder.start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     assert_eq!(list(&mut peer), [""; 0]);
     assert_ne!(says_of_itself(&mut peer).epoch, epoch);
 }
@@ -307,7 +310,7 @@ fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
         format!("mount --bind {} /proc/sys/kernel/random/boot_id", boot_id.to_str().unwrap());
     let may = std::process::Command::new("unshare").args(["--mount", "sh", "-c", &mount]).output();
     if !may.is_ok_and(|output| output.status.success()) {
-        not_run("a daemon can be shown another boot only where `unshare --mount` may mount");
+        report_skipped("a daemon can be shown another boot only where `unshare --mount` may mount");
         return;
     }
     let builder = DaemonBuilder::at(&test_dir);
@@ -315,31 +318,34 @@ fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
         r#"exec unshare --mount sh -c '{mount} && exec "$0" "$@"' "$0" "$@""#
     ));
     let daemon = builder.start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     for request in [
         register_static(topic("/static/b", "node")),
         DiscoveryRequest::register(topic("/process", "node")),
         register_in_session(topic("/session", "node"), "session", 60_000),
         register_static(topic("/static/a", "node")),
     ] {
-        assert_eq!(ask(&mut peer, &request), DiscoveryStatus::Ok);
+        assert_eq!(status_of_request(&mut peer, &request), DiscoveryStatus::Ok);
     }
     let before = says_of_itself(&mut peer);
     assert_eq!(daemon.kill().signal, Some(9));
 
     let daemon = booted.start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     assert_eq!(list(&mut peer), ["/static/b", "/static/a"]);
     let after = says_of_itself(&mut peer);
     assert_ne!(after.epoch, before.epoch);
     let describe = DiscoveryRequest::lookup("/static/a").with_ext(RequestExt::default());
     let entry = peer.request(&describe).unwrap().ext.unwrap().entry.unwrap();
     assert_eq!((entry.hold, entry.pid), (Hold::Static, None), "processes mean nothing any more");
-    assert_eq!(ask(&mut peer, &DiscoveryRequest::unregister("/static/b")), DiscoveryStatus::Ok);
+    assert_eq!(
+        status_of_request(&mut peer, &DiscoveryRequest::unregister("/static/b")),
+        DiscoveryStatus::Ok
+    );
     stop(daemon);
 
     let daemon = booted.start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     assert_eq!(list(&mut peer), ["/static/a"]);
     assert_eq!(says_of_itself(&mut peer).epoch, after.epoch, "the same boot, the same history");
 }
@@ -349,7 +355,7 @@ fn state_file(test_dir: &TestDir) -> (PathBuf, DaemonBuilder) {
     let path = test_dir.path("topics.db");
     let builder = DaemonBuilder::at(test_dir).args([Path::new("--state"), &path]);
     let daemon = builder.start();
-    assert_eq!(register(&mut daemon.peer(), "/x"), DiscoveryStatus::Ok);
+    assert_eq!(register(&mut daemon.raw_peer(), "/x"), DiscoveryStatus::Ok);
     stop(daemon);
     (path, builder)
 }
@@ -385,7 +391,7 @@ fn a_state_file_that_is_a_link_is_refused_and_left_alone() {
 #[test]
 fn a_state_file_of_another_user_is_refused_and_left_alone() {
     if !getuid().is_root() {
-        not_run("only root can give a file to another user");
+        report_skipped("only root can give a file to another user");
         return;
     }
     let (path, builder) = state_file(&TestDir::new());
@@ -435,7 +441,7 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
         fs::write(&path, &bytes).unwrap();
 
         let daemon = builder.start();
-        let mut peer = daemon.peer();
+        let mut peer = daemon.raw_peer();
         assert_eq!(list(&mut peer), [""; 0], "{what}");
         let aside: PathBuf = daemon.process().stderr_line("where it was put", |line| {
             let (_, path) = line.split_once("aside=")?;
@@ -444,7 +450,7 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
         assert!(fs::read(&aside).unwrap() == bytes, "{what}: it is kept as it was");
         assert_eq!(register(&mut peer, "/new"), DiscoveryStatus::Ok, "{what}");
         assert_eq!(daemon.kill().signal, Some(9));
-        assert_eq!(list(&mut builder.start().peer()), ["/new"], "{what}");
+        assert_eq!(list(&mut builder.start().raw_peer()), ["/new"], "{what}");
     }
 }
 
@@ -461,7 +467,7 @@ fn delete_state(suffixes: &[&str]) {
     let path = test_dir.path("topics.db");
     let builder = DaemonBuilder::at(&test_dir).args([Path::new("--state"), &path]);
     let daemon = builder.start();
-    let mut peer = daemon.peer();
+    let mut peer = daemon.raw_peer();
     assert_eq!(register(&mut peer, "/before"), DiscoveryStatus::Ok);
     let epoch = says_of_itself(&mut peer).epoch;
     for suffix in suffixes {
@@ -475,7 +481,7 @@ fn delete_state(suffixes: &[&str]) {
         (line.contains("WARN") && line.contains("deleted")).then_some(())
     });
     let took = deleted.elapsed();
-    measured(&format!("a new file after {took:?} without {suffixes:?}"));
+    report_measurement(&format!("a new file after {took:?} without {suffixes:?}"));
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(path.exists());
     assert_eq!(register(&mut peer, "/after"), DiscoveryStatus::Ok, "{suffixes:?}");
@@ -483,7 +489,7 @@ fn delete_state(suffixes: &[&str]) {
     assert_ne!(says_of_itself(&mut peer).epoch, epoch, "the history is gone, so another begins");
     assert_eq!(before.contains(&"/meanwhile".to_owned()), status == DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
-    assert_eq!(list(&mut builder.start().peer()), before, "{suffixes:?}");
+    assert_eq!(list(&mut builder.start().raw_peer()), before, "{suffixes:?}");
 }
 
 #[test]
@@ -494,7 +500,7 @@ fn two_daemons_do_not_share_a_state_file() {
     let output = other.run();
     assert_eq!(output.code, Some(1), "{}", output.stderr);
     assert!(output.stderr.contains(path.to_str().unwrap()), "{}", output.stderr);
-    assert_eq!(register(&mut daemon.peer(), "/y"), DiscoveryStatus::Ok);
+    assert_eq!(register(&mut daemon.raw_peer(), "/y"), DiscoveryStatus::Ok);
 }
 
 #[test]

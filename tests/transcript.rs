@@ -2,14 +2,14 @@
 
 use cortex_tests::daemon::Daemon;
 use cortex_tests::raw_peer::RawPeer;
-use cortex_tests::transcript::steps;
+use cortex_tests::transcript::exchanges;
 use cortex_tests::zmq_peer::ZmqPeer;
 
-fn replay(mut ask: impl FnMut(&[u8]) -> Vec<u8>) {
-    let steps = steps();
-    assert_eq!(steps.len(), 50, "the recording is whole");
-    for step in steps {
-        step.check(&ask(&step.request));
+fn replay(mut request: impl FnMut(&[u8]) -> Vec<u8>) {
+    let exchanges = exchanges();
+    assert_eq!(exchanges.len(), 50, "the recording is whole");
+    for exchange in exchanges {
+        exchange.check(&request(&exchange.request));
     }
 }
 
@@ -17,14 +17,14 @@ fn replay(mut ask: impl FnMut(&[u8]) -> Vec<u8>) {
 fn the_daemon_answers_each_recorded_request_as_the_reference_did() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    replay(|request| peer.ask_bytes(request));
+    replay(|request| peer.request_bytes(request));
 }
 
 #[test]
 fn the_daemon_answers_the_same_over_tcp() {
     let daemon = Daemon::start_tcp();
     let peer = ZmqPeer::req(daemon.address());
-    replay(|request| peer.ask_bytes(request));
+    replay(|request| peer.request_bytes(request));
 }
 
 #[test]
@@ -32,6 +32,6 @@ fn the_answers_are_the_same_when_each_request_comes_over_a_connection_of_its_own
     let daemon = Daemon::start();
     replay(|request| {
         let mut peer = RawPeer::open(daemon.address()).expect("the daemon shakes hands");
-        peer.ask(request).expect("the daemon answers")
+        peer.request_bytes(request).expect("the daemon answers")
     });
 }

@@ -3,7 +3,7 @@
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
 use cortex_tests::daemon::Daemon;
 use cortex_tests::descriptors;
-use cortex_tests::messages::{names, ping_of_size, response, topic};
+use cortex_tests::messages::{decode_response, ping_of_size, topic, topic_names};
 use cortex_tests::python;
 use cortex_tests::transcript::status;
 use cortex_tests::zmq_peer::ZmqPeer;
@@ -22,7 +22,7 @@ fn lookup(name: &str) -> Vec<u8> {
 
 /// Whether the reply is the one to a lookup of this unknown name, and so to no other request.
 fn is_about(reply: &[u8], name: &str) -> bool {
-    response(reply).message == format!("Topic {name} not found")
+    decode_response(reply).message == format!("Topic {name} not found")
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn a_req_asks_again_and_again() {
         let peer = ZmqPeer::req(daemon.address());
         for turn in 0..200 {
             let name = format!("/{turn}");
-            assert!(is_about(&peer.ask_bytes(&lookup(&name)), &name));
+            assert!(is_about(&peer.request_bytes(&lookup(&name)), &name));
         }
     }
 }
@@ -64,7 +64,7 @@ fn a_dealer_that_sends_500_requests_ahead_gets_500_replies_in_order() {
             assert_eq!((parts.len(), parts[0].len()), (2, 0));
             assert!(is_about(&parts[1], &format!("/{number}")));
         }
-        assert!(!peer.hears_within(20), "no reply comes twice");
+        assert!(!peer.receives_within(20), "no reply comes twice");
     }
 }
 
@@ -74,7 +74,7 @@ fn a_correlated_req_is_answered() {
         let peer = ZmqPeer::new(daemon.address(), REQ, |socket| socket.set_req_correlate(true));
         for turn in 0..100 {
             let name = format!("/{turn}");
-            assert!(is_about(&peer.ask_bytes(&lookup(&name)), &name));
+            assert!(is_about(&peer.request_bytes(&lookup(&name)), &name));
         }
     }
 }
@@ -89,7 +89,7 @@ fn a_relaxed_req_may_ask_anew_without_having_read_the_reply() {
         for turn in 0..100 {
             peer.socket().send(lookup("/abandoned"), 0).unwrap();
             let name = format!("/{turn}");
-            assert!(is_about(&peer.ask_bytes(&lookup(&name)), &name));
+            assert!(is_about(&peer.request_bytes(&lookup(&name)), &name));
         }
     }
 }
@@ -105,11 +105,11 @@ fn heartbeats_are_answered_so_that_an_idle_connection_stays() {
             socket.monitor(monitor, SocketEvent::DISCONNECTED.to_raw().into())?;
             socket_events.connect(monitor)
         });
-        let ask = || assert!(is_about(&peer.ask_bytes(&lookup("/x")), "/x"));
-        ask();
+        let look_up = || assert!(is_about(&peer.request_bytes(&lookup("/x")), "/x"));
+        look_up();
         let disconnected = socket_events.poll(zmq::POLLIN, 2500).unwrap();
         assert_eq!(disconnected, 0, "the connection was given up");
-        ask();
+        look_up();
     }
 }
 
@@ -137,14 +137,18 @@ fn requests_of_up_to_64_kib_are_served_and_of_up_to_1_mib_refused() {
     for daemon in both_transports() {
         let peer = ZmqPeer::req(daemon.address());
         for size in [255, 256, 4 * KIB, 64 * KIB - 1, 64 * KIB] {
-            assert_eq!(response(&peer.ask_bytes(&ping_of_size(size))).message, "pong", "{size} B");
+            assert_eq!(
+                decode_response(&peer.request_bytes(&ping_of_size(size))).message,
+                "pong",
+                "{size} B"
+            );
         }
         for size in [64 * KIB + 1, 100_000, MIB - 1, MIB] {
-            let reply = peer.ask_bytes(&ping_of_size(size));
+            let reply = peer.request_bytes(&ping_of_size(size));
             assert_eq!(status(&reply), DiscoveryStatus::Error, "{size} B");
         }
-        assert!(!peer.hears_within(20), "one reply each");
-        assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+        assert!(!peer.receives_within(20), "one reply each");
+        assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
     }
 }
 
@@ -152,7 +156,7 @@ fn requests_of_up_to_64_kib_are_served_and_of_up_to_1_mib_refused() {
 fn a_request_of_over_1_mib_costs_its_sender_the_connection_and_nobody_else_anything() {
     for daemon in both_transports() {
         let other = ZmqPeer::req(daemon.address());
-        assert_eq!(other.ask(&DiscoveryRequest::ping()).message, "pong");
+        assert_eq!(other.request(&DiscoveryRequest::ping()).message, "pong");
         let context = Context::new();
         let events = context.socket(zmq::PAIR).unwrap();
         let peer = ZmqPeer::within(&context, daemon.address(), REQ, |socket| {
@@ -162,8 +166,8 @@ fn a_request_of_over_1_mib_costs_its_sender_the_connection_and_nobody_else_anyth
         });
         peer.socket().send(ping_of_size(MIB + 1), 0).unwrap();
         events.recv_multipart(0).expect("the connection is closed");
-        assert!(!peer.hears_within(20));
-        assert_eq!(other.ask(&DiscoveryRequest::ping()).message, "pong");
+        assert!(!peer.receives_within(20));
+        assert_eq!(other.request(&DiscoveryRequest::ping()).message, "pong");
     }
 }
 
@@ -189,7 +193,7 @@ fn a_reply_of_over_1_mib_arrives_whole() {
         for _ in 0..3 {
             let list = peer.receive_parts();
             assert!(list[1].len() > MIB, "{} B", list[1].len());
-            assert!(names(&response(&list[1])).into_iter().eq((0..TOPICS).map(name)));
+            assert!(topic_names(&decode_response(&list[1])).into_iter().eq((0..TOPICS).map(name)));
         }
     }
 }
@@ -229,9 +233,9 @@ fn libzmq_sockets_that_cannot_ask_or_want_a_password_get_nothing_and_hinder_nobo
         plain.socket().send(lookup("/x"), 0).unwrap();
         let peer = ZmqPeer::req(daemon.address());
         for _ in 0..20 {
-            assert_eq!(peer.ask(&DiscoveryRequest::ping()).message, "pong");
+            assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
         }
-        assert!(!plain.hears_within(50));
+        assert!(!plain.receives_within(50));
     }
 }
 

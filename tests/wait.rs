@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use cortex_client::{DiscoveryClient, Error, Result, TopicInfo};
 use cortex_tests::cli::{command, run_at};
-use cortex_tests::conformance::{client, done, until_held_back};
+use cortex_tests::conformance::{client, expect_success, wait_until_parked};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::TIMEOUT;
-use cortex_tests::measured;
 use cortex_tests::messages::topic;
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
+use cortex_tests::report_measurement;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -50,14 +50,16 @@ fn parsed(text: &str) -> Value {
 fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let waiting = waiting(daemon.address(), &["/x", "-o", "json"]);
-    until_held_back(daemon.address(), (1, 0));
+    wait_until_parked(daemon.address(), (1, 0));
     let node = ["register", "/x", "python_node", "then", "hold"];
     let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
     node.stdout_line("it has its reply", |line| line.contains("Registered").then_some(()));
     let replied = Instant::now();
-    let found = parsed(&done(waiting.wait()));
+    let found = parsed(&expect_success(waiting.wait()));
     let took = replied.elapsed();
-    measured(&format!("a process that waited ended {took:?} after the reply to REGISTER was told"));
+    report_measurement(&format!(
+        "a process that waited ended {took:?} after the reply to REGISTER was told"
+    ));
     assert_eq!((&found["name"], &found["publisher_node"]), (&json!("/x"), &json!("python_node")));
     assert!(took < MAX_WAKE_LATENCY, "{took:?}");
 }
@@ -71,14 +73,14 @@ fn at_the_reference_a_topic_is_found_by_asking_again() {
     let waiting = waiting_client(&address);
     register(&address, "/x");
     assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
-    assert_eq!(done(in_a_shell.wait()), "/x\n");
+    assert_eq!(expect_success(in_a_shell.wait()), "/x\n");
     register(&address, "/y");
-    assert_eq!(done(several.wait()), "/y\n/x\n");
+    assert_eq!(expect_success(several.wait()), "/y\n/x\n");
 
     let gone = self::waiting(&address, &["/x", "/y", "--gone"]);
     unregister(&address, "/x");
     unregister(&address, "/y");
-    assert_eq!(done(gone.wait()), "");
+    assert_eq!(expect_success(gone.wait()), "");
 }
 
 #[test]
@@ -90,19 +92,19 @@ fn a_wait_survives_a_killed_daemon() {
     let waiting_client = waiting_client(&address);
     let shells = [waiting(&address, &["/x"]), waiting(&address, &["/x", "/x"])];
     let several = waiting(&address, &["/x", "/y"]);
-    until_held_back(&address, (3, 1));
+    wait_until_parked(&address, (3, 1));
     let _ = daemon.kill();
     let daemon = builder.start();
     // All have come again, so nobody waits for a time to be over.
-    until_held_back(&address, (3, 1));
+    wait_until_parked(&address, (3, 1));
     register(&address, "/y");
     let _ = daemon.kill();
     let daemon = builder.start();
-    until_held_back(&address, (3, 1));
+    wait_until_parked(&address, (3, 1));
     register(&address, "/x");
     assert_eq!(waiting_client.join().unwrap(), Ok(topic("/x", "node")));
     for process in shells.into_iter().chain([several]) {
-        assert!(done(process.wait()).contains("/x"));
+        assert!(expect_success(process.wait()).contains("/x"));
     }
     daemon.assert_serves();
 }
@@ -115,7 +117,7 @@ fn a_wait_goes_on_at_whatever_daemon_takes_the_place() {
 
     let ours = builder.start();
     let waiting = waiting_client(&address);
-    until_held_back(&address, (1, 0));
+    wait_until_parked(&address, (1, 0));
     let _ = ours.kill();
     let reference = ReferenceDaemon::start(&test_dir);
     register(&address, "/x");
@@ -125,7 +127,7 @@ fn a_wait_goes_on_at_whatever_daemon_takes_the_place() {
     let waiting = waiting_client(&address);
     drop(reference);
     let _ours = builder.start();
-    until_held_back(&address, (1, 0));
+    wait_until_parked(&address, (1, 0));
     register(&address, "/x");
     assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
 }
@@ -137,11 +139,11 @@ fn what_a_shell_is_shown_is_what_lookup_shows() {
     register(address, "/x");
     register(address, "/a");
     for format in ["table", "name", "json", "jsonl"] {
-        let lookup = done(run_at(address, &["lookup", "/x", "-o", format]));
-        assert_eq!(done(run_at(address, &["topic", "wait", "/x", "-o", format])), lookup);
-        assert_eq!(done(run_at(address, &["wait", "/x", "/x", "-o", format])), lookup);
+        let lookup = expect_success(run_at(address, &["lookup", "/x", "-o", format]));
+        assert_eq!(expect_success(run_at(address, &["topic", "wait", "/x", "-o", format])), lookup);
+        assert_eq!(expect_success(run_at(address, &["wait", "/x", "/x", "-o", format])), lookup);
     }
-    let both = |format| done(run_at(address, &["wait", "/x", "/a", "-o", format]));
+    let both = |format| expect_success(run_at(address, &["wait", "/x", "/a", "-o", format]));
     let array = parsed(&both("json"));
     assert_eq!((&array[0]["name"], &array[1]["name"]), (&json!("/x"), &json!("/a")));
     let lines: Vec<_> = both("jsonl").lines().map(parsed).collect();
@@ -149,7 +151,10 @@ fn what_a_shell_is_shown_is_what_lookup_shows() {
     assert_eq!(both("table").lines().count(), 3);
 
     for (format, shown) in [("table", ""), ("name", ""), ("json", "[]\n"), ("jsonl", "")] {
-        assert_eq!(done(run_at(address, &["wait", "/nope", "--gone", "-o", format])), shown);
+        assert_eq!(
+            expect_success(run_at(address, &["wait", "/nope", "--gone", "-o", format])),
+            shown
+        );
     }
 }
 
@@ -162,10 +167,10 @@ fn a_shell_waits_until_a_topic_is_gone() {
         register(address, name);
         register(address, "/xyy");
         let gone = waiting(address, &[name, "--gone"]);
-        until_held_back(address, (0, 1));
+        wait_until_parked(address, (0, 1));
         unregister(address, "/xyy");
         unregister(address, name);
-        assert_eq!(done(gone.wait()), "");
+        assert_eq!(expect_success(gone.wait()), "");
     }
 }
 
@@ -228,7 +233,7 @@ fn a_daemon_that_goes_for_good_is_told_when_the_time_is_over() {
         Process::spawn_captured(&mut command(&arguments))
     };
     let waits = [wait(&["/x"]), wait(&["/x", "/y"])];
-    until_held_back(&address, (1, 1));
+    wait_until_parked(&address, (1, 1));
     let _ = daemon.kill();
     for wait in waits {
         let output = wait.wait();
@@ -240,9 +245,9 @@ fn a_daemon_that_goes_for_good_is_told_when_the_time_is_over() {
 fn an_interrupted_wait_leaves_nothing_at_the_daemon() {
     let daemon = Daemon::start();
     let waiting = waiting(daemon.address(), &["/x"]);
-    until_held_back(daemon.address(), (1, 0));
+    wait_until_parked(daemon.address(), (1, 0));
     waiting.signal(Signal::INT);
     let output = waiting.wait();
     assert!(output.code == Some(130) || output.signal == Some(2), "{output:?}");
-    until_held_back(daemon.address(), (0, 0));
+    wait_until_parked(daemon.address(), (0, 0));
 }

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use cortex_client::{DiscoveryClient, Error, EventKind, TopicInfo, Watch, WatchEvent};
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus, ResponseExt};
 use cortex_tests::cli::{command, run_at};
-use cortex_tests::conformance::{client, done, until_held_back};
+use cortex_tests::conformance::{client, expect_success, wait_until_parked};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{topic, topic_at};
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
-use cortex_tests::scripted_daemon::Scripted;
-use cortex_tests::{binaries, measured};
+use cortex_tests::scripted_daemon::ScriptedDaemon;
+use cortex_tests::{binaries, report_measurement};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -133,7 +133,7 @@ fn every_kind_of_event_is_shown_as_it_happens() {
     node.signal(Signal::KILL);
     let killed = Instant::now();
     let evicted = sees(&shell, "evicted", "/dying");
-    measured(&format!("an eviction was shown {:?} after the kill", killed.elapsed()));
+    report_measurement(&format!("an eviction was shown {:?} after the kill", killed.elapsed()));
     assert_eq!((&evicted["reason"], &evicted["revision"]), (&json!("owner exited"), &json!(6)));
 
     shell.signal(Signal::INT);
@@ -155,7 +155,7 @@ fn nothing_is_missed_or_told_twice_when_the_daemon_is_killed() {
     let mut reader = Reader::at(&address);
     reader.catch_up(&mut client);
     let shell = watching(&address, &["-o", "jsonl"]);
-    until_held_back(&address, (0, 1));
+    wait_until_parked(&address, (0, 1));
     let mut seen = 0;
     for round in 0..5 {
         for number in 0..20 {
@@ -310,13 +310,13 @@ fn a_daemon_that_stands_still_is_no_reason_to_end() {
 fn a_shell_ends_by_itself_when_it_was_told_to() {
     let daemon = Daemon::start();
     register(&mut client(daemon.address()), "/a");
-    let shown = done(run_at(daemon.address(), &["topic", "watch", "--timeout", "300ms"]));
+    let shown = expect_success(run_at(daemon.address(), &["topic", "watch", "--timeout", "300ms"]));
     let rows: Vec<Vec<_>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["EVENT", "TOPIC", "TYPE", "NODE", "ADDRESS", "REASON"]);
     assert_eq!(rows[1], ["present", "/a", "TestMessage", "node", "ipc:///run/nodes/a.sock", "-"]);
     assert_eq!(rows.len(), 2);
     let arguments = ["watch", "--no-headers", "-o", "table", "--timeout", "300ms"];
-    assert_eq!(done(run_at(daemon.address(), &arguments)).lines().count(), 1);
+    assert_eq!(expect_success(run_at(daemon.address(), &arguments)).lines().count(), 1);
 }
 
 #[test]
@@ -350,9 +350,9 @@ fn refusal() -> Vec<u8> {
 }
 
 /// A daemon that gives the same answer to everything.
-fn always(body: impl Into<Vec<u8>>) -> Scripted {
+fn always(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
     let body = body.into();
-    Scripted::start(move |request| vec![request.reply(body.clone())])
+    ScriptedDaemon::start(move |request| vec![request.reply(body.clone())])
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn a_daemon_that_goes_and_comes_is_told_beside_the_data() {
     let daemon = DaemonBuilder::at(&test_dir).start();
     let shell = watching(&test_dir.address(), &["-o", "name"]);
     let quiet = watching(&test_dir.address(), &["-o", "name", "-q"]);
-    until_held_back(&test_dir.address(), (0, 2));
+    wait_until_parked(&test_dir.address(), (0, 2));
     let _ = daemon.kill();
     shell.stderr_line("it is gone", |line| line.contains("is gone").then_some(()));
     let _daemon = DaemonBuilder::at(&test_dir).start();
@@ -429,7 +429,7 @@ fn a_hundred_thousand_topics_are_a_snapshot_as_well() {
     };
     let body = response.to_bytes();
     let mut is_first = true;
-    let daemon = Scripted::start(move |request| {
+    let daemon = ScriptedDaemon::start(move |request| {
         let is_first = std::mem::take(&mut is_first);
         if is_first { vec![request.reply(body.clone())] } else { Vec::new() }
     });
@@ -440,7 +440,7 @@ fn a_hundred_thousand_topics_are_a_snapshot_as_well() {
         panic!("{snapshot:?}");
     };
     assert_eq!((topics.len(), revision), (100_000, Some(100_000)));
-    measured(&format!("a snapshot of 100,000 topics took {:?}", began.elapsed()));
+    report_measurement(&format!("a snapshot of 100,000 topics took {:?}", began.elapsed()));
 }
 
 #[test]

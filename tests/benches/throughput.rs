@@ -47,10 +47,10 @@ struct Asked {
 fn learn(daemon: &Daemon, requests: &[DiscoveryRequest]) -> Vec<Asked> {
     let mut peer = RawPeer::open(&daemon.address).unwrap();
     let learn = |request: &DiscoveryRequest| {
-        let body = peer.ask(&request.to_bytes()).unwrap().len();
+        let body = peer.request_bytes(&request.to_bytes()).unwrap().len();
         // The delimiter, and a header that is short up to 255 bytes.
         let reply = 2 + if body < 256 { 2 } else { 9 } + body;
-        Asked { bytes: cortex_tests::raw_peer::request(&request.to_bytes()), reply }
+        Asked { bytes: cortex_tests::raw_peer::request_message(&request.to_bytes()), reply }
     };
     requests.iter().map(learn).collect()
 }
@@ -128,7 +128,7 @@ fn main() {
     for daemon in &daemons {
         let mut peer = RawPeer::open(&daemon.address).unwrap();
         for request in &register {
-            peer.ask(&request.to_bytes()).unwrap();
+            peer.request_bytes(&request.to_bytes()).unwrap();
         }
     }
     let lookup: Vec<_> = (0..TOPICS).map(|number| DiscoveryRequest::lookup(name(number))).collect();

@@ -10,7 +10,7 @@ use cortex_client::{
 use tokio::runtime::{Builder, Runtime};
 
 /// Every call of a client.
-pub trait Calls {
+pub trait AnyClient {
     /// REGISTER.
     ///
     /// # Errors
@@ -69,12 +69,12 @@ pub trait Calls {
 }
 
 /// An asynchronous client with a runtime of its own, each call of which is waited for.
-pub struct Awaited {
+pub struct BlockingAsyncClient {
     client: AsyncDiscoveryClient,
     runtime: Runtime,
 }
 
-impl Awaited {
+impl BlockingAsyncClient {
     /// Makes the client, on a single-threaded runtime.
     ///
     /// # Panics
@@ -89,13 +89,13 @@ impl Awaited {
 
 macro_rules! calls {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
-        impl Calls for DiscoveryClient {
+        impl AnyClient for DiscoveryClient {
             $(fn $name(&mut self, $($argument: $type),*) -> Result<$result> {
                 DiscoveryClient::$name(self, $($argument),*)
             })*
         }
 
-        impl Calls for Awaited {
+        impl AnyClient for BlockingAsyncClient {
             $(fn $name(&mut self, $($argument: $type),*) -> Result<$result> {
                 self.runtime.block_on(self.client.$name($($argument),*))
             })*

@@ -4,7 +4,7 @@ use cortex_client::{AsyncDiscoveryClient, DiscoveryClient, Error, TopicInfo};
 use serde_json::{Value, json};
 
 use crate::cli;
-use crate::clients::{Awaited, Calls};
+use crate::clients::{AnyClient, BlockingAsyncClient};
 use crate::deadline::{TIMEOUT, eventually};
 use crate::messages::topic;
 use crate::process::ProcessOutput;
@@ -23,7 +23,7 @@ pub fn client(address: &str) -> DiscoveryClient {
 /// # Panics
 /// When it does not tell.
 #[must_use]
-pub fn held_back(client: &mut DiscoveryClient) -> (u64, u64) {
+pub fn parked_requests(client: &mut DiscoveryClient) -> (u64, u64) {
     let stats = client.stats().unwrap();
     (stats["waits"], stats["watches"])
 }
@@ -32,10 +32,10 @@ pub fn held_back(client: &mut DiscoveryClient) -> (u64, u64) {
 ///
 /// # Panics
 /// When it takes too long.
-pub fn until_held_back(address: &str, wanted: (u64, u64)) {
+pub fn wait_until_parked(address: &str, wanted: (u64, u64)) {
     let mut client = client(address);
     eventually(&format!("{wanted:?} are held back"), TIMEOUT, || {
-        (held_back(&mut client) == wanted).then_some(())
+        (parked_requests(&mut client) == wanted).then_some(())
     });
 }
 
@@ -43,20 +43,20 @@ pub fn until_held_back(address: &str, wanted: (u64, u64)) {
 ///
 /// # Panics
 /// When a call gives something else than it should.
-pub fn every_client_call(address: &str) {
-    every_call(client(address));
+pub fn check_every_client_call(address: &str) {
+    check_every_call(client(address));
 }
 
 /// The same with the asynchronous client.
 ///
 /// # Panics
 /// When a call gives something else than it should.
-pub fn every_async_client_call(address: &str) {
+pub fn check_every_async_client_call(address: &str) {
     let builder = AsyncDiscoveryClient::builder();
-    every_call(Awaited::build(builder.address(address).timeout(TIMEOUT)));
+    check_every_call(BlockingAsyncClient::build(builder.address(address).timeout(TIMEOUT)));
 }
 
-fn every_call(mut client: impl Calls) {
+fn check_every_call(mut client: impl AnyClient) {
     let camera = topic("/camera", "camera_node");
     let moved = TopicInfo { address: "tcp://10.0.0.1:5".into(), ..camera.clone() };
     let stolen = topic("/camera", "thief");
@@ -96,13 +96,14 @@ fn every_call(mut client: impl Calls) {
 ///
 /// # Panics
 /// When a command gives something else than it should.
-pub fn every_command(address: &str) {
+pub fn check_every_command(address: &str) {
     let cortex = |line: &str| cli::run_at(address, &line.split(' ').collect::<Vec<_>>());
-    let json = |line: &str| -> Value { serde_json::from_str(&done(cortex(line))).unwrap() };
+    let json =
+        |line: &str| -> Value { serde_json::from_str(&expect_success(cortex(line))).unwrap() };
 
-    assert_ne!(done(cortex("ping")), "");
+    assert_ne!(expect_success(cortex("ping")), "");
     assert_eq!(json("-o json topic list"), json!([]));
-    assert_eq!(done(cortex("-q topic list -o name")), "");
+    assert_eq!(expect_success(cortex("-q topic list -o name")), "");
 
     let mut client = client(address);
     client.register_topic(&topic("/lidar", "lidar_node")).unwrap();
@@ -114,16 +115,19 @@ pub fn every_command(address: &str) {
         "fingerprint": "0x123456789abcdef0",
         "publisher_node": "camera_node",
     });
-    assert_eq!(done(cortex("topic list -o name")), "/camera\n/lidar\n");
-    assert_eq!(done(cortex("list --node lidar_node -o name")), "/lidar\n");
+    assert_eq!(expect_success(cortex("topic list -o name")), "/camera\n/lidar\n");
+    assert_eq!(expect_success(cortex("list --node lidar_node -o name")), "/lidar\n");
     assert_eq!(json("topic list /c* -o json"), json!([camera]));
     assert_eq!(json("topic lookup /camera -o json"), camera);
-    assert_eq!(done(cortex("lookup /lidar --field address")), "ipc:///run/nodes/lidar.sock\n");
+    assert_eq!(
+        expect_success(cortex("lookup /lidar --field address")),
+        "ipc:///run/nodes/lidar.sock\n"
+    );
 
     let missing = cortex("topic lookup /nope");
     assert_eq!((missing.code, missing.stdout.as_str()), (Some(4), ""));
     assert!(missing.stderr.contains("/nope"), "{}", missing.stderr);
-    let _ = done(cortex("shutdown"));
+    let _ = expect_success(cortex("shutdown"));
 }
 
 /// The output of a command that did what it should.
@@ -131,7 +135,7 @@ pub fn every_command(address: &str) {
 /// # Panics
 /// When it did not, or grumbled.
 #[must_use]
-pub fn done(output: ProcessOutput) -> String {
+pub fn expect_success(output: ProcessOutput) -> String {
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{}", output.stdout);
     output.stdout
 }

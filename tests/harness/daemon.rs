@@ -272,7 +272,7 @@ impl Daemon {
     /// # Panics
     /// When there is none to be had.
     #[must_use]
-    pub fn peer(&self) -> RawPeer {
+    pub fn raw_peer(&self) -> RawPeer {
         RawPeer::open(self.address()).unwrap()
     }
 

@@ -31,14 +31,14 @@ pub mod transcript;
 pub mod zmq_peer;
 
 /// Says that a test cannot run here, and why, where the test runner does not swallow it.
-pub fn not_run(why: &str) {
+pub fn report_skipped(why: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     // Nothing is lost when nobody listens.
     let _ = writeln!(io::stderr(), "not run: {name}: {why}");
 }
 
 /// Tells a measured figure, where the test runner does not swallow it.
-pub fn measured(figure: &str) {
+pub fn report_measurement(figure: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     // Nothing is lost when nobody listens.
     let _ = writeln!(io::stderr(), "measured: {name}: {figure}");

@@ -40,13 +40,13 @@ pub fn ping_of_size(size: usize) -> Vec<u8> {
 /// # Panics
 /// When it is none.
 #[must_use]
-pub fn response(bytes: &[u8]) -> DiscoveryResponse {
+pub fn decode_response(bytes: &[u8]) -> DiscoveryResponse {
     DiscoveryResponse::from_bytes(bytes).unwrap()
 }
 
 /// The names of a reply's topics, in its order.
 #[must_use]
-pub fn names(response: &DiscoveryResponse) -> Vec<&str> {
+pub fn topic_names(response: &DiscoveryResponse) -> Vec<&str> {
     response.topics.iter().map(|topic| topic.name.as_str()).collect()
 }
 

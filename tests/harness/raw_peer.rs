@@ -96,7 +96,7 @@ pub fn message(frames: &[&[u8]]) -> Vec<u8> {
 
 /// The message that a REQ socket makes of a request: an empty delimiter and the body.
 #[must_use]
-pub fn request(body: &[u8]) -> Vec<u8> {
+pub fn request_message(body: &[u8]) -> Vec<u8> {
     message(&[b"", body])
 }
 
@@ -111,14 +111,14 @@ pub struct Frame {
 
 /// What a peer says after the handshake.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum Traffic {
     /// A message of all its frames.
     Message(Vec<Vec<u8>>),
     /// A command's name and data.
     Command(String, Vec<u8>),
 }
 
-impl Said {
+impl Traffic {
     /// The body of a reply to a REQ: an empty delimiter and one frame.
     #[must_use]
     pub fn into_reply(self) -> Option<Vec<u8>> {
@@ -194,8 +194,8 @@ impl RawPeer {
     /// When it says something else.
     pub fn read_handshake(&mut self) -> io::Result<()> {
         self.read_greeting()?;
-        let said = self.read_said()?;
-        let is_ready = matches!(&said, Said::Command(name, _) if name == "READY");
+        let said = self.read_traffic()?;
+        let is_ready = matches!(&said, Traffic::Command(name, _) if name == "READY");
         if is_ready { Ok(()) } else { Err(io::Error::other(format!("not READY: {said:?}"))) }
     }
 
@@ -270,16 +270,16 @@ impl RawPeer {
     ///
     /// # Errors
     /// As [`Self::read_exactly`]; when a command is malformed or comes inside a message.
-    pub fn read_said(&mut self) -> io::Result<Said> {
+    pub fn read_traffic(&mut self) -> io::Result<Traffic> {
         let mut frames = Vec::new();
         loop {
             let frame = self.read_frame()?;
             if frame.flags & COMMAND != 0 {
-                return said_command(&frame.body, frames.is_empty());
+                return parse_command(&frame.body, frames.is_empty());
             }
             frames.push(frame.body);
             if frame.flags & MORE == 0 {
-                return Ok(Said::Message(frames));
+                return Ok(Traffic::Message(frames));
             }
         }
     }
@@ -289,15 +289,15 @@ impl RawPeer {
     /// # Errors
     /// As [`Self::read_said`]; when it says something else.
     pub fn read_reply(&mut self) -> io::Result<Vec<u8>> {
-        self.read_said()?.into_reply().ok_or_else(|| io::Error::other("not a reply"))
+        self.read_traffic()?.into_reply().ok_or_else(|| io::Error::other("not a reply"))
     }
 
     /// Sends a request's body and reads its reply.
     ///
     /// # Errors
     /// As [`Self::read_reply`].
-    pub fn ask(&mut self, body: &[u8]) -> io::Result<Vec<u8>> {
-        self.send(&request(body))?;
+    pub fn request_bytes(&mut self, body: &[u8]) -> io::Result<Vec<u8>> {
+        self.send(&request_message(body))?;
         self.read_reply()
     }
 
@@ -306,7 +306,7 @@ impl RawPeer {
     /// # Errors
     /// As [`Self::read_reply`]; when the reply is none of the protocol.
     pub fn request(&mut self, request: &DiscoveryRequest) -> io::Result<DiscoveryResponse> {
-        let reply = self.ask(&request.to_bytes())?;
+        let reply = self.request_bytes(&request.to_bytes())?;
         DiscoveryResponse::from_bytes(&reply).map_err(io::Error::other)
     }
 
@@ -315,7 +315,7 @@ impl RawPeer {
     /// # Errors
     /// As [`Self::ask`]; when the answer is not the right one.
     pub fn ping(&mut self) -> io::Result<()> {
-        let reply = self.ask(&DiscoveryRequest::ping().to_bytes())?;
+        let reply = self.request_bytes(&DiscoveryRequest::ping().to_bytes())?;
         match DiscoveryResponse::from_bytes(&reply) {
             Ok(response) if response.message == "pong" => Ok(()),
             other => Err(io::Error::other(format!("not a pong: {other:?}"))),
@@ -370,13 +370,13 @@ pub fn ping(address: &str) -> io::Result<()> {
     RawPeer::open(address)?.ping()
 }
 
-fn said_command(body: &[u8], between_messages: bool) -> io::Result<Said> {
+fn parse_command(body: &[u8], between_messages: bool) -> io::Result<Traffic> {
     let malformed = || io::Error::other(format!("a malformed command: {}", body.escape_ascii()));
     let (&length, rest) = body.split_first().ok_or_else(malformed)?;
     let (name, data) = rest.split_at_checked(length.into()).ok_or_else(malformed)?;
     let name = String::from_utf8(name.to_vec()).map_err(|_| malformed())?;
     if between_messages {
-        Ok(Said::Command(name, data.to_vec()))
+        Ok(Traffic::Command(name, data.to_vec()))
     } else {
         Err(io::Error::other(format!("{name} inside a message")))
     }

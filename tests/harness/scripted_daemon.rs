@@ -32,13 +32,13 @@ impl Request {
 }
 
 /// A scripted daemon; it stops when dropped.
-pub struct Scripted {
+pub struct ScriptedDaemon {
     test_dir: TestDir,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Scripted {
+impl ScriptedDaemon {
     /// Starts one that calls `script` for each request and sends what it says, in that order.
     ///
     /// # Panics
@@ -87,7 +87,7 @@ impl Scripted {
     }
 }
 
-impl Drop for Scripted {
+impl Drop for ScriptedDaemon {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

@@ -8,18 +8,18 @@ use serde_json::Value;
 use crate::hex;
 
 /// One recorded exchange.
-pub struct Step {
+pub struct Exchange {
     /// What it shows.
     pub label: String,
     /// The request's bytes.
     pub request: Vec<u8>,
     /// The reference's reply.
     pub reply: Vec<u8>,
-    compare: Compare,
+    comparison: Comparison,
 }
 
 #[derive(Clone, Copy)]
-enum Compare {
+enum Comparison {
     Bytes,
     Status,
     Error,
@@ -30,30 +30,30 @@ enum Compare {
 /// # Panics
 /// When the recording cannot be read.
 #[must_use]
-pub fn steps() -> Vec<Step> {
+pub fn exchanges() -> Vec<Exchange> {
     let path =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/cortex-proto/tests/golden/transcript.json");
-    let steps: Vec<Value> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let exchanges: Vec<Value> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let steps = steps.iter().map(|step| Step {
-        label: text(&step["label"]),
-        request: hex::decode(&text(&step["request"])),
-        reply: hex::decode(&text(&step["reply"])),
-        compare: match text(&step["compare"]).as_str() {
-            "bytes" => Compare::Bytes,
-            "status" => Compare::Status,
-            "error" => Compare::Error,
+    let exchanges = exchanges.iter().map(|exchange| Exchange {
+        label: text(&exchange["label"]),
+        request: hex::decode(&text(&exchange["request"])),
+        reply: hex::decode(&text(&exchange["reply"])),
+        comparison: match text(&exchange["compare"]).as_str() {
+            "bytes" => Comparison::Bytes,
+            "status" => Comparison::Status,
+            "error" => Comparison::Error,
             other => panic!("no such comparison: {other}"),
         },
     });
-    steps.collect()
+    exchanges.collect()
 }
 
-impl Step {
+impl Exchange {
     /// Whether the reply must be the recorded one, byte for byte.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        matches!(self.compare, Compare::Bytes)
+        matches!(self.comparison, Comparison::Bytes)
     }
 
     /// Holds our daemon's reply against the recorded one.
@@ -62,10 +62,10 @@ impl Step {
     /// When it differs in what must match.
     pub fn check(&self, reply: &[u8]) {
         let label = &self.label;
-        match self.compare {
-            Compare::Bytes => assert_eq!(printable(reply), printable(&self.reply), "{label}"),
-            Compare::Status => assert_eq!(status(reply), status(&self.reply), "{label}"),
-            Compare::Error => assert_eq!(status(reply), DiscoveryStatus::Error, "{label}"),
+        match self.comparison {
+            Comparison::Bytes => assert_eq!(printable(reply), printable(&self.reply), "{label}"),
+            Comparison::Status => assert_eq!(status(reply), status(&self.reply), "{label}"),
+            Comparison::Error => assert_eq!(status(reply), DiscoveryStatus::Error, "{label}"),
         }
     }
 }

@@ -4,7 +4,7 @@ use cortex_proto::{DiscoveryRequest, DiscoveryResponse};
 use zmq::{Context, DEALER, REQ, Socket, SocketType};
 
 use crate::deadline::TIMEOUT;
-use crate::messages::response;
+use crate::messages::decode_response;
 
 /// A libzmq socket that is connected to a daemon.
 pub struct ZmqPeer {
@@ -65,8 +65,8 @@ impl ZmqPeer {
 
     /// Sends a request (REQ) and reads its reply.
     #[must_use]
-    pub fn ask(&self, request: &DiscoveryRequest) -> DiscoveryResponse {
-        response(&self.ask_bytes(&request.to_bytes()))
+    pub fn request(&self, request: &DiscoveryRequest) -> DiscoveryResponse {
+        decode_response(&self.request_bytes(&request.to_bytes()))
     }
 
     /// Sends a request's body (REQ) and reads its reply's.
@@ -74,7 +74,7 @@ impl ZmqPeer {
     /// # Panics
     /// When there is none within [`TIMEOUT`].
     #[must_use]
-    pub fn ask_bytes(&self, body: &[u8]) -> Vec<u8> {
+    pub fn request_bytes(&self, body: &[u8]) -> Vec<u8> {
         self.socket.send(body, 0).unwrap();
         self.receive()
     }
@@ -111,7 +111,7 @@ impl ZmqPeer {
     /// # Panics
     /// When libzmq cannot tell.
     #[must_use]
-    pub fn hears_within(&self, milliseconds: i64) -> bool {
+    pub fn receives_within(&self, milliseconds: i64) -> bool {
         self.socket.poll(zmq::POLLIN, milliseconds).unwrap() != 0
     }
 }

@@ -14,7 +14,7 @@ fn main() -> io::Result<()> {
     let address = std::env::args().nth(1).ok_or_else(|| io::Error::other("no address"))?;
     let mut peer = RawPeer::open(&address)?;
     for line in io::stdin().lock().lines() {
-        let reply = peer.ask(&hex::decode(&line?))?;
+        let reply = peer.request_bytes(&hex::decode(&line?))?;
         writeln!(io::stdout(), "{}", hex::encode(&reply))?;
     }
     Ok(())
