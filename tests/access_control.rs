@@ -23,7 +23,7 @@ const USER_A: u32 = 1000;
 const USER_B: u32 = 1001;
 
 /// Whether this process can be others; says so where it cannot.
-fn can_be_others() -> bool {
+fn can_switch_user() -> bool {
     let can = getuid().is_root();
     if !can {
         report_skipped("only root can be another user");
@@ -40,7 +40,7 @@ fn shared_test_dir() -> TestDir {
 
 /// A program where other users can run it. Another process writes it: none that this one starts
 /// meanwhile inherits a file that is still open for writing, which could not be run.
-fn copy_to(test_dir: &TestDir, program: &Path) -> PathBuf {
+fn copy_program(test_dir: &TestDir, program: &Path) -> PathBuf {
     let copy = test_dir.path(program.file_name().unwrap().to_str().unwrap());
     if !copy.exists() {
         let copied = Command::new("cp").arg(program).arg(&copy).status().unwrap();
@@ -51,14 +51,14 @@ fn copy_to(test_dir: &TestDir, program: &Path) -> PathBuf {
 }
 
 /// A peer of another user.
-struct Stranger {
+struct OtherUserPeer {
     process: Process,
     replies: usize,
 }
 
-impl Stranger {
+impl OtherUserPeer {
     fn start(test_dir: &TestDir, uid: u32) -> Self {
-        let program = copy_to(test_dir, Path::new(env!("CARGO_BIN_EXE_raw-peer")));
+        let program = copy_program(test_dir, Path::new(env!("CARGO_BIN_EXE_raw-peer")));
         let mut command = Command::new(program);
         // Which leaves root's groups, too.
         command.arg(test_dir.address()).current_dir("/").uid(uid).gid(uid);
@@ -87,19 +87,19 @@ fn register(name: &str, node: &str) -> DiscoveryRequest {
 }
 
 /// It was refused with this sentence, and the log says so, and to whom.
-fn assert_refused(daemon: &Daemon, stranger: &Stranger, uid: u32, reply: &DiscoveryResponse) {
+fn assert_refused(daemon: &Daemon, peer: &OtherUserPeer, uid: u32, reply: &DiscoveryResponse) {
     assert_eq!(reply.status, DiscoveryStatus::Error, "{}", reply.message);
     assert!(reply.message.contains(&format!("user {uid}")), "{}", reply.message);
     let line = daemon.process().stderr_line("a warning", |line| {
         (line.contains("WARN") && line.contains(&reply.message)).then(|| line.to_owned())
     });
     assert!(line.contains(&format!("uid={uid}")), "{line}");
-    assert!(line.contains(&format!("pid={}", stranger.pid())), "the process is named: {line}");
+    assert!(line.contains(&format!("pid={}", peer.pid())), "the process is named: {line}");
 }
 
 #[test]
 fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
-    if !can_be_others() {
+    if !can_switch_user() {
         return;
     }
     let test_dir = shared_test_dir();
@@ -108,29 +108,29 @@ fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
     let mut by_root = |request: DiscoveryRequest| root.request(&request).unwrap();
     assert_eq!(by_root(register("/roots", "root_node")).status, DiscoveryStatus::Ok);
 
-    let mut stranger = Stranger::start(&test_dir, USER_A);
-    assert_eq!(stranger.request(&DiscoveryRequest::ping()).message, "pong");
-    let found = stranger.request(&DiscoveryRequest::lookup("/roots"));
+    let mut user_a = OtherUserPeer::start(&test_dir, USER_A);
+    assert_eq!(user_a.request(&DiscoveryRequest::ping()).message, "pong");
+    let found = user_a.request(&DiscoveryRequest::lookup("/roots"));
     assert_eq!(found.topic_info, Some(topic("/roots", "root_node")));
-    assert_eq!(topic_names(&stranger.request(&DiscoveryRequest::list())), ["/roots"]);
+    assert_eq!(topic_names(&user_a.request(&DiscoveryRequest::list())), ["/roots"]);
 
-    let reply = stranger.request(&DiscoveryRequest::unregister("/roots"));
-    assert_refused(&daemon, &stranger, USER_A, &reply);
-    let reply = stranger.request(&register("/roots", "root_node"));
-    assert_refused(&daemon, &stranger, USER_A, &reply);
-    let reply = stranger.request(&DiscoveryRequest::shutdown());
-    assert_refused(&daemon, &stranger, USER_A, &reply);
-    let reply = stranger.request(&register("/roots", "another_node"));
+    let reply = user_a.request(&DiscoveryRequest::unregister("/roots"));
+    assert_refused(&daemon, &user_a, USER_A, &reply);
+    let reply = user_a.request(&register("/roots", "root_node"));
+    assert_refused(&daemon, &user_a, USER_A, &reply);
+    let reply = user_a.request(&DiscoveryRequest::shutdown());
+    assert_refused(&daemon, &user_a, USER_A, &reply);
+    let reply = user_a.request(&register("/roots", "another_node"));
     assert_eq!(reply.status, DiscoveryStatus::AlreadyExists, "{}", reply.message);
 
     for name in ["/theirs", "/theirs/too"] {
-        assert_eq!(stranger.request(&register(name, "their_node")).status, DiscoveryStatus::Ok);
+        assert_eq!(user_a.request(&register(name, "their_node")).status, DiscoveryStatus::Ok);
     }
-    assert_eq!(stranger.request(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
-    let mut another = Stranger::start(&test_dir, USER_B);
-    let reply = another.request(&DiscoveryRequest::unregister("/theirs"));
-    assert_refused(&daemon, &another, USER_B, &reply);
-    let reply = stranger.request(&DiscoveryRequest::unregister("/theirs"));
+    assert_eq!(user_a.request(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
+    let mut user_b = OtherUserPeer::start(&test_dir, USER_B);
+    let reply = user_b.request(&DiscoveryRequest::unregister("/theirs"));
+    assert_refused(&daemon, &user_b, USER_B, &reply);
+    let reply = user_a.request(&DiscoveryRequest::unregister("/theirs"));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
     let reply = by_root(DiscoveryRequest::unregister("/theirs/too"));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
@@ -139,44 +139,48 @@ fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
 
 #[test]
 fn whose_topic_it_is_is_known_after_a_restart() {
-    if !can_be_others() {
+    if !can_switch_user() {
         return;
     }
     let test_dir = shared_test_dir();
     let builder = DaemonBuilder::at(&test_dir).args(["--socket-mode", "666"]);
     let daemon = builder.start();
-    let mut owner = Stranger::start(&test_dir, USER_A);
-    assert_eq!(owner.request(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
+    let mut user_a = OtherUserPeer::start(&test_dir, USER_A);
+    assert_eq!(user_a.request(&register("/theirs", "their_node")).status, DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
 
     let daemon = builder.start();
-    let mut another = Stranger::start(&test_dir, USER_B);
-    let reply = another.request(&DiscoveryRequest::unregister("/theirs"));
-    assert_refused(&daemon, &another, USER_B, &reply);
-    let mut same = Stranger::start(&test_dir, USER_A);
-    assert_eq!(same.request(&DiscoveryRequest::unregister("/theirs")).status, DiscoveryStatus::Ok);
+    let mut user_b = OtherUserPeer::start(&test_dir, USER_B);
+    let reply = user_b.request(&DiscoveryRequest::unregister("/theirs"));
+    assert_refused(&daemon, &user_b, USER_B, &reply);
+    let mut user_a_again = OtherUserPeer::start(&test_dir, USER_A);
+    assert_eq!(
+        user_a_again.request(&DiscoveryRequest::unregister("/theirs")).status,
+        DiscoveryStatus::Ok
+    );
 }
 
 #[test]
 fn the_daemons_own_user_and_root_may_end_it() {
-    if !can_be_others() {
+    if !can_switch_user() {
         return;
     }
     for by_root in [true, false] {
         let test_dir = shared_test_dir();
         chown(test_dir.path(""), Some(USER_A), Some(USER_A)).unwrap();
-        let mut command = Command::new(copy_to(&test_dir, binaries::daemon()));
+        let mut command = Command::new(copy_program(&test_dir, binaries::daemon()));
         command.args(["--address", &test_dir.address(), "--no-state", "--socket-mode", "666"]);
         command.current_dir("/").uid(USER_A).gid(USER_A);
         let daemon = Process::spawn_captured(&mut command);
         eventually("it answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
-        let refused = Stranger::start(&test_dir, USER_B).request(&DiscoveryRequest::shutdown());
+        let refused =
+            OtherUserPeer::start(&test_dir, USER_B).request(&DiscoveryRequest::shutdown());
         assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
         let reply = if by_root {
             let mut root = RawPeer::open(&test_dir.address()).unwrap();
             root.request(&DiscoveryRequest::shutdown()).unwrap()
         } else {
-            Stranger::start(&test_dir, USER_A).request(&DiscoveryRequest::shutdown())
+            OtherUserPeer::start(&test_dir, USER_A).request(&DiscoveryRequest::shutdown())
         };
         assert_eq!(reply.message, "Shutting down");
         assert_eq!(daemon.wait().code, Some(0));
@@ -185,27 +189,26 @@ fn the_daemons_own_user_and_root_may_end_it() {
 
 #[test]
 fn another_user_gets_half_of_the_connections_at_most() {
-    if !can_be_others() {
+    if !can_switch_user() {
         return;
     }
     let test_dir = shared_test_dir();
     let builder =
         DaemonBuilder::at(&test_dir).args(["--socket-mode", "666", "--max-connections", "8"]);
     let daemon = builder.start();
-    let mut strangers: Vec<_> = (0..6)
+    let mut peers: Vec<_> = (0..6)
         .map(|_| {
-            let mut stranger = Stranger::start(&test_dir, USER_A);
+            let mut peer = OtherUserPeer::start(&test_dir, USER_A);
             // It may have been closed, and have ended, already.
             let ping = hex::encode(&DiscoveryRequest::ping().to_bytes());
-            let _ = stranger.process.try_write_line(&ping);
-            stranger
+            let _ = peer.process.try_write_line(&ping);
+            peer
         })
         .collect();
     let (mut served, mut closed) = (0, 0);
     eventually("each is served or closed", TIMEOUT, || {
-        served = strangers.iter().filter(|one| !one.process.stdout_so_far().is_empty()).count();
-        closed =
-            strangers.iter_mut().filter_map(|one| one.process.has_exited().then_some(())).count();
+        served = peers.iter().filter(|one| !one.process.stdout_so_far().is_empty()).count();
+        closed = peers.iter_mut().filter_map(|one| one.process.has_exited().then_some(())).count();
         (served + closed == 6).then_some(())
     });
     assert_eq!((served, closed), (4, 2));
@@ -215,12 +218,13 @@ fn another_user_gets_half_of_the_connections_at_most() {
 #[test]
 fn the_socket_has_the_mode_that_was_asked_for_or_the_one_that_the_umask_gives() {
     let mode = |test_dir: &TestDir| fs::metadata(test_dir.socket()).unwrap().mode() & 0o777;
-    for asked in ["600", "660", "666", "777"] {
+    for mode_option in ["600", "660", "666", "777"] {
         let test_dir = TestDir::new();
-        let builder =
-            DaemonBuilder::at(&test_dir).args(["--socket-mode", asked]).shell_prelude("umask 022");
+        let builder = DaemonBuilder::at(&test_dir)
+            .args(["--socket-mode", mode_option])
+            .shell_prelude("umask 022");
         let _daemon = builder.start();
-        assert_eq!(format!("{:o}", mode(&test_dir)), asked);
+        assert_eq!(format!("{:o}", mode(&test_dir)), mode_option);
     }
     for (umask, expected) in [("077", 0o700), ("022", 0o755), ("007", 0o770)] {
         let test_dir = TestDir::new();
@@ -249,7 +253,7 @@ fn the_lock_and_the_state_are_nobody_elses_to_read() {
 }
 
 /// It does not start, and says why in a sentence with the file's name.
-fn assert_starts_not(test_dir: &TestDir, path: &Path, word: &str) {
+fn assert_start_fails(test_dir: &TestDir, path: &Path, word: &str) {
     let output = DaemonBuilder::at(test_dir).run();
     assert_eq!(output.code, Some(1), "{}", output.stderr);
     for word in [word, path.to_str().unwrap()] {
@@ -264,7 +268,7 @@ fn a_link_in_place_of_the_lock_or_the_socket_is_refused_and_left_alone() {
     let precious = test_dir.path("precious");
     fs::write(&precious, "precious").unwrap();
     symlink(&precious, test_dir.lock_file()).unwrap();
-    assert_starts_not(&test_dir, &test_dir.lock_file(), "symbolic link");
+    assert_start_fails(&test_dir, &test_dir.lock_file(), "symbolic link");
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
     assert!(fs::symlink_metadata(test_dir.lock_file()).unwrap().is_symlink());
 
@@ -273,7 +277,7 @@ fn a_link_in_place_of_the_lock_or_the_socket_is_refused_and_left_alone() {
         drop(UnixListener::bind(test_dir.path("dead.sock")).unwrap());
         fs::write(test_dir.path("precious"), "precious").unwrap();
         symlink(test_dir.path(target), test_dir.socket()).unwrap();
-        assert_starts_not(&test_dir, &test_dir.socket(), "not a socket");
+        assert_start_fails(&test_dir, &test_dir.socket(), "not a socket");
         assert!(fs::symlink_metadata(test_dir.socket()).unwrap().is_symlink(), "{target}");
         assert_eq!(fs::read_to_string(test_dir.path("precious")).unwrap(), "precious");
         assert!(!test_dir.path("nowhere").exists());
@@ -282,25 +286,25 @@ fn a_link_in_place_of_the_lock_or_the_socket_is_refused_and_left_alone() {
 
 #[test]
 fn a_lock_or_a_dead_socket_of_another_user_is_refused_and_left_alone() {
-    if !can_be_others() {
+    if !can_switch_user() {
         return;
     }
     let test_dir = TestDir::new();
     fs::write(test_dir.lock_file(), "").unwrap();
     chown(test_dir.lock_file(), Some(USER_A), Some(USER_A)).unwrap();
-    assert_starts_not(&test_dir, &test_dir.lock_file(), "another user");
+    assert_start_fails(&test_dir, &test_dir.lock_file(), "another user");
     assert_eq!(fs::metadata(test_dir.lock_file()).unwrap().uid(), USER_A);
 
     let test_dir = TestDir::new();
     drop(UnixListener::bind(test_dir.socket()).unwrap());
     chown(test_dir.socket(), Some(USER_A), Some(USER_A)).unwrap();
-    assert_starts_not(&test_dir, &test_dir.socket(), "another user");
+    assert_start_fails(&test_dir, &test_dir.socket(), "another user");
     assert_eq!(fs::metadata(test_dir.socket()).unwrap().uid(), USER_A);
 }
 
 #[test]
 fn a_directory_of_another_user_is_used_with_a_warning() {
-    if !can_be_others() {
+    if !can_switch_user() {
         return;
     }
     let test_dir = TestDir::new();

@@ -26,7 +26,7 @@ use rustix::process::{Signal, getpid};
 const MAX_NONBLOCKING_TIME: Duration = Duration::from_millis(500);
 
 /// A client that gives up on a daemon as soon as one may.
-fn hasty_client(address: &str) -> DiscoveryClient {
+fn short_timeout_client(address: &str) -> DiscoveryClient {
     let builder = DiscoveryClient::builder().address(address);
     builder.timeout(Duration::from_millis(1)).build().unwrap()
 }
@@ -37,11 +37,11 @@ fn describe(address: &str, name: &str) -> Option<(TopicInfo, EntryExt)> {
     topic_info.zip(ext.unwrap().entry)
 }
 
-fn wait(advertisement: &Advertisement) {
+fn wait_registered(advertisement: &Advertisement) {
     advertisement.wait_registered(TIMEOUT).unwrap();
 }
 
-fn is_there(address: &str, name: &str) -> bool {
+fn is_registered_at(address: &str, name: &str) -> bool {
     match client(address).lookup_topic(name) {
         Ok(_) => true,
         Err(Error::NoSuchTopic { .. }) => false,
@@ -49,16 +49,20 @@ fn is_there(address: &str, name: &str) -> bool {
     }
 }
 
-fn wait_until_there(address: &str, name: &str) {
-    eventually(&format!("{name} is there"), TIMEOUT, || is_there(address, name).then_some(()));
+fn wait_until_registered(address: &str, name: &str) {
+    eventually(&format!("{name} is there"), TIMEOUT, || {
+        is_registered_at(address, name).then_some(())
+    });
 }
 
-fn wait_until_gone(address: &str, name: &str) {
-    eventually(&format!("{name} is gone"), TIMEOUT, || (!is_there(address, name)).then_some(()));
+fn wait_until_unregistered(address: &str, name: &str) {
+    eventually(&format!("{name} is gone"), TIMEOUT, || {
+        (!is_registered_at(address, name)).then_some(())
+    });
 }
 
 /// Advertises, and gives what is told of it.
-fn advertise_and_hear(
+fn advertise_with_notices(
     client: &mut DiscoveryClient,
     info: TopicInfo,
 ) -> (Advertisement, Receiver<Notice>) {
@@ -74,12 +78,12 @@ fn registered(hold: impl Into<Option<Hold>>) -> Notice {
     Notice::Registered { hold: hold.into() }
 }
 
-fn next(notices: &Receiver<Notice>) -> Notice {
+fn next_notice(notices: &Receiver<Notice>) -> Notice {
     notices.recv_timeout(TIMEOUT).unwrap()
 }
 
 /// Starts another node.
-fn node(address: &str, name: &str, count: usize) -> Process {
+fn start_node(address: &str, name: &str, count: usize) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_advertiser"));
     command.args([address, name, &count.to_string()]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -89,7 +93,7 @@ fn node(address: &str, name: &str, count: usize) -> Process {
 }
 
 /// How many threads of a process have this name.
-fn threads(process: &Process, name: &str) -> usize {
+fn count_threads(process: &Process, name: &str) -> usize {
     let tasks = format!("/proc/{}/task", process.pid().as_raw_nonzero());
     let names = fs::read_dir(tasks).unwrap().map(|task| {
         // One may end meanwhile.
@@ -109,7 +113,7 @@ fn a_topic_is_registered_as_soon_as_there_is_a_daemon() {
     assert_eq!(camera.info(), &topic("/camera", "node"));
 
     let daemon = DaemonBuilder::at(&test_dir).start();
-    wait(&camera);
+    wait_registered(&camera);
     assert!(camera.is_registered());
     let (info, entry) = describe(daemon.address(), "/camera").unwrap();
     assert_eq!(info, topic("/camera", "node"));
@@ -120,11 +124,11 @@ fn a_topic_is_registered_as_soon_as_there_is_a_daemon() {
 #[test]
 fn without_a_daemon_that_is_told_and_nothing_waits() {
     let test_dir = TestDir::new();
-    let mut client = hasty_client(&test_dir.address());
-    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    let mut client = short_timeout_client(&test_dir.address());
+    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
     let waited = Duration::from_secs(2);
     let no_answer = Error::NoAnswer { address: test_dir.address(), waited, attempts: 1 };
-    assert_eq!(next(&notices), Notice::Trouble(no_answer.clone()));
+    assert_eq!(next_notice(&notices), Notice::Trouble(no_answer.clone()));
     assert_eq!(camera.wait_registered(Duration::ZERO), Err(no_answer));
     let began = Instant::now();
     drop(camera);
@@ -138,14 +142,14 @@ fn without_a_daemon_that_is_told_and_nothing_waits() {
 fn topics_survive_daemons_that_are_killed() {
     let test_dir = TestDir::new();
     let mut client = client(&test_dir.address());
-    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
     let mut revisions = Vec::new();
     for arguments in [&[][..], &[], &["--no-state"], &["--no-state"]] {
         let daemon = DaemonBuilder::at(&test_dir).args(arguments.iter()).start();
-        assert_eq!(next(&notices), registered(Hold::Process));
-        wait(&camera);
-        wait(&lidar);
+        assert_eq!(next_notice(&notices), registered(Hold::Process));
+        wait_registered(&camera);
+        wait_registered(&lidar);
         let listed = ZmqPeer::req(daemon.address()).request(&DiscoveryRequest::list());
         assert_eq!(topic_names(&listed), ["/camera", "/lidar"]);
         revisions.push(describe(daemon.address(), "/camera").unwrap().1.revision);
@@ -159,22 +163,22 @@ fn topics_survive_daemons_that_are_killed() {
 fn the_reference_may_take_over_and_hand_back() {
     let test_dir = TestDir::new();
     let mut client = client(&test_dir.address());
-    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
+    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
     for _ in 0..2 {
         let daemon = DaemonBuilder::at(&test_dir).start();
-        assert_eq!(next(&notices), registered(Hold::Process));
+        assert_eq!(next_notice(&notices), registered(Hold::Process));
         let _ = daemon.kill();
 
         let reference = ReferenceDaemon::start(&test_dir);
-        assert_eq!(next(&notices), registered(None));
-        assert!(is_there(&test_dir.address(), "/camera"));
+        assert_eq!(next_notice(&notices), registered(None));
+        assert!(is_registered_at(&test_dir.address(), "/camera"));
         drop(reference);
     }
     let reference = ReferenceDaemon::start(&test_dir);
-    assert_eq!(next(&notices), registered(None));
-    wait(&camera);
+    assert_eq!(next_notice(&notices), registered(None));
+    wait_registered(&camera);
     assert_eq!(camera.unregister(), Ok(()));
-    assert!(!is_there(&reference.address(), "/camera"));
+    assert!(!is_registered_at(&reference.address(), "/camera"));
 }
 
 #[test]
@@ -182,7 +186,7 @@ fn the_reference_keeps_what_another_node_has() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     let mut client = client(&daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
-    wait(&camera);
+    wait_registered(&camera);
     client.unregister_topic("/camera").unwrap();
     client.register_topic(&topic("/camera", "another")).unwrap();
     drop(camera);
@@ -194,8 +198,8 @@ fn over_tcp_a_session_is_renewed() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut client = client(tcp);
-    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
-    assert_eq!(next(&notices), registered(Hold::Session));
+    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    assert_eq!(next_notice(&notices), registered(Hold::Session));
     // The lease is one of 10 s.
     eventually("it outlives its lease", TIMEOUT, || {
         let (_, entry) = describe(ipc, "/camera").expect("it is there all the time");
@@ -213,14 +217,14 @@ fn another_nodes_topic_is_trouble_until_it_is_free() {
     let mut other = client(daemon.address());
     other.register_topic(&topic("/camera", "other")).unwrap();
     let mut client = client(daemon.address());
-    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
-    let Notice::Trouble(trouble) = next(&notices) else { panic!("another node has it") };
+    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    let Notice::Trouble(trouble) = next_notice(&notices) else { panic!("another node has it") };
     let Error::AlreadyRegistered { node: Some(node), .. } = &trouble else { panic!("{trouble}") };
     assert_eq!(node, "other");
     assert_eq!(camera.wait_registered(Duration::ZERO), Err(trouble));
 
     other.unregister_topic("/camera").unwrap();
-    assert_eq!(next(&notices), registered(Hold::Process), "and nothing else in between");
+    assert_eq!(next_notice(&notices), registered(Hold::Process), "and nothing else in between");
     assert_eq!(other.lookup_topic("/camera"), Ok(topic("/camera", "node")));
 }
 
@@ -230,10 +234,10 @@ fn an_end_unregisters_ones_own_topic_alone() {
     let mut client = client(daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
-    wait(&camera);
-    wait(&lidar);
+    wait_registered(&camera);
+    wait_registered(&lidar);
     drop(camera);
-    assert!(!is_there(daemon.address(), "/camera"), "it is gone when the drop is over");
+    assert!(!is_registered_at(daemon.address(), "/camera"), "it is gone when the drop is over");
 
     client.unregister_topic("/lidar").unwrap();
     client.register_topic(&topic("/lidar", "another")).unwrap();
@@ -248,8 +252,8 @@ fn an_end_without_a_daemon_is_made_up_for_when_it_is_back() {
     let mut client = client(&test_dir.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
-    wait(&camera);
-    wait(&lidar);
+    wait_registered(&camera);
+    wait_registered(&lidar);
     let _ = daemon.kill();
     eventually("that is noticed", TIMEOUT, || (!camera.is_registered()).then_some(()));
     let began = Instant::now();
@@ -259,8 +263,8 @@ fn an_end_without_a_daemon_is_made_up_for_when_it_is_back() {
     assert!(began.elapsed() < MAX_NONBLOCKING_TIME);
 
     let daemon = DaemonBuilder::at(&test_dir).start();
-    wait_until_gone(daemon.address(), "/camera");
-    wait_until_gone(daemon.address(), "/lidar");
+    wait_until_unregistered(daemon.address(), "/camera");
+    wait_until_unregistered(daemon.address(), "/lidar");
 }
 
 #[test]
@@ -268,22 +272,22 @@ fn what_somebody_takes_away_comes_back() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
-    wait(&camera);
+    wait_registered(&camera);
     client.unregister_topic("/camera").unwrap();
-    let taken = Instant::now();
-    wait_until_there(daemon.address(), "/camera");
+    let unregistered = Instant::now();
+    wait_until_registered(daemon.address(), "/camera");
     report_measurement(&format!(
         "a topic that was taken away came back after {:?}",
-        taken.elapsed()
+        unregistered.elapsed()
     ));
 }
 
 #[test]
 fn a_daemon_that_hangs_keeps_nobody_waiting() {
     let daemon = Daemon::start();
-    let mut client = hasty_client(daemon.address());
-    let (camera, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
-    assert_eq!(next(&notices), registered(Hold::Process));
+    let mut client = short_timeout_client(daemon.address());
+    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    assert_eq!(next_notice(&notices), registered(Hold::Process));
     daemon.signal(Signal::STOP);
     let began = Instant::now();
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
@@ -293,31 +297,31 @@ fn a_daemon_that_hangs_keeps_nobody_waiting() {
     drop(lidar);
     assert!(began.elapsed() < Duration::from_secs(1) + MAX_NONBLOCKING_TIME);
 
-    assert!(matches!(next(&notices), Notice::Trouble(Error::NoAnswer { .. })));
+    assert!(matches!(next_notice(&notices), Notice::Trouble(Error::NoAnswer { .. })));
     let began = Instant::now();
     assert!(matches!(camera.unregister(), Err(Error::NoAnswer { .. })));
     assert!(began.elapsed() < MAX_NONBLOCKING_TIME);
     daemon.signal(Signal::CONT);
-    wait_until_gone(daemon.address(), "/camera");
-    assert!(!is_there(daemon.address(), "/lidar"));
+    wait_until_unregistered(daemon.address(), "/camera");
+    assert!(!is_registered_at(daemon.address(), "/lidar"));
 }
 
 #[test]
 fn the_last_advertisement_of_a_topic_counts() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
-    let (first, notices) = advertise_and_hear(&mut client, topic("/camera", "node"));
-    assert_eq!(next(&notices), registered(Hold::Process));
+    let (first, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    assert_eq!(next_notice(&notices), registered(Hold::Process));
     let moved = TopicInfo { address: "ipc:///run/moved.sock".into(), ..topic("/camera", "node") };
     let second = client.advertise(moved.clone()).unwrap();
-    wait(&second);
-    assert_eq!(next(&notices), Notice::Replaced);
+    wait_registered(&second);
+    assert_eq!(next_notice(&notices), Notice::Replaced);
     assert!(matches!(first.wait_registered(TIMEOUT), Err(Error::Replaced { .. })));
     drop(first);
     assert!(second.is_registered());
     assert_eq!(client.lookup_topic("/camera"), Ok(moved));
     let third = client.advertise(topic("/camera", "another")).unwrap();
-    wait(&third);
+    wait_registered(&third);
     drop(second);
     assert_eq!(client.lookup_topic("/camera"), Ok(topic("/camera", "another")));
 }
@@ -328,10 +332,10 @@ fn a_callback_may_panic_and_may_end_advertisements() {
     let mut client = client(daemon.address());
     let panicking =
         client.advertise_with(topic("/panics", "node"), |_| panic!("as it may")).unwrap();
-    wait(&panicking);
+    wait_registered(&panicking);
 
     let other = client.advertise(topic("/other", "node")).unwrap();
-    wait(&other);
+    wait_registered(&other);
     let slot = Arc::new(Mutex::new(Some(other)));
     let (sender, durations) = mpsc::channel();
     let ending = client
@@ -343,9 +347,9 @@ fn a_callback_may_panic_and_may_end_advertisements() {
         .unwrap();
     let took = durations.recv_timeout(TIMEOUT).unwrap();
     assert!(took < MAX_NONBLOCKING_TIME, "{took:?}: it does not wait for itself");
-    wait_until_gone(daemon.address(), "/other");
-    wait(&ending);
-    assert!(panicking.is_registered() && is_there(daemon.address(), "/panics"));
+    wait_until_unregistered(daemon.address(), "/other");
+    wait_registered(&ending);
+    assert!(panicking.is_registered() && is_registered_at(daemon.address(), "/panics"));
 }
 
 #[test]
@@ -353,23 +357,23 @@ fn an_advertisement_outlives_its_client_and_may_move_to_another_thread() {
     let daemon = Daemon::start();
     let camera = client(daemon.address()).advertise(topic("/camera", "node")).unwrap();
     std::thread::spawn(move || {
-        wait(&camera);
+        wait_registered(&camera);
         camera
     })
     .join()
     .unwrap()
     .unregister()
     .unwrap();
-    assert!(!is_there(daemon.address(), "/camera"));
+    assert!(!is_registered_at(daemon.address(), "/camera"));
 }
 
 #[test]
 fn a_thousand_topics_need_one_thread_and_go_with_their_process() {
     let daemon = Daemon::start();
     let began = Instant::now();
-    let node = node(daemon.address(), "node", 1000);
+    let node = start_node(daemon.address(), "node", 1000);
     report_measurement(&format!("1,000 topics were registered after {:?}", began.elapsed()));
-    assert_eq!(threads(&node, "cortex-advertis"), 1);
+    assert_eq!(count_threads(&node, "cortex-advertis"), 1);
     let mut client = client(daemon.address());
     assert_eq!(client.list_topics().unwrap().len(), 1000);
     node.signal(Signal::KILL);
@@ -381,7 +385,7 @@ fn a_thousand_topics_need_one_thread_and_go_with_their_process() {
 #[test]
 fn a_node_that_ends_takes_its_topics_along() {
     let daemon = Daemon::start();
-    let mut node = node(daemon.address(), "node", 3);
+    let mut node = start_node(daemon.address(), "node", 3);
     node.close_stdin();
     let output = node.wait();
     assert_eq!(output.code, Some(0), "{}", output.stderr);
@@ -397,12 +401,12 @@ fn the_example_survives_daemons() {
     let mut example = Process::spawn(&mut command);
     for _ in 0..2 {
         let daemon = DaemonBuilder::at(&test_dir).args(["--no-state"]).start();
-        wait_until_there(daemon.address(), "/camera/image");
+        wait_until_registered(daemon.address(), "/camera/image");
         let _ = daemon.kill();
     }
     let daemon = DaemonBuilder::at(&test_dir).start();
-    wait_until_there(daemon.address(), "/camera/image");
+    wait_until_registered(daemon.address(), "/camera/image");
     example.close_stdin();
     assert_eq!(example.wait().code, Some(0));
-    assert!(!is_there(daemon.address(), "/camera/image"));
+    assert!(!is_registered_at(daemon.address(), "/camera/image"));
 }

@@ -51,21 +51,21 @@ fn client(address: &str) -> AsyncDiscoveryClient {
     client_with(address, TIMEOUT, 0)
 }
 
-fn is_unanswered<T>(result: &Result<T, Error>) -> bool {
+fn is_no_answer<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::NoAnswer { .. }))
 }
 
-fn found(name: &str) -> Vec<u8> {
+fn topic_reply(name: &str) -> Vec<u8> {
     let topic_info = Some(topic(name, "node"));
     DiscoveryResponse { topic_info, ..DiscoveryResponse::new(DiscoveryStatus::Ok, "") }.to_bytes()
 }
 
-fn says(status: DiscoveryStatus, message: &str) -> Vec<u8> {
+fn status_reply(status: DiscoveryStatus, message: &str) -> Vec<u8> {
     DiscoveryResponse::new(status, message).to_bytes()
 }
 
 /// Which topic a request is about.
-fn asked_for(request: &Request) -> String {
+fn requested_topic(request: &Request) -> String {
     DiscoveryRequest::from_bytes(&request.body).unwrap().topic_name.unwrap_or_default()
 }
 
@@ -114,16 +114,18 @@ fn a_client_is_shared_by_threads_and_so_are_its_calls() {
 #[test]
 fn without_a_runtime_there_is_an_error_and_no_panic() {
     let address = TestDir::new().address();
-    let made = AsyncDiscoveryClient::connect(address).map(drop);
-    assert_eq!(made, Err(Error::NoRuntime));
+    let built = AsyncDiscoveryClient::connect(address).map(drop);
+    assert_eq!(built, Err(Error::NoRuntime));
 }
 
 #[tokio::test]
 async fn an_address_that_is_none_is_told_when_the_client_is_made() {
     for address in ["", "nonsense", "ipc", "tcp://127.0.0.1", "udp+x://y", "ipc:///a\0b"] {
-        let made = AsyncDiscoveryClient::connect(address).map(drop);
-        let Err(Error::Address { address: told, .. }) = made else { panic!("{address}: {made:?}") };
-        assert_eq!(told, address);
+        let built = AsyncDiscoveryClient::connect(address).map(drop);
+        let Err(Error::Address { address: in_error, .. }) = built else {
+            panic!("{address}: {built:?}")
+        };
+        assert_eq!(in_error, address);
     }
 }
 
@@ -149,7 +151,7 @@ async fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
     assert_eq!(registered.as_ref(), Err(&no_answer));
     assert_eq!(unregistered.as_ref(), Err(&no_answer));
     assert_eq!(shut_down.as_ref(), Err(&no_answer));
-    assert!(is_unanswered(&waited), "{waited:?}");
+    assert!(is_no_answer(&waited), "{waited:?}");
 }
 
 #[tokio::test]
@@ -157,7 +159,7 @@ async fn with_no_time_at_all_nothing_is_sent() {
     let daemon = Daemon::start();
     let client = client_with(daemon.address(), Duration::ZERO, 3);
     for _ in 0..100 {
-        assert!(is_unanswered(&client.register_topic(&topic("/x", "n")).await));
+        assert!(is_no_answer(&client.register_topic(&topic("/x", "n")).await));
     }
     assert_eq!(self::client(daemon.address()).list_topics().await, Ok(Vec::new()));
 }
@@ -172,9 +174,9 @@ async fn timers_are_on_time_while_five_requests_wait_for_a_daemon_that_is_not_th
             tokio::spawn(async move { client.ping().await })
         })
         .collect();
-    let worst = worst_delay_until(async {
+    let worst = worst_timer_delay(async {
         for call in calls {
-            assert!(is_unanswered(&call.await.unwrap()));
+            assert!(is_no_answer(&call.await.unwrap()));
         }
     })
     .await;
@@ -184,7 +186,7 @@ async fn timers_are_on_time_while_five_requests_wait_for_a_daemon_that_is_not_th
 }
 
 /// How late a timer of 10 ms was at worst, until `work` was done.
-async fn worst_delay_until(work: impl Future<Output = ()>) -> Duration {
+async fn worst_timer_delay(work: impl Future<Output = ()>) -> Duration {
     let mut work = pin!(work);
     let mut timer = time::interval(Duration::from_millis(10));
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -199,7 +201,7 @@ async fn worst_delay_until(work: impl Future<Output = ()>) -> Duration {
 }
 
 /// Registers and looks up so many topics, all at once, on one connection.
-async fn everything_at_once(client: &AsyncDiscoveryClient, count: usize) {
+async fn register_and_look_up_all(client: &AsyncDiscoveryClient, count: usize) {
     let mut registering = JoinSet::new();
     for number in 0..count {
         let client = client.clone();
@@ -215,24 +217,24 @@ async fn everything_at_once(client: &AsyncDiscoveryClient, count: usize) {
 
 /// Asks for so many topics at once: each reply has to be that of its own request.
 async fn look_up_all(client: &AsyncDiscoveryClient, count: usize) {
-    let mut asking = JoinSet::new();
+    let mut calls = JoinSet::new();
     for number in 0..count {
         let client = client.clone();
-        asking.spawn(async move {
+        calls.spawn(async move {
             let name = format!("/topic/{number}");
             assert_eq!(client.lookup_topic(&name).await, Ok(topic(&name, "node")));
         });
     }
-    asking.join_all().await;
+    calls.join_all().await;
 }
 
 #[tokio::test]
 async fn a_thousand_requests_at_once_on_one_connection() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
-    until_connections(&client, 1).await;
+    wait_for_connections(&client, 1).await;
     let began = Instant::now();
-    let worst = worst_delay_until(everything_at_once(&client, 1000)).await;
+    let worst = worst_timer_delay(register_and_look_up_all(&client, 1000)).await;
     let took = began.elapsed();
     report_measurement(&format!(
         "2,000 requests took {took:?}; a 10 ms timer was late by {worst:?}"
@@ -241,23 +243,23 @@ async fn a_thousand_requests_at_once_on_one_connection() {
     assert!(worst < Duration::from_millis(2500), "{worst:?}");
     let other = self::client(daemon.address());
     drop(client);
-    until_connections(&other, 1).await;
+    wait_for_connections(&other, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_requests_at_once_on_one_connection_to_the_reference() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
-    everything_at_once(&client(&daemon.address()), 1000).await;
+    register_and_look_up_all(&client(&daemon.address()), 1000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_wake_up_is_missed_by_many_askers_on_many_threads() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
-    let mut asking = JoinSet::new();
+    let mut calls = JoinSet::new();
     for asker in 0..32_usize {
         let client = client.clone();
-        asking.spawn(async move {
+        calls.spawn(async move {
             // Between one request at a time and all at once there is every mixture.
             for round in 0..200 {
                 if (asker + round) % 7 == 0 {
@@ -267,7 +269,7 @@ async fn no_wake_up_is_missed_by_many_askers_on_many_threads() {
             }
         });
     }
-    asking.join_all().await;
+    calls.join_all().await;
 }
 
 #[tokio::test]
@@ -283,13 +285,17 @@ async fn no_wake_up_is_missed_by_one_asker_after_another() {
 
 #[tokio::test]
 async fn replies_in_any_order_find_their_askers() {
-    let mut held = Vec::new();
+    let mut delayed = Vec::new();
     let daemon = ScriptedDaemon::start(move |request| {
-        held.push(request);
-        if held.len() < 100 {
+        delayed.push(request);
+        if delayed.len() < 100 {
             return Vec::new();
         }
-        held.drain(..).rev().map(|request| request.reply(found(&asked_for(&request)))).collect()
+        delayed
+            .drain(..)
+            .rev()
+            .map(|request| request.reply(topic_reply(&requested_topic(&request))))
+            .collect()
     });
     let client = client(&daemon.address());
     look_up_all(&client, 100).await;
@@ -297,18 +303,18 @@ async fn replies_in_any_order_find_their_askers() {
 
 #[tokio::test]
 async fn late_replies_to_calls_that_timed_out_or_were_dropped_reach_nobody() {
-    let mut held: Vec<Request> = Vec::new();
+    let mut delayed: Vec<Request> = Vec::new();
     let daemon = ScriptedDaemon::start(move |request| {
-        if asked_for(&request) == "/late" {
-            held.push(request);
+        if requested_topic(&request) == "/late" {
+            delayed.push(request);
             return Vec::new();
         }
-        let late = held.drain(..).map(|late| late.reply(found("/late")));
-        late.chain([request.reply(found("/wanted"))]).collect()
+        let late = delayed.drain(..).map(|late| late.reply(topic_reply("/late")));
+        late.chain([request.reply(topic_reply("/wanted"))]).collect()
     });
     let client = client_with(&daemon.address(), SHORT_TIMEOUT, 0);
     for _ in 0..3 {
-        assert!(is_unanswered(&client.lookup_topic("/late").await));
+        assert!(is_no_answer(&client.lookup_topic("/late").await));
         assert_eq!(client.lookup_topic("/wanted").await, Ok(topic("/wanted", "node")));
         let dropped = time::timeout(Duration::from_millis(50), client.lookup_topic("/late")).await;
         assert!(dropped.is_err());
@@ -319,25 +325,26 @@ async fn late_replies_to_calls_that_timed_out_or_were_dropped_reach_nobody() {
 #[tokio::test]
 async fn retries_are_counted_after_the_first_attempt() {
     for (answered, retries, expected) in [(2, 0, false), (3, 2, true), (3, 1, false)] {
-        let mut seen = 0;
+        let mut received = 0;
         let daemon = ScriptedDaemon::start(move |request| {
-            seen += 1;
-            let pong = (seen == answered).then(|| request.reply(says(DiscoveryStatus::Ok, "pong")));
+            received += 1;
+            let pong = (received == answered)
+                .then(|| request.reply(status_reply(DiscoveryStatus::Ok, "pong")));
             pong.into_iter().collect()
         });
         let pinged = client_with(&daemon.address(), SHORT_TIMEOUT, retries).ping().await;
         assert_eq!(pinged.is_ok(), expected, "{pinged:?}");
-        assert_eq!(is_unanswered(&pinged), !expected, "{pinged:?}");
+        assert_eq!(is_no_answer(&pinged), !expected, "{pinged:?}");
     }
 }
 
 #[tokio::test]
 async fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
-    let mut seen = 0;
+    let mut received = 0;
     let daemon = ScriptedDaemon::start(move |request| {
-        seen += 1;
-        let missing = says(DiscoveryStatus::NotFound, "Topic /x not found");
-        (seen % 2 == 0).then(|| request.reply(missing)).into_iter().collect()
+        received += 1;
+        let missing = status_reply(DiscoveryStatus::NotFound, "Topic /x not found");
+        (received % 2 == 0).then(|| request.reply(missing)).into_iter().collect()
     });
     assert_eq!(
         client_with(&daemon.address(), SHORT_TIMEOUT, 1).unregister_topic("/x").await,
@@ -348,8 +355,8 @@ async fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
 #[tokio::test]
 async fn nonsense_is_an_error_of_the_call_that_it_answers_and_of_no_other() {
     let daemon = ScriptedDaemon::start(|mut request| {
-        let found = found(&asked_for(&request));
-        match asked_for(&request).as_str() {
+        let found = topic_reply(&requested_topic(&request));
+        match requested_topic(&request).as_str() {
             "/nonsense" => vec![request.reply("nonsense")],
             "/parts" => {
                 request.envelope.push(found);
@@ -391,25 +398,25 @@ async fn nonsense_is_an_error_of_the_call_that_it_answers_and_of_no_other() {
 async fn a_register_that_was_given_up_is_not_carried_out_by_a_daemon_that_starts_later() {
     let test_dir = TestDir::new();
     let client = client_with(&test_dir.address(), Duration::from_millis(100), 1);
-    assert!(is_unanswered(&client.register_topic(&topic("/timed/out", "node")).await));
+    assert!(is_no_answer(&client.register_topic(&topic("/timed/out", "node")).await));
     let dropped = topic("/dropped", "node");
     let dropped = time::timeout(Duration::from_millis(50), client.register_topic(&dropped)).await;
     assert!(dropped.is_err());
     // Somebody takes the connection, and is no daemon.
     let silent = UnixListener::bind(test_dir.socket()).unwrap();
-    assert!(is_unanswered(&client.register_topic(&topic("/silent", "node")).await));
+    assert!(is_no_answer(&client.register_topic(&topic("/silent", "node")).await));
     let taken = silent.accept().unwrap();
-    assert!(is_unanswered(&client.register_topic(&topic("/taken", "node")).await));
+    assert!(is_no_answer(&client.register_topic(&topic("/taken", "node")).await));
     drop((silent, taken));
 
     let daemon = DaemonBuilder::at(&test_dir).start();
     let patient = self::client(daemon.address());
-    until_reached(&client).await;
+    wait_for_daemon(&client).await;
     assert_eq!(patient.list_topics().await, Ok(Vec::new()));
 }
 
 /// Calls until a daemon answers: one call alone may be too hasty for that.
-async fn until_reached(client: &AsyncDiscoveryClient) {
+async fn wait_for_daemon(client: &AsyncDiscoveryClient) {
     let reached = async { while client.ping().await.is_err() {} };
     time::timeout(TIMEOUT, reached).await.unwrap();
 }
@@ -455,9 +462,9 @@ async fn a_shutdown_is_always_answered_although_the_daemon_goes_at_once() {
 #[tokio::test]
 async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
     let test_dir = TestDir::new();
-    let (asked, was_asked) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let first = ScriptedDaemon::start_at(&test_dir, move |request| {
-        asked.send(request.body).unwrap();
+        sender.send(request.body).unwrap();
         Vec::new()
     });
     let client = client_with(&test_dir.address(), SHORT_TIMEOUT, 0);
@@ -465,13 +472,13 @@ async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
         let client = client.clone();
         async move { client.shutdown().await }
     });
-    let asked = tokio::task::spawn_blocking(move || was_asked.recv_timeout(TIMEOUT)).await;
-    let asked = DiscoveryRequest::from_bytes(&asked.unwrap().unwrap()).unwrap();
-    assert_eq!(asked.command, RequestedCommand::Known(DiscoveryCommand::Shutdown));
+    let received = tokio::task::spawn_blocking(move || receiver.recv_timeout(TIMEOUT)).await;
+    let request = DiscoveryRequest::from_bytes(&received.unwrap().unwrap()).unwrap();
+    assert_eq!(request.command, RequestedCommand::Known(DiscoveryCommand::Shutdown));
     drop(first);
     let daemon = DaemonBuilder::at(&test_dir).start();
-    assert!(is_unanswered(&ending.await.unwrap()));
-    until_reached(&client).await;
+    assert!(is_no_answer(&ending.await.unwrap()));
+    wait_for_daemon(&client).await;
     daemon.assert_serves();
 }
 
@@ -487,21 +494,21 @@ async fn requests_and_waits_outlive_a_daemon_that_is_killed_and_comes_back() {
         });
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::new(AtomicUsize::new(0));
-    let mut asking = JoinSet::new();
+    let pings = Arc::new(AtomicUsize::new(0));
+    let mut calls = JoinSet::new();
     for _ in 0..8 {
-        let (client, stop, asked) = (client.clone(), Arc::clone(&stop), Arc::clone(&asked));
-        asking.spawn(async move {
+        let (client, stop, pings) = (client.clone(), Arc::clone(&stop), Arc::clone(&pings));
+        calls.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 client.ping().await.unwrap();
-                asked.fetch_add(1, Ordering::Relaxed);
+                pings.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
     for _ in 0..4 {
         let daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
-        let before = asked.load(Ordering::Relaxed);
-        eventually_async("it is asked", || asked.load(Ordering::Relaxed) >= before + 100).await;
+        let before = pings.load(Ordering::Relaxed);
+        eventually_async("it is asked", || pings.load(Ordering::Relaxed) >= before + 100).await;
         let _ = daemon.kill();
     }
     let _daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
@@ -510,7 +517,7 @@ async fn requests_and_waits_outlive_a_daemon_that_is_killed_and_comes_back() {
     }
     assert_eq!(waiting.join_all().await.len(), 50);
     stop.store(true, Ordering::Relaxed);
-    asking.join_all().await;
+    calls.join_all().await;
 }
 
 #[tokio::test]
@@ -522,18 +529,18 @@ async fn a_parked_wait_is_parked_again_at_once_when_the_daemon_was_killed() {
         let client = client.clone();
         async move { client.wait_for_topic("/x", TIMEOUT).await }
     });
-    until_waiting(&client, 1).await;
+    wait_for_parked_waits(&client, 1).await;
     let _ = daemon.kill();
     let _daemon = DaemonBuilder::at(&test_dir).start();
-    until_waiting(&client, 1).await;
+    wait_for_parked_waits(&client, 1).await;
     let began = Instant::now();
     client.register_topic(&topic("/x", "node")).await.unwrap();
     assert_eq!(waiting.await.unwrap(), Ok(topic("/x", "node")));
     report_measurement(&format!("from REGISTER to the end of the wait: {:?}", began.elapsed()));
 }
 
-async fn until_waiting(client: &AsyncDiscoveryClient, wanted: u64) {
-    until_counted(client, "waits", wanted).await;
+async fn wait_for_parked_waits(client: &AsyncDiscoveryClient, wanted: u64) {
+    wait_for_counter(client, "waits", wanted).await;
 }
 
 /// How many connections the daemon has.
@@ -541,11 +548,11 @@ async fn connections(client: &AsyncDiscoveryClient) -> u64 {
     client.stats().await.unwrap()["connections"]
 }
 
-async fn until_connections(client: &AsyncDiscoveryClient, wanted: u64) {
-    until_counted(client, "connections", wanted).await;
+async fn wait_for_connections(client: &AsyncDiscoveryClient, wanted: u64) {
+    wait_for_counter(client, "connections", wanted).await;
 }
 
-async fn until_counted(client: &AsyncDiscoveryClient, what: &str, wanted: u64) {
+async fn wait_for_counter(client: &AsyncDiscoveryClient, what: &str, wanted: u64) {
     let counting = async { while client.stats().await.unwrap()[what] != wanted {} };
     time::timeout(TIMEOUT, counting).await.unwrap_or_else(|_| panic!("not {wanted} {what}"));
 }
@@ -557,7 +564,7 @@ async fn a_wait_that_is_dropped_or_over_is_not_parked_any_more() {
     let waited = Duration::from_millis(200);
     let over = client.wait_for_topic("/x", waited).await;
     assert_eq!(over, Err(Error::WaitTimedOut { topic: "/x".into(), waited }));
-    until_waiting(&client, 0).await;
+    wait_for_parked_waits(&client, 0).await;
 }
 
 #[tokio::test]
@@ -572,7 +579,7 @@ async fn a_thousand_waits_on_one_connection_end_each_with_its_topic() {
             assert_eq!(client.wait_for_topic(&name, TIMEOUT).await, Ok(topic(&name, "node")));
         });
     }
-    until_waiting(&client, 1000).await;
+    wait_for_parked_waits(&client, 1000).await;
     for number in (0..1000).rev() {
         client.register_topic(&topic(&format!("/topic/{number}"), "node")).await.unwrap();
     }
@@ -593,17 +600,17 @@ async fn a_wait_at_the_reference_looks_again_and_again() {
 
 #[test]
 fn calls_end_with_an_error_when_their_runtime_does() {
-    let nobody = TestDir::new().address();
+    let unused_address = TestDir::new().address();
     // One that keeps a wait asleep between two lookups.
     let legacy = ScriptedDaemon::start(|request| {
-        vec![request.reply(says(DiscoveryStatus::NotFound, "Topic /x not found"))]
+        vec![request.reply(status_reply(DiscoveryStatus::NotFound, "Topic /x not found"))]
     });
-    let theirs = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (client, polling) = theirs.block_on(async {
+    let their_runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (client, polling) = their_runtime.block_on(async {
         let builder = AsyncDiscoveryClient::builder().address(legacy.address()).timeout(TIMEOUT);
-        (client(&nobody), builder.poll_interval(TIMEOUT).build_async().unwrap())
+        (client(&unused_address), builder.poll_interval(TIMEOUT).build_async().unwrap())
     });
-    let ours = current_thread();
+    let our_runtime = current_thread();
     let mut calls = JoinSet::new();
     for number in 0..12 {
         let (client, polling) = (client.clone(), polling.clone());
@@ -614,11 +621,11 @@ fn calls_end_with_an_error_when_their_runtime_does() {
                 _ => polling.wait_for_topic("/x", TIMEOUT).await.map(drop),
             }
         };
-        calls.spawn_on(call, ours.handle());
+        calls.spawn_on(call, our_runtime.handle());
     }
-    ours.block_on(async {
+    our_runtime.block_on(async {
         assert!(time::timeout(QUIET_PERIOD, calls.join_next()).await.is_err(), "all wait");
-        tokio::task::spawn_blocking(move || drop(theirs)).await.unwrap();
+        tokio::task::spawn_blocking(move || drop(their_runtime)).await.unwrap();
         while let Some(call) = calls.join_next().await {
             assert_eq!(call.unwrap(), Err(Error::NoRuntime));
         }
@@ -628,14 +635,14 @@ fn calls_end_with_an_error_when_their_runtime_does() {
 
 #[test]
 fn a_call_may_be_awaited_on_any_executor() {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
+    struct ThreadWaker(Thread);
+    impl Wake for ThreadWaker {
         fn wake(self: Arc<Self>) {
             self.0.unpark();
         }
     }
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
         let mut future = pin!(future);
         loop {
             match future.as_mut().poll(&mut Context::from_waker(&waker)) {
@@ -653,7 +660,7 @@ fn a_call_may_be_awaited_on_any_executor() {
     let over = block_on(client.wait_for_topic("/x", waited));
     assert_eq!(over, Err(Error::WaitTimedOut { topic: "/x".into(), waited }));
     let _ = daemon.kill();
-    assert!(is_unanswered(&block_on(client.ping())));
+    assert!(is_no_answer(&block_on(client.ping())));
 }
 
 /// The clock stands still and jumps whenever nobody has anything to do. So no time is left for an
@@ -662,9 +669,9 @@ fn a_call_may_be_awaited_on_any_executor() {
 async fn a_clock_that_jumps_ends_every_call() {
     let began = Instant::now();
     let client = client_with(&TestDir::new().address(), Duration::from_secs(3600), 5);
-    assert!(is_unanswered(&client.ping().await));
+    assert!(is_no_answer(&client.ping().await));
     let waited = client.wait_for_topic("/x", Duration::from_secs(24 * 3600)).await;
-    assert!(is_unanswered(&waited), "{waited:?}");
+    assert!(is_no_answer(&waited), "{waited:?}");
     assert!(began.elapsed() < TIMEOUT);
 }
 
@@ -686,7 +693,7 @@ async fn a_peer_that_hangs_up_at_once_is_not_called_again_and_again() {
         }
     });
     let client = client_with(&test_dir.address(), SHORT_TIMEOUT, 0);
-    assert!(is_unanswered(&client.ping().await));
+    assert!(is_no_answer(&client.ping().await));
     let taken = taken.load(Ordering::Relaxed);
     assert!((2..20).contains(&taken), "{taken} connections within a second");
 }
@@ -707,7 +714,7 @@ impl Proxy {
         thread::spawn(move || {
             while let Ok((near, _)) = listener.accept() {
                 let far = TcpStream::connect(&to).unwrap();
-                let born = current.load(Ordering::SeqCst);
+                let own_generation = current.load(Ordering::SeqCst);
                 for (mut from, mut to) in
                     [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)]
                 {
@@ -715,7 +722,7 @@ impl Proxy {
                     thread::spawn(move || {
                         let mut buffer = [0; 4096];
                         while let Ok(count @ 1..) = from.read(&mut buffer) {
-                            if current.load(Ordering::SeqCst) == born
+                            if current.load(Ordering::SeqCst) == own_generation
                                 && to.write_all(&buffer[..count]).is_err()
                             {
                                 return;
@@ -729,7 +736,7 @@ impl Proxy {
     }
 
     /// All connections that there are pass nothing on any more, and are not closed.
-    fn let_hang(&self) {
+    fn stall_connections(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -743,9 +750,9 @@ async fn a_connection_that_is_dead_without_a_word_is_replaced() {
     for _ in 0..3 {
         hasty.ping().await.unwrap();
         persistent.ping().await.unwrap();
-        proxy.let_hang();
+        proxy.stall_connections();
         let (alone, repeated) = tokio::join!(hasty.ping(), persistent.ping());
-        assert!(is_unanswered(&alone), "{alone:?}");
+        assert!(is_no_answer(&alone), "{alone:?}");
         assert_eq!(repeated, Ok(()), "the second attempt has a new connection");
     }
 }
@@ -754,19 +761,19 @@ async fn a_connection_that_is_dead_without_a_word_is_replaced() {
 #[tokio::test]
 async fn a_connection_on_which_others_are_answered_is_kept() {
     let connections = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&connections);
+    let received = Arc::clone(&connections);
     let mut peers = std::collections::HashSet::new();
     let daemon = ScriptedDaemon::start(move |request| {
         if peers.insert(request.envelope[0].clone()) {
-            seen.fetch_add(1, Ordering::Relaxed);
+            received.fetch_add(1, Ordering::Relaxed);
         }
-        let name = asked_for(&request);
-        if name == "/never" { Vec::new() } else { vec![request.reply(found(&name))] }
+        let name = requested_topic(&request);
+        if name == "/never" { Vec::new() } else { vec![request.reply(topic_reply(&name))] }
     });
     let client = client_with(&daemon.address(), SHORT_TIMEOUT, 0);
     let never = async {
         for _ in 0..2 {
-            assert!(is_unanswered(&client.lookup_topic("/never").await));
+            assert!(is_no_answer(&client.lookup_topic("/never").await));
         }
     };
     let mut never = pin!(never);
@@ -785,7 +792,7 @@ async fn a_dropped_client_leaves_no_connection_and_no_task() {
     let daemon = Daemon::start();
     let first = client(daemon.address());
     first.ping().await.unwrap();
-    until_connections(&first, 1).await;
+    wait_for_connections(&first, 1).await;
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let clients: Vec<_> = (0..10).map(|_| client(daemon.address())).collect();
     for client in &clients {
@@ -795,22 +802,22 @@ async fn a_dropped_client_leaves_no_connection_and_no_task() {
     drop(clients);
     let metrics = tokio::runtime::Handle::current().metrics();
     eventually_async("the tasks have ended", || metrics.num_alive_tasks() <= tasks).await;
-    until_connections(&first, 1).await;
+    wait_for_connections(&first, 1).await;
 }
 
 #[tokio::test]
 async fn thousands_of_requests_wait_for_a_daemon_that_is_not_there_yet() {
     let test_dir = TestDir::new();
     let client = client(&test_dir.address());
-    let mut asking = JoinSet::new();
+    let mut calls = JoinSet::new();
     for number in 0..5000 {
         let client = client.clone();
         let info = TopicInfo { fingerprint: number, ..topic("/x", "node") };
-        asking.spawn(async move { client.register_topic(&info).await });
+        calls.spawn(async move { client.register_topic(&info).await });
     }
-    assert!(time::timeout(QUIET_PERIOD, asking.join_next()).await.is_err(), "nobody answers yet");
+    assert!(time::timeout(QUIET_PERIOD, calls.join_next()).await.is_err(), "nobody answers yet");
     let _daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
-    while let Some(registered) = asking.join_next().await {
+    while let Some(registered) = calls.join_next().await {
         registered.unwrap().unwrap();
     }
     assert_eq!(client.lookup_topic("/x").await.unwrap().fingerprint, 4999, "in their order");
@@ -818,13 +825,13 @@ async fn thousands_of_requests_wait_for_a_daemon_that_is_not_there_yet() {
 
 /// The topics as a watch's events tell them.
 #[derive(Debug, Default, PartialEq)]
-struct View {
+struct TopicView {
     topics: Vec<TopicInfo>,
     revision: Option<u64>,
     resyncs: usize,
 }
 
-impl View {
+impl TopicView {
     fn apply(&mut self, event: WatchEvent) {
         match event {
             WatchEvent::Snapshot { topics, revision, is_resync } => {
@@ -865,7 +872,7 @@ async fn a_watch_tells_what_there_is_and_what_happens_also_through_restarts() {
     let client = client(&test_dir.address());
     client.register_topic(&topic("/present", "node")).await.unwrap();
     let mut watch = client.watch(None).unwrap();
-    let mut view = View::default();
+    let mut view = TopicView::default();
     view.follow(&mut watch, |view| view.topics == [topic("/present", "node")]).await;
     for round in 0..3 {
         let info = TopicInfo { fingerprint: round, ..topic("/x", "node") };
@@ -885,16 +892,16 @@ async fn a_watch_tells_what_there_is_and_what_happens_also_through_restarts() {
 async fn watches_and_requests_share_a_connection() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
-    until_connections(&client, 1).await;
+    wait_for_connections(&client, 1).await;
     let mut watching = JoinSet::new();
     for number in 0..100 {
         let mut watch = client.watch(Some(&format!("/topic/{number}/**"))).unwrap();
         watching.spawn(async move {
-            let mut view = View::default();
+            let mut view = TopicView::default();
             view.follow(&mut watch, |view| view.topics.len() == 2).await;
         });
     }
-    until_counted(&client, "watches", 100).await;
+    wait_for_counter(&client, "watches", 100).await;
     for number in 0..200 {
         let name = format!("/topic/{}/{number}", number % 100);
         client.register_topic(&topic(&name, "node")).await.unwrap();
@@ -909,7 +916,7 @@ async fn a_watch_whose_futures_are_dropped_all_the_time_loses_nothing() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     let mut watch = client.watch(Some("/x/*")).unwrap();
-    let mut view = View::default();
+    let mut view = TopicView::default();
     let registering = async {
         for number in 0..300 {
             client.register_topic(&topic(&format!("/x/{number}"), "node")).await.unwrap();
@@ -938,7 +945,7 @@ async fn a_watch_at_the_reference_compares_lists() {
     let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(TIMEOUT);
     let client = builder.poll_interval(Duration::from_millis(20)).build_async().unwrap();
     let mut watch = client.watch(Some("/x*")).unwrap();
-    let mut view = View::default();
+    let mut view = TopicView::default();
     client.register_topic(&topic("/y", "node")).await.unwrap();
     client.register_topic(&topic("/x", "node")).await.unwrap();
     view.follow(&mut watch, |view| view.topics == [topic("/x", "node")]).await;
@@ -957,11 +964,11 @@ async fn a_watch_at_the_reference_compares_lists() {
 #[tokio::test]
 async fn a_watch_that_cannot_be_is_told() {
     let refusing = ScriptedDaemon::start(|request| {
-        vec![request.reply(says(DiscoveryStatus::Error, "not today"))]
+        vec![request.reply(status_reply(DiscoveryStatus::Error, "not today"))]
     });
     let client = client(&refusing.address());
-    let made = client.watch(Some("/[a")).map(drop);
-    assert!(matches!(made, Err(Error::Filter { .. })), "{made:?}");
+    let built = client.watch(Some("/[a")).map(drop);
+    assert!(matches!(built, Err(Error::Filter { .. })), "{built:?}");
     let refused = Error::Refused { message: "not today".into() };
     let mut watch = client.watch(None).unwrap();
     for _ in 0..3 {
@@ -993,13 +1000,13 @@ fn a_watch_is_a_stream_that_ends_with_the_runtime() {
     drop(client);
     let next =
         async |watch: &mut AsyncWatch| poll_fn(|cx| Pin::new(&mut *watch).poll_next(cx)).await;
-    let ours = current_thread();
-    let first = ours.block_on(next(&mut watch));
+    let our_runtime = current_thread();
+    let first = our_runtime.block_on(next(&mut watch));
     assert!(matches!(first, Some(Ok(WatchEvent::Snapshot { is_resync: false, .. }))), "{first:?}");
     drop(runtime);
-    assert_eq!(ours.block_on(next(&mut watch)), Some(Err(Error::NoRuntime)));
-    assert_eq!(ours.block_on(next(&mut watch)), None);
-    assert_eq!(ours.block_on(watch.next_event()), Err(Error::NoRuntime));
+    assert_eq!(our_runtime.block_on(next(&mut watch)), Some(Err(Error::NoRuntime)));
+    assert_eq!(our_runtime.block_on(next(&mut watch)), None);
+    assert_eq!(our_runtime.block_on(watch.next_event()), Err(Error::NoRuntime));
 }
 
 #[tokio::test]
@@ -1029,7 +1036,7 @@ async fn an_advertised_topic_comes_back_and_goes_with_its_guard() {
     }
     let _daemon = DaemonBuilder::at(&test_dir).args(["--no-state"]).start();
     let mut watch = client.watch(None).unwrap();
-    let mut view = View::default();
+    let mut view = TopicView::default();
     view.follow(&mut watch, |view| view.topics.len() == 1).await;
     drop(guard);
     view.follow(&mut watch, |view| view.topics.is_empty()).await;
@@ -1044,11 +1051,11 @@ async fn an_advertised_topic_comes_back_and_goes_with_its_guard() {
 async fn a_later_advertisement_is_told_to_who_waits_for_the_former() {
     let client = client(&TestDir::new().address());
     let former = client.advertise(topic("/x", "node")).unwrap();
-    let (told, later) = tokio::join!(former.registered(), async {
+    let (result, later) = tokio::join!(former.registered(), async {
         tokio::task::yield_now().await;
         client.advertise(topic("/x", "node")).unwrap()
     });
-    assert_eq!(told, Err(Error::Replaced { topic: "/x".into() }));
+    assert_eq!(result, Err(Error::Replaced { topic: "/x".into() }));
     drop(later);
 }
 
@@ -1064,21 +1071,21 @@ async fn timers_are_on_time_while_guards_are_dropped_and_the_daemon_says_nothing
         guards.push(guard);
     }
     daemon.signal(Signal::STOP);
-    let worst = worst_delay_until(async {
+    let worst = worst_timer_delay(async {
         drop(guards);
-        let mute = client.advertise(topic("/mute", "node")).unwrap();
-        assert!(time::timeout(QUIET_PERIOD, mute.registered()).await.is_err());
-        let end = time::timeout(TIMEOUT, mute.unregister_async()).await.unwrap();
+        let unanswered = client.advertise(topic("/mute", "node")).unwrap();
+        assert!(time::timeout(QUIET_PERIOD, unanswered.registered()).await.is_err());
+        let end = time::timeout(TIMEOUT, unanswered.unregister_async()).await.unwrap();
         assert!(end.is_err() || end == Ok(()));
     })
     .await;
     report_measurement(&format!("a 10 ms timer was late by {worst:?} at worst"));
     assert!(worst < Duration::from_millis(2500), "{worst:?}");
     daemon.signal(Signal::CONT);
-    until_none_is_left(&client).await;
+    wait_until_no_topics(&client).await;
 }
 
-async fn until_none_is_left(client: &AsyncDiscoveryClient) {
+async fn wait_until_no_topics(client: &AsyncDiscoveryClient) {
     let going = async { while !client.list_topics().await.unwrap().is_empty() {} };
     time::timeout(TIMEOUT, going).await.unwrap();
 }

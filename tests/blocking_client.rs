@@ -17,7 +17,7 @@ use cortex_tests::scripted_daemon::{Reply, Request, ScriptedDaemon};
 /// that never does.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-fn hasty_client(address: &str, retries: u32) -> DiscoveryClient {
+fn short_timeout_client(address: &str, retries: u32) -> DiscoveryClient {
     DiscoveryClient::builder()
         .address(address)
         .timeout(SHORT_TIMEOUT)
@@ -26,27 +26,27 @@ fn hasty_client(address: &str, retries: u32) -> DiscoveryClient {
         .unwrap()
 }
 
-fn found(name: &str) -> Vec<u8> {
+fn topic_reply(name: &str) -> Vec<u8> {
     let topic_info = Some(topic(name, "node"));
     DiscoveryResponse { topic_info, ..DiscoveryResponse::new(DiscoveryStatus::Ok, "") }.to_bytes()
 }
 
-fn says(status: DiscoveryStatus, message: &str) -> Vec<u8> {
+fn status_reply(status: DiscoveryStatus, message: &str) -> Vec<u8> {
     DiscoveryResponse::new(status, message).to_bytes()
 }
 
 /// A daemon that gives the same answer to everything.
-fn always(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
+fn daemon_that_replies(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
     let body = body.into();
     ScriptedDaemon::start(move |request| vec![request.reply(body.clone())])
 }
 
 /// A daemon that answers only the request of this number, counted from 1.
-fn only(number: usize, body: Vec<u8>) -> ScriptedDaemon {
-    let mut seen = 0;
+fn daemon_that_answers_only(number: usize, body: Vec<u8>) -> ScriptedDaemon {
+    let mut received = 0;
     ScriptedDaemon::start(move |request| {
-        seen += 1;
-        if seen == number { vec![request.reply(body.clone())] } else { Vec::new() }
+        received += 1;
+        if received == number { vec![request.reply(body.clone())] } else { Vec::new() }
     })
 }
 
@@ -79,15 +79,17 @@ fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
 #[test]
 fn an_address_that_is_none_is_told_when_the_client_is_made() {
     for address in ["", "nonsense", "ipc", "tcp://127.0.0.1", "udp+x://y"] {
-        let made = DiscoveryClient::builder().address(address).build().map(drop);
-        let Err(Error::Address { address: told, .. }) = made else { panic!("{address}: {made:?}") };
-        assert_eq!(told, address);
+        let built = DiscoveryClient::builder().address(address).build().map(drop);
+        let Err(Error::Address { address: in_error, .. }) = built else {
+            panic!("{address}: {built:?}")
+        };
+        assert_eq!(in_error, address);
     }
 }
 
 #[test]
 fn a_refusal_is_told_in_the_daemons_words() {
-    let daemon = always(says(DiscoveryStatus::Error, "not today"));
+    let daemon = daemon_that_replies(status_reply(DiscoveryStatus::Error, "not today"));
     let mut client = client(&daemon.address());
     let refused = Error::Refused { message: "not today".into() };
     assert_eq!(client.ping(), Err(refused.clone()));
@@ -128,32 +130,32 @@ fn our_daemon_refuses_what_exceeds_a_limit() {
 
 #[test]
 fn an_answer_that_cannot_be_read_is_an_error_of_its_own() {
-    let nonsense = always(b"nonsense".to_vec());
+    let nonsense = daemon_that_replies(b"nonsense".to_vec());
     let mut client_of_nonsense = client(&nonsense.address());
     for _ in 0..2 {
         let error = client_of_nonsense.ping().unwrap_err();
         assert!(matches!(error, Error::Unreadable(UnreadableReply::Decode(_))), "{error:?}");
     }
 
-    let lookup = |body| client(&always(body).address()).lookup_topic("/asked");
+    let lookup = |body| client(&daemon_that_replies(body).address()).lookup_topic("/asked");
     let unreadable = |why| Err(Error::Unreadable(why));
     assert_eq!(
-        lookup(says(DiscoveryStatus::Ok, "")),
+        lookup(status_reply(DiscoveryStatus::Ok, "")),
         unreadable(UnreadableReply::NoTopicInfo),
         "OK without the topic"
     );
     assert_eq!(
-        lookup(found("/other")),
+        lookup(topic_reply("/other")),
         unreadable(UnreadableReply::OtherTopic { found: "/other".into() })
     );
     let status = DiscoveryStatus::AlreadyExists;
-    assert_eq!(lookup(says(status, "")), unreadable(UnreadableReply::Status { status }));
+    assert_eq!(lookup(status_reply(status, "")), unreadable(UnreadableReply::Status { status }));
 }
 
 #[test]
 fn an_answer_of_several_parts_is_not_taken_for_one() {
     let daemon = ScriptedDaemon::start(|mut request: Request| {
-        request.envelope.push(says(DiscoveryStatus::Ok, "pong"));
+        request.envelope.push(status_reply(DiscoveryStatus::Ok, "pong"));
         vec![request.reply("and more")]
     });
     let answer = client(&daemon.address()).ping();
@@ -162,16 +164,16 @@ fn an_answer_of_several_parts_is_not_taken_for_one() {
 
 #[test]
 fn after_a_timeout_the_next_call_works_and_never_gets_the_late_reply() {
-    let mut held: Option<Request> = None;
+    let mut delayed: Option<Request> = None;
     // Each second request is answered, right after the late answer to the one before it.
-    let daemon = ScriptedDaemon::start(move |request| match held.take() {
+    let daemon = ScriptedDaemon::start(move |request| match delayed.take() {
         None => {
-            held = Some(request);
+            delayed = Some(request);
             Vec::new()
         }
-        Some(late) => vec![late.reply(found("/late")), request.reply(found("/wanted"))],
+        Some(late) => vec![late.reply(topic_reply("/late")), request.reply(topic_reply("/wanted"))],
     });
-    let mut client = hasty_client(&daemon.address(), 0);
+    let mut client = short_timeout_client(&daemon.address(), 0);
     for _ in 0..2 {
         let late = client.lookup_topic("/late");
         assert!(matches!(late, Err(Error::NoAnswer { attempts: 1, .. })), "{late:?}");
@@ -181,20 +183,20 @@ fn after_a_timeout_the_next_call_works_and_never_gets_the_late_reply() {
 
 #[test]
 fn a_retry_never_takes_the_answer_to_another_call() {
-    let mut seen = 0;
-    let mut held: Vec<Request> = Vec::new();
+    let mut received = 0;
+    let mut delayed: Vec<Request> = Vec::new();
     let daemon = ScriptedDaemon::start(move |request| {
-        seen += 1;
-        if seen < 4 {
-            held.push(request);
+        received += 1;
+        if received < 4 {
+            delayed.push(request);
             return Vec::new();
         }
-        let late = held.drain(..).map(|late| late.reply(found("/late")));
+        let late = delayed.drain(..).map(|late| late.reply(topic_reply("/late")));
         let mut replies: Vec<Reply> = late.collect();
-        replies.push(request.reply(found("/wanted")));
+        replies.push(request.reply(topic_reply("/wanted")));
         replies
     });
-    let mut client = hasty_client(&daemon.address(), 1);
+    let mut client = short_timeout_client(&daemon.address(), 1);
     let late = client.lookup_topic("/late");
     assert!(matches!(late, Err(Error::NoAnswer { attempts: 2, .. })), "{late:?}");
     assert_eq!(client.lookup_topic("/wanted"), Ok(topic("/wanted", "node")));
@@ -202,31 +204,32 @@ fn a_retry_never_takes_the_answer_to_another_call() {
 
 #[test]
 fn retries_are_counted_after_the_first_attempt() {
-    let daemon = only(2, says(DiscoveryStatus::Ok, "pong"));
-    let none = hasty_client(&daemon.address(), 0).ping();
+    let daemon = daemon_that_answers_only(2, status_reply(DiscoveryStatus::Ok, "pong"));
+    let none = short_timeout_client(&daemon.address(), 0).ping();
     assert!(matches!(none, Err(Error::NoAnswer { attempts: 1, .. })), "{none:?}");
 
-    let daemon = only(3, says(DiscoveryStatus::Ok, "pong"));
-    assert_eq!(hasty_client(&daemon.address(), 2).ping(), Ok(()));
+    let daemon = daemon_that_answers_only(3, status_reply(DiscoveryStatus::Ok, "pong"));
+    assert_eq!(short_timeout_client(&daemon.address(), 2).ping(), Ok(()));
 
-    let daemon = only(3, says(DiscoveryStatus::Ok, "pong"));
-    let one = hasty_client(&daemon.address(), 1).ping();
+    let daemon = daemon_that_answers_only(3, status_reply(DiscoveryStatus::Ok, "pong"));
+    let one = short_timeout_client(&daemon.address(), 1).ping();
     assert!(matches!(one, Err(Error::NoAnswer { attempts: 2, .. })), "{one:?}");
 }
 
 #[test]
 fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
-    let daemon = only(2, says(DiscoveryStatus::NotFound, "Topic /x not found"));
-    assert_eq!(hasty_client(&daemon.address(), 1).unregister_topic("/x"), Ok(()));
+    let daemon =
+        daemon_that_answers_only(2, status_reply(DiscoveryStatus::NotFound, "Topic /x not found"));
+    assert_eq!(short_timeout_client(&daemon.address(), 1).unregister_topic("/x"), Ok(()));
 }
 
 #[test]
 fn a_wait_goes_on_until_the_topic_is_there() {
-    let mut seen = 0;
+    let mut received = 0;
     let daemon = ScriptedDaemon::start(move |request| {
-        seen += 1;
-        let absent = says(DiscoveryStatus::NotFound, "Topic /x not found");
-        vec![request.reply(if seen < 4 { absent } else { found("/x") })]
+        received += 1;
+        let absent = status_reply(DiscoveryStatus::NotFound, "Topic /x not found");
+        vec![request.reply(if received < 4 { absent } else { topic_reply("/x") })]
     });
     let builder = DiscoveryClient::builder().address(daemon.address());
     let mut client = builder.poll_interval(Duration::from_millis(5)).build().unwrap();
@@ -237,18 +240,18 @@ fn a_wait_goes_on_until_the_topic_is_there() {
 fn a_waiting_client_gets_the_topic_that_another_registers() {
     let daemon = Daemon::start();
     let address = daemon.address().to_owned();
-    let waiting = thread::spawn(move || client(&address).wait_for_topic("/x", TIMEOUT));
+    let waiting_thread = thread::spawn(move || client(&address).wait_for_topic("/x", TIMEOUT));
     daemon.process().stderr_line("it has asked", |line| line.contains("/x").then_some(()));
     client(daemon.address()).register_topic(&topic("/x", "node")).unwrap();
-    assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
+    assert_eq!(waiting_thread.join().unwrap(), Ok(topic("/x", "node")));
 }
 
 #[test]
 fn a_wait_in_vain_tells_whether_a_daemon_was_there() {
     let waited = Duration::from_millis(300);
     let daemon = Daemon::start();
-    let over = client(daemon.address()).wait_for_topic("/x", waited);
-    assert_eq!(over, Err(Error::WaitTimedOut { topic: "/x".into(), waited }));
+    let result = client(daemon.address()).wait_for_topic("/x", waited);
+    assert_eq!(result, Err(Error::WaitTimedOut { topic: "/x".into(), waited }));
 }
 
 #[test]

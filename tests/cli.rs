@@ -26,12 +26,12 @@ use serde_json::{Value, json};
 /// Longer than any test waits: a command that ends has not waited for it.
 const HOUR_TIMEOUT: [&str; 2] = ["--timeout", "1h"];
 
-fn parsed(text: &str) -> Value {
+fn parse_json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// A daemon with a few topics, registered in another order than that of their names.
-fn with_topics() -> Daemon {
+fn daemon_with_topics() -> Daemon {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     let image = |name, node| TopicInfo { message_type: "Image".into(), ..topic(name, node) };
@@ -47,12 +47,12 @@ fn with_topics() -> Daemon {
 }
 
 /// The error that a command told as JSON, and nothing else.
-fn told_error(output: &ProcessOutput, exit: i32) -> String {
-    assert_eq!((output.code, output.stdout.as_str()), (Some(exit), ""), "{}", output.stderr);
-    let told = parsed(&output.stderr);
-    let error = &told["error"];
-    assert_eq!(error["exit"], exit, "{told}");
-    assert_ne!(error["message"].as_str().unwrap(), "", "{told}");
+fn error_kind(output: &ProcessOutput, code: i32) -> String {
+    assert_eq!((output.code, output.stdout.as_str()), (Some(code), ""), "{}", output.stderr);
+    let message = parse_json(&output.stderr);
+    let error = &message["error"];
+    assert_eq!(error["exit"], code, "{message}");
+    assert_ne!(error["message"].as_str().unwrap(), "", "{message}");
     error["kind"].as_str().unwrap().to_owned()
 }
 
@@ -78,7 +78,7 @@ fn a_list_shows_what_a_python_node_registered() {
 
 #[test]
 fn a_list_is_sorted_by_name_in_every_format() {
-    let daemon = with_topics();
+    let daemon = daemon_with_topics();
     let cortex = |arguments: &[&str]| expect_success(run_at(daemon.address(), arguments));
     let names = ["/camera/left", "/camera/left/small", "/camera/right", "/lidar"];
 
@@ -94,11 +94,11 @@ fn a_list_is_sorted_by_name_in_every_format() {
 
     assert_eq!(cortex(&["list", "-o", "name"]).lines().collect::<Vec<_>>(), names);
 
-    let array = parsed(&cortex(&["list", "-o", "json"]));
+    let array = parse_json(&cortex(&["list", "-o", "json"]));
     let array = array.as_array().unwrap();
     assert_eq!(array.iter().map(|topic| &topic["name"]).collect::<Vec<_>>(), names);
     let lines = cortex(&["list", "-o", "jsonl"]);
-    assert_eq!(lines.lines().map(parsed).collect::<Vec<_>>(), *array);
+    assert_eq!(lines.lines().map(parse_json).collect::<Vec<_>>(), *array);
     let camera = json!({
         "name": "/camera/left",
         "address": "ipc:///run/nodes/camera/left.sock",
@@ -111,7 +111,7 @@ fn a_list_is_sorted_by_name_in_every_format() {
 
 #[test]
 fn a_list_can_be_narrowed_by_pattern_type_and_node() {
-    let daemon = with_topics();
+    let daemon = daemon_with_topics();
     for (filter, expected) in [
         (&["/camera/*"][..], &["/camera/left", "/camera/right"][..]),
         (&["/camera/**"], &["/camera/left", "/camera/left/small", "/camera/right"]),
@@ -141,11 +141,11 @@ fn nothing_to_list_is_no_failure() {
 
 #[test]
 fn a_lookup_shows_a_topic_or_one_of_its_fields() {
-    let daemon = with_topics();
+    let daemon = daemon_with_topics();
     let cortex = |arguments: &[&str]| expect_success(run_at(daemon.address(), arguments));
     assert!(cortex(&["topic", "lookup", "/lidar"]).contains("ipc:///run/nodes/lidar.sock"));
     assert_eq!(cortex(&["lookup", "/lidar"]), cortex(&["topic", "lookup", "/lidar"]));
-    let topic = parsed(&cortex(&["lookup", "/lidar", "-o", "json"]));
+    let topic = parse_json(&cortex(&["lookup", "/lidar", "-o", "json"]));
     for field in ["name", "address", "message_type", "fingerprint", "publisher_node"] {
         let printed = cortex(&["lookup", "/lidar", "--field", field]);
         assert_eq!(printed.trim_end(), topic[field].as_str().unwrap(), "{field}");
@@ -157,12 +157,12 @@ fn names_and_messages_cannot_act_on_the_terminal() {
     let daemon = Daemon::start();
     let name = "/a\u{1b}[31m\nb\u{202e}";
     client(daemon.address()).register_topic(&topic(name, "node\r\u{7}")).unwrap();
-    let acts = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    let is_control = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
     for arguments in [&["list"][..], &["list", "-o", "name"], &["lookup", name]] {
         let shown = expect_success(run_at(daemon.address(), arguments));
-        assert!(!shown.contains(acts), "{arguments:?}: {shown:?}");
+        assert!(!shown.contains(is_control), "{arguments:?}: {shown:?}");
     }
-    let listed = parsed(&expect_success(run_at(daemon.address(), &["list", "-o", "json"])));
+    let listed = parse_json(&expect_success(run_at(daemon.address(), &["list", "-o", "json"])));
     assert_eq!(listed[0]["name"], name, "data stays as it is");
 
     let refusing = ScriptedDaemon::start(|request| {
@@ -171,7 +171,7 @@ fn names_and_messages_cannot_act_on_the_terminal() {
     });
     let refused = run_at(&refusing.address(), &["list"]);
     assert_eq!(refused.code, Some(1));
-    assert!(!refused.stderr.contains(acts), "{:?}", refused.stderr);
+    assert!(!refused.stderr.contains(is_control), "{:?}", refused.stderr);
 }
 
 #[test]
@@ -182,8 +182,8 @@ fn exit_codes_tell_failures_apart() {
         let response = DiscoveryResponse::new(DiscoveryStatus::Error, "not today");
         vec![request.reply(response.to_bytes())]
     });
-    let babbling = ScriptedDaemon::start(|request| vec![request.reply("nonsense")]);
-    for (address, arguments, exit) in [
+    let unreadable = ScriptedDaemon::start(|request| vec![request.reply("nonsense")]);
+    for (address, arguments, code) in [
         (&refusing.address(), &["ping"][..], 1),
         (&refusing.address(), &["list"], 1),
         (&daemon.address().to_owned(), &["nonsense"], 2),
@@ -200,19 +200,19 @@ fn exit_codes_tell_failures_apart() {
         (&nowhere, &["shutdown"], 3),
         (&daemon.address().to_owned(), &["lookup", "/nope"], 4),
         (&daemon.address().to_owned(), &["topic", "lookup", "/nope"], 4),
-        (&babbling.address(), &["ping"], 6),
-        (&babbling.address(), &["list"], 6),
-        (&babbling.address(), &["lookup", "/x"], 6),
+        (&unreadable.address(), &["ping"], 6),
+        (&unreadable.address(), &["list"], 6),
+        (&unreadable.address(), &["lookup", "/x"], 6),
     ] {
         let output = run_at(address, arguments);
-        assert_eq!(output.code, Some(exit), "{arguments:?}: {}", output.stderr);
+        assert_eq!(output.code, Some(code), "{arguments:?}: {}", output.stderr);
         assert_eq!(output.stdout, "", "{arguments:?}");
         assert!(output.stderr.starts_with("error: "), "{arguments:?}: {}", output.stderr);
 
         // A wrong format cannot be asked to tell of itself.
         if !arguments.contains(&"xml") {
             let as_json = run_at(address, &[arguments, &["-o", "json"]].concat());
-            told_error(&as_json, exit);
+            error_kind(&as_json, code);
         }
     }
 }
@@ -223,7 +223,7 @@ fn a_missing_daemon_is_told_without_waiting_and_in_its_own_words() {
     let absent = run_at(&test_dir.address(), &[&HOUR_TIMEOUT[..], &["ping"]].concat());
     drop(UnixListener::bind(test_dir.socket()).unwrap());
     let stale = run_at(&test_dir.address(), &[&HOUR_TIMEOUT[..], &["ping"]].concat());
-    let (_held, port) = port_without_listener();
+    let (_reserved, port) = port_without_listener();
     let port_address = format!("tcp://127.0.0.1:{port}");
     let port = run_at(&port_address, &[&HOUR_TIMEOUT[..], &["ping"]].concat());
 
@@ -239,10 +239,10 @@ fn a_missing_daemon_is_told_without_waiting_and_in_its_own_words() {
 
 /// A port at which nobody listens, and which nobody else can take while it is held.
 fn port_without_listener() -> (OwnedFd, u16) {
-    let held = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    net::bind(&held, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let address = SocketAddr::try_from(net::getsockname(&held).unwrap()).unwrap();
-    (held, address.port())
+    let reserved = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    net::bind(&reserved, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = SocketAddr::try_from(net::getsockname(&reserved).unwrap()).unwrap();
+    (reserved, address.port())
 }
 
 #[test]
@@ -267,18 +267,18 @@ fn a_socket_that_one_may_not_open_is_told_as_such() {
     fs::set_permissions(&socket, Permissions::from_mode(0o700)).unwrap();
     let arguments = [&["-a", daemon.address()], &HOUR_TIMEOUT[..], &["ping"]].concat();
     let output = as_nobody(&arguments).unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(3), "{told}");
-    assert!(told.contains("permission") || told.contains("may not"), "{told}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    assert!(message.contains("permission") || message.contains("may not"), "{message}");
 }
 
 #[test]
 fn a_daemon_that_does_not_answer_is_given_up_in_time() {
     let silent = ScriptedDaemon::start(|_| Vec::new());
     let output = run_at(&silent.address(), &["--timeout", "200ms", "-o", "json", "list"]);
-    let no_answer = told_error(&output, 3);
+    let no_answer = error_kind(&output, 3);
     let nowhere = run_at(&TestDir::new().address(), &["-o", "json", "list"]);
-    assert_ne!(no_answer, told_error(&nowhere, 3), "silence and absence are different kinds");
+    assert_ne!(no_answer, error_kind(&nowhere, 3), "silence and absence are different kinds");
 
     let stopped = Daemon::start();
     stopped.signal(Signal::STOP);
@@ -311,7 +311,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 
 #[test]
 fn output_that_cannot_be_written_is_a_failure() {
-    let daemon = with_topics();
+    let daemon = daemon_with_topics();
     let mut command = command(&["-a", daemon.address(), "list"]);
     let full = File::options().write(true).open("/dev/full").unwrap();
     let process = Process::spawn(command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()));
@@ -322,7 +322,7 @@ fn output_that_cannot_be_written_is_a_failure() {
 
 #[test]
 fn the_address_comes_from_the_option_or_else_from_the_environment() {
-    let daemon = with_topics();
+    let daemon = daemon_with_topics();
     let nowhere = TestDir::new().address();
     let list = |variable: &str, option: &[&str]| {
         let mut command = command(&[option, &["list", "-o", "name"]].concat());
@@ -336,7 +336,7 @@ fn the_address_comes_from_the_option_or_else_from_the_environment() {
 
 #[test]
 fn global_options_may_stand_before_or_after_the_command() {
-    let daemon = with_topics();
+    let daemon = daemon_with_topics();
     let address = daemon.address();
     let expected =
         expect_success(run(&["-a", address, "-o", "json", "--timeout", "9s", "topic", "list"]));
@@ -351,7 +351,7 @@ fn global_options_may_stand_before_or_after_the_command() {
 
 #[test]
 fn colours_are_for_terminals_or_for_who_asks() {
-    let daemon = with_topics();
+    let daemon = daemon_with_topics();
     let is_coloured = |arguments: &[&str]| {
         let output = run_at(daemon.address(), arguments);
         format!("{}{}", output.stdout, output.stderr).contains('\u{1b}')
@@ -372,7 +372,7 @@ fn ping_asks_as_often_as_it_is_told() {
     let daemon = Daemon::start();
     let lines =
         expect_success(run_at(daemon.address(), &["ping", "-c", "3", "-i", "1ms", "-o", "jsonl"]));
-    assert_eq!(lines.lines().map(parsed).count(), 3);
+    assert_eq!(lines.lines().map(parse_json).count(), 3);
 }
 
 #[test]

@@ -21,13 +21,13 @@ use cortex_tests::{report_skipped, transcript};
 use rustix::process::Signal;
 use serde_json::Value;
 
-fn assert_tidied(test_dir: &TestDir) {
+fn assert_cleaned_up(test_dir: &TestDir) {
     assert!(!test_dir.socket().exists(), "the socket is gone");
     assert!(!test_dir.lock_file().exists(), "the lock is gone");
 }
 
 /// One that refuses to start says why, in one sentence without a backtrace.
-fn assert_told(output: &ProcessOutput, code: i32, words: &[&str]) {
+fn assert_error_message(output: &ProcessOutput, code: i32, words: &[&str]) {
     assert_eq!(output.code, Some(code), "{}", output.stderr);
     for word in words {
         assert!(output.stderr.contains(word), "`{word}` is not in: {}", output.stderr);
@@ -39,9 +39,9 @@ fn assert_told(output: &ProcessOutput, code: i32, words: &[&str]) {
     }
 }
 
-fn assert_refused(output: &ProcessOutput, words: &[&str]) {
+fn assert_startup_error(output: &ProcessOutput, words: &[&str]) {
     assert!(matches!(output.code, Some(1 | 2)), "{:?}: {}", output.code, output.stderr);
-    assert_told(output, output.code.unwrap_or_default(), words);
+    assert_error_message(output, output.code.unwrap_or_default(), words);
 }
 
 fn register(address: &str, name: &str) -> DiscoveryStatus {
@@ -57,7 +57,7 @@ fn sigint_and_sigterm_end_it_tidily() {
         let _connected = RawPeer::open(daemon.address()).unwrap();
         daemon.signal(signal);
         assert_eq!(daemon.wait().code, Some(0), "{signal:?}");
-        assert_tidied(&test_dir);
+        assert_cleaned_up(&test_dir);
     }
 }
 
@@ -74,7 +74,7 @@ fn it_can_be_ended_tidily_from_the_moment_that_its_socket_is_there() {
         process.signal(Signal::TERM);
         let output = process.wait();
         assert_eq!((output.code, output.signal), (Some(0), None), "{}", output.stderr);
-        assert_tidied(&test_dir);
+        assert_cleaned_up(&test_dir);
     }
 }
 
@@ -83,12 +83,12 @@ fn the_reply_to_shutdown_arrives_before_it_ends() {
     for _ in 0..10 {
         let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
         let test_dir = daemon.test_dir().clone();
-        let [asked, other] = [&daemon.addresses()[0], &daemon.addresses()[1]];
-        let _connected = ZmqPeer::req(other);
-        let reply = ZmqPeer::req(asked).request(&DiscoveryRequest::shutdown());
+        let [ipc, tcp] = [&daemon.addresses()[0], &daemon.addresses()[1]];
+        let _connected = ZmqPeer::req(tcp);
+        let reply = ZmqPeer::req(ipc).request(&DiscoveryRequest::shutdown());
         assert_eq!((reply.status, reply.message.as_str()), (DiscoveryStatus::Ok, "Shutting down"));
         assert_eq!(daemon.wait().code, Some(0));
-        assert_tidied(&test_dir);
+        assert_cleaned_up(&test_dir);
     }
 }
 
@@ -128,8 +128,9 @@ fn a_peer_that_does_not_read_cannot_keep_it_from_ending() {
             let name = format!("/{number}");
             let _ = peer.request(&DiscoveryRequest::register(topic(&name, "node")));
         }
-        let mut deaf = RawPeer::open(daemon.address()).unwrap();
-        deaf.send(&raw_peer::request_message(&DiscoveryRequest::list().to_bytes()).repeat(1000))
+        let mut stalled = RawPeer::open(daemon.address()).unwrap();
+        stalled
+            .send(&raw_peer::request_message(&DiscoveryRequest::list().to_bytes()).repeat(1000))
             .unwrap();
         if by_signal {
             daemon.signal(Signal::TERM);
@@ -147,7 +148,7 @@ fn a_second_daemon_refuses_an_address_that_one_serves_and_leaves_that_one_alone(
     let before = fs::metadata(daemon.test_dir().socket()).unwrap().ino();
     for _ in 0..3 {
         let second = DaemonBuilder::at(daemon.test_dir()).run();
-        assert_told(&second, 5, &[daemon.address()]);
+        assert_error_message(&second, 5, &[daemon.address()]);
     }
     assert_eq!(fs::metadata(daemon.test_dir().socket()).unwrap().ino(), before);
     assert!(daemon.test_dir().lock_file().exists());
@@ -169,12 +170,12 @@ fn two_daemons_started_at_once_end_as_one() {
         let (exited, mut serving): (Vec<_>, Vec<_>) =
             rivals.into_iter().map(|mut rival| (rival.has_exited(), rival)).partition(|(e, _)| *e);
         for (_, rival) in exited {
-            assert_told(&rival.wait(), 5, &[&test_dir.address()]);
+            assert_error_message(&rival.wait(), 5, &[&test_dir.address()]);
         }
         let (_, serving) = serving.pop().unwrap();
         serving.signal(Signal::TERM);
         assert_eq!(serving.wait().code, Some(0));
-        assert_tidied(&test_dir);
+        assert_cleaned_up(&test_dir);
     }
 }
 
@@ -185,7 +186,7 @@ fn it_does_not_steal_the_address_of_a_running_reference_daemon() {
     let peer = ZmqPeer::req(&test_dir.address());
     assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
 
-    assert_told(&DaemonBuilder::at(&test_dir).run(), 5, &[&test_dir.address()]);
+    assert_error_message(&DaemonBuilder::at(&test_dir).run(), 5, &[&test_dir.address()]);
     assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
     assert_eq!(
         register(&test_dir.address(), "/new"),
@@ -209,19 +210,25 @@ fn it_starts_at_once_over_what_a_killed_daemon_left() {
     let daemon = DaemonBuilder::at(&test_dir).start();
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
-    assert_tidied(&test_dir);
+    assert_cleaned_up(&test_dir);
 }
 
 #[test]
 fn what_is_not_a_socket_is_refused_and_left_alone() {
     let test_dir = TestDir::new();
     fs::write(test_dir.socket(), "precious").unwrap();
-    assert_refused(&DaemonBuilder::at(&test_dir).run(), &[test_dir.socket().to_str().unwrap()]);
+    assert_startup_error(
+        &DaemonBuilder::at(&test_dir).run(),
+        &[test_dir.socket().to_str().unwrap()],
+    );
     assert_eq!(fs::read_to_string(test_dir.socket()).unwrap(), "precious");
 
     let test_dir = TestDir::new();
     fs::create_dir(test_dir.socket()).unwrap();
-    assert_refused(&DaemonBuilder::at(&test_dir).run(), &[test_dir.socket().to_str().unwrap()]);
+    assert_startup_error(
+        &DaemonBuilder::at(&test_dir).run(),
+        &[test_dir.socket().to_str().unwrap()],
+    );
     assert!(test_dir.socket().is_dir());
 }
 
@@ -231,7 +238,7 @@ fn it_says_so_and_ends_when_its_socket_is_removed() {
     let test_dir = daemon.test_dir().clone();
     fs::remove_file(test_dir.socket()).unwrap();
     let output = daemon.wait();
-    assert_refused(&output, &[test_dir.socket().to_str().unwrap()]);
+    assert_startup_error(&output, &[test_dir.socket().to_str().unwrap()]);
     assert!(!test_dir.socket().exists());
 }
 
@@ -244,7 +251,7 @@ fn it_says_so_and_ends_when_its_socket_is_replaced_and_leaves_the_new_one_alone(
     let number = fs::metadata(&other).unwrap().ino();
     fs::rename(other, test_dir.socket()).unwrap();
     let output = daemon.wait();
-    assert_refused(&output, &[test_dir.socket().to_str().unwrap()]);
+    assert_startup_error(&output, &[test_dir.socket().to_str().unwrap()]);
     assert_eq!(fs::metadata(test_dir.socket()).unwrap().ino(), number);
 }
 
@@ -256,7 +263,7 @@ fn it_says_so_and_ends_when_its_sockets_directory_is_moved_away() {
     let daemon = DaemonBuilder::at_address(&test_dir, ipc_address(&socket)).start();
     fs::rename(&directory, test_dir.path("there")).unwrap();
     let output = daemon.wait();
-    assert_told(&output, 1, &[socket.to_str().unwrap()]);
+    assert_error_message(&output, 1, &[socket.to_str().unwrap()]);
     assert!(!directory.exists());
 }
 
@@ -285,7 +292,7 @@ fn a_socket_path_has_107_bytes_at_most() {
     assert_eq!(daemon.wait().code, Some(0));
 
     let too_long = DaemonBuilder::at_address(&test_dir, address_of_length(&test_dir, 108)).run();
-    assert_refused(&too_long, &["107", "108"]);
+    assert_startup_error(&too_long, &["107", "108"]);
 }
 
 #[test]
@@ -294,13 +301,13 @@ fn an_address_that_cannot_be_served_is_told_in_a_sentence() {
     let taken = Daemon::start_tcp();
     for address in ["/no/scheme", "udp://127.0.0.1:5", "tcp://127.0.0.1", "ipc://", "tcp://host:x"]
     {
-        assert_refused(&DaemonBuilder::at_address(&test_dir, address).run(), &[address]);
+        assert_startup_error(&DaemonBuilder::at_address(&test_dir, address).run(), &[address]);
     }
     let second = DaemonBuilder::at_address(&test_dir, taken.address()).run();
     assert!(matches!(second.code, Some(1 | 5)), "{:?}", second.code);
     assert!(second.stderr.contains(taken.address()), "{}", second.stderr);
     let impossible = ipc_address(Path::new("/proc/no/discovery.sock"));
-    assert_refused(&DaemonBuilder::at_address(&test_dir, impossible).run(), &["/proc/no"]);
+    assert_startup_error(&DaemonBuilder::at_address(&test_dir, impossible).run(), &["/proc/no"]);
     taken.assert_serves();
 }
 
@@ -323,7 +330,7 @@ fn it_serves_a_name_of_the_abstract_namespace() {
     let address = format!("ipc://@{}", test_dir.path("abstract").display());
     let daemon = DaemonBuilder::at_address(&test_dir, address).start();
     assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
-    assert_told(
+    assert_error_message(
         &DaemonBuilder::at_address(&test_dir, daemon.address()).run(),
         5,
         &[daemon.address()],
@@ -350,11 +357,11 @@ fn log_levels_are_those_of_the_reference_in_any_case() {
         daemon.signal(Signal::TERM);
         let output = daemon.wait();
         assert_eq!(output.code, Some(0), "{level}: {}", output.stderr);
-        let tells = ["debug", "info", "trace"].contains(&level.to_lowercase().as_str());
-        assert_eq!(output.stderr.contains("/x"), tells, "{level}: {}", output.stderr);
+        let logs_changes = ["debug", "info", "trace"].contains(&level.to_lowercase().as_str());
+        assert_eq!(output.stderr.contains("/x"), logs_changes, "{level}: {}", output.stderr);
     }
     let bad = DaemonBuilder::at(&TestDir::new()).log_level(Some("loud")).run();
-    assert_told(&bad, 2, &["loud"]);
+    assert_error_message(&bad, 2, &["loud"]);
 }
 
 #[test]
@@ -431,7 +438,7 @@ fn a_log_that_nobody_reads_on_stops_nothing() {
     }
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
-    assert_tidied(&test_dir);
+    assert_cleaned_up(&test_dir);
 }
 
 #[test]
@@ -446,7 +453,11 @@ fn it_tells_its_version_and_explains_itself() {
     for word in ["--address", "--log-level", "--log-format", "ipc://", "tcp://", "json", "exit"] {
         assert!(help.stdout.to_lowercase().contains(word), "`{word}` is not in the help");
     }
-    assert_told(&DaemonBuilder::at(&test_dir).args(["--nonsense"]).run(), 2, &["--nonsense"]);
+    assert_error_message(
+        &DaemonBuilder::at(&test_dir).args(["--nonsense"]).run(),
+        2,
+        &["--nonsense"],
+    );
     assert!(!test_dir.socket().exists());
 }
 

@@ -21,11 +21,11 @@ const MAX_EVICTION_DELAY: Duration = Duration::from_millis(500);
 const FIVE_PROBE_INTERVALS: Duration = Duration::from_millis(500);
 
 /// A daemon that looks at endpoints as often as it can be told to.
-fn watchful() -> DaemonBuilder {
+fn daemon_with_fast_probes() -> DaemonBuilder {
     DaemonBuilder::at(&TestDir::new()).args(["--probe-interval", "100ms"])
 }
 
-fn is_there(peer: &mut RawPeer, name: &str) -> bool {
+fn is_registered(peer: &mut RawPeer, name: &str) -> bool {
     match peer.request(&DiscoveryRequest::lookup(name)).unwrap().status {
         DiscoveryStatus::Ok => true,
         DiscoveryStatus::NotFound => false,
@@ -47,40 +47,40 @@ fn register(peer: &mut RawPeer, name: &str, node: &str) -> DiscoveryStatus {
 }
 
 /// Asks for a topic until it is gone; gives how long that took.
-fn time_until_gone(peer: &mut RawPeer, name: &str, since: Instant) -> Duration {
-    eventually(&format!("{name} is gone"), TIMEOUT, || (!is_there(peer, name)).then_some(()));
+fn wait_until_evicted(peer: &mut RawPeer, name: &str, since: Instant) -> Duration {
+    eventually(&format!("{name} is gone"), TIMEOUT, || (!is_registered(peer, name)).then_some(()));
     since.elapsed()
 }
 
 /// Sees the topic again and again for so long.
-fn assert_stays(peer: &mut RawPeer, name: &str, for_so_long: Duration) {
-    let end = Instant::now() + for_so_long;
+fn assert_stays_registered(peer: &mut RawPeer, name: &str, duration: Duration) {
+    let end = Instant::now() + duration;
     while Instant::now() < end {
-        assert!(is_there(peer, name), "{name} is gone");
+        assert!(is_registered(peer, name), "{name} is gone");
         assert_eq!(peer.read_within(Duration::from_millis(10)).unwrap(), Some(Vec::new()));
     }
 }
 
-fn state_of(pid: Pid) -> Option<char> {
+fn process_state(pid: Pid) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
 fn is_zombie(pid: Pid) -> bool {
-    state_of(pid) == Some('Z')
+    process_state(pid) == Some('Z')
 }
 
-fn told_as_evicted(daemon: &Daemon, name: &str) -> String {
+fn eviction_log_line(daemon: &Daemon, name: &str) -> String {
     daemon.process().stderr_line("an eviction", |line| {
         let is_it = line.contains("evicted") && line.contains(name);
         (is_it && line.contains("INFO")).then(|| line.to_owned())
     })
 }
 
-fn table_of(mut times: Vec<Duration>) -> String {
-    times.sort();
-    let Some(slowest) = times.last() else { return "never".into() };
-    format!("median {:?}, slowest {:?}", times[times.len() / 2], slowest)
+fn median_and_slowest(mut delays: Vec<Duration>) -> String {
+    delays.sort();
+    let Some(slowest) = delays.last() else { return "never".into() };
+    format!("median {:?}, slowest {:?}", delays[delays.len() / 2], slowest)
 }
 
 #[test]
@@ -92,24 +92,27 @@ fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it(
         "bind {data} then register /camera node {data} then register /lidar node {data} then hold"
     );
     let arguments: Vec<_> = [daemon.address()].into_iter().chain(line.split(' ')).collect();
-    let times = (0..5).map(|_| {
+    let delays = (0..5).map(|_| {
         // An unmodified publisher, whose parent is this very process.
         let publisher = python::spawn("node.py", &arguments);
         publisher.stdout_line("its topics are registered", |line| {
             line.contains("Registered topic: /lidar").then_some(())
         });
-        assert!(is_there(&mut peer, "/camera"));
+        assert!(is_registered(&mut peer, "/camera"));
         publisher.signal(Signal::KILL);
         let killed = Instant::now();
-        let took = time_until_gone(&mut peer, "/camera", killed);
-        assert!(!is_there(&mut peer, "/lidar"), "both go together");
+        let delay = wait_until_evicted(&mut peer, "/camera", killed);
+        assert!(!is_registered(&mut peer, "/lidar"), "both go together");
         assert!(is_zombie(publisher.pid()), "nobody has waited for it");
-        assert!(took < MAX_EVICTION_DELAY, "{took:?}");
-        took
+        assert!(delay < MAX_EVICTION_DELAY, "{delay:?}");
+        delay
     });
-    report_measurement(&format!("gone after the kill (ipc): {}", table_of(times.collect())));
-    let told = told_as_evicted(&daemon, "/camera");
-    assert!(told.contains("owner exited"), "{told}");
+    report_measurement(&format!(
+        "gone after the kill (ipc): {}",
+        median_and_slowest(delays.collect())
+    ));
+    let log_line = eviction_log_line(&daemon, "/camera");
+    assert!(log_line.contains("owner exited"), "{log_line}");
 }
 
 #[test]
@@ -117,43 +120,52 @@ fn so_are_those_whose_endpoint_is_tcp() {
     let daemon = Daemon::start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
-    let times = (0..10).map(|_| {
+    let delays = (0..10).map(|_| {
         let publisher = host.start_publisher("node", "tcp://127.0.0.1:*", &["/a", "/b"]);
         publisher.assert_registered();
-        assert!(is_there(&mut peer, "/a"));
+        assert!(is_registered(&mut peer, "/a"));
         publisher.signal(Signal::KILL);
         let killed = Instant::now();
-        let took = time_until_gone(&mut peer, "/a", killed);
-        assert!(!is_there(&mut peer, "/b"), "both go together");
-        assert!(took < MAX_EVICTION_DELAY, "{took:?}");
-        took
+        let delay = wait_until_evicted(&mut peer, "/a", killed);
+        assert!(!is_registered(&mut peer, "/b"), "both go together");
+        assert!(delay < MAX_EVICTION_DELAY, "{delay:?}");
+        delay
     });
-    report_measurement(&format!("gone after the kill (tcp): {}", table_of(times.collect())));
+    report_measurement(&format!(
+        "gone after the kill (tcp): {}",
+        median_and_slowest(delays.collect())
+    ));
 }
 
 #[test]
 fn another_node_gets_the_topic_of_one_that_is_dead_and_not_reaped() {
-    let (refused, times) = take_over_50_times(Publisher::kill);
-    report_measurement(&format!("registered by another node after the death: {}", table_of(times)));
+    let (refused, delays) = take_over_topic_50_times(Publisher::kill);
+    report_measurement(&format!(
+        "registered by another node after the death: {}",
+        median_and_slowest(delays)
+    ));
     assert_eq!(refused, [0; 0], "the rounds in which it was refused");
 }
 
 #[test]
 fn another_node_gets_the_topic_of_one_that_was_just_killed() {
     // Whoever has sent the signal goes on before the other process has ended.
-    let (refused, times) = take_over_50_times(|publisher| publisher.signal(Signal::KILL));
-    report_measurement(&format!("registered by another node after the kill: {}", table_of(times)));
+    let (refused, delays) = take_over_topic_50_times(|publisher| publisher.signal(Signal::KILL));
+    report_measurement(&format!(
+        "registered by another node after the kill: {}",
+        median_and_slowest(delays)
+    ));
     assert_eq!(refused, [0; 0], "the rounds in which it was refused");
 }
 
 /// A publisher is killed and another node registers its topic, again and again: the rounds in
 /// which that was refused, and how long each took.
-fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) {
-    let daemon = watchful().start();
+fn take_over_topic_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) {
+    let daemon = daemon_with_fast_probes().start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let path = ipc_address(&daemon.test_dir().path("data.sock"));
-    let (mut refused, mut times) = (Vec::new(), Vec::new());
+    let (mut refused, mut delays) = (Vec::new(), Vec::new());
     for round in 0..50 {
         let address = if round % 2 == 0 { path.as_str() } else { "tcp://127.0.0.1:*" };
         let publisher = host.start_publisher("first", address, &["/camera"]);
@@ -166,7 +178,7 @@ fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) 
         kill(&publisher);
         let killed = Instant::now();
         match register(&mut peer, "/camera", "second") {
-            DiscoveryStatus::Ok => times.push(killed.elapsed()),
+            DiscoveryStatus::Ok => delays.push(killed.elapsed()),
             DiscoveryStatus::AlreadyExists => {
                 refused.push(round);
                 eventually("at last it is registered", TIMEOUT, || {
@@ -181,31 +193,31 @@ fn take_over_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) 
         let gone = peer.request(&DiscoveryRequest::unregister("/camera")).unwrap();
         assert_eq!(gone.status, DiscoveryStatus::Ok);
     }
-    (refused, times)
+    (refused, delays)
 }
 
 #[test]
 fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
-    let daemon = watchful().start();
+    let daemon = daemon_with_fast_probes().start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
-    let mut present = host.start_publisher("node", &address, &["/camera"]);
+    let mut current = host.start_publisher("node", &address, &["/camera"]);
     for _ in 0..10 {
-        present.assert_registered();
-        present.signal(Signal::KILL);
-        present = host.start_publisher("node", &address, &["/camera"]);
+        current.assert_registered();
+        current.signal(Signal::KILL);
+        current = host.start_publisher("node", &address, &["/camera"]);
     }
-    present.assert_registered();
+    current.assert_registered();
     // Whatever was found out late about those that are gone means nothing for this one.
-    assert_stays(&mut peer, "/camera", FIVE_PROBE_INTERVALS);
-    let pid = present.pid.as_raw_nonzero().get();
+    assert_stays_registered(&mut peer, "/camera", FIVE_PROBE_INTERVALS);
+    let pid = current.pid.as_raw_nonzero().get();
     assert_eq!(entry(&mut peer, "/camera").pid, u64::try_from(pid).ok());
 }
 
 #[test]
 fn a_publisher_that_lives_is_never_evicted() {
-    let daemon = watchful().with_tcp().start();
+    let daemon = daemon_with_fast_probes().with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.raw_peer();
     let address = |name: &str| ipc_address(&daemon.test_dir().path(name));
@@ -240,27 +252,27 @@ fn a_publisher_that_lives_is_never_evicted() {
     });
     let all = ["/seen", "/nowhere", "/unseen"];
     for name in all {
-        assert_stays(&mut peer, name, FIVE_PROBE_INTERVALS);
+        assert_stays_registered(&mut peer, name, FIVE_PROBE_INTERVALS);
     }
     for publisher in &publishers {
         publisher.signal(Signal::STOP);
     }
     // A look at a stopped one takes a second, since nobody greets.
     for name in all {
-        assert_stays(&mut peer, name, Duration::from_secs(1));
+        assert_stays_registered(&mut peer, name, Duration::from_secs(1));
     }
     assert_eq!(register(&mut peer, "/seen", "thief"), DiscoveryStatus::AlreadyExists);
     for publisher in &publishers {
         publisher.signal(Signal::CONT);
     }
     for name in all {
-        assert_stays(&mut peer, name, FIVE_PROBE_INTERVALS);
+        assert_stays_registered(&mut peer, name, FIVE_PROBE_INTERVALS);
     }
 }
 
 #[test]
 fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
-    let daemon = watchful().start();
+    let daemon = daemon_with_fast_probes().start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
@@ -277,17 +289,17 @@ fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
     publisher.assert_registered();
     publisher.kill();
     let killed = Instant::now();
-    assert!(is_there(&mut peer, "/held"), "not at the first look");
-    let took = time_until_gone(&mut peer, "/held", killed);
-    report_measurement(&format!("a silent child's topic was gone after {took:?}"));
-    assert!(took > Duration::from_millis(1_900), "{took:?}: each look has a second");
-    let told = told_as_evicted(&daemon, "/held");
-    assert!(told.contains("owner exited"), "{told}");
+    assert!(is_registered(&mut peer, "/held"), "not at the first look");
+    let delay = wait_until_evicted(&mut peer, "/held", killed);
+    report_measurement(&format!("a silent child's topic was gone after {delay:?}"));
+    assert!(delay > Duration::from_millis(1_900), "{delay:?}: each look has a second");
+    let log_line = eviction_log_line(&daemon, "/held");
+    assert!(log_line.contains("owner exited"), "{log_line}");
 }
 
 #[test]
 fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
-    let daemon = watchful().start();
+    let daemon = daemon_with_fast_probes().start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
@@ -306,7 +318,7 @@ fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
     eventually("it is known to be an orphan", TIMEOUT, || {
         (entry(&mut peer, "/served").endpoint == EndpointState::Orphaned).then_some(())
     });
-    assert_stays(&mut peer, "/served", Duration::from_secs(2));
+    assert_stays_registered(&mut peer, "/served", Duration::from_secs(2));
     assert_eq!(entry(&mut peer, "/served").endpoint, EndpointState::Orphaned);
     assert_eq!(
         register(&mut peer, "/served", "another"),
@@ -315,13 +327,13 @@ fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
     );
     // The children end with it.
     drop(host);
-    let took = time_until_gone(&mut peer, "/served", Instant::now());
-    report_measurement(&format!("gone {took:?} after the child"));
+    let delay = wait_until_evicted(&mut peer, "/served", Instant::now());
+    report_measurement(&format!("gone {delay:?} after the child"));
 }
 
 #[test]
 fn an_unseen_publisher_is_gone_after_two_looks() {
-    let daemon = watchful().with_tcp().start();
+    let daemon = daemon_with_fast_probes().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(tcp);
@@ -334,15 +346,15 @@ fn an_unseen_publisher_is_gone_after_two_looks() {
         (entry.endpoint == EndpointState::Alive).then_some(())
     });
     publisher.signal(Signal::KILL);
-    let took = time_until_gone(&mut peer, "/unseen", Instant::now());
-    report_measurement(&format!("an unseen one's topic was gone after {took:?}"));
-    let told = told_as_evicted(&daemon, "/unseen");
-    assert!(told.contains("endpoint dead"), "{told}");
+    let delay = wait_until_evicted(&mut peer, "/unseen", Instant::now());
+    report_measurement(&format!("an unseen one's topic was gone after {delay:?}"));
+    let log_line = eviction_log_line(&daemon, "/unseen");
+    assert!(log_line.contains("endpoint dead"), "{log_line}");
 }
 
 #[test]
 fn endpoints_that_hang_keep_nobody_waiting_and_no_topic_goes_for_them() {
-    let daemon = watchful().with_tcp().start();
+    let daemon = daemon_with_fast_probes().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(tcp);
@@ -356,9 +368,9 @@ fn endpoints_that_hang_keep_nobody_waiting_and_no_topic_goes_for_them() {
     // Longer than the second that a look may take.
     let end = Instant::now() + Duration::from_millis(2_500);
     while Instant::now() < end {
-        let asked = Instant::now();
+        let sent = Instant::now();
         peer.ping().unwrap();
-        slowest = slowest.max(asked.elapsed());
+        slowest = slowest.max(sent.elapsed());
     }
     report_measurement(&format!("the slowest PING beside hanging looks: {slowest:?}"));
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");

@@ -45,23 +45,23 @@ fn describe(peer: &ZmqPeer, name: &str) -> Option<EntryExt> {
     entry
 }
 
-fn ok(response: DiscoveryResponse) -> ResponseExt {
+fn expect_ok(response: DiscoveryResponse) -> ResponseExt {
     assert_eq!(response.status, DiscoveryStatus::Ok, "{}", response.message);
     response.ext.unwrap()
 }
 
 fn renew(peer: &ZmqPeer, id: &str) -> (Option<bool>, Option<u64>) {
-    let ext = ok(peer.request(&DiscoveryRequest::renew(session(id, None))));
+    let ext = expect_ok(peer.request(&DiscoveryRequest::renew(session(id, None))));
     (ext.known, ext.lease_ms)
 }
 
 /// Lets time pass in which nothing is asked.
-fn wait_without_a_word(peer: &ZmqPeer, time: Duration) {
+fn stay_idle(peer: &ZmqPeer, time: Duration) {
     assert!(!peer.receives_within(time.as_millis().try_into().unwrap()), "nothing was asked");
 }
 
 /// Has another process of this user ask all this, and end.
-fn ask_in_a_process_that_ends(daemon: &Daemon, requests: &[DiscoveryRequest]) {
+fn request_in_process_that_exits(daemon: &Daemon, requests: &[DiscoveryRequest]) {
     let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_raw-peer")));
     command.arg(daemon.address());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -81,24 +81,24 @@ fn ask_in_a_process_that_ends(daemon: &Daemon, requests: &[DiscoveryRequest]) {
 fn hello_tells_who_the_daemon_is_and_what_it_has() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    let told = ok(peer.request(&hello()));
-    assert_eq!(told.level, Some(1));
+    let info = expect_ok(peer.request(&hello()));
+    assert_eq!(info.level, Some(1));
     let server = concat!("cortex-discovery/", env!("CARGO_PKG_VERSION"));
-    assert_eq!(told.server.as_deref(), Some(server));
+    assert_eq!(info.server.as_deref(), Some(server));
     let pid = daemon.process().pid().as_raw_nonzero().get();
-    assert_eq!(told.pid, u64::try_from(pid).ok());
-    assert_eq!((told.revision, told.topics), (Some(0), Some(0)));
-    assert!(told.uptime_ms.unwrap() < 60_000, "{told:?}");
+    assert_eq!(info.pid, u64::try_from(pid).ok());
+    assert_eq!((info.revision, info.topics), (Some(0), Some(0)));
+    assert!(info.uptime_ms.unwrap() < 60_000, "{info:?}");
 
     for name in ["/a", "/b"] {
-        let reply = ok(peer.request(&register_with(topic(name, "node"), None, None)));
+        let reply = expect_ok(peer.request(&register_with(topic(name, "node"), None, None)));
         assert!(reply.revision.is_some() && reply.lease_ms.is_none(), "{reply:?}");
     }
     assert_eq!(peer.request(&DiscoveryRequest::unregister("/a")).ext, None, "unasked");
-    let later = ok(peer.request(&hello()));
-    assert_eq!((later.epoch, later.level), (told.epoch, Some(1)));
+    let later = expect_ok(peer.request(&hello()));
+    assert_eq!((later.epoch, later.level), (info.epoch, Some(1)));
     assert_eq!((later.revision, later.topics), (Some(3), Some(1)));
-    assert!(later.uptime_ms >= told.uptime_ms);
+    assert!(later.uptime_ms >= info.uptime_ms);
     let plain = peer.request_bytes(&DiscoveryRequest::ping().to_bytes());
     assert_eq!(plain, b"\x82\xa6status\x00\xa7message\xa4pong", "without asking, as it always was");
 }
@@ -107,7 +107,7 @@ fn hello_tells_who_the_daemon_is_and_what_it_has() {
 fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
-    let (peer, stranger) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
+    let (peer, tcp_peer) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
     let data = zmq::Context::new().socket(zmq::PUB).unwrap();
     data.bind("tcp://127.0.0.1:*").unwrap();
     let endpoint = data.get_last_endpoint().unwrap().unwrap();
@@ -117,9 +117,13 @@ fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
         register_static(topic("/static", "node")),
         register_in_session(topic("/session", "node"), "session", 60_000),
     ] {
-        ok(peer.request(&request));
+        expect_ok(peer.request(&request));
     }
-    ok(stranger.request(&register_with(topic_at("/unknown", "node", &endpoint), None, None)));
+    expect_ok(tcp_peer.request(&register_with(
+        topic_at("/unknown", "node", &endpoint),
+        None,
+        None,
+    )));
     eventually("the stranger's endpoint is found alive", TIMEOUT, || {
         let entry = describe(&peer, "/unknown").unwrap();
         (entry.endpoint == EndpointState::Alive).then_some(())
@@ -127,7 +131,7 @@ fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
 
     let listed = peer.request(&DiscoveryRequest::list().with_ext(RequestExt::default()));
     assert_eq!(topic_names(&listed), ["/process", "/static", "/session", "/unknown"]);
-    let entries = ok(listed).entries.unwrap();
+    let entries = expect_ok(listed).entries.unwrap();
     let holds: Vec<_> = entries.iter().map(|entry| entry.hold.clone()).collect();
     assert_eq!(holds, [Hold::Process, Hold::Static, Hold::Session, Hold::Process]);
     let user = Some(u64::from(getuid().as_raw()));
@@ -151,7 +155,7 @@ fn static_topics_and_those_of_sessions_outlive_their_process_and_others_do_not()
         register_in_session(topic("/session", "node"), "session", 60_000),
         DiscoveryRequest::register(topic("/process", "node")),
     ];
-    ask_in_a_process_that_ends(&daemon, &requests);
+    request_in_process_that_exits(&daemon, &requests);
     let peer = ZmqPeer::req(daemon.address());
     eventually("the process's own topic is gone", TIMEOUT, || {
         describe(&peer, "/process").is_none().then_some(())
@@ -165,8 +169,11 @@ fn a_session_stays_while_it_is_renewed_and_no_longer() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     for name in ["/a", "/b"] {
-        let reply =
-            ok(peer.request(&register_in_session(topic(name, "node"), "session", MIN_LEASE_MS)));
+        let reply = expect_ok(peer.request(&register_in_session(
+            topic(name, "node"),
+            "session",
+            MIN_LEASE_MS,
+        )));
         assert_eq!(reply.lease_ms, Some(MIN_LEASE_MS));
     }
     let end = Instant::now() + 4 * MIN_LEASE;
@@ -175,7 +182,7 @@ fn a_session_stays_while_it_is_renewed_and_no_longer() {
         renewed = Instant::now();
         assert_eq!(renew(&peer, "session"), (Some(true), Some(MIN_LEASE_MS)));
         assert!(describe(&peer, "/a").is_some() && describe(&peer, "/b").is_some());
-        wait_without_a_word(&peer, MIN_LEASE / 4);
+        stay_idle(&peer, MIN_LEASE / 4);
     }
     eventually("its topics are gone", TIMEOUT, || describe(&peer, "/a").is_none().then_some(()));
     let took = renewed.elapsed();
@@ -183,22 +190,22 @@ fn a_session_stays_while_it_is_renewed_and_no_longer() {
     report_measurement(&format!("a lease of {MIN_LEASE:?} expired after {took:?}"));
     assert!(took >= MIN_LEASE && took < 10 * MIN_LEASE, "{took:?}");
     assert_eq!(renew(&peer, "session").0, Some(false), "register again");
-    let told = daemon.process().stderr_line("an eviction", |line| {
+    let log_line = daemon.process().stderr_line("an eviction", |line| {
         (line.contains("evicted") && line.contains("/a")).then(|| line.to_owned())
     });
-    assert!(told.contains("lease expired"), "{told}");
+    assert!(log_line.contains("lease expired"), "{log_line}");
 }
 
 #[test]
 fn leases_have_bounds() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    for (asked, given) in
+    for (requested, given) in
         [(None, 10_000), (Some(1), 500), (Some(700), 700), (Some(u64::MAX), 86_400_000)]
     {
-        let id = format!("{asked:?}");
-        let request = register_with(topic("/x", "node"), None, Some(session(&id, asked)));
-        assert_eq!(ok(peer.request(&request)).lease_ms, Some(given));
+        let id = format!("{requested:?}");
+        let request = register_with(topic("/x", "node"), None, Some(session(&id, requested)));
+        assert_eq!(expect_ok(peer.request(&request)).lease_ms, Some(given));
         assert_eq!(renew(&peer, &id), (Some(true), Some(given)));
     }
 }
@@ -207,11 +214,11 @@ fn leases_have_bounds() {
 fn sessions_are_their_users() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
-    let (peer, stranger) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
-    ok(peer.request(&register_in_session(topic("/x", "node"), "same", 60_000)));
-    assert_eq!(renew(&stranger, "same").0, Some(false));
-    ok(stranger.request(&register_in_session(topic("/y", "node"), "same", 70_000)));
-    assert_eq!(renew(&stranger, "same"), (Some(true), Some(70_000)));
+    let (peer, tcp_peer) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
+    expect_ok(peer.request(&register_in_session(topic("/x", "node"), "same", 60_000)));
+    assert_eq!(renew(&tcp_peer, "same").0, Some(false));
+    expect_ok(tcp_peer.request(&register_in_session(topic("/y", "node"), "same", 70_000)));
+    assert_eq!(renew(&tcp_peer, "same"), (Some(true), Some(70_000)));
     assert_eq!(renew(&ZmqPeer::req(tcp), "same"), (Some(true), Some(70_000)), "all share theirs");
     assert_eq!(renew(&peer, "same"), (Some(true), Some(60_000)));
 }
@@ -220,9 +227,9 @@ fn sessions_are_their_users() {
 fn a_daemon_that_stood_still_for_longer_than_a_lease_expires_none() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
+    expect_ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
-    wait_without_a_word(&peer, 5 * MIN_LEASE);
+    stay_idle(&peer, 5 * MIN_LEASE);
     daemon.signal(Signal::CONT);
     let woken = Instant::now();
     assert!(describe(&peer, "/x").is_some(), "nobody could renew it");
@@ -235,13 +242,13 @@ fn a_daemon_that_stood_still_for_longer_than_a_lease_expires_none() {
 fn a_renewal_that_came_in_time_and_was_read_late_counts() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
+    expect_ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
     peer.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
     // Longer than the lease, but not so long that time would count as lost.
-    wait_without_a_word(&peer, MIN_LEASE + MIN_LEASE / 2);
+    stay_idle(&peer, MIN_LEASE + MIN_LEASE / 2);
     daemon.signal(Signal::CONT);
-    assert_eq!(ok(decode_response(&peer.receive())).known, Some(true));
+    assert_eq!(expect_ok(decode_response(&peer.receive())).known, Some(true));
     assert!(describe(&peer, "/x").is_some());
 }
 
@@ -249,14 +256,14 @@ fn a_renewal_that_came_in_time_and_was_read_late_counts() {
 fn a_renewal_on_a_connection_that_was_made_in_time_counts() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
+    expect_ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
     // As a legacy client does after a time-out: close, connect anew, ask again.
     let again = ZmqPeer::req(daemon.address());
     again.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
-    wait_without_a_word(&peer, MIN_LEASE + MIN_LEASE / 2);
+    stay_idle(&peer, MIN_LEASE + MIN_LEASE / 2);
     daemon.signal(Signal::CONT);
-    assert_eq!(ok(decode_response(&again.receive())).known, Some(true));
+    assert_eq!(expect_ok(decode_response(&again.receive())).known, Some(true));
 }
 
 #[test]
@@ -264,9 +271,9 @@ fn leases_start_anew_with_the_daemon() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
     let peer = ZmqPeer::req(daemon.address());
-    ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
+    expect_ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     assert_eq!(daemon.kill().signal, Some(9));
-    wait_without_a_word(&peer, 2 * MIN_LEASE);
+    stay_idle(&peer, 2 * MIN_LEASE);
     let daemon = builder.start();
     let peer = ZmqPeer::req(daemon.address());
     assert_eq!(renew(&peer, "session"), (Some(true), Some(MIN_LEASE_MS)));
@@ -282,8 +289,8 @@ fn an_unregister_with_a_guard_does_nothing_when_the_guard_does_not_hold() {
         peer.request(&DiscoveryRequest::unregister("/x").with_ext(ext))
     };
     let register = register_with(topic("/x", "node"), None, None);
-    let revision = ok(peer.request(&register)).revision.unwrap();
-    for (node, number, told) in [
+    let revision = expect_ok(peer.request(&register)).revision.unwrap();
+    for (node, number, in_message) in [
         (Some("another"), None, "another"),
         (None, Some(revision + 1), "revision"),
         (Some("node"), Some(revision + 1), "revision"),
@@ -291,15 +298,15 @@ fn an_unregister_with_a_guard_does_nothing_when_the_guard_does_not_hold() {
     ] {
         let refused = guarded(node, number);
         assert_eq!(refused.status, DiscoveryStatus::Error, "{node:?} {number:?}");
-        assert!(refused.message.contains(told), "{}", refused.message);
+        assert!(refused.message.contains(in_message), "{}", refused.message);
         assert!(refused.ext.is_some() && describe(&peer, "/x").is_some());
     }
     for (node, number) in [(Some("node"), None), (None, Some(0)), (Some("node"), Some(0))] {
         let number = number.map(|_| describe(&peer, "/x").unwrap().revision);
-        ok(guarded(node, number));
+        expect_ok(guarded(node, number));
         assert!(describe(&peer, "/x").is_none());
         assert_eq!(guarded(node, number).status, DiscoveryStatus::NotFound);
-        ok(peer.request(&register));
+        expect_ok(peer.request(&register));
     }
 }
 
@@ -308,7 +315,7 @@ fn holds_that_make_no_sense_are_refused() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     let one = || Some(session("session", None));
-    for (hold, session, told) in [
+    for (hold, session, in_message) in [
         (Some(Hold::Other("for ever".into())), None, "for ever"),
         (Some(Hold::Session), None, "ext.session"),
         (Some(Hold::Static), one(), "only one"),
@@ -318,7 +325,7 @@ fn holds_that_make_no_sense_are_refused() {
     ] {
         let refused = peer.request(&register_with(topic("/x", "node"), hold, session));
         assert_eq!(refused.status, DiscoveryStatus::Error);
-        assert!(refused.message.contains(told), "{}", refused.message);
+        assert!(refused.message.contains(in_message), "{}", refused.message);
         assert!(refused.ext.is_some());
     }
     for id in ["", &"s".repeat(65)] {
@@ -340,9 +347,9 @@ fn what_asks_for_an_extension_gets_one_also_with_an_error() {
         let bare = peer.request(&DiscoveryRequest { command, ..DiscoveryRequest::ping() });
         assert_eq!(bare.status, DiscoveryStatus::Error, "{number}: {}", bare.message);
         assert_eq!(bare.ext.is_some(), has_ext, "{number}: {}", bare.message);
-        let asking = peer.request(&DiscoveryRequest { command, ..hello() });
-        assert_eq!(asking.status, DiscoveryStatus::Error, "{number}: {}", asking.message);
-        assert!(asking.ext.is_some(), "{number}: {}", asking.message);
+        let extended = peer.request(&DiscoveryRequest { command, ..hello() });
+        assert_eq!(extended.status, DiscoveryStatus::Error, "{number}: {}", extended.message);
+        assert!(extended.ext.is_some(), "{number}: {}", extended.message);
     }
     // {command: 5, ext: {}, topic_name: 7}
     let unreadable =
@@ -372,8 +379,8 @@ fn there_are_as_many_topics_as_it_was_told_at_most() {
     assert_eq!(register("/d").status, DiscoveryStatus::Ok);
     assert_eq!(topic_names(&peer.request(&DiscoveryRequest::list())), ["/b", "/c", "/d"]);
     daemon.signal(Signal::TERM);
-    let told = daemon.wait().stderr;
-    assert!(told.contains("over_limit=1"), "it counts:\n{told}");
+    let log = daemon.wait().stderr;
+    assert!(log.contains("over_limit=1"), "it counts:\n{log}");
 }
 
 #[test]

@@ -33,8 +33,8 @@ impl SmallDisk {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let process = Process::spawn(&mut command);
         let is_mounted = eventually("it is mounted or not", TIMEOUT, || {
-            let told = process.stdout_so_far().contains("mounted");
-            (told || !process.stderr_so_far().is_empty()).then_some(told)
+            let mounted = process.stdout_so_far().contains("mounted");
+            (mounted || !process.stderr_so_far().is_empty()).then_some(mounted)
         });
         is_mounted.then_some(Self { process, mount_point })
     }
@@ -62,12 +62,12 @@ impl SmallDisk {
         }
     }
 
-    fn make_room(&self) {
+    fn free_space(&self) {
         fs::remove_file(self.root().join("ballast")).unwrap();
     }
 }
 
-fn large(name: &str) -> DiscoveryRequest {
+fn large_register(name: &str) -> DiscoveryRequest {
     let info = TopicInfo { message_type: "t".repeat(1000), ..topic(name, "node") };
     DiscoveryRequest::register(info)
 }
@@ -95,7 +95,7 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
     for round in 0..3 {
         for number in 0..5 {
             let name = format!("/{round}/{number}");
-            let reply = request(&mut peer, &large(&name));
+            let reply = request(&mut peer, &large_register(&name));
             assert_eq!(reply.status, DiscoveryStatus::Ok, "{}", reply.message);
             acknowledged.push(name);
         }
@@ -104,7 +104,7 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
         let mut refusal = None;
         for number in 5..500 {
             let name = format!("/{round}/{number}");
-            let reply = request(&mut peer, &large(&name));
+            let reply = request(&mut peer, &large_register(&name));
             if reply.status == DiscoveryStatus::Ok {
                 acknowledged.push(name);
             } else {
@@ -121,7 +121,10 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
         });
 
         for _ in 0..10 {
-            assert_eq!(request(&mut peer, &large("/no/room")).status, DiscoveryStatus::Error);
+            assert_eq!(
+                request(&mut peer, &large_register("/no/room")).status,
+                DiscoveryStatus::Error
+            );
             assert_eq!(list(&mut peer), acknowledged);
             let first = request(&mut peer, &DiscoveryRequest::lookup("/0/0"));
             assert_eq!(first.status, DiscoveryStatus::Ok);
@@ -131,9 +134,9 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
         assert_eq!(removal.status, DiscoveryStatus::Error, "{}", removal.message);
         assert!(removal.message.contains("not unregistered"), "{}", removal.message);
 
-        disk.make_room();
+        disk.free_space();
         let name = format!("/{round}/again");
-        let reply = request(&mut peer, &large(&name));
+        let reply = request(&mut peer, &large_register(&name));
         assert_eq!(reply.status, DiscoveryStatus::Ok, "at once: {}", reply.message);
         acknowledged.push(name);
         assert_eq!(list(&mut peer), acknowledged);
@@ -141,13 +144,13 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
 
     // Killed while there is no room.
     disk.fill();
-    while request(&mut peer, &large(&format!("/last/{}", acknowledged.len()))).status
+    while request(&mut peer, &large_register(&format!("/last/{}", acknowledged.len()))).status
         == DiscoveryStatus::Ok
     {
         acknowledged.push(format!("/last/{}", acknowledged.len()));
     }
     assert_eq!(daemon.kill().signal, Some(9));
-    disk.make_room();
+    disk.free_space();
     let daemon = builder.start();
     assert_eq!(list(&mut daemon.raw_peer()), acknowledged);
     daemon.signal(Signal::TERM);
@@ -167,10 +170,13 @@ fn a_daemon_that_starts_on_a_full_disk_says_so_or_serves_what_it_has() {
     assert_eq!(output.code, Some(1), "{}", output.stderr);
     assert!(output.stderr.contains("topics.db"), "{}", output.stderr);
     assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
-    disk.make_room();
+    disk.free_space();
 
     let daemon = builder.start();
-    assert_eq!(request(&mut daemon.raw_peer(), &large("/kept")).status, DiscoveryStatus::Ok);
+    assert_eq!(
+        request(&mut daemon.raw_peer(), &large_register("/kept")).status,
+        DiscoveryStatus::Ok
+    );
     assert_eq!(daemon.kill().signal, Some(9));
     disk.fill();
     let daemon = builder.spawn();
@@ -185,6 +191,6 @@ fn a_daemon_that_starts_on_a_full_disk_says_so_or_serves_what_it_has() {
     });
     let output = daemon.wait();
     assert!(matches!(output.code, Some(0 | 1)), "{}", output.stderr);
-    disk.make_room();
+    disk.free_space();
     assert_eq!(list(&mut builder.start().raw_peer()), ["/kept"]);
 }

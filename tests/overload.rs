@@ -24,7 +24,7 @@ fn two_hundred_clients_at_once_each_get_their_own_replies() {
     let all_registered = Barrier::new(CLIENTS);
     let context = zmq::Context::new();
     let client = |number: usize| {
-        let peer = ZmqPeer::within(&context, daemon.address(), zmq::REQ, |_| Ok(()));
+        let peer = ZmqPeer::in_context(&context, daemon.address(), zmq::REQ, |_| Ok(()));
         let mine = topic(&format!("/client/{number}"), &format!("node_{number}"));
         assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
         all_connected.wait();
@@ -62,8 +62,8 @@ fn replies_that_nobody_reads_have_a_bound_in_all() {
     }
     let before = daemon.memory_kib().0;
     let describe = DiscoveryRequest::list().with_ext(RequestExt::default()).to_bytes();
-    let mut deaf: Vec<_> = (0..60).map(|_| daemon.raw_peer()).collect();
-    for one in &mut deaf {
+    let mut stalled: Vec<_> = (0..60).map(|_| daemon.raw_peer()).collect();
+    for one in &mut stalled {
         one.send(&raw_peer::request_message(&describe)).unwrap();
     }
     daemon.process().stderr_line("those that leave most unread are closed", |line| {
@@ -71,27 +71,31 @@ fn replies_that_nobody_reads_have_a_bound_in_all() {
     });
     eventually("all were heard", TIMEOUT, || {
         let requests = peer.request(&DiscoveryRequest::stats()).unwrap().ext?.counts["requests"];
-        (requests >= (TOPICS + deaf.len()) as u64).then_some(())
+        (requests >= (TOPICS + stalled.len()) as u64).then_some(())
     });
-    let most = daemon.memory_kib().1 - before;
-    report_measurement(&format!("unread replies of 60 peers take {most} KiB at most"));
-    assert!(most < MAX_KIB * 3 / 2, "{most} KiB");
+    let growth = daemon.memory_kib().1 - before;
+    report_measurement(&format!("unread replies of 60 peers take {growth} KiB at most"));
+    assert!(growth < MAX_KIB * 3 / 2, "{growth} KiB");
     peer.ping().unwrap();
 }
 
 #[test]
 fn a_flood_of_12000_connections_beyond_a_limit_of_4096_is_survived() {
-    survives_flood(DaemonBuilder::at(&TestDir::new()), 4096, 12_000);
+    check_service_during_flood(DaemonBuilder::at(&TestDir::new()), 4096, 12_000);
 }
 
 #[test]
 fn a_flood_of_300_connections_beyond_a_limit_of_64_is_survived() {
-    survives_flood(DaemonBuilder::at(&TestDir::new()), 64, 300);
+    check_service_during_flood(DaemonBuilder::at(&TestDir::new()), 64, 300);
 }
 
 #[test]
 fn a_flood_of_300_tcp_connections_beyond_a_limit_of_64_is_survived() {
-    survives_flood(DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0"), 64, 300);
+    check_service_during_flood(
+        DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0"),
+        64,
+        300,
+    );
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn clients_beyond_the_limit_are_served_as_others_leave() {
     let request = DiscoveryRequest::ping().to_bytes();
     let mut waiting: Vec<_> = (0..300)
         .map(|_| {
-            let peer = ZmqPeer::within(&context, daemon.address(), zmq::REQ, |_| Ok(()));
+            let peer = ZmqPeer::in_context(&context, daemon.address(), zmq::REQ, |_| Ok(()));
             peer.socket().send(&request, 0).unwrap();
             peer
         })
@@ -134,21 +138,21 @@ fn of_many_nodes_that_want_the_same_topic_one_gets_it() {
 }
 
 /// Clients that are connected before a flood are served all through it, and new ones after it.
-fn survives_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
+fn check_service_during_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
     let daemon =
         builder.log_level(Some("info")).shell_prelude(&format!("ulimit -n {descriptors}")).start();
     let address = daemon.address();
     let mut raw = RawPeer::open(address).unwrap();
     let zmq = ZmqPeer::req(address);
-    let mut are_served = || {
+    let mut assert_served = || {
         raw.ping().unwrap();
         assert_eq!(zmq.request(&DiscoveryRequest::ping()).message, "pong");
     };
-    are_served();
+    assert_served();
 
-    let mut flood = open_flood(&daemon, connections);
+    let mut flood = open_connections(&daemon, connections);
     let opened: u64 = eventually("all connections are opened", TIMEOUT, || {
-        are_served();
+        assert_served();
         flood
             .iter_mut()
             .map(|process| {
@@ -159,7 +163,7 @@ fn survives_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
     });
     assert_eq!(opened, connections);
     for _ in 0..100 {
-        are_served();
+        assert_served();
     }
 
     for process in &mut flood {
@@ -167,12 +171,12 @@ fn survives_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
     }
     for process in flood {
         assert_eq!(process.wait().code, Some(0));
-        are_served();
+        assert_served();
     }
     let new = ZmqPeer::req(address);
     assert_eq!(new.request(&DiscoveryRequest::ping()).message, "pong");
     eventually("a new connection is accepted", TIMEOUT, || raw_peer::ping(address).ok());
-    are_served();
+    assert_served();
 
     daemon.signal(Signal::TERM);
     let output = daemon.wait();
@@ -181,10 +185,11 @@ fn survives_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
 
 /// Starts processes that open so many connections between them: as many processes as the limit
 /// of open files asks for.
-fn open_flood(daemon: &Daemon, connections: u64) -> Vec<Process> {
+fn open_connections(daemon: &Daemon, connections: u64) -> Vec<Process> {
     // Python itself has a few files open.
-    let for_one = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).saturating_sub(50).max(1);
-    let processes = connections.div_ceil(for_one).max(2);
+    let connections_per_process =
+        getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).saturating_sub(50).max(1);
+    let processes = connections.div_ceil(connections_per_process).max(2);
     (0..processes)
         .map(|number| {
             let share = connections / processes + u64::from(number < connections % processes);

@@ -62,13 +62,15 @@ fn event(kind: &str, name: &str) -> (String, String) {
 }
 
 /// How many requests wait for a topic, and how many for a change.
-fn waiting(peer: &mut RawPeer) -> (u64, u64) {
+fn parked_requests(peer: &mut RawPeer) -> (u64, u64) {
     let counts = peer.request(&DiscoveryRequest::stats()).unwrap().ext.unwrap().counts;
     (counts["waits"], counts["watches"])
 }
 
-fn until_waiting(peer: &mut RawPeer, wanted: (u64, u64)) {
-    eventually(&format!("{wanted:?} wait"), TIMEOUT, || (waiting(peer) == wanted).then_some(()));
+fn wait_until_parked(peer: &mut RawPeer, wanted: (u64, u64)) {
+    eventually(&format!("{wanted:?} wait"), TIMEOUT, || {
+        (parked_requests(peer) == wanted).then_some(())
+    });
 }
 
 #[test]
@@ -79,7 +81,7 @@ fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
     for (number, peer) in peers.iter_mut().enumerate() {
         send(peer, &DiscoveryRequest::wait(format!("/{number}"), MINUTE_MS));
     }
-    until_waiting(&mut publisher, (1000, 0));
+    wait_until_parked(&mut publisher, (1000, 0));
     let mut times = Vec::new();
     for (number, peer) in peers.iter_mut().enumerate() {
         let name = format!("/{number}");
@@ -94,7 +96,7 @@ fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
         "from the reply to REGISTER to the wake: {median:?}, slowest {slowest:?}"
     ));
     assert!(median < MAX_WAKE_LATENCY, "{median:?}");
-    assert_eq!(waiting(&mut publisher), (0, 0));
+    assert_eq!(parked_requests(&mut publisher), (0, 0));
 }
 
 #[test]
@@ -115,26 +117,26 @@ fn ten_thousand_waits_for_other_topics_cost_a_registration_nothing() {
     };
     let alone = changes(&mut publisher);
     // Over one connection, with an envelope each.
-    let mut crowd = RawPeer::connect(daemon.address()).unwrap();
-    crowd.shake_hands("DEALER").unwrap();
+    let mut dealer = RawPeer::connect(daemon.address()).unwrap();
+    dealer.shake_hands("DEALER").unwrap();
     for number in 0..10_000_u32 {
         let body = DiscoveryRequest::wait(format!("/other/{number}"), MINUTE_MS).to_bytes();
-        crowd.send(&raw_peer::message(&[&number.to_be_bytes(), b"", &body])).unwrap();
+        dealer.send(&raw_peer::message(&[&number.to_be_bytes(), b"", &body])).unwrap();
     }
-    until_waiting(&mut publisher, (10_000, 0));
-    let crowded = changes(&mut publisher);
-    report_measurement(&format!("two changes: {alone:?} alone, {crowded:?} with 10,000 waits"));
-    assert!(crowded < alone * 10 + Duration::from_millis(1), "{alone:?} {crowded:?}");
+    wait_until_parked(&mut publisher, (10_000, 0));
+    let with_waits = changes(&mut publisher);
+    report_measurement(&format!("two changes: {alone:?} alone, {with_waits:?} with 10,000 waits"));
+    assert!(with_waits < alone * 10 + Duration::from_millis(1), "{alone:?} {with_waits:?}");
 
     register(&mut publisher, "/other/4711");
-    let raw_peer::Traffic::Message(frames) = crowd.read_traffic().unwrap() else {
+    let raw_peer::Traffic::Message(frames) = dealer.read_traffic().unwrap() else {
         panic!("no message")
     };
     assert_eq!(frames[0], 4711_u32.to_be_bytes());
-    assert_eq!(names_of(&decode_response(&frames[2])), ["/other/4711"]);
+    assert_eq!(topic_info_name(&decode_response(&frames[2])), ["/other/4711"]);
 }
 
-fn names_of(response: &DiscoveryResponse) -> Vec<&str> {
+fn topic_info_name(response: &DiscoveryResponse) -> Vec<&str> {
     response.topic_info.iter().map(|info| info.name.as_str()).collect()
 }
 
@@ -149,13 +151,13 @@ fn peers_that_are_gone_wait_for_nothing() {
         let (wait, watch) = (DiscoveryRequest::wait("/x", MINUTE_MS), watch(Some(since)));
         send(peer, if number % 2 == 0 { &wait } else { &watch });
     }
-    until_waiting(&mut publisher, (50, 50));
+    wait_until_parked(&mut publisher, (50, 50));
     // One asks and is gone before it is heard.
-    let mut hasty = daemon.raw_peer();
-    send(&mut hasty, &DiscoveryRequest::wait("/x", MINUTE_MS));
-    drop(hasty);
+    let mut leaving = daemon.raw_peer();
+    send(&mut leaving, &DiscoveryRequest::wait("/x", MINUTE_MS));
+    drop(leaving);
     drop(peers);
-    until_waiting(&mut publisher, (0, 0));
+    wait_until_parked(&mut publisher, (0, 0));
     eventually("the connections are closed", TIMEOUT, || {
         (daemon.open_files() <= before).then_some(())
     });
@@ -168,17 +170,17 @@ fn at_the_end_of_the_daemon_everybody_is_answered() {
         let daemon = Daemon::start();
         let mut publisher = daemon.raw_peer();
         let since = since_of(&publisher.request(&hello()).unwrap().ext.unwrap());
-        let (mut waits, mut watches) = (daemon.raw_peer(), daemon.raw_peer());
-        send(&mut waits, &DiscoveryRequest::wait("/x", MINUTE_MS));
-        send(&mut watches, &watch(Some(since)));
-        until_waiting(&mut publisher, (1, 1));
+        let (mut waiting, mut watching) = (daemon.raw_peer(), daemon.raw_peer());
+        send(&mut waiting, &DiscoveryRequest::wait("/x", MINUTE_MS));
+        send(&mut watching, &watch(Some(since)));
+        wait_until_parked(&mut publisher, (1, 1));
         if by_signal {
             daemon.signal(Signal::TERM);
         } else {
             send(&mut publisher, &DiscoveryRequest::shutdown());
         }
-        assert_eq!(receive(&mut waits).status, DiscoveryStatus::NotFound);
-        assert_eq!(events(&receive(&mut watches).ext.unwrap()), []);
+        assert_eq!(receive(&mut waiting).status, DiscoveryStatus::NotFound);
+        assert_eq!(events(&receive(&mut watching).ext.unwrap()), []);
         assert_eq!(daemon.wait().code, Some(0));
     }
 }
@@ -192,9 +194,9 @@ fn a_req_socket_waits_for_one_reply_and_a_dealer_for_many() {
         socket.set_req_correlate(true)
     });
     req.socket().send(DiscoveryRequest::wait("/x", MINUTE_MS).to_bytes(), 0).unwrap();
-    until_waiting(&mut publisher, (1, 0));
+    wait_until_parked(&mut publisher, (1, 0));
     assert_eq!(req.request(&DiscoveryRequest::ping()).message, "pong");
-    assert_eq!(waiting(&mut publisher), (0, 0), "it has given up");
+    assert_eq!(parked_requests(&mut publisher), (0, 0), "it has given up");
 
     let dealer = ZmqPeer::dealer(daemon.address());
     for name in ["/x", "/y", "/x"] {
@@ -237,7 +239,7 @@ fn a_watch_goes_on_over_a_kill_without_a_gap_or_a_double() {
     let ext = receive(&mut watcher).ext.unwrap();
     assert_eq!(events(&ext), [event("unregistered", "/a"), event("registered", "/b")]);
     send(&mut watcher, &watch(Some(since_of(&ext))));
-    until_waiting(&mut publisher, (0, 1));
+    wait_until_parked(&mut publisher, (0, 1));
     register(&mut publisher, "/c");
     assert_eq!(events(&receive(&mut watcher).ext.unwrap()), [event("registered", "/c")]);
 }
@@ -254,16 +256,16 @@ fn a_watch_is_told_at_once_when_the_history_is_lost() {
     let before = since_of(&publisher.request(&hello()).unwrap().ext.unwrap());
     let mut watcher = daemon.raw_peer();
     send(&mut watcher, &watch(Some(before)));
-    until_waiting(&mut publisher, (0, 1));
+    wait_until_parked(&mut publisher, (0, 1));
     for suffix in ["", "-wal", "-shm"] {
         fs::remove_file(format!("{}{suffix}", state.display())).unwrap();
     }
-    let over = receive(&mut watcher).ext.unwrap();
-    assert_eq!(events(&over), [], "this history has no more to tell");
-    send(&mut watcher, &watch(Some(since_of(&over))));
-    let fresh = receive(&mut watcher);
-    assert_eq!(topic_names(&fresh), ["/a"]);
-    let ext = fresh.ext.unwrap();
+    let last = receive(&mut watcher).ext.unwrap();
+    assert_eq!(events(&last), [], "this history has no more to tell");
+    send(&mut watcher, &watch(Some(since_of(&last))));
+    let resync = receive(&mut watcher);
+    assert_eq!(topic_names(&resync), ["/a"]);
+    let ext = resync.ext.unwrap();
     assert_eq!(ext.snapshot, Some(true));
     assert_ne!(ext.epoch, Some(before.epoch));
 }
@@ -320,19 +322,19 @@ fn a_python_program_watches_with_nothing_but_a_req_socket() {
     let mut publisher = daemon.raw_peer();
     unregister(&mut publisher, "/camera/left");
     assert_eq!(line(&watcher, 3), "unregistered /camera/left unregistered");
-    until_waiting(&mut publisher, (0, 1));
+    wait_until_parked(&mut publisher, (0, 1));
     watcher.close_stdin();
     assert_eq!(watcher.wait().code, Some(0));
-    until_waiting(&mut publisher, (0, 0));
+    wait_until_parked(&mut publisher, (0, 0));
 }
 
 #[test]
 fn a_peer_that_waits_keeps_nobody_else_waiting() {
     let daemon = Daemon::start();
-    let mut waits = daemon.raw_peer();
+    let mut waiting = daemon.raw_peer();
     let (began, wait_ms) = (Instant::now(), 300);
-    send(&mut waits, &DiscoveryRequest::wait("/x", wait_ms));
+    send(&mut waiting, &DiscoveryRequest::wait("/x", wait_ms));
     daemon.raw_peer().ping().unwrap();
-    assert_eq!(receive(&mut waits).status, DiscoveryStatus::NotFound);
+    assert_eq!(receive(&mut waiting).status, DiscoveryStatus::NotFound);
     assert!(began.elapsed() >= Duration::from_millis(wait_ms));
 }

@@ -26,7 +26,7 @@ fn can_make_namespaces() -> bool {
     can
 }
 
-fn watchful(test_dir: &TestDir) -> DaemonBuilder {
+fn daemon_with_fast_probes(test_dir: &TestDir) -> DaemonBuilder {
     DaemonBuilder::at(test_dir).args(["--probe-interval", "100ms"])
 }
 
@@ -37,26 +37,26 @@ fn entry(peer: &mut RawPeer, name: &str) -> Option<EntryExt> {
     response.ext.unwrap().entry
 }
 
-fn becomes_alive(peer: &mut RawPeer, name: &str) -> EntryExt {
+fn wait_until_alive(peer: &mut RawPeer, name: &str) -> EntryExt {
     eventually("it is found alive", TIMEOUT, || {
         entry(peer, name).filter(|entry| entry.endpoint == EndpointState::Alive)
     })
 }
 
-fn time_until_gone(peer: &mut RawPeer, name: &str) -> Duration {
+fn wait_until_evicted(peer: &mut RawPeer, name: &str) -> Duration {
     let since = Instant::now();
     eventually("it is gone", TIMEOUT, || entry(peer, name).is_none().then_some(()));
     since.elapsed()
 }
 
-fn publisher_of(host: &mut PublisherHost, test_dir: &TestDir, name: &str) -> Publisher {
+fn start_publisher(host: &mut PublisherHost, test_dir: &TestDir, name: &str) -> Publisher {
     let publisher =
         host.start_publisher("node", &ipc_address(&test_dir.path("data.sock")), &[name]);
     publisher.assert_registered();
     publisher
 }
 
-fn reason(daemon: &Daemon, name: &str) -> String {
+fn eviction_log_line(daemon: &Daemon, name: &str) -> String {
     daemon.process().stderr_line("an eviction", |line| {
         (line.contains("evicted") && line.contains(name)).then(|| line.to_owned())
     })
@@ -68,18 +68,18 @@ fn a_publisher_whose_pid_is_unknown_is_found_alive_and_goes_after_two_looks() {
         return;
     }
     let test_dir = TestDir::new();
-    let daemon = watchful(&test_dir).shell_prelude(IN_OWN_PID_NAMESPACE).start();
+    let daemon = daemon_with_fast_probes(&test_dir).shell_prelude(IN_OWN_PID_NAMESPACE).start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
     for _ in 0..3 {
-        let publisher = publisher_of(&mut host, &test_dir, "/hidden");
-        assert_eq!(becomes_alive(&mut peer, "/hidden").pid, None);
+        let publisher = start_publisher(&mut host, &test_dir, "/hidden");
+        assert_eq!(wait_until_alive(&mut peer, "/hidden").pid, None);
         publisher.kill();
-        let took = time_until_gone(&mut peer, "/hidden");
-        report_measurement(&format!("evicted {took:?} after the kill"));
+        let delay = wait_until_evicted(&mut peer, "/hidden");
+        report_measurement(&format!("evicted {delay:?} after the kill"));
         // The second of two looks comes an interval after the first.
-        assert!(took > Duration::from_millis(90), "{took:?}");
-        assert!(reason(&daemon, "/hidden").contains("endpoint dead"));
+        assert!(delay > Duration::from_millis(90), "{delay:?}");
+        assert!(eviction_log_line(&daemon, "/hidden").contains("endpoint dead"));
     }
 }
 
@@ -89,16 +89,16 @@ fn a_publisher_in_a_namespace_within_the_daemons_own_is_watched_like_any_other()
         return;
     }
     let test_dir = TestDir::new();
-    let daemon = watchful(&test_dir).start();
+    let daemon = daemon_with_fast_probes(&test_dir).start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start_in_own_pid_namespace(daemon.address());
-    let publisher = publisher_of(&mut host, &test_dir, "/inside");
-    let seen = entry(&mut peer, "/inside").unwrap();
-    assert!(seen.pid.is_some(), "{seen:?}");
+    let publisher = start_publisher(&mut host, &test_dir, "/inside");
+    let before = entry(&mut peer, "/inside").unwrap();
+    assert!(before.pid.is_some(), "{before:?}");
     host.kill(&publisher);
-    let took = time_until_gone(&mut peer, "/inside");
-    report_measurement(&format!("evicted {took:?} after the kill"));
-    assert!(reason(&daemon, "/inside").contains("owner exited"));
+    let delay = wait_until_evicted(&mut peer, "/inside");
+    report_measurement(&format!("evicted {delay:?} after the kill"));
+    assert!(eviction_log_line(&daemon, "/inside").contains("owner exited"));
 }
 
 #[test]
@@ -107,19 +107,19 @@ fn topics_outlive_a_daemons_move_to_another_namespace_as_those_of_unseen_publish
         return;
     }
     let test_dir = TestDir::new();
-    let daemon = watchful(&test_dir).start();
+    let daemon = daemon_with_fast_probes(&test_dir).start();
     let mut host = PublisherHost::start(daemon.address());
-    let publisher = publisher_of(&mut host, &test_dir, "/moved");
+    let publisher = start_publisher(&mut host, &test_dir, "/moved");
     let before = entry(&mut daemon.raw_peer(), "/moved").unwrap();
     assert!(before.pid.is_some(), "{before:?}");
     assert_eq!(daemon.kill().signal, Some(9));
 
-    let daemon = watchful(&test_dir).shell_prelude(IN_OWN_PID_NAMESPACE).start();
+    let daemon = daemon_with_fast_probes(&test_dir).shell_prelude(IN_OWN_PID_NAMESPACE).start();
     let mut peer = daemon.raw_peer();
-    let after = becomes_alive(&mut peer, "/moved");
+    let after = wait_until_alive(&mut peer, "/moved");
     assert_eq!((after.pid, after.revision), (None, before.revision));
     publisher.kill();
-    let took = time_until_gone(&mut peer, "/moved");
-    report_measurement(&format!("evicted {took:?} after the kill"));
-    assert!(reason(&daemon, "/moved").contains("endpoint dead"));
+    let delay = wait_until_evicted(&mut peer, "/moved");
+    report_measurement(&format!("evicted {delay:?} after the kill"));
+    assert!(eviction_log_line(&daemon, "/moved").contains("endpoint dead"));
 }

@@ -8,19 +8,19 @@ use cortex_tests::python;
 use serde_json::{Value, json};
 
 /// Has one Python node do these actions, and gives the reply to each.
-fn node(daemon: &Daemon, actions: &str) -> Vec<Value> {
+fn run_node(daemon: &Daemon, actions: &str) -> Vec<Value> {
     let arguments: Vec<_> = [daemon.address()].into_iter().chain(actions.split(' ')).collect();
-    lines(&python::run("node.py", &arguments))
+    json_lines(&python::run("node.py", &arguments))
 }
 
-fn lines(output: &ProcessOutput) -> Vec<Value> {
+fn json_lines(output: &ProcessOutput) -> Vec<Value> {
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn said(replies: &[Value]) -> Vec<(u64, &str)> {
-    let said = |reply: &Value| reply["status"].as_u64().unwrap();
-    replies.iter().map(|reply| (said(reply), reply["message"].as_str().unwrap())).collect()
+fn statuses_and_messages(replies: &[Value]) -> Vec<(u64, &str)> {
+    let status = |reply: &Value| reply["status"].as_u64().unwrap();
+    replies.iter().map(|reply| (status(reply), reply["message"].as_str().unwrap())).collect()
 }
 
 fn topic_names(reply: &Value) -> Vec<&str> {
@@ -31,12 +31,12 @@ fn topic_names(reply: &Value) -> Vec<&str> {
 #[test]
 fn a_python_node_registers_looks_up_lists_pings_and_shuts_down() {
     let daemon = Daemon::start();
-    let replies = node(
+    let replies = run_node(
         &daemon,
         "ping then list then register /camera camera_node then lookup /camera then list \
          then unregister /camera then lookup /camera then shutdown",
     );
-    let told = [
+    let expected = [
         (0, "pong"),
         (0, ""),
         (0, "Registered topic: /camera"),
@@ -46,7 +46,7 @@ fn a_python_node_registers_looks_up_lists_pings_and_shuts_down() {
         (1, "Topic /camera not found"),
         (0, "Shutting down"),
     ];
-    assert_eq!(said(&replies), told);
+    assert_eq!(statuses_and_messages(&replies), expected);
     let camera = json!({
         "name": "/camera",
         "address": "ipc:///run/nodes/camera.sock",
@@ -68,15 +68,18 @@ fn a_topic_belongs_to_the_first_node_that_registers_it() {
     first.stdout_line("it has the topic", |line| {
         line.contains("Registered topic: /camera").then_some(())
     });
-    let replies = node(&daemon, "register /camera b then lookup /camera");
-    assert_eq!(said(&replies), [(2, "Topic /camera already registered by a"), (0, "")]);
+    let replies = run_node(&daemon, "register /camera b then lookup /camera");
+    assert_eq!(
+        statuses_and_messages(&replies),
+        [(2, "Topic /camera already registered by a"), (0, "")]
+    );
     assert_eq!(replies[1]["topic_info"]["publisher_node"], "a");
 }
 
 #[test]
 fn a_list_is_in_the_order_of_first_registration() {
     let daemon = Daemon::start();
-    let replies = node(
+    let replies = run_node(
         &daemon,
         "register /c n then register /a n then register /b n then list \
          then register /c n ipc:///elsewhere then list \
@@ -102,14 +105,14 @@ fn a_subscriber_finds_a_publisher_through_the_daemon_and_hears_all_it_says() {
     });
 
     let mut publisher = python::spawn("publisher.py", &[daemon.address(), "/numbers", &data, "20"]);
-    let heard = lines(&subscriber.wait());
-    let at = heard.iter().position(|line| line["address"] == data.as_str()).unwrap();
-    let wanted: Vec<_> =
+    let received = json_lines(&subscriber.wait());
+    let at = received.iter().position(|line| line["address"] == data.as_str()).unwrap();
+    let expected: Vec<_> =
         (0..20).map(|number| json!({"topic": "/numbers", "number": number})).collect();
-    assert_eq!(heard[at + 1..], wanted);
+    assert_eq!(received[at + 1..], expected);
 
     publisher.close_stdin();
-    let told = lines(&publisher.wait());
-    let told = said(&told);
-    assert_eq!(told, [(0, "Registered topic: /numbers"), (0, "Unregistered topic: /numbers")]);
+    let replies = json_lines(&publisher.wait());
+    let replies = statuses_and_messages(&replies);
+    assert_eq!(replies, [(0, "Registered topic: /numbers"), (0, "Unregistered topic: /numbers")]);
 }

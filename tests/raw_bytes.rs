@@ -38,9 +38,9 @@ fn conversation() -> Vec<u8> {
 }
 
 /// What the daemon says to all of it: the messages and the commands, each in their order.
-type Answer = (Vec<Vec<Vec<u8>>>, Vec<(String, Vec<u8>)>);
+type Replies = (Vec<Vec<Vec<u8>>>, Vec<(String, Vec<u8>)>);
 
-fn read_answer(peer: &mut RawPeer) -> Answer {
+fn read_replies(peer: &mut RawPeer) -> Replies {
     let (mut messages, mut commands) = (Vec::new(), Vec::new());
     peer.read_greeting().unwrap();
     while messages.len() < 4 || commands.len() < 2 {
@@ -53,11 +53,11 @@ fn read_answer(peer: &mut RawPeer) -> Answer {
 }
 
 /// Returns once the daemon has read all that was sent to it before.
-fn settle(witness: &mut RawPeer) {
+fn wait_until_read(other: &mut RawPeer) {
     // The first round trip may end in the very round in which the other bytes became readable;
     // the second can only end after that round.
-    witness.ping().unwrap();
-    witness.ping().unwrap();
+    other.ping().unwrap();
+    other.ping().unwrap();
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_conversation_means_the_same_wherever_it_is_cut() {
     let conversation = conversation();
     let mut whole = RawPeer::connect(daemon.address()).unwrap();
     whole.send(&conversation).unwrap();
-    let expected = read_answer(&mut whole);
+    let expected = read_replies(&mut whole);
     let (messages, commands) = &expected;
     assert_eq!(messages[2][0], b"one", "frames before the delimiter are echoed");
     assert_eq!(commands[1], ("PONG".into(), b"context".to_vec()));
@@ -84,13 +84,13 @@ fn a_conversation_means_the_same_wherever_it_is_cut() {
     let (ok, not_found) = (DiscoveryStatus::Ok, DiscoveryStatus::NotFound);
     assert_eq!(found, [ok, not_found, ok, not_found]);
 
-    let mut witness = RawPeer::open(daemon.address()).unwrap();
+    let mut other = RawPeer::open(daemon.address()).unwrap();
     for cut in 1..conversation.len() {
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
         peer.send(&conversation[..cut]).unwrap();
-        settle(&mut witness);
+        wait_until_read(&mut other);
         peer.send(&conversation[cut..]).unwrap();
-        assert_eq!(read_answer(&mut peer), expected, "cut at byte {cut}");
+        assert_eq!(read_replies(&mut peer), expected, "cut at byte {cut}");
     }
 }
 
@@ -99,15 +99,15 @@ fn a_conversation_may_come_byte_by_byte() {
     let daemon = Daemon::start();
     let mut whole = RawPeer::connect(daemon.address()).unwrap();
     whole.send(&conversation()).unwrap();
-    let expected = read_answer(&mut whole);
+    let expected = read_replies(&mut whole);
 
-    let mut witness = RawPeer::open(daemon.address()).unwrap();
+    let mut other = RawPeer::open(daemon.address()).unwrap();
     let mut peer = RawPeer::connect(daemon.address()).unwrap();
     for byte in conversation() {
         peer.send(&[byte]).unwrap();
-        settle(&mut witness);
+        wait_until_read(&mut other);
     }
-    assert_eq!(read_answer(&mut peer), expected);
+    assert_eq!(read_replies(&mut peer), expected);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn many_requests_in_one_piece_are_answered_in_their_order() {
 
 #[test]
 fn peers_of_another_mechanism_or_version_are_closed_and_logged() {
-    for (greeting, told) in [
+    for (greeting, in_log) in [
         (raw_peer::greeting_of((3, 1), b"CURVE"), "CURVE"),
         (raw_peer::greeting_of((3, 0), b"PLAIN"), "PLAIN"),
         (raw_peer::greeting_of((2, 0), b""), "ZMTP 2"),
@@ -137,9 +137,9 @@ fn peers_of_another_mechanism_or_version_are_closed_and_logged() {
         let daemon = Daemon::start();
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
         peer.send(&greeting).unwrap();
-        let said = peer.read_to_close().unwrap();
-        assert!(said.len() <= GREETING_LENGTH, "{told}: nothing but a greeting");
-        daemon.process().stderr_line(told, |line| line.contains(told).then_some(()));
+        let received = peer.read_to_close().unwrap();
+        assert!(received.len() <= GREETING_LENGTH, "{in_log}: nothing but a greeting");
+        daemon.process().stderr_line(in_log, |line| line.contains(in_log).then_some(()));
         daemon.assert_serves();
     }
 }
@@ -202,7 +202,7 @@ fn what_a_peer_says_cannot_forge_a_line_of_the_log() {
         let daemon = Daemon::start();
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
         peer.send(&bytes).unwrap();
-        settle(&mut RawPeer::open(daemon.address()).unwrap());
+        wait_until_read(&mut RawPeer::open(daemon.address()).unwrap());
         daemon.signal(Signal::TERM);
         let log = daemon.wait().stderr;
         assert!(log.contains("forged"), "what was said is told:\n{log}");
@@ -332,13 +332,13 @@ fn a_message_without_end_is_closed() {
 #[test]
 fn peers_that_vanish_before_the_reply_leave_nothing_behind() {
     for daemon in [Daemon::start(), Daemon::start_tcp()] {
-        let mut witness = RawPeer::open(daemon.address()).unwrap();
+        let mut other = RawPeer::open(daemon.address()).unwrap();
         let conversation = conversation();
         for cut in (0..conversation.len()).step_by(3).chain([conversation.len()]) {
             let mut peer = RawPeer::connect(daemon.address()).unwrap();
             peer.send(&conversation[..cut]).unwrap();
             drop(peer);
-            witness.ping().unwrap();
+            other.ping().unwrap();
         }
     }
 }
@@ -346,7 +346,7 @@ fn peers_that_vanish_before_the_reply_leave_nothing_behind() {
 #[test]
 fn a_peer_that_does_not_finish_its_handshake_is_closed_and_others_are_served_meanwhile() {
     let daemon = Daemon::start();
-    let mut patient = RawPeer::open(daemon.address()).unwrap();
+    let mut idle = RawPeer::open(daemon.address()).unwrap();
     let started = Instant::now();
     let mut silent = RawPeer::connect(daemon.address()).unwrap();
     let mut greeted = RawPeer::connect(daemon.address()).unwrap();
@@ -369,18 +369,18 @@ fn a_peer_that_does_not_finish_its_handshake_is_closed_and_others_are_served_mea
     assert!(elapsed > Duration::from_secs(9), "it had its time: {elapsed:?}");
     assert_eq!(silent.read_to_close().unwrap().len(), GREETING_LENGTH);
     assert!(greeted.read_to_close().unwrap().len() > GREETING_LENGTH, "a greeting and READY");
-    patient.ping().unwrap();
+    idle.ping().unwrap();
 }
 
 #[test]
 fn a_peer_that_never_reads_costs_little_and_hinders_nobody() {
     let daemon = Daemon::start();
     let mut other = RawPeer::open(daemon.address()).unwrap();
-    let list = fill(&mut other, 1000);
+    let list = register_topics(&mut other, 1000);
 
-    let mut deaf = RawPeer::open(daemon.address()).unwrap();
+    let mut stalled = RawPeer::open(daemon.address()).unwrap();
     let requests = raw_peer::request_message(&DiscoveryRequest::list().to_bytes()).repeat(10_000);
-    deaf.send_what_fits(&requests, Duration::from_secs(1)).unwrap();
+    stalled.send_what_fits(&requests, Duration::from_secs(1)).unwrap();
     for _ in 0..100 {
         other.ping().unwrap();
     }
@@ -394,7 +394,7 @@ fn a_peer_that_never_reads_costs_little_and_hinders_nobody() {
     assert!(used < Duration::from_millis(300), "{used:?} in a second of waiting for that peer");
 
     let connected = daemon.open_files();
-    drop(deaf);
+    drop(stalled);
     eventually("its connection is closed", TIMEOUT, || {
         (daemon.open_files() < connected).then_some(())
     });
@@ -405,7 +405,7 @@ fn a_peer_that_never_reads_costs_little_and_hinders_nobody() {
 fn a_peer_that_reads_late_gets_every_reply() {
     let daemon = Daemon::start();
     let mut other = RawPeer::open(daemon.address()).unwrap();
-    let list = fill(&mut other, 300);
+    let list = register_topics(&mut other, 300);
 
     let mut late = RawPeer::open(daemon.address()).unwrap();
     let requests = raw_peer::request_message(&DiscoveryRequest::list().to_bytes()).repeat(1_000);
@@ -423,13 +423,13 @@ fn every_request_of_a_peer_that_leaves_at_once_is_served() {
     const TOPICS: usize = 1_000;
     let daemon = Daemon::start();
     let mut other = RawPeer::open(daemon.address()).unwrap();
-    fill(&mut other, TOPICS);
+    register_topics(&mut other, TOPICS);
 
-    let mut hasty = RawPeer::open(daemon.address()).unwrap();
+    let mut leaving = RawPeer::open(daemon.address()).unwrap();
     let unregister = |n| DiscoveryRequest::unregister(format!("/topic/{n}")).to_bytes();
     let requests: Vec<_> = (0..TOPICS).map(|n| raw_peer::request_message(&unregister(n))).collect();
-    hasty.send(&requests.concat()).unwrap();
-    drop(hasty);
+    leaving.send(&requests.concat()).unwrap();
+    drop(leaving);
     eventually("all topics are unregistered", TIMEOUT, || {
         let list =
             decode_response(&other.request_bytes(&DiscoveryRequest::list().to_bytes()).unwrap());
@@ -489,12 +489,12 @@ fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
     }
 
     let (before, _) = daemon.memory_kib();
-    let mut deaf = RawPeer::open(daemon.address()).unwrap();
+    let mut stalled = RawPeer::open(daemon.address()).unwrap();
     let list = raw_peer::request_message(&DiscoveryRequest::list().to_bytes());
     // Each REGISTER changes the topic, so that no list is another's.
     let pairs: Vec<_> =
         (0..32).flat_map(|n| [large("/topic/0", &format!("ipc:///{n}")), list.clone()]).collect();
-    deaf.send_what_fits(&pairs.concat().repeat(50), Duration::from_secs(1)).unwrap();
+    stalled.send_what_fits(&pairs.concat().repeat(50), Duration::from_secs(1)).unwrap();
     let started = Instant::now();
     for _ in 0..20 {
         other.ping().unwrap();
@@ -517,8 +517,8 @@ fn a_peer_that_always_leaves_something_unread_costs_no_more_with_time() {
     let envelope = vec![b'e'; ENVELOPE];
     let request = raw_peer::message(&[&envelope, b"", &ping()]);
     let read_reply = |peer: &mut RawPeer| {
-        let said = peer.read_traffic().unwrap();
-        let Traffic::Message(frames) = said else { panic!("{said:?}") };
+        let received = peer.read_traffic().unwrap();
+        let Traffic::Message(frames) = received else { panic!("{received:?}") };
         assert_eq!((frames.len(), frames[0].len()), (3, ENVELOPE));
         assert_eq!(decode_response(&frames[2]).message, "pong");
     };
@@ -541,7 +541,7 @@ fn a_peer_that_always_leaves_something_unread_costs_no_more_with_time() {
 }
 
 /// Registers so many topics; the reply to LIST.
-fn fill(peer: &mut RawPeer, topics: usize) -> Vec<u8> {
+fn register_topics(peer: &mut RawPeer, topics: usize) -> Vec<u8> {
     for number in 0..topics {
         let register = DiscoveryRequest::register(topic(&format!("/topic/{number}"), "node"));
         let reply = peer.request_bytes(&register.to_bytes()).unwrap();

@@ -41,8 +41,8 @@ fn the_reference_has_nothing_to_tell_of_itself() {
     let Err(unsupported @ Error::Unsupported { .. }) = client.stats() else {
         panic!("it has no statistics");
     };
-    let told = "the daemon does not know STATS: it speaks no extensions of the protocol";
-    assert_eq!(unsupported.to_string(), told);
+    let expected = "the daemon does not know STATS: it speaks no extensions of the protocol";
+    assert_eq!(unsupported.to_string(), expected);
 }
 
 #[test]

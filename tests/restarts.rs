@@ -39,7 +39,7 @@ fn register(peer: &mut RawPeer, name: &str) -> DiscoveryStatus {
     status_of_request(peer, &DiscoveryRequest::register(topic(name, "node")))
 }
 
-fn says_of_itself(peer: &mut RawPeer) -> ResponseExt {
+fn daemon_info(peer: &mut RawPeer) -> ResponseExt {
     peer.request(&hello()).unwrap().ext.unwrap()
 }
 
@@ -50,7 +50,7 @@ fn stop(daemon: Daemon) {
 
 /// Starts a daemon and asks it for its topics before anybody else: what it says, and how long it
 /// took from the start.
-fn first_list(builder: &DaemonBuilder, test_dir: &TestDir) -> (Process, Vec<String>, Duration) {
+fn start_and_list(builder: &DaemonBuilder, test_dir: &TestDir) -> (Process, Vec<String>, Duration) {
     let started = Instant::now();
     let daemon = builder.spawn();
     // Without a pause: the very first answer counts.
@@ -90,7 +90,7 @@ fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead
     assert_eq!(before.len(), PROCESSES * TOPICS_EACH);
 
     assert_eq!(daemon.kill().signal, Some(9));
-    let (daemon, all, took) = first_list(&builder, &test_dir);
+    let (daemon, all, took) = start_and_list(&builder, &test_dir);
     assert_eq!(all, before, "all of them, in their order");
     report_measurement(&format!("{} topics at the first LIST, {took:?} from the start", all.len()));
     assert!(took < MAX_RESTART_TIME, "{took:?}");
@@ -98,7 +98,7 @@ fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead
     daemon.signal(Signal::KILL);
     assert_eq!(daemon.wait().signal, Some(9));
     publishers.iter().step_by(2).for_each(Publisher::kill);
-    let (_daemon, living, took) = first_list(&builder, &test_dir);
+    let (_daemon, living, took) = start_and_list(&builder, &test_dir);
     let lives = |name: &&String| {
         let node: usize = name.split('/').nth(1).unwrap().parse().unwrap();
         node % 2 == 1
@@ -113,14 +113,14 @@ fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead
 
 /// A client under whom the daemon is killed: what it was told is there, and what it asked for
 /// without an answer, in that order.
-struct Client {
+struct WriterClient {
     number: usize,
     /// How many requests it sends ahead.
-    ahead: usize,
+    pipelined: usize,
     /// Names and addresses, in the order of the list.
     topics: Vec<(String, String)>,
     unanswered: VecDeque<Change>,
-    chance: Chance,
+    random: Random,
 }
 
 #[derive(Debug)]
@@ -132,27 +132,27 @@ struct Change {
 
 /// Numbers that nobody can foresee, and that can be had again (splitmix64).
 #[derive(Clone, Copy, Debug)]
-struct Chance(u64);
+struct Random(u64);
 
-impl Chance {
-    fn up_to(&mut self, most: usize) -> usize {
+impl Random {
+    fn at_most(&mut self, max: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % (most as u64 + 1)).unwrap()
+        usize::try_from((mixed ^ (mixed >> 31)) % (max as u64 + 1)).unwrap()
     }
 }
 
-impl Client {
+impl WriterClient {
     /// Changes topics as fast as it can until the daemon is gone.
     fn run(&mut self, address: &str, answers: &AtomicUsize) {
         let Ok(mut peer) = RawPeer::open(address) else { return };
         let mut serial = 0;
         loop {
-            while self.unanswered.len() <= self.ahead {
+            while self.unanswered.len() <= self.pipelined {
                 serial += 1;
-                let name = format!("/{}/{}", self.number, self.chance.up_to(20));
-                let is_removal = self.chance.up_to(2) == 0;
+                let name = format!("/{}/{}", self.number, self.random.at_most(20));
+                let is_removal = self.random.at_most(2) == 0;
                 let address = (!is_removal).then(|| format!("ipc:///{serial}"));
                 let request = match &address {
                     None => DiscoveryRequest::unregister(&name),
@@ -210,39 +210,40 @@ fn apply(topics: &mut Vec<(String, String)>, change: &Change) {
 fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
     const ROUNDS: usize = 50;
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    let mut chance = Chance(since_1970.subsec_nanos().into());
-    report_measurement(&format!("{chance:?}"));
+    let mut random = Random(since_1970.subsec_nanos().into());
+    report_measurement(&format!("{random:?}"));
     let builder = DaemonBuilder::at(&TestDir::new()).log_level(Some("warning"));
     let mut clients: Vec<_> = [0, 0, 7, 60]
         .into_iter()
         .enumerate()
-        .map(|(number, ahead)| Client {
+        .map(|(number, pipelined)| WriterClient {
             number,
-            ahead,
+            pipelined,
             topics: Vec::new(),
             unanswered: VecDeque::new(),
-            chance: Chance(chance.up_to(1 << 30) as u64),
+            random: Random(random.at_most(1 << 30) as u64),
         })
         .collect();
     let (mut revision, mut acknowledged) = (0, 0);
     for round in 0..=ROUNDS {
         let daemon = builder.start();
         let mut peer = daemon.raw_peer();
-        let told = peer.request(&DiscoveryRequest::list()).unwrap();
+        let list = peer.request(&DiscoveryRequest::list()).unwrap();
         for client in &mut clients {
             let prefix = format!("/{}/", client.number);
-            let its = told.topics.iter().filter(|topic| topic.name.as_str().starts_with(&prefix));
-            let its = its.map(|topic| (topic.name.to_string(), topic.address.clone()));
-            client.check(its.collect());
+            let topics =
+                list.topics.iter().filter(|topic| topic.name.as_str().starts_with(&prefix));
+            let topics = topics.map(|topic| (topic.name.to_string(), topic.address.clone()));
+            client.check(topics.collect());
         }
-        let now = says_of_itself(&mut peer).revision.unwrap();
+        let now = daemon_info(&mut peer).revision.unwrap();
         assert!(now >= revision, "revisions never go back: {revision}, then {now}");
         revision = now;
         if round == ROUNDS {
             break;
         }
         let answers = AtomicUsize::new(0);
-        let enough = chance.up_to(400);
+        let kill_after = random.at_most(400);
         thread::scope(|scope| {
             for client in &mut clients {
                 let (address, answers) = (daemon.address(), &answers);
@@ -250,7 +251,7 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
             }
             // Without a pause: any moment counts.
             let deadline = Instant::now() + TIMEOUT;
-            while answers.load(Ordering::Relaxed) < enough {
+            while answers.load(Ordering::Relaxed) < kill_after {
                 assert!(Instant::now() < deadline, "no answers come");
                 thread::yield_now();
             }
@@ -272,12 +273,12 @@ fn a_restart_goes_on_with_the_same_history() {
     for name in ["/b", "/a", "/c"] {
         assert_eq!(register(&mut peer, name), DiscoveryStatus::Ok);
     }
-    let before = says_of_itself(&mut peer);
+    let before = daemon_info(&mut peer);
     stop(daemon);
     for ending in [Signal::KILL, Signal::TERM] {
         let daemon = builder.start();
         let mut peer = daemon.raw_peer();
-        let after = says_of_itself(&mut peer);
+        let after = daemon_info(&mut peer);
         assert_eq!((after.epoch, after.revision), (before.epoch, before.revision));
         assert_eq!(list(&mut peer), ["/b", "/a", "/c"]);
         daemon.signal(ending);
@@ -292,13 +293,13 @@ fn a_daemon_without_state_forgets() {
     let daemon = builder.start();
     let mut peer = daemon.raw_peer();
     assert_eq!(register(&mut peer, "/x"), DiscoveryStatus::Ok);
-    let epoch = says_of_itself(&mut peer).epoch;
+    let epoch = daemon_info(&mut peer).epoch;
     stop(daemon);
     assert!(!test_dir.path("state").exists(), "nothing is written");
     let daemon = builder.start();
     let mut peer = daemon.raw_peer();
     assert_eq!(list(&mut peer), [""; 0]);
-    assert_ne!(says_of_itself(&mut peer).epoch, epoch);
+    assert_ne!(daemon_info(&mut peer).epoch, epoch);
 }
 
 #[test]
@@ -308,13 +309,14 @@ fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
     fs::write(&boot_id, "11111111-2222-3333-4444-555555555555\n").unwrap();
     let mount =
         format!("mount --bind {} /proc/sys/kernel/random/boot_id", boot_id.to_str().unwrap());
-    let may = std::process::Command::new("unshare").args(["--mount", "sh", "-c", &mount]).output();
-    if !may.is_ok_and(|output| output.status.success()) {
+    let mounted =
+        std::process::Command::new("unshare").args(["--mount", "sh", "-c", &mount]).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
         report_skipped("a daemon can be shown another boot only where `unshare --mount` may mount");
         return;
     }
     let builder = DaemonBuilder::at(&test_dir);
-    let booted = DaemonBuilder::at(&test_dir).shell_prelude(&format!(
+    let after_boot = DaemonBuilder::at(&test_dir).shell_prelude(&format!(
         r#"exec unshare --mount sh -c '{mount} && exec "$0" "$@"' "$0" "$@""#
     ));
     let daemon = builder.start();
@@ -327,13 +329,13 @@ fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
     ] {
         assert_eq!(status_of_request(&mut peer, &request), DiscoveryStatus::Ok);
     }
-    let before = says_of_itself(&mut peer);
+    let before = daemon_info(&mut peer);
     assert_eq!(daemon.kill().signal, Some(9));
 
-    let daemon = booted.start();
+    let daemon = after_boot.start();
     let mut peer = daemon.raw_peer();
     assert_eq!(list(&mut peer), ["/static/b", "/static/a"]);
-    let after = says_of_itself(&mut peer);
+    let after = daemon_info(&mut peer);
     assert_ne!(after.epoch, before.epoch);
     let describe = DiscoveryRequest::lookup("/static/a").with_ext(RequestExt::default());
     let entry = peer.request(&describe).unwrap().ext.unwrap().entry.unwrap();
@@ -344,14 +346,14 @@ fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
     );
     stop(daemon);
 
-    let daemon = booted.start();
+    let daemon = after_boot.start();
     let mut peer = daemon.raw_peer();
     assert_eq!(list(&mut peer), ["/static/a"]);
-    assert_eq!(says_of_itself(&mut peer).epoch, after.epoch, "the same boot, the same history");
+    assert_eq!(daemon_info(&mut peer).epoch, after.epoch, "the same boot, the same history");
 }
 
 /// A state file as a daemon has left it, with one topic.
-fn state_file(test_dir: &TestDir) -> (PathBuf, DaemonBuilder) {
+fn create_state_file(test_dir: &TestDir) -> (PathBuf, DaemonBuilder) {
     let path = test_dir.path("topics.db");
     let builder = DaemonBuilder::at(test_dir).args([Path::new("--state"), &path]);
     let daemon = builder.start();
@@ -361,7 +363,7 @@ fn state_file(test_dir: &TestDir) -> (PathBuf, DaemonBuilder) {
 }
 
 /// It does not start, says why in a sentence, and changes nothing.
-fn assert_left_alone(builder: &DaemonBuilder, path: &Path, words: &[&str]) {
+fn assert_rejected_and_unchanged(builder: &DaemonBuilder, path: &Path, words: &[&str]) {
     let before = fs::read(path).unwrap();
     let output = builder.run();
     assert_eq!(output.code, Some(1), "{}", output.stderr);
@@ -380,11 +382,11 @@ fn assert_left_alone(builder: &DaemonBuilder, path: &Path, words: &[&str]) {
 #[test]
 fn a_state_file_that_is_a_link_is_refused_and_left_alone() {
     let test_dir = TestDir::new();
-    let (path, builder) = state_file(&test_dir);
+    let (path, builder) = create_state_file(&test_dir);
     let real = test_dir.path("real.db");
     fs::rename(&path, &real).unwrap();
     symlink(&real, &path).unwrap();
-    assert_left_alone(&builder, &path, &["symbolic link"]);
+    assert_rejected_and_unchanged(&builder, &path, &["symbolic link"]);
     assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
 }
 
@@ -394,9 +396,9 @@ fn a_state_file_of_another_user_is_refused_and_left_alone() {
         report_skipped("only root can give a file to another user");
         return;
     }
-    let (path, builder) = state_file(&TestDir::new());
+    let (path, builder) = create_state_file(&TestDir::new());
     chown(&path, Some(1000), Some(1000)).unwrap();
-    assert_left_alone(&builder, &path, &["another user"]);
+    assert_rejected_and_unchanged(&builder, &path, &["another user"]);
     assert_eq!(fs::metadata(&path).unwrap().uid(), 1000);
 }
 
@@ -404,21 +406,21 @@ fn a_state_file_of_another_user_is_refused_and_left_alone() {
 fn a_file_that_is_not_a_state_file_is_refused_and_left_alone() {
     for content in [&b"precious"[..], &[0; 4096], b"SQLite format 3\0 of another program"] {
         let test_dir = TestDir::new();
-        let (path, builder) = state_file(&test_dir);
+        let (path, builder) = create_state_file(&test_dir);
         fs::write(&path, content).unwrap();
-        assert_left_alone(&builder, &path, &["not one of this daemon"]);
+        assert_rejected_and_unchanged(&builder, &path, &["not one of this daemon"]);
     }
 }
 
 #[test]
 fn a_state_file_of_a_newer_version_is_refused_and_left_alone() {
-    let (path, builder) = state_file(&TestDir::new());
+    let (path, builder) = create_state_file(&TestDir::new());
     let mut bytes = fs::read(&path).unwrap();
     // SQLite's user_version, in which the file's version is.
     assert_eq!(bytes[60..64], [0, 0, 0, 1]);
     bytes[63] = 2;
     fs::write(&path, bytes).unwrap();
-    assert_left_alone(&builder, &path, &["version 2", "newer"]);
+    assert_rejected_and_unchanged(&builder, &path, &["version 2", "newer"]);
 }
 
 #[test]
@@ -435,7 +437,7 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
     ];
     for (what, damage) in damages {
         let test_dir = TestDir::new();
-        let (path, builder) = state_file(&test_dir);
+        let (path, builder) = create_state_file(&test_dir);
         let mut bytes = fs::read(&path).unwrap();
         damage(&mut bytes);
         fs::write(&path, &bytes).unwrap();
@@ -458,18 +460,18 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
 fn a_state_file_deleted_under_it_is_noticed_and_made_anew() {
     // SQLite keeps the newest changes beside the file: without them it is as good as gone.
     for deleted in [&["", "-wal", "-shm"][..], &[""], &["-wal"], &["-shm"]] {
-        delete_state(deleted);
+        check_deleted_state_files(deleted);
     }
 }
 
-fn delete_state(suffixes: &[&str]) {
+fn check_deleted_state_files(suffixes: &[&str]) {
     let test_dir = TestDir::new();
     let path = test_dir.path("topics.db");
     let builder = DaemonBuilder::at(&test_dir).args([Path::new("--state"), &path]);
     let daemon = builder.start();
     let mut peer = daemon.raw_peer();
     assert_eq!(register(&mut peer, "/before"), DiscoveryStatus::Ok);
-    let epoch = says_of_itself(&mut peer).epoch;
+    let epoch = daemon_info(&mut peer).epoch;
     for suffix in suffixes {
         fs::remove_file(test_dir.path(&format!("topics.db{suffix}"))).unwrap();
     }
@@ -486,7 +488,7 @@ fn delete_state(suffixes: &[&str]) {
     assert!(path.exists());
     assert_eq!(register(&mut peer, "/after"), DiscoveryStatus::Ok, "{suffixes:?}");
     let before = list(&mut peer);
-    assert_ne!(says_of_itself(&mut peer).epoch, epoch, "the history is gone, so another begins");
+    assert_ne!(daemon_info(&mut peer).epoch, epoch, "the history is gone, so another begins");
     assert_eq!(before.contains(&"/meanwhile".to_owned()), status == DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
     assert_eq!(list(&mut builder.start().raw_peer()), before, "{suffixes:?}");
@@ -494,7 +496,7 @@ fn delete_state(suffixes: &[&str]) {
 
 #[test]
 fn two_daemons_do_not_share_a_state_file() {
-    let (path, builder) = state_file(&TestDir::new());
+    let (path, builder) = create_state_file(&TestDir::new());
     let daemon = builder.start();
     let other = DaemonBuilder::at(&TestDir::new()).args([Path::new("--state"), &path]);
     let output = other.run();
@@ -505,12 +507,13 @@ fn two_daemons_do_not_share_a_state_file() {
 
 #[test]
 fn where_no_state_can_be_kept_it_says_so_and_does_not_start() {
-    for (path, told) in [("/proc/no/topics.db", "/proc/no"), ("/dev/null", "/dev/null"), ("/", "/")]
+    for (path, expected) in
+        [("/proc/no/topics.db", "/proc/no"), ("/dev/null", "/dev/null"), ("/", "/")]
     {
         let test_dir = TestDir::new();
         let output = DaemonBuilder::at(&test_dir).args(["--state", path]).run();
         assert_eq!(output.code, Some(1), "{path}: {}", output.stderr);
-        assert!(output.stderr.contains(told), "{path}: {}", output.stderr);
+        assert!(output.stderr.contains(expected), "{path}: {}", output.stderr);
         assert!(!output.stderr.contains("panicked"), "{path}: {}", output.stderr);
         let reasons = output.stderr.matches("(os error").count();
         assert!(reasons <= 1, "the system's reason is told {reasons} times: {}", output.stderr);

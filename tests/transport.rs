@@ -12,7 +12,7 @@ use zmq::{Context, DEALER, REQ, SocketEvent};
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-fn both_transports() -> [Daemon; 2] {
+fn start_on_both_transports() -> [Daemon; 2] {
     [Daemon::start(), Daemon::start_tcp()]
 }
 
@@ -21,24 +21,24 @@ fn lookup(name: &str) -> Vec<u8> {
 }
 
 /// Whether the reply is the one to a lookup of this unknown name, and so to no other request.
-fn is_about(reply: &[u8], name: &str) -> bool {
+fn is_reply_about(reply: &[u8], name: &str) -> bool {
     decode_response(reply).message == format!("Topic {name} not found")
 }
 
 #[test]
 fn a_req_asks_again_and_again() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let peer = ZmqPeer::req(daemon.address());
         for turn in 0..200 {
             let name = format!("/{turn}");
-            assert!(is_about(&peer.request_bytes(&lookup(&name)), &name));
+            assert!(is_reply_about(&peer.request_bytes(&lookup(&name)), &name));
         }
     }
 }
 
 #[test]
 fn a_dealer_gets_each_reply_with_the_frames_before_its_delimiter() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let peer = ZmqPeer::dealer(daemon.address());
         let long = vec![7; 300];
         for envelope in [&[][..], &[&b"one"[..]], &[b"one", b"two", &long, b"\0"]] {
@@ -47,14 +47,14 @@ fn a_dealer_gets_each_reply_with_the_frames_before_its_delimiter() {
             let parts = peer.receive_parts();
             let (reply, before) = parts.split_last().unwrap();
             assert_eq!(before, [envelope, &[b""]].concat());
-            assert!(is_about(reply, "/x"));
+            assert!(is_reply_about(reply, "/x"));
         }
     }
 }
 
 #[test]
 fn a_dealer_that_sends_500_requests_ahead_gets_500_replies_in_order() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let peer = ZmqPeer::dealer(daemon.address());
         for number in 0..500 {
             peer.send_parts(&[b"", &lookup(&format!("/{number}"))]);
@@ -62,7 +62,7 @@ fn a_dealer_that_sends_500_requests_ahead_gets_500_replies_in_order() {
         for number in 0..500 {
             let parts = peer.receive_parts();
             assert_eq!((parts.len(), parts[0].len()), (2, 0));
-            assert!(is_about(&parts[1], &format!("/{number}")));
+            assert!(is_reply_about(&parts[1], &format!("/{number}")));
         }
         assert!(!peer.receives_within(20), "no reply comes twice");
     }
@@ -70,18 +70,18 @@ fn a_dealer_that_sends_500_requests_ahead_gets_500_replies_in_order() {
 
 #[test]
 fn a_correlated_req_is_answered() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let peer = ZmqPeer::new(daemon.address(), REQ, |socket| socket.set_req_correlate(true));
         for turn in 0..100 {
             let name = format!("/{turn}");
-            assert!(is_about(&peer.request_bytes(&lookup(&name)), &name));
+            assert!(is_reply_about(&peer.request_bytes(&lookup(&name)), &name));
         }
     }
 }
 
 #[test]
 fn a_relaxed_req_may_ask_anew_without_having_read_the_reply() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let peer = ZmqPeer::new(daemon.address(), REQ, |socket| {
             socket.set_req_relaxed(true)?;
             socket.set_req_correlate(true)
@@ -89,23 +89,24 @@ fn a_relaxed_req_may_ask_anew_without_having_read_the_reply() {
         for turn in 0..100 {
             peer.socket().send(lookup("/abandoned"), 0).unwrap();
             let name = format!("/{turn}");
-            assert!(is_about(&peer.request_bytes(&lookup(&name)), &name));
+            assert!(is_reply_about(&peer.request_bytes(&lookup(&name)), &name));
         }
     }
 }
 
 #[test]
 fn heartbeats_are_answered_so_that_an_idle_connection_stays() {
-    for (daemon, monitor) in both_transports().iter().zip(["inproc://ipc", "inproc://tcp"]) {
+    for (daemon, monitor) in start_on_both_transports().iter().zip(["inproc://ipc", "inproc://tcp"])
+    {
         let context = Context::new();
         let socket_events = context.socket(zmq::PAIR).unwrap();
-        let peer = ZmqPeer::within(&context, daemon.address(), REQ, |socket| {
+        let peer = ZmqPeer::in_context(&context, daemon.address(), REQ, |socket| {
             socket.set_heartbeat_ivl(50)?;
             socket.set_heartbeat_timeout(1000)?;
             socket.monitor(monitor, SocketEvent::DISCONNECTED.to_raw().into())?;
             socket_events.connect(monitor)
         });
-        let look_up = || assert!(is_about(&peer.request_bytes(&lookup("/x")), "/x"));
+        let look_up = || assert!(is_reply_about(&peer.request_bytes(&lookup("/x")), "/x"));
         look_up();
         let disconnected = socket_events.poll(zmq::POLLIN, 2500).unwrap();
         assert_eq!(disconnected, 0, "the connection was given up");
@@ -115,7 +116,7 @@ fn heartbeats_are_answered_so_that_an_idle_connection_stays() {
 
 #[test]
 fn peers_may_claim_any_routing_id_even_the_same() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let claim = |id: &'static [u8]| {
             ZmqPeer::new(daemon.address(), DEALER, |socket| socket.set_identity(id))
         };
@@ -126,7 +127,7 @@ fn peers_may_claim_any_routing_id_even_the_same() {
                 peer.send_parts(&[b"", &lookup(&name(number))]);
             }
             for (number, peer) in peers.iter().enumerate() {
-                assert!(is_about(&peer.receive_parts()[1], &name(number)));
+                assert!(is_reply_about(&peer.receive_parts()[1], &name(number)));
             }
         }
     }
@@ -134,7 +135,7 @@ fn peers_may_claim_any_routing_id_even_the_same() {
 
 #[test]
 fn requests_of_up_to_64_kib_are_served_and_of_up_to_1_mib_refused() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let peer = ZmqPeer::req(daemon.address());
         for size in [255, 256, 4 * KIB, 64 * KIB - 1, 64 * KIB] {
             assert_eq!(
@@ -154,12 +155,12 @@ fn requests_of_up_to_64_kib_are_served_and_of_up_to_1_mib_refused() {
 
 #[test]
 fn a_request_of_over_1_mib_costs_its_sender_the_connection_and_nobody_else_anything() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let other = ZmqPeer::req(daemon.address());
         assert_eq!(other.request(&DiscoveryRequest::ping()).message, "pong");
         let context = Context::new();
         let events = context.socket(zmq::PAIR).unwrap();
-        let peer = ZmqPeer::within(&context, daemon.address(), REQ, |socket| {
+        let peer = ZmqPeer::in_context(&context, daemon.address(), REQ, |socket| {
             socket.monitor("inproc://events", SocketEvent::DISCONNECTED.to_raw().into())?;
             events.set_rcvtimeo(30_000)?;
             events.connect("inproc://events")
@@ -174,7 +175,7 @@ fn a_request_of_over_1_mib_costs_its_sender_the_connection_and_nobody_else_anyth
 #[test]
 fn a_reply_of_over_1_mib_arrives_whole() {
     const TOPICS: usize = 10_000;
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let peer = ZmqPeer::new(daemon.address(), DEALER, |socket| {
             socket.set_sndhwm(0)?;
             socket.set_rcvhwm(0)
@@ -201,30 +202,30 @@ fn a_reply_of_over_1_mib_arrives_whole() {
 #[test]
 fn hundreds_of_sockets_that_connect_at_once_are_all_answered() {
     descriptors::raise_limit();
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let context = Context::new();
         let name = |number| format!("/{number}");
         let peers: Vec<_> = (0..300)
             .map(|number| {
-                let peer = ZmqPeer::within(&context, daemon.address(), REQ, |_| Ok(()));
+                let peer = ZmqPeer::in_context(&context, daemon.address(), REQ, |_| Ok(()));
                 peer.socket().send(lookup(&name(number)), 0).unwrap();
                 peer
             })
             .collect();
         for (number, peer) in peers.iter().enumerate() {
-            assert!(is_about(&peer.receive(), &name(number)));
+            assert!(is_reply_about(&peer.receive(), &name(number)));
         }
     }
 }
 
 #[test]
 fn libzmq_sockets_that_cannot_ask_or_want_a_password_get_nothing_and_hinder_nobody() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let context = Context::new();
         let refused: Vec<_> = [zmq::SUB, zmq::PUSH, zmq::PAIR, zmq::REP, zmq::ROUTER]
             .into_iter()
-            .map(|kind| ZmqPeer::within(&context, daemon.address(), kind, |_| Ok(())))
-            .chain([ZmqPeer::within(&context, daemon.address(), REQ, |socket| {
+            .map(|kind| ZmqPeer::in_context(&context, daemon.address(), kind, |_| Ok(())))
+            .chain([ZmqPeer::in_context(&context, daemon.address(), REQ, |socket| {
                 socket.set_plain_username(Some("somebody"))?;
                 socket.set_plain_password(Some("secret"))
             })])
@@ -241,7 +242,7 @@ fn libzmq_sockets_that_cannot_ask_or_want_a_password_get_nothing_and_hinder_nobo
 
 #[test]
 fn pyzmq_finds_the_transport_as_it_should_be() {
-    for daemon in both_transports() {
+    for daemon in start_on_both_transports() {
         let output = python::run("transport_checks.py", &[daemon.address()]);
         assert_eq!(output.code, Some(0), "after {}:\n{}", output.stdout, output.stderr);
         assert_eq!(output.stdout.lines().count(), 7, "every check ran:\n{}", output.stdout);

@@ -30,32 +30,32 @@ fn unregister(address: &str, name: &str) {
 }
 
 /// Starts `cortex topic wait` with these arguments.
-fn waiting(address: &str, arguments: &[&str]) -> Process {
+fn start_wait(address: &str, arguments: &[&str]) -> Process {
     let arguments = [&["-a", address, "--timeout", "30s", "topic", "wait"], arguments].concat();
     Process::spawn_captured(&mut command(&arguments))
 }
 
 /// A client that waits for `/x` in a thread of its own, polling where it must at each 20 ms.
-fn waiting_client(address: &str) -> JoinHandle<Result<TopicInfo>> {
+fn spawn_waiting_client(address: &str) -> JoinHandle<Result<TopicInfo>> {
     let builder = DiscoveryClient::builder().address(address).timeout(TIMEOUT);
     let mut client = builder.poll_interval(Duration::from_millis(20)).build().unwrap();
     thread::spawn(move || client.wait_for_topic("/x", TIMEOUT))
 }
 
-fn parsed(text: &str) -> Value {
+fn parse_json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
 #[test]
 fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
-    let waiting = waiting(daemon.address(), &["/x", "-o", "json"]);
+    let wait = start_wait(daemon.address(), &["/x", "-o", "json"]);
     wait_until_parked(daemon.address(), (1, 0));
     let node = ["register", "/x", "python_node", "then", "hold"];
     let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
     node.stdout_line("it has its reply", |line| line.contains("Registered").then_some(()));
     let replied = Instant::now();
-    let found = parsed(&expect_success(waiting.wait()));
+    let found = parse_json(&expect_success(wait.wait()));
     let took = replied.elapsed();
     report_measurement(&format!(
         "a process that waited ended {took:?} after the reply to REGISTER was told"
@@ -68,16 +68,16 @@ fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
 fn at_the_reference_a_topic_is_found_by_asking_again() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     let address = daemon.address();
-    let in_a_shell = waiting(&address, &["/x", "-o", "name"]);
-    let several = waiting(&address, &["/y", "/x", "-o", "name"]);
-    let waiting = waiting_client(&address);
+    let single_wait = start_wait(&address, &["/x", "-o", "name"]);
+    let multiple_wait = start_wait(&address, &["/y", "/x", "-o", "name"]);
+    let waiting_client = spawn_waiting_client(&address);
     register(&address, "/x");
-    assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
-    assert_eq!(expect_success(in_a_shell.wait()), "/x\n");
+    assert_eq!(waiting_client.join().unwrap(), Ok(topic("/x", "node")));
+    assert_eq!(expect_success(single_wait.wait()), "/x\n");
     register(&address, "/y");
-    assert_eq!(expect_success(several.wait()), "/y\n/x\n");
+    assert_eq!(expect_success(multiple_wait.wait()), "/y\n/x\n");
 
-    let gone = self::waiting(&address, &["/x", "/y", "--gone"]);
+    let gone = self::start_wait(&address, &["/x", "/y", "--gone"]);
     unregister(&address, "/x");
     unregister(&address, "/y");
     assert_eq!(expect_success(gone.wait()), "");
@@ -89,9 +89,9 @@ fn a_wait_survives_a_killed_daemon() {
     let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
     let address = test_dir.address();
     let daemon = builder.start();
-    let waiting_client = waiting_client(&address);
-    let shells = [waiting(&address, &["/x"]), waiting(&address, &["/x", "/x"])];
-    let several = waiting(&address, &["/x", "/y"]);
+    let waiting_client = spawn_waiting_client(&address);
+    let waits = [start_wait(&address, &["/x"]), start_wait(&address, &["/x", "/x"])];
+    let multiple_wait = start_wait(&address, &["/x", "/y"]);
     wait_until_parked(&address, (3, 1));
     let _ = daemon.kill();
     let daemon = builder.start();
@@ -103,7 +103,7 @@ fn a_wait_survives_a_killed_daemon() {
     wait_until_parked(&address, (3, 1));
     register(&address, "/x");
     assert_eq!(waiting_client.join().unwrap(), Ok(topic("/x", "node")));
-    for process in shells.into_iter().chain([several]) {
+    for process in waits.into_iter().chain([multiple_wait]) {
         assert!(expect_success(process.wait()).contains("/x"));
     }
     daemon.assert_serves();
@@ -116,20 +116,20 @@ fn a_wait_goes_on_at_whatever_daemon_takes_the_place() {
     let address = test_dir.address();
 
     let ours = builder.start();
-    let waiting = waiting_client(&address);
+    let waiting_client = spawn_waiting_client(&address);
     wait_until_parked(&address, (1, 0));
     let _ = ours.kill();
     let reference = ReferenceDaemon::start(&test_dir);
     register(&address, "/x");
-    assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
+    assert_eq!(waiting_client.join().unwrap(), Ok(topic("/x", "node")));
 
     unregister(&address, "/x");
-    let waiting = waiting_client(&address);
+    let waiting_client = spawn_waiting_client(&address);
     drop(reference);
     let _ours = builder.start();
     wait_until_parked(&address, (1, 0));
     register(&address, "/x");
-    assert_eq!(waiting.join().unwrap(), Ok(topic("/x", "node")));
+    assert_eq!(waiting_client.join().unwrap(), Ok(topic("/x", "node")));
 }
 
 #[test]
@@ -144,9 +144,9 @@ fn what_a_shell_is_shown_is_what_lookup_shows() {
         assert_eq!(expect_success(run_at(address, &["wait", "/x", "/x", "-o", format])), lookup);
     }
     let both = |format| expect_success(run_at(address, &["wait", "/x", "/a", "-o", format]));
-    let array = parsed(&both("json"));
+    let array = parse_json(&both("json"));
     assert_eq!((&array[0]["name"], &array[1]["name"]), (&json!("/x"), &json!("/a")));
-    let lines: Vec<_> = both("jsonl").lines().map(parsed).collect();
+    let lines: Vec<_> = both("jsonl").lines().map(parse_json).collect();
     assert_eq!(lines, *array.as_array().unwrap());
     assert_eq!(both("table").lines().count(), 3);
 
@@ -166,7 +166,7 @@ fn a_shell_waits_until_a_topic_is_gone() {
     for name in ["/x*", "/x?y"] {
         register(address, name);
         register(address, "/xyy");
-        let gone = waiting(address, &[name, "--gone"]);
+        let gone = start_wait(address, &[name, "--gone"]);
         wait_until_parked(address, (0, 1));
         unregister(address, "/xyy");
         unregister(address, name);
@@ -195,7 +195,7 @@ fn a_wait_in_vain_ends_in_time_and_says_why() {
         assert!(output.stderr.starts_with(sentence), "{}", output.stderr);
     }
     let output = run_at(&reference.address(), &["--timeout", "300ms", "wait", "/x", "-o", "json"]);
-    let error = &parsed(&output.stderr)["error"];
+    let error = &parse_json(&output.stderr)["error"];
     assert_eq!((output.code, &error["kind"]), (Some(124), &json!("wait_timed_out")));
 }
 
@@ -244,10 +244,10 @@ fn a_daemon_that_goes_for_good_is_told_when_the_time_is_over() {
 #[test]
 fn an_interrupted_wait_leaves_nothing_at_the_daemon() {
     let daemon = Daemon::start();
-    let waiting = waiting(daemon.address(), &["/x"]);
+    let wait = start_wait(daemon.address(), &["/x"]);
     wait_until_parked(daemon.address(), (1, 0));
-    waiting.signal(Signal::INT);
-    let output = waiting.wait();
+    wait.signal(Signal::INT);
+    let output = wait.wait();
     assert!(output.code == Some(130) || output.signal == Some(2), "{output:?}");
     wait_until_parked(daemon.address(), (0, 0));
 }

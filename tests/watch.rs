@@ -23,33 +23,33 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Who watches: it knows the topics by what it was told, and what that was.
-struct Reader {
+struct WatchFollower {
     watch: Watch,
     topics: Vec<TopicInfo>,
-    told: Vec<String>,
+    events: Vec<String>,
     revision: Option<u64>,
 }
 
-impl Reader {
+impl WatchFollower {
     fn at(address: &str) -> Self {
         let builder = DiscoveryClient::builder().address(address).timeout(TIMEOUT);
         let client = builder.poll_interval(Duration::from_millis(20)).build().unwrap();
         let watch = client.watch(None).unwrap();
-        Self { watch, topics: Vec::new(), told: Vec::new(), revision: None }
+        Self { watch, topics: Vec::new(), events: Vec::new(), revision: None }
     }
 
-    fn hear(&mut self) {
+    fn read_event(&mut self) {
         let event = self.watch.next_within(TIMEOUT).unwrap();
-        match event.unwrap_or_else(|| panic!("nothing more than {:?}", self.told)) {
+        match event.unwrap_or_else(|| panic!("nothing more than {:?}", self.events)) {
             WatchEvent::Snapshot { topics, revision, is_resync } => {
-                self.told.push(if is_resync { "resync" } else { "snapshot" }.into());
+                self.events.push(if is_resync { "resync" } else { "snapshot" }.into());
                 self.topics = topics;
                 self.revision = revision;
             }
             WatchEvent::Changed(change) => {
-                self.told.push(format!("{} {}", change.kind, change.info.name));
+                self.events.push(format!("{} {}", change.kind, change.info.name));
                 let known = self.revision.map(|revision| revision + 1);
-                assert_eq!(change.revision, known, "no gap and nothing twice: {:?}", self.told);
+                assert_eq!(change.revision, known, "no gap and nothing twice: {:?}", self.events);
                 self.revision = change.revision;
                 let at = self.topics.iter().position(|topic| topic.name == change.info.name);
                 match (change.kind, at) {
@@ -58,7 +58,7 @@ impl Reader {
                     (EventKind::Unregistered | EventKind::Evicted, Some(at)) => {
                         self.topics.remove(at);
                     }
-                    (kind, at) => panic!("{kind} of the topic at {at:?}: {:?}", self.told),
+                    (kind, at) => panic!("{kind} of the topic at {at:?}: {:?}", self.events),
                 }
             }
             event => panic!("{event:?}"),
@@ -68,19 +68,19 @@ impl Reader {
     /// Hears on until what it knows is what the daemon lists.
     fn catch_up(&mut self, client: &mut DiscoveryClient) {
         let listed = client.list_topics().unwrap();
-        while self.topics != listed || self.told.is_empty() {
-            self.hear();
+        while self.topics != listed || self.events.is_empty() {
+            self.read_event();
         }
     }
 
     /// What it was told since the last time.
-    fn told(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.told)
+    fn take_events(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events)
     }
 }
 
 /// `cortex topic watch` with these arguments, which has begun.
-fn watching(address: &str, arguments: &[&str]) -> Process {
+fn start_watch(address: &str, arguments: &[&str]) -> Process {
     let arguments = [&["-a", address, "topic", "watch"], arguments].concat();
     Process::spawn_captured(&mut command(&arguments))
 }
@@ -89,14 +89,14 @@ fn register(client: &mut DiscoveryClient, name: &str) {
     client.register_topic(&topic(name, "node")).unwrap();
 }
 
-fn parsed(line: &str) -> Value {
+fn parse_json(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
 /// Waits for the line of an event of this topic.
-fn sees(process: &Process, event: &str, name: &str) -> Value {
+fn wait_for_event(process: &Process, event: &str, name: &str) -> Value {
     process.stdout_line(&format!("{event} {name}"), |line| {
-        let line = parsed(line);
+        let line = parse_json(line);
         (line["event"] == event && line["name"] == name).then_some(line)
     })
 }
@@ -106,11 +106,11 @@ fn every_kind_of_event_is_shown_as_it_happens() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut client = client(daemon.address());
     register(&mut client, "/there");
-    let shell = watching(daemon.address(), &["-o", "jsonl"]);
-    sees(&shell, "present", "/there");
+    let shell = start_watch(daemon.address(), &["-o", "jsonl"]);
+    wait_for_event(&shell, "present", "/there");
 
     register(&mut client, "/a");
-    let registered = sees(&shell, "registered", "/a");
+    let registered = wait_for_event(&shell, "registered", "/a");
     let expected = json!({
         "event": "registered",
         "revision": 2,
@@ -123,23 +123,23 @@ fn every_kind_of_event_is_shown_as_it_happens() {
     assert_eq!(registered, expected);
 
     client.register_topic(&topic_at("/a", "node", "ipc:///elsewhere")).unwrap();
-    assert_eq!(sees(&shell, "updated", "/a")["address"], "ipc:///elsewhere");
+    assert_eq!(wait_for_event(&shell, "updated", "/a")["address"], "ipc:///elsewhere");
     client.unregister_topic("/a").unwrap();
-    assert_eq!(sees(&shell, "unregistered", "/a")["reason"], "unregistered");
+    assert_eq!(wait_for_event(&shell, "unregistered", "/a")["reason"], "unregistered");
 
     let node = ["register", "/dying", "python_node", "then", "hold"];
     let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
-    sees(&shell, "registered", "/dying");
+    wait_for_event(&shell, "registered", "/dying");
     node.signal(Signal::KILL);
     let killed = Instant::now();
-    let evicted = sees(&shell, "evicted", "/dying");
+    let evicted = wait_for_event(&shell, "evicted", "/dying");
     report_measurement(&format!("an eviction was shown {:?} after the kill", killed.elapsed()));
     assert_eq!((&evicted["reason"], &evicted["revision"]), (&json!("owner exited"), &json!(6)));
 
     shell.signal(Signal::INT);
     let output = shell.wait();
     assert!(output.code == Some(130) || output.signal == Some(2), "{output:?}");
-    let lines: Vec<_> = output.stdout.lines().map(parsed).collect();
+    let lines: Vec<_> = output.stdout.lines().map(parse_json).collect();
     let revisions: Vec<_> = lines.iter().map(|line| line["revision"].as_u64().unwrap()).collect();
     assert_eq!(revisions, [1, 2, 3, 4, 5, 6]);
     assert_eq!(output.stderr, "");
@@ -152,9 +152,9 @@ fn nothing_is_missed_or_told_twice_when_the_daemon_is_killed() {
     let address = test_dir.address();
     let mut daemon = builder.start();
     let mut client = client(&address);
-    let mut reader = Reader::at(&address);
-    reader.catch_up(&mut client);
-    let shell = watching(&address, &["-o", "jsonl"]);
+    let mut follower = WatchFollower::at(&address);
+    follower.catch_up(&mut client);
+    let shell = start_watch(&address, &["-o", "jsonl"]);
     wait_until_parked(&address, (0, 1));
     let mut seen = 0;
     for round in 0..5 {
@@ -163,21 +163,21 @@ fn nothing_is_missed_or_told_twice_when_the_daemon_is_killed() {
         }
         // Some of it was heard when the daemon is killed, the rest comes from its successor.
         for _ in 0..round * 5 {
-            reader.hear();
+            follower.read_event();
         }
         let _ = daemon.kill();
         daemon = builder.start();
         client.unregister_topic(&format!("/{round}/7")).unwrap();
-        reader.catch_up(&mut client);
+        follower.catch_up(&mut client);
         seen += 21;
     }
-    assert_eq!(reader.told().len(), 1 + seen);
-    assert_eq!(reader.revision, Some(u64::try_from(seen).unwrap()));
-    assert_eq!(reader.watch.trouble(), None);
+    assert_eq!(follower.take_events().len(), 1 + seen);
+    assert_eq!(follower.revision, Some(u64::try_from(seen).unwrap()));
+    assert_eq!(follower.watch.trouble(), None);
 
-    sees(&shell, "unregistered", "/4/7");
+    wait_for_event(&shell, "unregistered", "/4/7");
     let shown = shell.stdout_so_far();
-    let revisions = shown.lines().map(|line| parsed(line)["revision"].as_u64().unwrap());
+    let revisions = shown.lines().map(|line| parse_json(line)["revision"].as_u64().unwrap());
     assert_eq!(revisions.collect::<Vec<_>>(), (1..=105).collect::<Vec<_>>());
     daemon.assert_serves();
 }
@@ -190,19 +190,19 @@ fn a_daemon_that_lost_its_state_is_told_as_such() {
     let daemon = builder.start();
     let mut client = client(&address);
     register(&mut client, "/old");
-    let mut reader = Reader::at(&address);
-    reader.catch_up(&mut client);
-    assert_eq!(reader.told(), ["snapshot"]);
-    let shell = watching(&address, &["-o", "name"]);
+    let mut follower = WatchFollower::at(&address);
+    follower.catch_up(&mut client);
+    assert_eq!(follower.take_events(), ["snapshot"]);
+    let shell = start_watch(&address, &["-o", "name"]);
     shell.stdout_line("what is there", |line| (line == "present /old").then_some(()));
 
     let _ = daemon.kill();
     fs::remove_dir_all(test_dir.path("state")).unwrap();
     let _daemon = builder.start();
     register(&mut client, "/new");
-    reader.catch_up(&mut client);
-    let told = reader.told();
-    assert_eq!(told[0], "resync");
+    follower.catch_up(&mut client);
+    let events = follower.take_events();
+    assert_eq!(events[0], "resync");
     shell.stdout_line("the new topic", |line| line.ends_with("/new").then_some(()));
     let shown = shell.stdout_so_far();
     let lines: Vec<_> = shown.lines().collect();
@@ -218,48 +218,48 @@ fn the_reference_is_listed_and_what_differs_is_told() {
     let mut client = client(&address);
     register(&mut client, "/a");
     register(&mut client, "/b");
-    let mut reader = Reader::at(&address);
-    reader.catch_up(&mut client);
-    assert_eq!((reader.told(), reader.revision), (vec!["snapshot".to_owned()], None));
-    let shell = watching(&address, &["/[b-z]", "-o", "jsonl"]);
-    sees(&shell, "present", "/b");
+    let mut follower = WatchFollower::at(&address);
+    follower.catch_up(&mut client);
+    assert_eq!((follower.take_events(), follower.revision), (vec!["snapshot".to_owned()], None));
+    let shell = start_watch(&address, &["/[b-z]", "-o", "jsonl"]);
+    wait_for_event(&shell, "present", "/b");
 
     client.register_topic(&topic_at("/b", "node", "ipc:///elsewhere")).unwrap();
-    reader.catch_up(&mut client);
-    assert_eq!(reader.told(), ["updated /b"]);
+    follower.catch_up(&mut client);
+    assert_eq!(follower.take_events(), ["updated /b"]);
     register(&mut client, "/c");
     client.unregister_topic("/a").unwrap();
-    reader.catch_up(&mut client);
-    let mut told = reader.told();
-    told.sort();
-    assert_eq!(told, ["registered /c", "unregistered /a"]);
-    let registered = sees(&shell, "registered", "/c");
+    follower.catch_up(&mut client);
+    let mut events = follower.take_events();
+    events.sort();
+    assert_eq!(events, ["registered /c", "unregistered /a"]);
+    let registered = wait_for_event(&shell, "registered", "/c");
     assert_eq!((&registered["revision"], &registered["reason"]), (&Value::Null, &Value::Null));
 
     // It comes back empty: it is the same list, with less in it.
     drop(reference);
     let reference = ReferenceDaemon::start(&test_dir);
-    reader.catch_up(&mut client);
-    assert_eq!(reader.told(), ["unregistered /b", "unregistered /c"]);
+    follower.catch_up(&mut client);
+    assert_eq!(follower.take_events(), ["unregistered /b", "unregistered /c"]);
     register(&mut client, "/d");
-    sees(&shell, "registered", "/d");
-    reader.catch_up(&mut client);
-    assert_eq!(reader.told(), ["registered /d"]);
+    wait_for_event(&shell, "registered", "/d");
+    follower.catch_up(&mut client);
+    assert_eq!(follower.take_events(), ["registered /d"]);
 
     // Ours takes its place, and it takes ours.
     drop(reference);
     let ours = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     register(&mut client, "/e");
-    reader.catch_up(&mut client);
-    assert_eq!(reader.told()[0], "resync");
-    assert_eq!(reader.revision, Some(1));
-    shell.stdout_line("resync", |line| (parsed(line)["event"] == "resync").then_some(()));
+    follower.catch_up(&mut client);
+    assert_eq!(follower.take_events()[0], "resync");
+    assert_eq!(follower.revision, Some(1));
+    shell.stdout_line("resync", |line| (parse_json(line)["event"] == "resync").then_some(()));
     let _ = ours.kill();
     let _reference = ReferenceDaemon::start(&test_dir);
     register(&mut client, "/f");
-    reader.catch_up(&mut client);
-    assert_eq!(reader.told()[0], "resync");
-    assert_eq!(reader.revision, None);
+    follower.catch_up(&mut client);
+    assert_eq!(follower.take_events()[0], "resync");
+    assert_eq!(follower.revision, None);
 }
 
 #[test]
@@ -296,14 +296,14 @@ fn a_pattern_is_a_pattern_at_every_daemon() {
 fn a_daemon_that_stands_still_is_no_reason_to_end() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
-    let mut reader = Reader::at(daemon.address());
-    reader.catch_up(&mut client);
+    let mut follower = WatchFollower::at(daemon.address());
+    follower.catch_up(&mut client);
     daemon.signal(Signal::STOP);
-    assert_eq!(reader.watch.next_within(Duration::from_millis(50)), Ok(None));
+    assert_eq!(follower.watch.next_within(Duration::from_millis(50)), Ok(None));
     daemon.signal(Signal::CONT);
     register(&mut client, "/a");
-    reader.catch_up(&mut client);
-    assert_eq!(reader.told(), ["snapshot", "registered /a"]);
+    follower.catch_up(&mut client);
+    assert_eq!(follower.take_events(), ["snapshot", "registered /a"]);
 }
 
 #[test]
@@ -326,13 +326,13 @@ fn what_cannot_be_watched_is_told() {
         (TestDir::new().address(), &["watch", "--timeout", "1h"][..], 3),
         (daemon.address().to_owned(), &["watch", "/a["], 2),
         (daemon.address().to_owned(), &["watch", "-o", "json"], 2),
-        (always("nonsense").address(), &["watch"], 6),
-        (always(refusal()).address(), &["watch"], 1),
+        (daemon_that_replies("nonsense").address(), &["watch"], 6),
+        (daemon_that_replies(refusal()).address(), &["watch"], 1),
     ] {
         let output = run_at(&address, arguments);
         assert_eq!((output.code, &*output.stdout), (Some(exit), ""), "{}", output.stderr);
     }
-    let refusing = always(refusal());
+    let refusing = daemon_that_replies(refusal());
     let output = run_at(&refusing.address(), &["watch"]);
     assert!(output.stderr.contains("not today"), "{}", output.stderr);
 
@@ -350,7 +350,7 @@ fn refusal() -> Vec<u8> {
 }
 
 /// A daemon that gives the same answer to everything.
-fn always(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
+fn daemon_that_replies(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
     let body = body.into();
     ScriptedDaemon::start(move |request| vec![request.reply(body.clone())])
 }
@@ -359,8 +359,8 @@ fn always(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
 fn a_daemon_that_goes_and_comes_is_told_beside_the_data() {
     let test_dir = TestDir::new();
     let daemon = DaemonBuilder::at(&test_dir).start();
-    let shell = watching(&test_dir.address(), &["-o", "name"]);
-    let quiet = watching(&test_dir.address(), &["-o", "name", "-q"]);
+    let shell = start_watch(&test_dir.address(), &["-o", "name"]);
+    let quiet = start_watch(&test_dir.address(), &["-o", "name", "-q"]);
     wait_until_parked(&test_dir.address(), (0, 2));
     let _ = daemon.kill();
     shell.stderr_line("it is gone", |line| line.contains("is gone").then_some(()));
@@ -377,7 +377,7 @@ fn a_daemon_that_goes_and_comes_is_told_beside_the_data() {
 fn a_reader_that_has_seen_enough_ends_the_watch() {
     let daemon = Daemon::start();
     register(&mut client(daemon.address()), "/a");
-    for happens_more in [true, false] {
+    for another_event in [true, false] {
         let (reader, writer) = io::pipe().unwrap();
         let mut command = command(&["-a", daemon.address(), "watch", "-o", "name"]);
         command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
@@ -385,7 +385,7 @@ fn a_reader_that_has_seen_enough_ends_the_watch() {
         drop(command);
         let first = BufReader::new(reader).lines().next().unwrap().unwrap();
         assert_eq!(first, "present /a");
-        if happens_more {
+        if another_event {
             register(&mut client(daemon.address()), "/b");
         }
         let output = process.wait();
@@ -450,9 +450,9 @@ fn who_looks_more_seldom_than_the_time_for_an_answer_hears_all_the_same() {
     let builder = DiscoveryClient::builder().address(daemon.address()).timeout(timeout);
     let mut watch = builder.build().unwrap().watch(None).unwrap();
     assert_eq!(watch.next_within(Duration::ZERO), Ok(None), "it was not asked before");
-    let asked = Instant::now();
+    let first_poll = Instant::now();
     eventually("the time for an answer is over", TIMEOUT, || {
-        (asked.elapsed() > 2 * timeout).then_some(())
+        (first_poll.elapsed() > 2 * timeout).then_some(())
     });
     let snapshot = watch.next_within(Duration::ZERO).unwrap();
     assert!(matches!(snapshot, Some(WatchEvent::Snapshot { .. })), "{snapshot:?}");

@@ -22,7 +22,7 @@ const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(700);
 const TOPICS: usize = 1000;
 
-struct Daemon {
+struct Target {
     name: String,
     address: String,
 }
@@ -38,36 +38,39 @@ fn info(name: &str) -> TopicInfo {
 }
 
 /// A request's bytes on the wire, and how many its reply has.
-struct Asked {
+struct EncodedRequest {
     bytes: Vec<u8>,
-    reply: usize,
+    reply_size: usize,
 }
 
 /// Asks each request once, to learn how long its reply is: it can then be read in one go.
-fn learn(daemon: &Daemon, requests: &[DiscoveryRequest]) -> Vec<Asked> {
+fn encode(daemon: &Target, requests: &[DiscoveryRequest]) -> Vec<EncodedRequest> {
     let mut peer = RawPeer::open(&daemon.address).unwrap();
-    let learn = |request: &DiscoveryRequest| {
+    let encode = |request: &DiscoveryRequest| {
         let body = peer.request_bytes(&request.to_bytes()).unwrap().len();
         // The delimiter, and a header that is short up to 255 bytes.
-        let reply = 2 + if body < 256 { 2 } else { 9 } + body;
-        Asked { bytes: cortex_tests::raw_peer::request_message(&request.to_bytes()), reply }
+        let reply_size = 2 + if body < 256 { 2 } else { 9 } + body;
+        EncodedRequest {
+            bytes: cortex_tests::raw_peer::request_message(&request.to_bytes()),
+            reply_size,
+        }
     };
-    requests.iter().map(learn).collect()
+    requests.iter().map(encode).collect()
 }
 
 /// Requests a second over `connections`, each with one of `requests` under way.
-fn rate(daemon: &Daemon, connections: usize, requests: &[Asked]) -> f64 {
+fn rate(daemon: &Target, connections: usize, requests: &[EncodedRequest]) -> f64 {
     let mut peers: Vec<_> =
         (0..connections).map(|_| RawPeer::open(&daemon.address).unwrap()).collect();
     let mut next = requests.iter().cycle();
     let (start, mut answered) = (Instant::now(), 0_u32);
     while start.elapsed() < ROUND {
         let round: Vec<_> = next.by_ref().take(connections).collect();
-        for (peer, asked) in peers.iter_mut().zip(&round) {
-            peer.send(&asked.bytes).unwrap();
+        for (peer, encoded) in peers.iter_mut().zip(&round) {
+            peer.send(&encoded.bytes).unwrap();
         }
-        for (peer, asked) in peers.iter_mut().zip(&round) {
-            peer.read_exactly(asked.reply).unwrap();
+        for (peer, encoded) in peers.iter_mut().zip(&round) {
+            peer.read_exactly(encoded.reply_size).unwrap();
             answered += 1;
         }
     }
@@ -80,12 +83,12 @@ fn median(mut rates: Vec<f64>) -> f64 {
 }
 
 /// Measures one load at all daemons in turn, and prints a row.
-fn compare(label: &str, daemons: &[Daemon], connections: usize, requests: &[DiscoveryRequest]) {
-    let asked: Vec<_> = daemons.iter().map(|daemon| learn(daemon, requests)).collect();
+fn compare(label: &str, daemons: &[Target], connections: usize, requests: &[DiscoveryRequest]) {
+    let encoded: Vec<_> = daemons.iter().map(|daemon| encode(daemon, requests)).collect();
     let mut rates = vec![Vec::new(); daemons.len()];
     for _ in 0..ROUNDS {
-        for ((daemon, asked), rates) in daemons.iter().zip(&asked).zip(&mut rates) {
-            rates.push(rate(daemon, connections, asked));
+        for ((daemon, encoded), rates) in daemons.iter().zip(&encoded).zip(&mut rates) {
+            rates.push(rate(daemon, connections, encoded));
         }
     }
     let medians: Vec<_> = rates.into_iter().map(median).collect();
@@ -100,7 +103,7 @@ fn main() {
     let daemons: Vec<_> = std::env::args()
         .filter_map(|argument| {
             let (name, address) = argument.split_once('=')?;
-            Some(Daemon { name: name.to_owned(), address: address.to_owned() })
+            Some(Target { name: name.to_owned(), address: address.to_owned() })
         })
         .collect();
     if daemons.is_empty() {

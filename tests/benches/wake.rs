@@ -57,14 +57,14 @@ fn unregister_all(publisher: &mut DiscoveryClient) {
 }
 
 /// When each client was told, and when its topic's reply was there.
-fn blocking(address: &str) -> Vec<(Instant, Instant)> {
-    let began = Arc::new(Barrier::new(CLIENTS + 1));
-    let waiting: Vec<_> = (0..CLIENTS)
+fn measure_blocking(address: &str) -> Vec<(Instant, Instant)> {
+    let started = Arc::new(Barrier::new(CLIENTS + 1));
+    let threads: Vec<_> = (0..CLIENTS)
         .map(|number| {
-            let (address, began) = (address.to_owned(), Arc::clone(&began));
+            let (address, started) = (address.to_owned(), Arc::clone(&started));
             let wait = move || {
                 let mut client = client(&address);
-                began.wait();
+                started.wait();
                 let topic = client.wait_for_topic(info(number).name.as_str(), TIMEOUT).unwrap();
                 let woken = Instant::now();
                 assert_eq!(topic, info(number));
@@ -73,18 +73,18 @@ fn blocking(address: &str) -> Vec<(Instant, Instant)> {
             thread::Builder::new().stack_size(256 * 1024).spawn(wait).unwrap()
         })
         .collect();
-    began.wait();
+    started.wait();
     thread::park_timeout(SETTLE_TIME);
     let mut publisher = client(address);
     let registered = register_all(&mut publisher);
-    let woken = waiting.into_iter().map(|waiting| waiting.join().unwrap());
+    let woken = threads.into_iter().map(|thread| thread.join().unwrap());
     let times = woken.zip(registered).collect();
     unregister_all(&mut publisher);
     times
 }
 
 /// The same for waits of one client.
-fn asynchronous(address: &str) -> Vec<(Instant, Instant)> {
+fn measure_async(address: &str) -> Vec<(Instant, Instant)> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let publisher = thread::spawn({
         let address = address.to_owned();
@@ -97,10 +97,10 @@ fn asynchronous(address: &str) -> Vec<(Instant, Instant)> {
     let woken = runtime.block_on(async {
         let builder = DiscoveryClient::builder().address(address).timeout(TIMEOUT);
         let client = builder.build_async().unwrap();
-        let mut waiting = JoinSet::new();
+        let mut waits = JoinSet::new();
         for number in 0..CLIENTS {
             let client = client.clone();
-            waiting.spawn(async move {
+            waits.spawn(async move {
                 let topic = info(number);
                 let found = client.wait_for_topic(topic.name.as_str(), TIMEOUT).await.unwrap();
                 let woken = Instant::now();
@@ -108,7 +108,7 @@ fn asynchronous(address: &str) -> Vec<(Instant, Instant)> {
                 (number, woken)
             });
         }
-        waiting.join_all().await
+        waits.join_all().await
     });
     let (registered, mut publisher) = publisher.join().unwrap();
     unregister_all(&mut publisher);
@@ -136,7 +136,7 @@ fn main() {
     println!("|---|---|---|---|---|");
     for argument in std::env::args() {
         let Some((name, address)) = argument.split_once('=') else { continue };
-        print_row(&format!("{name}, 1,000 blocking clients"), &blocking(address));
-        print_row(&format!("{name}, 1,000 waits of an async client"), &asynchronous(address));
+        print_row(&format!("{name}, 1,000 blocking clients"), &measure_blocking(address));
+        print_row(&format!("{name}, 1,000 waits of an async client"), &measure_async(address));
     }
 }

@@ -53,19 +53,19 @@ pub fn client_example(name: &str) -> PathBuf {
 
 fn find(messages: &[Value], kind: &str, name: &str) -> PathBuf {
     let executable = messages.iter().find_map(|message| {
-        let is_it = message["target"]["name"] == name
+        let is_match = message["target"]["name"] == name
             && message["target"]["kind"].as_array()?.contains(&Value::from(kind));
-        is_it.then(|| message["executable"].as_str())?
+        is_match.then(|| message["executable"].as_str())?
     });
     PathBuf::from(executable.unwrap_or_else(|| panic!("cargo built no `{name}`")))
 }
 
-fn build(what: &[&str]) -> Vec<Value> {
+fn build(arguments: &[&str]) -> Vec<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .arg("build")
-        .args(what)
+        .args(arguments)
         .args(["--message-format=json", "--quiet"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())

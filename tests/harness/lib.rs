@@ -31,10 +31,10 @@ pub mod transcript;
 pub mod zmq_peer;
 
 /// Says that a test cannot run here, and why, where the test runner does not swallow it.
-pub fn report_skipped(why: &str) {
+pub fn report_skipped(reason: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     // Nothing is lost when nobody listens.
-    let _ = writeln!(io::stderr(), "not run: {name}: {why}");
+    let _ = writeln!(io::stderr(), "not run: {name}: {reason}");
 }
 
 /// Tells a measured figure, where the test runner does not swallow it.

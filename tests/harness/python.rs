@@ -15,7 +15,7 @@ use crate::process::{Process, ProcessOutput};
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
 
-const NEEDED: &str = "the Python peers need `python3` with its `venv` module (on Debian the \
+const REQUIREMENTS: &str = "the Python peers need `python3` with its `venv` module (on Debian the \
     packages python3 and python3-venv), and pip must be able to install what \
     tests/python/requirements.txt lists";
 
@@ -113,10 +113,10 @@ fn make(environment: &Path, requirements: &Path) {
 fn checked(command: &mut Command) -> Vec<u8> {
     let output = command
         .output()
-        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}; {NEEDED}"));
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}; {REQUIREMENTS}"));
     if !output.status.success() {
-        let told = String::from_utf8_lossy(&output.stderr);
-        panic!("{command:?} ended with {}; {NEEDED}\n{told}", output.status);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        panic!("{command:?} ended with {}; {REQUIREMENTS}\n{stderr}", output.status);
     }
     output.stdout
 }

@@ -194,9 +194,9 @@ impl RawPeer {
     /// When it says something else.
     pub fn read_handshake(&mut self) -> io::Result<()> {
         self.read_greeting()?;
-        let said = self.read_traffic()?;
-        let is_ready = matches!(&said, Traffic::Command(name, _) if name == "READY");
-        if is_ready { Ok(()) } else { Err(io::Error::other(format!("not READY: {said:?}"))) }
+        let traffic = self.read_traffic()?;
+        let is_ready = matches!(&traffic, Traffic::Command(name, _) if name == "READY");
+        if is_ready { Ok(()) } else { Err(io::Error::other(format!("not READY: {traffic:?}"))) }
     }
 
     /// Reads a whole greeting.

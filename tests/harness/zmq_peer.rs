@@ -33,7 +33,7 @@ impl ZmqPeer {
         kind: SocketType,
         configure: impl FnOnce(&Socket) -> zmq::Result<()>,
     ) -> Self {
-        Self::within(&Context::new(), address, kind, configure)
+        Self::in_context(&Context::new(), address, kind, configure)
     }
 
     /// A socket of a context that others use, too.
@@ -41,7 +41,7 @@ impl ZmqPeer {
     /// # Panics
     /// When libzmq refuses.
     #[must_use]
-    pub fn within(
+    pub fn in_context(
         context: &Context,
         address: &str,
         kind: SocketType,
