@@ -98,7 +98,7 @@ fn assert_refused(daemon: &Daemon, peer: &OtherUserPeer, uid: u32, reply: &Disco
 }
 
 #[test]
-fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
+fn another_user_may_look_up_topics_and_change_only_its_own() {
     if !can_switch_user() {
         return;
     }
@@ -138,7 +138,7 @@ fn another_user_may_look_and_have_topics_of_its_own_and_no_more() {
 }
 
 #[test]
-fn whose_topic_it_is_is_known_after_a_restart() {
+fn a_restarted_daemon_knows_the_owner_of_each_topic() {
     if !can_switch_user() {
         return;
     }
@@ -161,7 +161,7 @@ fn whose_topic_it_is_is_known_after_a_restart() {
 }
 
 #[test]
-fn the_daemons_own_user_and_root_may_end_it() {
+fn the_daemons_own_user_and_root_may_shut_it_down() {
     if !can_switch_user() {
         return;
     }
@@ -188,7 +188,7 @@ fn the_daemons_own_user_and_root_may_end_it() {
 }
 
 #[test]
-fn another_user_gets_half_of_the_connections_at_most() {
+fn another_user_gets_at_most_half_of_the_connections() {
     if !can_switch_user() {
         return;
     }
@@ -216,7 +216,7 @@ fn another_user_gets_half_of_the_connections_at_most() {
 }
 
 #[test]
-fn the_socket_has_the_mode_that_was_asked_for_or_the_one_that_the_umask_gives() {
+fn the_socket_has_the_requested_mode_or_the_umask_decides() {
     let mode = |test_dir: &TestDir| fs::metadata(test_dir.socket()).unwrap().mode() & 0o777;
     for mode_option in ["600", "660", "666", "777"] {
         let test_dir = TestDir::new();
@@ -239,7 +239,7 @@ fn the_socket_has_the_mode_that_was_asked_for_or_the_one_that_the_umask_gives() 
 }
 
 #[test]
-fn the_lock_and_the_state_are_nobody_elses_to_read() {
+fn only_the_owner_can_read_the_lock_and_the_state_file() {
     let test_dir = TestDir::new();
     let state = test_dir.path("topics.db");
     let builder = DaemonBuilder::at(&test_dir)
@@ -263,7 +263,7 @@ fn assert_start_fails(test_dir: &TestDir, path: &Path, word: &str) {
 }
 
 #[test]
-fn a_link_in_place_of_the_lock_or_the_socket_is_refused_and_left_alone() {
+fn a_symbolic_link_in_place_of_the_lock_or_the_socket_is_refused_and_left_alone() {
     let test_dir = TestDir::new();
     let precious = test_dir.path("precious");
     fs::write(&precious, "precious").unwrap();

@@ -103,7 +103,7 @@ fn count_threads(process: &Process, name: &str) -> usize {
 }
 
 #[test]
-fn a_topic_is_registered_as_soon_as_there_is_a_daemon() {
+fn a_topic_is_registered_as_soon_as_a_daemon_starts() {
     let test_dir = TestDir::new();
     let mut client = client(&test_dir.address());
     let began = Instant::now();
@@ -122,7 +122,7 @@ fn a_topic_is_registered_as_soon_as_there_is_a_daemon() {
 }
 
 #[test]
-fn without_a_daemon_that_is_told_and_nothing_waits() {
+fn without_a_daemon_advertising_reports_an_error_and_never_blocks() {
     let test_dir = TestDir::new();
     let mut client = short_timeout_client(&test_dir.address());
     let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
@@ -139,7 +139,7 @@ fn without_a_daemon_that_is_told_and_nothing_waits() {
 }
 
 #[test]
-fn topics_survive_daemons_that_are_killed() {
+fn advertised_topics_survive_killed_daemons() {
     let test_dir = TestDir::new();
     let mut client = client(&test_dir.address());
     let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
@@ -160,7 +160,7 @@ fn topics_survive_daemons_that_are_killed() {
 }
 
 #[test]
-fn the_reference_may_take_over_and_hand_back() {
+fn advertised_topics_move_to_the_reference_daemon_and_back() {
     let test_dir = TestDir::new();
     let mut client = client(&test_dir.address());
     let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
@@ -182,7 +182,7 @@ fn the_reference_may_take_over_and_hand_back() {
 }
 
 #[test]
-fn the_reference_keeps_what_another_node_has() {
+fn an_advertisement_does_not_unregister_another_nodes_topic_at_the_reference() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     let mut client = client(&daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
@@ -194,7 +194,7 @@ fn the_reference_keeps_what_another_node_has() {
 }
 
 #[test]
-fn over_tcp_a_session_is_renewed() {
+fn over_tcp_the_client_renews_a_session() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut client = client(tcp);
@@ -212,7 +212,7 @@ fn over_tcp_a_session_is_renewed() {
 }
 
 #[test]
-fn another_nodes_topic_is_trouble_until_it_is_free() {
+fn an_advertisement_waits_until_another_node_frees_the_topic() {
     let daemon = Daemon::start();
     let mut other = client(daemon.address());
     other.register_topic(&topic("/camera", "other")).unwrap();
@@ -229,7 +229,7 @@ fn another_nodes_topic_is_trouble_until_it_is_free() {
 }
 
 #[test]
-fn an_end_unregisters_ones_own_topic_alone() {
+fn ending_an_advertisement_unregisters_only_its_own_topic() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
@@ -246,7 +246,7 @@ fn an_end_unregisters_ones_own_topic_alone() {
 }
 
 #[test]
-fn an_end_without_a_daemon_is_made_up_for_when_it_is_back() {
+fn a_returning_daemon_loses_topics_whose_advertisement_ended_meanwhile() {
     let test_dir = TestDir::new();
     let daemon = DaemonBuilder::at(&test_dir).start();
     let mut client = client(&test_dir.address());
@@ -268,7 +268,7 @@ fn an_end_without_a_daemon_is_made_up_for_when_it_is_back() {
 }
 
 #[test]
-fn what_somebody_takes_away_comes_back() {
+fn an_unregistered_topic_is_advertised_again() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
@@ -283,7 +283,7 @@ fn what_somebody_takes_away_comes_back() {
 }
 
 #[test]
-fn a_daemon_that_hangs_keeps_nobody_waiting() {
+fn a_stopped_daemon_does_not_block_advertising() {
     let daemon = Daemon::start();
     let mut client = short_timeout_client(daemon.address());
     let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
@@ -307,7 +307,7 @@ fn a_daemon_that_hangs_keeps_nobody_waiting() {
 }
 
 #[test]
-fn the_last_advertisement_of_a_topic_counts() {
+fn the_last_advertisement_of_a_topic_replaces_earlier_ones() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     let (first, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
@@ -368,7 +368,7 @@ fn an_advertisement_outlives_its_client_and_may_move_to_another_thread() {
 }
 
 #[test]
-fn a_thousand_topics_need_one_thread_and_go_with_their_process() {
+fn a_thousand_advertisements_need_one_thread_and_end_with_their_process() {
     let daemon = Daemon::start();
     let began = Instant::now();
     let node = start_node(daemon.address(), "node", 1000);
@@ -383,7 +383,7 @@ fn a_thousand_topics_need_one_thread_and_go_with_their_process() {
 }
 
 #[test]
-fn a_node_that_ends_takes_its_topics_along() {
+fn a_node_that_exits_unregisters_its_topics() {
     let daemon = Daemon::start();
     let mut node = start_node(daemon.address(), "node", 3);
     node.close_stdin();
@@ -393,7 +393,7 @@ fn a_node_that_ends_takes_its_topics_along() {
 }
 
 #[test]
-fn the_example_survives_daemons() {
+fn the_advertise_example_survives_killed_daemons() {
     let test_dir = TestDir::new();
     let mut command = Command::new(client_example("advertise"));
     command.arg(test_dir.address());

@@ -74,7 +74,7 @@ fn current_thread() -> Runtime {
 }
 
 #[test]
-fn every_call_does_what_it_says_at_our_daemon() {
+fn every_call_works_with_our_daemon() {
     for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
         check_every_async_client_call(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
@@ -82,14 +82,14 @@ fn every_call_does_what_it_says_at_our_daemon() {
 }
 
 #[test]
-fn every_call_does_what_it_says_at_the_reference() {
+fn every_call_works_with_the_reference_daemon() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     check_every_async_client_call(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));
 }
 
 #[test]
-fn a_client_is_shared_by_threads_and_so_are_its_calls() {
+fn clients_and_their_calls_can_move_between_threads() {
     fn shared<T: Send + Sync + Clone + 'static>() {}
     fn sent(_: &impl Send) {}
     shared::<AsyncDiscoveryClient>();
@@ -112,14 +112,14 @@ fn a_client_is_shared_by_threads_and_so_are_its_calls() {
 }
 
 #[test]
-fn without_a_runtime_there_is_an_error_and_no_panic() {
+fn connecting_without_a_runtime_is_an_error_and_no_panic() {
     let address = TestDir::new().address();
     let built = AsyncDiscoveryClient::connect(address).map(drop);
     assert_eq!(built, Err(Error::NoRuntime));
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_told_when_the_client_is_made() {
+async fn building_a_client_rejects_an_invalid_address() {
     for address in ["", "nonsense", "ipc", "tcp://127.0.0.1", "udp+x://y", "ipc:///a\0b"] {
         let built = AsyncDiscoveryClient::connect(address).map(drop);
         let Err(Error::Address { address: in_error, .. }) = built else {
@@ -130,7 +130,7 @@ async fn an_address_that_is_none_is_told_when_the_client_is_made() {
 }
 
 #[tokio::test]
-async fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
+async fn a_missing_daemon_is_an_error_with_its_address_and_the_waiting_time() {
     let address = TestDir::new().address();
     let timeout = Duration::from_millis(50);
     let client = client_with(&address, timeout, 2);
@@ -155,7 +155,7 @@ async fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
 }
 
 #[tokio::test]
-async fn with_no_time_at_all_nothing_is_sent() {
+async fn a_client_with_a_zero_timeout_sends_nothing() {
     let daemon = Daemon::start();
     let client = client_with(daemon.address(), Duration::ZERO, 3);
     for _ in 0..100 {
@@ -166,7 +166,7 @@ async fn with_no_time_at_all_nothing_is_sent() {
 
 /// The required time is 250 ms, on a machine that does nothing else.
 #[tokio::test]
-async fn timers_are_on_time_while_five_requests_wait_for_a_daemon_that_is_not_there() {
+async fn timers_are_on_time_while_five_requests_wait_for_a_missing_daemon() {
     let client = client_with(&TestDir::new().address(), SHORT_TIMEOUT, 0);
     let calls: Vec<_> = (0..5)
         .map(|_| {
@@ -229,7 +229,7 @@ async fn look_up_all(client: &AsyncDiscoveryClient, count: usize) {
 }
 
 #[tokio::test]
-async fn a_thousand_requests_at_once_on_one_connection() {
+async fn one_connection_carries_a_thousand_concurrent_requests() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     wait_for_connections(&client, 1).await;
@@ -247,13 +247,13 @@ async fn a_thousand_requests_at_once_on_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_thousand_requests_at_once_on_one_connection_to_the_reference() {
+async fn one_connection_to_the_reference_carries_a_thousand_concurrent_requests() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     register_and_look_up_all(&client(&daemon.address()), 1000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_wake_up_is_missed_by_many_askers_on_many_threads() {
+async fn concurrent_requests_from_many_threads_miss_no_wake_up() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     let mut calls = JoinSet::new();
@@ -273,7 +273,7 @@ async fn no_wake_up_is_missed_by_many_askers_on_many_threads() {
 }
 
 #[tokio::test]
-async fn no_wake_up_is_missed_by_one_asker_after_another() {
+async fn consecutive_requests_miss_no_wake_up() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     let began = Instant::now();
@@ -284,7 +284,7 @@ async fn no_wake_up_is_missed_by_one_asker_after_another() {
 }
 
 #[tokio::test]
-async fn replies_in_any_order_find_their_askers() {
+async fn replies_in_any_order_reach_the_right_calls() {
     let mut delayed = Vec::new();
     let daemon = ScriptedDaemon::start(move |request| {
         delayed.push(request);
@@ -302,7 +302,7 @@ async fn replies_in_any_order_find_their_askers() {
 }
 
 #[tokio::test]
-async fn late_replies_to_calls_that_timed_out_or_were_dropped_reach_nobody() {
+async fn late_replies_to_timed_out_or_dropped_calls_are_discarded() {
     let mut delayed: Vec<Request> = Vec::new();
     let daemon = ScriptedDaemon::start(move |request| {
         if requested_topic(&request) == "/late" {
@@ -323,7 +323,7 @@ async fn late_replies_to_calls_that_timed_out_or_were_dropped_reach_nobody() {
 }
 
 #[tokio::test]
-async fn retries_are_counted_after_the_first_attempt() {
+async fn the_first_attempt_does_not_count_as_a_retry() {
     for (answered, retries, expected) in [(2, 0, false), (3, 2, true), (3, 1, false)] {
         let mut received = 0;
         let daemon = ScriptedDaemon::start(move |request| {
@@ -339,7 +339,7 @@ async fn retries_are_counted_after_the_first_attempt() {
 }
 
 #[tokio::test]
-async fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
+async fn an_unregister_whose_first_reply_was_lost_succeeds() {
     let mut received = 0;
     let daemon = ScriptedDaemon::start(move |request| {
         received += 1;
@@ -353,7 +353,7 @@ async fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
 }
 
 #[tokio::test]
-async fn nonsense_is_an_error_of_the_call_that_it_answers_and_of_no_other() {
+async fn an_unreadable_reply_fails_only_its_own_call() {
     let daemon = ScriptedDaemon::start(|mut request| {
         let found = topic_reply(&requested_topic(&request));
         match requested_topic(&request).as_str() {
@@ -395,7 +395,7 @@ async fn nonsense_is_an_error_of_the_call_that_it_answers_and_of_no_other() {
 }
 
 #[tokio::test]
-async fn a_register_that_was_given_up_is_not_carried_out_by_a_daemon_that_starts_later() {
+async fn a_daemon_that_starts_later_does_not_receive_abandoned_registers() {
     let test_dir = TestDir::new();
     let client = client_with(&test_dir.address(), Duration::from_millis(100), 1);
     assert!(is_no_answer(&client.register_topic(&topic("/timed/out", "node")).await));
@@ -422,7 +422,7 @@ async fn wait_for_daemon(client: &AsyncDiscoveryClient) {
 }
 
 #[tokio::test]
-async fn futures_that_are_dropped_all_the_time_leave_nothing_behind() {
+async fn dropped_futures_leave_nothing_behind() {
     let test_dir = TestDir::new();
     let client = client(&test_dir.address());
     drop_many_calls(&client).await;
@@ -450,7 +450,7 @@ async fn drop_many_calls(client: &AsyncDiscoveryClient) {
 }
 
 #[tokio::test]
-async fn a_shutdown_is_always_answered_although_the_daemon_goes_at_once() {
+async fn shutdown_always_gets_its_reply_before_the_daemon_exits() {
     for _ in 0..20 {
         let daemon = Daemon::start();
         let client = client(daemon.address());
@@ -460,7 +460,7 @@ async fn a_shutdown_is_always_answered_although_the_daemon_goes_at_once() {
 }
 
 #[tokio::test]
-async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
+async fn a_shutdown_whose_reply_is_lost_does_not_stop_the_next_daemon() {
     let test_dir = TestDir::new();
     let (sender, receiver) = std::sync::mpsc::channel();
     let first = ScriptedDaemon::start_at(&test_dir, move |request| {
@@ -483,7 +483,7 @@ async fn a_shutdown_whose_answer_is_lost_does_not_end_the_next_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_and_waits_outlive_a_daemon_that_is_killed_and_comes_back() {
+async fn requests_and_waits_survive_restarts_of_a_killed_daemon() {
     let test_dir = TestDir::new();
     let client = client(&test_dir.address());
     let mut waiting = JoinSet::new();
@@ -521,7 +521,7 @@ async fn requests_and_waits_outlive_a_daemon_that_is_killed_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_parked_wait_is_parked_again_at_once_when_the_daemon_was_killed() {
+async fn a_parked_wait_is_parked_again_as_soon_as_a_killed_daemon_restarts() {
     let test_dir = TestDir::new();
     let daemon = DaemonBuilder::at(&test_dir).start();
     let client = client(&test_dir.address());
@@ -558,7 +558,7 @@ async fn wait_for_counter(client: &AsyncDiscoveryClient, what: &str, wanted: u64
 }
 
 #[tokio::test]
-async fn a_wait_that_is_dropped_or_over_is_not_parked_any_more() {
+async fn a_wait_that_timed_out_is_no_longer_parked() {
     let daemon = Daemon::start();
     let client = client(daemon.address());
     let waited = Duration::from_millis(200);
@@ -568,7 +568,7 @@ async fn a_wait_that_is_dropped_or_over_is_not_parked_any_more() {
 }
 
 #[tokio::test]
-async fn a_thousand_waits_on_one_connection_end_each_with_its_topic() {
+async fn a_thousand_waits_on_one_connection_each_return_their_topic() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     let mut waiting = JoinSet::new();
@@ -587,7 +587,7 @@ async fn a_thousand_waits_on_one_connection_end_each_with_its_topic() {
 }
 
 #[tokio::test]
-async fn a_wait_at_the_reference_looks_again_and_again() {
+async fn a_wait_polls_the_reference_daemon() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(TIMEOUT);
     let client = builder.poll_interval(Duration::from_millis(20)).build_async().unwrap();
@@ -599,7 +599,7 @@ async fn a_wait_at_the_reference_looks_again_and_again() {
 }
 
 #[test]
-fn calls_end_with_an_error_when_their_runtime_does() {
+fn calls_fail_when_their_runtime_ends() {
     let unused_address = TestDir::new().address();
     // One that keeps a wait asleep between two lookups.
     let legacy = ScriptedDaemon::start(|request| {
@@ -634,7 +634,7 @@ fn calls_end_with_an_error_when_their_runtime_does() {
 }
 
 #[test]
-fn a_call_may_be_awaited_on_any_executor() {
+fn any_executor_can_await_a_call() {
     struct ThreadWaker(Thread);
     impl Wake for ThreadWaker {
         fn wake(self: Arc<Self>) {
@@ -676,13 +676,13 @@ async fn a_clock_that_jumps_ends_every_call() {
 }
 
 #[tokio::test]
-async fn an_hour_of_time_is_no_obstacle() {
+async fn the_largest_timeout_and_retry_count_work() {
     let daemon = Daemon::start();
     client_with(daemon.address(), Duration::MAX, u32::MAX).ping().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_peer_that_hangs_up_at_once_is_not_called_again_and_again() {
+async fn a_client_reconnects_slowly_to_a_server_that_closes_connections_at_once() {
     let test_dir = TestDir::new();
     let listener = UnixListener::bind(test_dir.socket()).unwrap();
     let taken = Arc::new(AtomicUsize::new(0));
@@ -742,7 +742,7 @@ impl Proxy {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_dead_without_a_word_is_replaced() {
+async fn a_client_replaces_a_stalled_connection() {
     let daemon = Daemon::start_tcp();
     let proxy = Proxy::start(daemon.address());
     let hasty = client_with(&proxy.address, SHORT_TIMEOUT, 0);
@@ -759,7 +759,7 @@ async fn a_connection_that_is_dead_without_a_word_is_replaced() {
 
 /// A daemon that does not answer one client's requests is not to lose the others' by that.
 #[tokio::test]
-async fn a_connection_on_which_others_are_answered_is_kept() {
+async fn a_client_keeps_a_connection_on_which_other_calls_get_replies() {
     let connections = Arc::new(AtomicUsize::new(0));
     let received = Arc::clone(&connections);
     let mut peers = std::collections::HashSet::new();
@@ -806,7 +806,7 @@ async fn a_dropped_client_leaves_no_connection_and_no_task() {
 }
 
 #[tokio::test]
-async fn thousands_of_requests_wait_for_a_daemon_that_is_not_there_yet() {
+async fn thousands_of_requests_wait_until_a_daemon_starts() {
     let test_dir = TestDir::new();
     let client = client(&test_dir.address());
     let mut calls = JoinSet::new();
@@ -866,7 +866,7 @@ impl TopicView {
 }
 
 #[tokio::test]
-async fn a_watch_tells_what_there_is_and_what_happens_also_through_restarts() {
+async fn a_watch_reports_a_snapshot_and_all_changes_through_restarts() {
     let test_dir = TestDir::new();
     let mut daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     let client = client(&test_dir.address());
@@ -912,7 +912,7 @@ async fn watches_and_requests_share_a_connection() {
 
 /// A consumer that always has something else to do loses no event and gets none twice.
 #[tokio::test]
-async fn a_watch_whose_futures_are_dropped_all_the_time_loses_nothing() {
+async fn a_watch_whose_futures_are_dropped_loses_no_event() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let client = client(daemon.address());
     let mut watch = client.watch(Some("/x/*")).unwrap();
@@ -939,7 +939,7 @@ async fn a_watch_whose_futures_are_dropped_all_the_time_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_watch_at_the_reference_compares_lists() {
+async fn a_watch_at_the_reference_daemon_compares_lists() {
     let test_dir = TestDir::new();
     let daemon = ReferenceDaemon::start(&test_dir);
     let builder = AsyncDiscoveryClient::builder().address(daemon.address()).timeout(TIMEOUT);
@@ -962,7 +962,7 @@ async fn a_watch_at_the_reference_compares_lists() {
 }
 
 #[tokio::test]
-async fn a_watch_that_cannot_be_is_told() {
+async fn a_refused_watch_is_an_error() {
     let refusing = ScriptedDaemon::start(|request| {
         vec![request.reply(status_reply(DiscoveryStatus::Error, "not today"))]
     });
@@ -977,7 +977,7 @@ async fn a_watch_that_cannot_be_is_told() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_that_nobody_is_there() {
+async fn a_watch_reports_a_missing_daemon_as_trouble() {
     let test_dir = TestDir::new();
     let client = client_with(&test_dir.address(), Duration::from_millis(100), 0);
     let mut watch = client.watch(None).unwrap();
@@ -1010,7 +1010,7 @@ fn a_watch_is_a_stream_that_ends_with_the_runtime() {
 }
 
 #[tokio::test]
-async fn a_dropped_watch_is_forgotten() {
+async fn dropped_watches_do_not_disturb_their_client() {
     let daemon = Daemon::start();
     let client = client(daemon.address());
     for _ in 0..100 {
@@ -1022,7 +1022,7 @@ async fn a_dropped_watch_is_forgotten() {
 }
 
 #[tokio::test]
-async fn an_advertised_topic_comes_back_and_goes_with_its_guard() {
+async fn an_advertised_topic_survives_restarts_and_ends_with_its_guard() {
     let test_dir = TestDir::new();
     let client = client(&test_dir.address());
     let guard = client.advertise(topic("/x", "node")).unwrap();
@@ -1048,7 +1048,7 @@ async fn an_advertised_topic_comes_back_and_goes_with_its_guard() {
 }
 
 #[tokio::test]
-async fn a_later_advertisement_is_told_to_who_waits_for_the_former() {
+async fn a_later_advertisement_ends_the_wait_for_an_earlier_one() {
     let client = client(&TestDir::new().address());
     let former = client.advertise(topic("/x", "node")).unwrap();
     let (result, later) = tokio::join!(former.registered(), async {
@@ -1061,7 +1061,7 @@ async fn a_later_advertisement_is_told_to_who_waits_for_the_former() {
 
 /// As above: the required time is 250 ms.
 #[tokio::test]
-async fn timers_are_on_time_while_guards_are_dropped_and_the_daemon_says_nothing() {
+async fn timers_are_on_time_while_guards_are_dropped_and_the_daemon_is_stopped() {
     let daemon = Daemon::start();
     let client = client(daemon.address());
     let mut guards = Vec::new();
@@ -1091,7 +1091,7 @@ async fn wait_until_no_topics(client: &AsyncDiscoveryClient) {
 }
 
 #[tokio::test]
-async fn who_polls_more_seldom_than_the_time_for_an_answer_hears_all_the_same() {
+async fn a_watch_that_is_polled_more_rarely_than_its_timeout_still_gets_events() {
     let daemon = Daemon::start();
     let timeout = Duration::from_millis(200);
     let client = client_with(daemon.address(), timeout, 0);

@@ -51,7 +51,7 @@ fn daemon_that_answers_only(number: usize, body: Vec<u8>) -> ScriptedDaemon {
 }
 
 #[test]
-fn every_call_does_what_it_says_at_our_daemon() {
+fn every_call_works_with_our_daemon() {
     for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
         check_every_client_call(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
@@ -59,7 +59,7 @@ fn every_call_does_what_it_says_at_our_daemon() {
 }
 
 #[test]
-fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
+fn a_missing_daemon_is_an_error_with_its_address_and_the_waiting_time() {
     let address = TestDir::new().address();
     let timeout = Duration::from_millis(50);
     let builder = DiscoveryClient::builder().address(&address).timeout(timeout);
@@ -77,7 +77,7 @@ fn no_daemon_is_an_error_of_its_own_that_tells_where_and_how_long() {
 }
 
 #[test]
-fn an_address_that_is_none_is_told_when_the_client_is_made() {
+fn building_a_client_rejects_an_invalid_address() {
     for address in ["", "nonsense", "ipc", "tcp://127.0.0.1", "udp+x://y"] {
         let built = DiscoveryClient::builder().address(address).build().map(drop);
         let Err(Error::Address { address: in_error, .. }) = built else {
@@ -88,7 +88,7 @@ fn an_address_that_is_none_is_told_when_the_client_is_made() {
 }
 
 #[test]
-fn a_refusal_is_told_in_the_daemons_words() {
+fn a_refusal_carries_the_daemons_message() {
     let daemon = daemon_that_replies(status_reply(DiscoveryStatus::Error, "not today"));
     let mut client = client(&daemon.address());
     let refused = Error::Refused { message: "not today".into() };
@@ -102,7 +102,7 @@ fn a_refusal_is_told_in_the_daemons_words() {
 }
 
 #[test]
-fn our_daemon_refuses_what_exceeds_a_limit() {
+fn our_daemon_refuses_fields_over_the_length_limit() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     for length in [1025, 100_000] {
@@ -129,7 +129,7 @@ fn our_daemon_refuses_what_exceeds_a_limit() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_read_is_an_error_of_its_own() {
+fn an_unreadable_reply_is_an_error_that_names_the_reason() {
     let nonsense = daemon_that_replies(b"nonsense".to_vec());
     let mut client_of_nonsense = client(&nonsense.address());
     for _ in 0..2 {
@@ -153,7 +153,7 @@ fn an_answer_that_cannot_be_read_is_an_error_of_its_own() {
 }
 
 #[test]
-fn an_answer_of_several_parts_is_not_taken_for_one() {
+fn a_reply_of_several_parts_is_unreadable() {
     let daemon = ScriptedDaemon::start(|mut request: Request| {
         request.envelope.push(status_reply(DiscoveryStatus::Ok, "pong"));
         vec![request.reply("and more")]
@@ -163,7 +163,7 @@ fn an_answer_of_several_parts_is_not_taken_for_one() {
 }
 
 #[test]
-fn after_a_timeout_the_next_call_works_and_never_gets_the_late_reply() {
+fn a_call_after_a_timeout_never_gets_the_late_reply() {
     let mut delayed: Option<Request> = None;
     // Each second request is answered, right after the late answer to the one before it.
     let daemon = ScriptedDaemon::start(move |request| match delayed.take() {
@@ -182,7 +182,7 @@ fn after_a_timeout_the_next_call_works_and_never_gets_the_late_reply() {
 }
 
 #[test]
-fn a_retry_never_takes_the_answer_to_another_call() {
+fn a_call_never_takes_the_reply_to_an_earlier_retry() {
     let mut received = 0;
     let mut delayed: Vec<Request> = Vec::new();
     let daemon = ScriptedDaemon::start(move |request| {
@@ -203,7 +203,7 @@ fn a_retry_never_takes_the_answer_to_another_call() {
 }
 
 #[test]
-fn retries_are_counted_after_the_first_attempt() {
+fn the_first_attempt_does_not_count_as_a_retry() {
     let daemon = daemon_that_answers_only(2, status_reply(DiscoveryStatus::Ok, "pong"));
     let none = short_timeout_client(&daemon.address(), 0).ping();
     assert!(matches!(none, Err(Error::NoAnswer { attempts: 1, .. })), "{none:?}");
@@ -217,14 +217,14 @@ fn retries_are_counted_after_the_first_attempt() {
 }
 
 #[test]
-fn an_unregister_whose_first_answer_was_lost_has_succeeded() {
+fn an_unregister_whose_first_reply_was_lost_succeeds() {
     let daemon =
         daemon_that_answers_only(2, status_reply(DiscoveryStatus::NotFound, "Topic /x not found"));
     assert_eq!(short_timeout_client(&daemon.address(), 1).unregister_topic("/x"), Ok(()));
 }
 
 #[test]
-fn a_wait_goes_on_until_the_topic_is_there() {
+fn a_wait_polls_until_the_topic_is_registered() {
     let mut received = 0;
     let daemon = ScriptedDaemon::start(move |request| {
         received += 1;
@@ -237,7 +237,7 @@ fn a_wait_goes_on_until_the_topic_is_there() {
 }
 
 #[test]
-fn a_waiting_client_gets_the_topic_that_another_registers() {
+fn a_waiting_client_gets_a_topic_that_another_client_registers() {
     let daemon = Daemon::start();
     let address = daemon.address().to_owned();
     let waiting_thread = thread::spawn(move || client(&address).wait_for_topic("/x", TIMEOUT));
@@ -247,7 +247,7 @@ fn a_waiting_client_gets_the_topic_that_another_registers() {
 }
 
 #[test]
-fn a_wait_in_vain_tells_whether_a_daemon_was_there() {
+fn a_wait_that_times_out_at_a_running_daemon_says_so() {
     let waited = Duration::from_millis(300);
     let daemon = Daemon::start();
     let result = client(daemon.address()).wait_for_topic("/x", waited);
@@ -255,7 +255,7 @@ fn a_wait_in_vain_tells_whether_a_daemon_was_there() {
 }
 
 #[test]
-fn our_daemon_tells_of_itself_and_its_topics() {
+fn our_daemon_describes_itself_and_its_topics() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     for name in ["/b", "/a"] {
@@ -284,7 +284,7 @@ fn our_daemon_tells_of_itself_and_its_topics() {
 }
 
 #[test]
-fn a_client_may_be_made_before_its_daemon_and_outlives_it() {
+fn a_client_can_be_built_before_its_daemon_and_survives_it() {
     let test_dir = TestDir::new();
     let mut client = client(&test_dir.address());
     for _ in 0..3 {
@@ -314,7 +314,7 @@ fn a_dropped_client_leaves_no_connection() {
 }
 
 #[test]
-fn a_process_may_have_more_clients_than_zeromq_has_room_for_in_a_context() {
+fn a_process_can_have_more_clients_than_one_zeromq_context_has_sockets() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut clients: Vec<_> = (0..1100).map(|_| client(daemon.address())).collect();
     for client in &mut clients {
@@ -323,7 +323,7 @@ fn a_process_may_have_more_clients_than_zeromq_has_room_for_in_a_context() {
 }
 
 #[test]
-fn a_client_may_move_to_another_thread() {
+fn a_client_can_move_to_another_thread() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     client.ping().unwrap();

@@ -57,7 +57,7 @@ fn error_kind(output: &ProcessOutput, code: i32) -> String {
 }
 
 #[test]
-fn every_command_does_what_it_says_at_our_daemon() {
+fn every_command_works_with_our_daemon() {
     for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
         check_every_command(daemon.address());
         assert_eq!(daemon.wait().code, Some(0));
@@ -110,7 +110,7 @@ fn a_list_is_sorted_by_name_in_every_format() {
 }
 
 #[test]
-fn a_list_can_be_narrowed_by_pattern_type_and_node() {
+fn a_list_can_be_filtered_by_pattern_type_and_node() {
     let daemon = daemon_with_topics();
     for (filter, expected) in [
         (&["/camera/*"][..], &["/camera/left", "/camera/right"][..]),
@@ -127,7 +127,7 @@ fn a_list_can_be_narrowed_by_pattern_type_and_node() {
 }
 
 #[test]
-fn nothing_to_list_is_no_failure() {
+fn listing_no_topics_is_a_success() {
     let daemon = Daemon::start();
     for (format, expected) in [("name", ""), ("json", "[]\n"), ("jsonl", "")] {
         assert_eq!(
@@ -153,7 +153,7 @@ fn a_lookup_shows_a_topic_or_one_of_its_fields() {
 }
 
 #[test]
-fn names_and_messages_cannot_act_on_the_terminal() {
+fn names_and_messages_cannot_send_control_characters_to_the_terminal() {
     let daemon = Daemon::start();
     let name = "/a\u{1b}[31m\nb\u{202e}";
     client(daemon.address()).register_topic(&topic(name, "node\r\u{7}")).unwrap();
@@ -175,7 +175,7 @@ fn names_and_messages_cannot_act_on_the_terminal() {
 }
 
 #[test]
-fn exit_codes_tell_failures_apart() {
+fn exit_codes_distinguish_failures() {
     let daemon = Daemon::start();
     let nowhere = TestDir::new().address();
     let refusing = ScriptedDaemon::start(|request| {
@@ -218,7 +218,7 @@ fn exit_codes_tell_failures_apart() {
 }
 
 #[test]
-fn a_missing_daemon_is_told_without_waiting_and_in_its_own_words() {
+fn a_missing_daemon_is_reported_at_once_with_the_reason() {
     let test_dir = TestDir::new();
     let absent = run_at(&test_dir.address(), &[&HOUR_TIMEOUT[..], &["ping"]].concat());
     drop(UnixListener::bind(test_dir.socket()).unwrap());
@@ -246,7 +246,7 @@ fn port_without_listener() -> (OwnedFd, u16) {
 }
 
 #[test]
-fn a_socket_that_one_may_not_open_is_told_as_such() {
+fn a_socket_without_permission_is_reported_as_such() {
     if !rustix::process::geteuid().is_root() {
         report_skipped("only root can be somebody else");
         return;
@@ -273,7 +273,7 @@ fn a_socket_that_one_may_not_open_is_told_as_such() {
 }
 
 #[test]
-fn a_daemon_that_does_not_answer_is_given_up_in_time() {
+fn a_command_times_out_when_the_daemon_does_not_reply() {
     let silent = ScriptedDaemon::start(|_| Vec::new());
     let output = run_at(&silent.address(), &["--timeout", "200ms", "-o", "json", "list"]);
     let no_answer = error_kind(&output, 3);
@@ -289,7 +289,7 @@ fn a_daemon_that_does_not_answer_is_given_up_in_time() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn a_reader_that_closes_the_pipe_is_no_failure() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     for number in 0..1000 {
@@ -350,7 +350,7 @@ fn global_options_may_stand_before_or_after_the_command() {
 }
 
 #[test]
-fn colours_are_for_terminals_or_for_who_asks() {
+fn output_is_coloured_for_terminals_or_on_request() {
     let daemon = daemon_with_topics();
     let is_coloured = |arguments: &[&str]| {
         let output = run_at(daemon.address(), arguments);
@@ -368,7 +368,7 @@ fn colours_are_for_terminals_or_for_who_asks() {
 }
 
 #[test]
-fn ping_asks_as_often_as_it_is_told() {
+fn ping_sends_the_requested_number_of_pings() {
     let daemon = Daemon::start();
     let lines =
         expect_success(run_at(daemon.address(), &["ping", "-c", "3", "-i", "1ms", "-o", "jsonl"]));
@@ -376,7 +376,7 @@ fn ping_asks_as_often_as_it_is_told() {
 }
 
 #[test]
-fn an_interrupt_ends_a_command_as_such() {
+fn a_command_reports_that_a_signal_ended_it() {
     let daemon = Daemon::start();
     let arguments = ["-a", daemon.address(), "ping", "-c", "9", "-i", "1h"];
     let pinging = Process::spawn_captured(&mut command(&arguments));
@@ -388,7 +388,7 @@ fn an_interrupt_ends_a_command_as_such() {
 }
 
 #[test]
-fn shutdown_can_wait_until_the_daemon_is_gone() {
+fn shutdown_can_wait_until_the_daemon_has_exited() {
     for daemon in [Daemon::start(), Daemon::start_tcp_with_remote_shutdown()] {
         let address = daemon.address().to_owned();
         let _ = expect_success(run_at(&address, &["shutdown", "--wait", "--timeout", "30s"]));
@@ -398,7 +398,7 @@ fn shutdown_can_wait_until_the_daemon_is_gone() {
 }
 
 #[test]
-fn it_explains_itself() {
+fn version_and_help_are_printed() {
     let version = expect_success(run(&["--version"]));
     assert_eq!(version.trim(), concat!("cortex ", env!("CARGO_PKG_VERSION")));
     for arguments in
@@ -412,7 +412,7 @@ fn it_explains_itself() {
 const FILTERS: &str = include_str!("../crates/cortex-proto/tests/golden/filters.json");
 
 #[test]
-fn patterns_mean_the_same_to_the_command_line_and_to_the_daemon() {
+fn patterns_match_the_same_topics_in_the_command_line_and_the_daemon() {
     let daemon = Daemon::start();
     let mut peer = daemon.raw_peer();
     let cases: Vec<Value> = serde_json::from_str(FILTERS).unwrap();

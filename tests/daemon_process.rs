@@ -49,7 +49,7 @@ fn register(address: &str, name: &str) -> DiscoveryStatus {
 }
 
 #[test]
-fn sigint_and_sigterm_end_it_tidily() {
+fn sigint_and_sigterm_stop_the_daemon_and_it_removes_its_files() {
     for signal in [Signal::INT, Signal::TERM] {
         let daemon = Daemon::start();
         let test_dir = daemon.test_dir().clone();
@@ -62,7 +62,7 @@ fn sigint_and_sigterm_end_it_tidily() {
 }
 
 #[test]
-fn it_can_be_ended_tidily_from_the_moment_that_its_socket_is_there() {
+fn a_signal_stops_the_daemon_cleanly_as_soon_as_its_socket_exists() {
     for _ in 0..20 {
         let test_dir = TestDir::new();
         let process = DaemonBuilder::at(&test_dir).spawn();
@@ -79,7 +79,7 @@ fn it_can_be_ended_tidily_from_the_moment_that_its_socket_is_there() {
 }
 
 #[test]
-fn the_reply_to_shutdown_arrives_before_it_ends() {
+fn the_reply_to_shutdown_arrives_before_the_daemon_exits() {
     for _ in 0..10 {
         let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
         let test_dir = daemon.test_dir().clone();
@@ -103,7 +103,7 @@ fn the_reply_to_shutdown_arrives_over_tcp_too() {
 }
 
 #[test]
-fn over_tcp_nobody_may_end_it_unless_all_may() {
+fn over_tcp_shutdown_needs_the_remote_shutdown_option() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let stranger = ZmqPeer::req(tcp);
@@ -120,7 +120,7 @@ fn over_tcp_nobody_may_end_it_unless_all_may() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_cannot_keep_it_from_ending() {
+fn a_peer_that_reads_no_replies_cannot_delay_the_exit() {
     for by_signal in [true, false] {
         let daemon = Daemon::start();
         let peer = ZmqPeer::req(daemon.address());
@@ -142,7 +142,7 @@ fn a_peer_that_does_not_read_cannot_keep_it_from_ending() {
 }
 
 #[test]
-fn a_second_daemon_refuses_an_address_that_one_serves_and_leaves_that_one_alone() {
+fn a_second_daemon_refuses_an_address_in_use_and_leaves_the_first_daemon_alone() {
     let daemon = Daemon::start();
     assert_eq!(register(daemon.address(), "/kept"), DiscoveryStatus::Ok);
     let before = fs::metadata(daemon.test_dir().socket()).unwrap().ino();
@@ -157,7 +157,7 @@ fn a_second_daemon_refuses_an_address_that_one_serves_and_leaves_that_one_alone(
 }
 
 #[test]
-fn two_daemons_started_at_once_end_as_one() {
+fn of_several_daemons_started_at_once_one_serves() {
     for _ in 0..10 {
         let test_dir = TestDir::new();
         let mut rivals: Vec<_> = (0..4).map(|_| DaemonBuilder::at(&test_dir).spawn()).collect();
@@ -180,7 +180,7 @@ fn two_daemons_started_at_once_end_as_one() {
 }
 
 #[test]
-fn it_does_not_steal_the_address_of_a_running_reference_daemon() {
+fn the_daemon_does_not_take_the_address_of_a_running_reference_daemon() {
     let test_dir = TestDir::new();
     let _reference = ReferenceDaemon::start(&test_dir);
     let peer = ZmqPeer::req(&test_dir.address());
@@ -196,7 +196,7 @@ fn it_does_not_steal_the_address_of_a_running_reference_daemon() {
 }
 
 #[test]
-fn it_starts_at_once_over_what_a_killed_daemon_left() {
+fn the_daemon_starts_over_the_socket_and_lock_of_a_killed_daemon() {
     let test_dir = TestDir::new();
     for _ in 0..3 {
         let daemon = DaemonBuilder::at(&test_dir).start();
@@ -214,7 +214,7 @@ fn it_starts_at_once_over_what_a_killed_daemon_left() {
 }
 
 #[test]
-fn what_is_not_a_socket_is_refused_and_left_alone() {
+fn a_file_that_is_not_a_socket_is_refused_and_left_alone() {
     let test_dir = TestDir::new();
     fs::write(test_dir.socket(), "precious").unwrap();
     assert_startup_error(
@@ -233,7 +233,7 @@ fn what_is_not_a_socket_is_refused_and_left_alone() {
 }
 
 #[test]
-fn it_says_so_and_ends_when_its_socket_is_removed() {
+fn the_daemon_exits_with_an_error_when_its_socket_is_removed() {
     let daemon = Daemon::start();
     let test_dir = daemon.test_dir().clone();
     fs::remove_file(test_dir.socket()).unwrap();
@@ -243,7 +243,7 @@ fn it_says_so_and_ends_when_its_socket_is_removed() {
 }
 
 #[test]
-fn it_says_so_and_ends_when_its_socket_is_replaced_and_leaves_the_new_one_alone() {
+fn the_daemon_exits_with_an_error_when_its_socket_is_replaced() {
     let daemon = Daemon::start();
     let test_dir = daemon.test_dir().clone();
     let other = test_dir.path("other.sock");
@@ -256,7 +256,7 @@ fn it_says_so_and_ends_when_its_socket_is_replaced_and_leaves_the_new_one_alone(
 }
 
 #[test]
-fn it_says_so_and_ends_when_its_sockets_directory_is_moved_away() {
+fn the_daemon_exits_with_an_error_when_its_sockets_directory_is_moved() {
     let test_dir = TestDir::new();
     let directory = test_dir.path("here");
     let socket = directory.join("discovery.sock");
@@ -268,7 +268,7 @@ fn it_says_so_and_ends_when_its_sockets_directory_is_moved_away() {
 }
 
 #[test]
-fn it_makes_the_sockets_directory() {
+fn the_daemon_creates_the_sockets_directory() {
     let test_dir = TestDir::new();
     let socket = test_dir.path("not/there/yet/discovery.sock");
     let daemon = DaemonBuilder::at_address(&test_dir, ipc_address(&socket)).start();
@@ -284,7 +284,7 @@ fn address_of_length(test_dir: &TestDir, length: usize) -> String {
 }
 
 #[test]
-fn a_socket_path_has_107_bytes_at_most() {
+fn a_socket_path_has_at_most_107_bytes() {
     let test_dir = TestDir::new();
     let daemon = DaemonBuilder::at_address(&test_dir, address_of_length(&test_dir, 107)).start();
     assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
@@ -296,7 +296,7 @@ fn a_socket_path_has_107_bytes_at_most() {
 }
 
 #[test]
-fn an_address_that_cannot_be_served_is_told_in_a_sentence() {
+fn an_unusable_address_is_reported_in_one_sentence() {
     let test_dir = TestDir::new();
     let taken = Daemon::start_tcp();
     for address in ["/no/scheme", "udp://127.0.0.1:5", "tcp://127.0.0.1", "ipc://", "tcp://host:x"]
@@ -312,7 +312,7 @@ fn an_address_that_cannot_be_served_is_told_in_a_sentence() {
 }
 
 #[test]
-fn it_serves_ipc_and_tcp_at_once_from_one_registry() {
+fn the_daemon_serves_ipc_and_tcp_from_one_registry() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     assert_eq!(register(ipc, "/over/ipc"), DiscoveryStatus::Ok);
@@ -324,7 +324,7 @@ fn it_serves_ipc_and_tcp_at_once_from_one_registry() {
 }
 
 #[test]
-fn it_serves_a_name_of_the_abstract_namespace() {
+fn the_daemon_serves_an_abstract_socket() {
     let test_dir = TestDir::new();
     // The directory's name is nobody else's.
     let address = format!("ipc://@{}", test_dir.path("abstract").display());
@@ -339,7 +339,7 @@ fn it_serves_a_name_of_the_abstract_namespace() {
 }
 
 #[test]
-fn it_serves_ipv6() {
+fn the_daemon_serves_ipv6() {
     if TcpListener::bind("[::1]:0").is_err() {
         report_skipped("this host has no IPv6");
         return;
@@ -350,7 +350,7 @@ fn it_serves_ipv6() {
 }
 
 #[test]
-fn log_levels_are_those_of_the_reference_in_any_case() {
+fn log_levels_are_those_of_the_reference_in_upper_or_lower_case() {
     for level in ["DEBUG", "info", "Warning", "ERROR", "trace", "eRrOr"] {
         let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some(level)).start();
         assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
@@ -365,7 +365,7 @@ fn log_levels_are_those_of_the_reference_in_any_case() {
 }
 
 #[test]
-fn the_log_as_json_has_one_line_of_level_info_for_each_change() {
+fn the_json_log_has_one_info_line_for_each_change() {
     let daemon = DaemonBuilder::at(&TestDir::new()).args(["--log-format", "json"]).start();
     let peer = ZmqPeer::req(daemon.address());
     for request in [
@@ -395,13 +395,13 @@ fn the_log_as_json_has_one_line_of_level_info_for_each_change() {
 }
 
 #[test]
-fn the_port_taken_is_in_the_log_as_json_too() {
+fn the_json_log_names_the_port() {
     let builder = DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0");
     builder.args(["--log-format", "json"]).start().assert_serves();
 }
 
 #[test]
-fn nobody_needs_to_read_its_log() {
+fn the_daemon_runs_without_a_reader_of_its_log() {
     let test_dir = TestDir::new();
     let closed = DaemonBuilder::at(&test_dir).shell_prelude("exec 2>&-").start();
     for number in 0..100 {
@@ -424,7 +424,7 @@ fn nobody_needs_to_read_its_log() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_on_stops_nothing() {
+fn a_full_log_pipe_does_not_stop_the_daemon() {
     let (_reader, writer) = io::pipe().unwrap();
     let test_dir = TestDir::new();
     let mut command = DaemonBuilder::at(&test_dir).command();
@@ -442,7 +442,7 @@ fn a_log_that_nobody_reads_on_stops_nothing() {
 }
 
 #[test]
-fn it_tells_its_version_and_explains_itself() {
+fn the_daemon_prints_its_version_and_help() {
     let test_dir = TestDir::new();
     let version = DaemonBuilder::at(&test_dir).args(["--version"]).run();
     assert_eq!(version.code, Some(0));
@@ -462,7 +462,7 @@ fn it_tells_its_version_and_explains_itself() {
 }
 
 #[test]
-fn it_goes_on_after_every_recorded_nonsense() {
+fn the_daemon_keeps_serving_after_each_recorded_malformed_request() {
     let daemon = Daemon::start();
     for exchange in transcript::exchanges().iter().filter(|exchange| !exchange.is_exact()) {
         let mut peer = RawPeer::open(daemon.address()).unwrap();

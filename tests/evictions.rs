@@ -84,7 +84,7 @@ fn median_and_slowest(mut delays: Vec<Duration>) -> String {
 }
 
 #[test]
-fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it() {
+fn the_topics_of_a_killed_publisher_are_evicted_although_it_is_a_zombie() {
     let daemon = Daemon::start();
     let mut peer = daemon.raw_peer();
     let data = ipc_address(&daemon.test_dir().path("data.sock"));
@@ -116,7 +116,7 @@ fn the_topics_of_a_killed_publisher_are_gone_at_once_while_nobody_has_reaped_it(
 }
 
 #[test]
-fn so_are_those_whose_endpoint_is_tcp() {
+fn the_topics_of_a_killed_publisher_with_a_tcp_endpoint_are_evicted() {
     let daemon = Daemon::start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
@@ -138,7 +138,7 @@ fn so_are_those_whose_endpoint_is_tcp() {
 }
 
 #[test]
-fn another_node_gets_the_topic_of_one_that_is_dead_and_not_reaped() {
+fn another_node_can_register_the_topic_of_a_zombie_publisher() {
     let (refused, delays) = take_over_topic_50_times(Publisher::kill);
     report_measurement(&format!(
         "registered by another node after the death: {}",
@@ -148,7 +148,7 @@ fn another_node_gets_the_topic_of_one_that_is_dead_and_not_reaped() {
 }
 
 #[test]
-fn another_node_gets_the_topic_of_one_that_was_just_killed() {
+fn another_node_can_register_the_topic_of_a_publisher_that_was_just_killed() {
     // Whoever has sent the signal goes on before the other process has ended.
     let (refused, delays) = take_over_topic_50_times(|publisher| publisher.signal(Signal::KILL));
     report_measurement(&format!(
@@ -197,7 +197,7 @@ fn take_over_topic_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Durat
 }
 
 #[test]
-fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
+fn a_topic_stays_when_a_new_process_of_the_same_node_registers_it() {
     let daemon = daemon_with_fast_probes().start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
@@ -216,7 +216,7 @@ fn a_new_process_of_the_same_node_registers_again_and_its_topic_stays() {
 }
 
 #[test]
-fn a_publisher_that_lives_is_never_evicted() {
+fn a_running_publisher_is_never_evicted() {
     let daemon = daemon_with_fast_probes().with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.raw_peer();
@@ -271,7 +271,7 @@ fn a_publisher_that_lives_is_never_evicted() {
 }
 
 #[test]
-fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
+fn a_child_that_inherits_the_socket_without_serving_it_keeps_the_topic_for_two_probes() {
     let daemon = daemon_with_fast_probes().start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
@@ -298,7 +298,7 @@ fn a_child_that_only_holds_the_listener_keeps_a_topic_for_two_looks() {
 }
 
 #[test]
-fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
+fn a_child_that_serves_the_endpoint_keeps_the_topic_until_it_exits() {
     let daemon = daemon_with_fast_probes().start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
@@ -332,7 +332,7 @@ fn a_child_that_serves_keeps_a_topic_for_as_long_as_it_does() {
 }
 
 #[test]
-fn an_unseen_publisher_is_gone_after_two_looks() {
+fn the_topic_of_an_unseen_publisher_is_evicted_after_two_probes() {
     let daemon = daemon_with_fast_probes().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.raw_peer();
@@ -353,7 +353,7 @@ fn an_unseen_publisher_is_gone_after_two_looks() {
 }
 
 #[test]
-fn endpoints_that_hang_keep_nobody_waiting_and_no_topic_goes_for_them() {
+fn endpoints_that_do_not_accept_delay_no_request_and_evict_no_topic() {
     let daemon = daemon_with_fast_probes().with_tcp().start();
     let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
     let mut peer = daemon.raw_peer();

@@ -78,7 +78,7 @@ fn request_in_process_that_exits(daemon: &Daemon, requests: &[DiscoveryRequest])
 }
 
 #[test]
-fn hello_tells_who_the_daemon_is_and_what_it_has() {
+fn hello_describes_the_daemon() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     let info = expect_ok(peer.request(&hello()));
@@ -104,7 +104,7 @@ fn hello_tells_who_the_daemon_is_and_what_it_has() {
 }
 
 #[test]
-fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
+fn describe_names_the_owner_and_the_hold_of_a_topic() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let (peer, tcp_peer) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
@@ -148,7 +148,7 @@ fn describe_tells_whose_topic_it_is_and_what_keeps_it() {
 }
 
 #[test]
-fn static_topics_and_those_of_sessions_outlive_their_process_and_others_do_not() {
+fn only_static_and_session_topics_outlive_their_process() {
     let daemon = Daemon::start();
     let requests = [
         register_static(topic("/static", "node")),
@@ -165,7 +165,7 @@ fn static_topics_and_those_of_sessions_outlive_their_process_and_others_do_not()
 }
 
 #[test]
-fn a_session_stays_while_it_is_renewed_and_no_longer() {
+fn a_session_lasts_as_long_as_it_is_renewed() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     for name in ["/a", "/b"] {
@@ -197,7 +197,7 @@ fn a_session_stays_while_it_is_renewed_and_no_longer() {
 }
 
 #[test]
-fn leases_have_bounds() {
+fn a_lease_is_between_half_a_second_and_a_day() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     for (requested, given) in
@@ -211,7 +211,7 @@ fn leases_have_bounds() {
 }
 
 #[test]
-fn sessions_are_their_users() {
+fn a_session_belongs_to_its_user() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
     let (peer, tcp_peer) = (ZmqPeer::req(ipc), ZmqPeer::req(tcp));
@@ -224,7 +224,7 @@ fn sessions_are_their_users() {
 }
 
 #[test]
-fn a_daemon_that_stood_still_for_longer_than_a_lease_expires_none() {
+fn a_daemon_that_was_stopped_for_longer_than_a_lease_expires_no_session() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     expect_ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
@@ -239,7 +239,7 @@ fn a_daemon_that_stood_still_for_longer_than_a_lease_expires_none() {
 }
 
 #[test]
-fn a_renewal_that_came_in_time_and_was_read_late_counts() {
+fn a_renewal_that_arrived_in_time_counts_even_if_it_is_read_late() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     expect_ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
@@ -253,7 +253,7 @@ fn a_renewal_that_came_in_time_and_was_read_late_counts() {
 }
 
 #[test]
-fn a_renewal_on_a_connection_that_was_made_in_time_counts() {
+fn a_renewal_on_a_connection_that_was_opened_in_time_counts() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     expect_ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
@@ -267,7 +267,7 @@ fn a_renewal_on_a_connection_that_was_made_in_time_counts() {
 }
 
 #[test]
-fn leases_start_anew_with_the_daemon() {
+fn leases_restart_with_the_daemon() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
     let peer = ZmqPeer::req(daemon.address());
@@ -280,7 +280,7 @@ fn leases_start_anew_with_the_daemon() {
 }
 
 #[test]
-fn an_unregister_with_a_guard_does_nothing_when_the_guard_does_not_hold() {
+fn an_unregister_with_a_condition_does_nothing_when_the_condition_is_false() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     let guarded = |publisher_node: Option<&str>, revision| {
@@ -311,7 +311,7 @@ fn an_unregister_with_a_guard_does_nothing_when_the_guard_does_not_hold() {
 }
 
 #[test]
-fn holds_that_make_no_sense_are_refused() {
+fn invalid_holds_are_refused() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     let one = || Some(session("session", None));
@@ -337,7 +337,7 @@ fn holds_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn what_asks_for_an_extension_gets_one_also_with_an_error() {
+fn a_request_for_an_extension_gets_one_also_with_an_error() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     for (number, has_ext) in
@@ -363,7 +363,7 @@ fn what_asks_for_an_extension_gets_one_also_with_an_error() {
 }
 
 #[test]
-fn there_are_as_many_topics_as_it_was_told_at_most() {
+fn the_daemon_keeps_to_its_limit_of_topics() {
     let daemon = DaemonBuilder::at(&TestDir::new()).args(["--max-topics", "3"]).start();
     let peer = ZmqPeer::req(daemon.address());
     let register = |name: &str| peer.request(&DiscoveryRequest::register(topic(name, "node")));
@@ -384,7 +384,7 @@ fn there_are_as_many_topics_as_it_was_told_at_most() {
 }
 
 #[test]
-fn there_are_as_many_connections_as_it_was_told_at_most() {
+fn the_daemon_keeps_to_its_limit_of_connections() {
     let tcp = DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0");
     // All whom nobody knows share what one user may have: half.
     for (builder, most) in [(DaemonBuilder::at(&TestDir::new()), 4), (tcp, 2)] {

@@ -82,7 +82,7 @@ fn list(peer: &mut RawPeer) -> Vec<String> {
 }
 
 #[test]
-fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_lost() {
+fn on_a_full_disk_the_daemon_refuses_changes_answers_lookups_and_loses_no_acknowledged_change() {
     let test_dir = TestDir::new();
     let Some(disk) = SmallDisk::mount(&test_dir, "512k") else {
         report_skipped("no disk can be mounted here: that needs root and `unshare --mount`");
@@ -158,7 +158,7 @@ fn on_a_full_disk_changes_are_refused_lookups_go_on_and_nothing_acknowledged_is_
 }
 
 #[test]
-fn a_daemon_that_starts_on_a_full_disk_says_so_or_serves_what_it_has() {
+fn a_daemon_that_starts_on_a_full_disk_reports_it_or_serves_the_stored_topics() {
     let test_dir = TestDir::new();
     let Some(disk) = SmallDisk::mount(&test_dir, "256k") else {
         report_skipped("no disk can be mounted here: that needs root and `unshare --mount`");

@@ -16,7 +16,7 @@ use cortex_tests::{descriptors, python, report_measurement};
 use rustix::process::{Resource, Signal, getrlimit};
 
 #[test]
-fn two_hundred_clients_at_once_each_get_their_own_replies() {
+fn two_hundred_concurrent_clients_each_get_their_own_replies() {
     const CLIENTS: usize = 200;
     descriptors::raise_limit();
     let daemon = Daemon::start();
@@ -47,7 +47,7 @@ fn two_hundred_clients_at_once_each_get_their_own_replies() {
 
 /// Each has a reply of its own of several MB, and reads nothing of it.
 #[test]
-fn replies_that_nobody_reads_have_a_bound_in_all() {
+fn unread_replies_of_all_peers_together_are_bounded() {
     const TOPICS: usize = 3000;
     const MAX_KIB: u64 = 256 * 1024;
     let daemon =
@@ -80,17 +80,17 @@ fn replies_that_nobody_reads_have_a_bound_in_all() {
 }
 
 #[test]
-fn a_flood_of_12000_connections_beyond_a_limit_of_4096_is_survived() {
+fn the_daemon_survives_12000_connections_beyond_a_limit_of_4096() {
     check_service_during_flood(DaemonBuilder::at(&TestDir::new()), 4096, 12_000);
 }
 
 #[test]
-fn a_flood_of_300_connections_beyond_a_limit_of_64_is_survived() {
+fn the_daemon_survives_300_connections_beyond_a_limit_of_64() {
     check_service_during_flood(DaemonBuilder::at(&TestDir::new()), 64, 300);
 }
 
 #[test]
-fn a_flood_of_300_tcp_connections_beyond_a_limit_of_64_is_survived() {
+fn the_daemon_survives_300_tcp_connections_beyond_a_limit_of_64() {
     check_service_during_flood(
         DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0"),
         64,
@@ -99,7 +99,7 @@ fn a_flood_of_300_tcp_connections_beyond_a_limit_of_64_is_survived() {
 }
 
 #[test]
-fn clients_beyond_the_limit_are_served_as_others_leave() {
+fn clients_beyond_the_limit_are_served_when_others_disconnect() {
     descriptors::raise_limit();
     let daemon = DaemonBuilder::at(&TestDir::new()).shell_prelude("ulimit -n 64").start();
     let context = zmq::Context::new();
@@ -119,7 +119,7 @@ fn clients_beyond_the_limit_are_served_as_others_leave() {
 }
 
 #[test]
-fn of_many_nodes_that_want_the_same_topic_one_gets_it() {
+fn of_many_nodes_that_register_the_same_topic_one_succeeds() {
     let daemon = Daemon::start();
     let start = Barrier::new(50);
     let status = |number: usize| {

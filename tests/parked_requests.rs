@@ -74,7 +74,7 @@ fn wait_until_parked(peer: &mut RawPeer, wanted: (u64, u64)) {
 }
 
 #[test]
-fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
+fn a_thousand_waiting_peers_each_wake_when_their_topic_is_registered() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut publisher = daemon.raw_peer();
     let mut peers: Vec<_> = (0..1000).map(|_| daemon.raw_peer()).collect();
@@ -100,7 +100,7 @@ fn a_thousand_waiting_peers_are_all_woken_each_by_its_topic() {
 }
 
 #[test]
-fn ten_thousand_waits_for_other_topics_cost_a_registration_nothing() {
+fn ten_thousand_waits_for_other_topics_do_not_slow_a_registration() {
     let daemon =
         DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).args(["--no-state"]).start();
     let mut publisher = daemon.raw_peer();
@@ -141,7 +141,7 @@ fn topic_info_name(response: &DiscoveryResponse) -> Vec<&str> {
 }
 
 #[test]
-fn peers_that_are_gone_wait_for_nothing() {
+fn the_daemon_drops_parked_requests_of_peers_that_disconnect() {
     let daemon = Daemon::start();
     let mut publisher = daemon.raw_peer();
     let before = daemon.open_files();
@@ -165,7 +165,7 @@ fn peers_that_are_gone_wait_for_nothing() {
 }
 
 #[test]
-fn at_the_end_of_the_daemon_everybody_is_answered() {
+fn the_daemon_answers_all_parked_requests_before_it_exits() {
     for by_signal in [true, false] {
         let daemon = Daemon::start();
         let mut publisher = daemon.raw_peer();
@@ -186,7 +186,7 @@ fn at_the_end_of_the_daemon_everybody_is_answered() {
 }
 
 #[test]
-fn a_req_socket_waits_for_one_reply_and_a_dealer_for_many() {
+fn a_req_socket_has_one_parked_request_and_a_dealer_many() {
     let daemon = Daemon::start();
     let mut publisher = daemon.raw_peer();
     let req = ZmqPeer::new(daemon.address(), zmq::REQ, |socket| {
@@ -216,7 +216,7 @@ fn a_req_socket_waits_for_one_reply_and_a_dealer_for_many() {
 }
 
 #[test]
-fn a_watch_goes_on_over_a_kill_without_a_gap_or_a_double() {
+fn a_watch_continues_after_a_kill_without_gaps_or_duplicates() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
     let mut publisher = daemon.raw_peer();
@@ -245,7 +245,7 @@ fn a_watch_goes_on_over_a_kill_without_a_gap_or_a_double() {
 }
 
 #[test]
-fn a_watch_is_told_at_once_when_the_history_is_lost() {
+fn a_watch_ends_at_once_when_the_history_is_lost() {
     let test_dir = TestDir::new();
     let state = test_dir.path("state.db");
     let daemon = DaemonBuilder::at(&test_dir)
@@ -271,7 +271,7 @@ fn a_watch_is_told_at_once_when_the_history_is_lost() {
 }
 
 #[test]
-fn an_evicted_topic_is_told_with_the_reason() {
+fn an_eviction_event_has_a_reason() {
     let daemon = Daemon::start();
     let mut watcher = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());
@@ -305,7 +305,7 @@ fn line(program: &Process, number: usize) -> String {
 }
 
 #[test]
-fn a_python_program_watches_with_nothing_but_a_req_socket() {
+fn a_python_program_can_watch_with_a_plain_req_socket() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
     let mut publisher = daemon.raw_peer();
@@ -329,7 +329,7 @@ fn a_python_program_watches_with_nothing_but_a_req_socket() {
 }
 
 #[test]
-fn a_peer_that_waits_keeps_nobody_else_waiting() {
+fn a_waiting_peer_does_not_delay_other_peers() {
     let daemon = Daemon::start();
     let mut waiting = daemon.raw_peer();
     let (began, wait_ms) = (Instant::now(), 300);

@@ -63,7 +63,7 @@ fn eviction_log_line(daemon: &Daemon, name: &str) -> String {
 }
 
 #[test]
-fn a_publisher_whose_pid_is_unknown_is_found_alive_and_goes_after_two_looks() {
+fn a_publisher_with_an_unknown_pid_is_judged_by_probes() {
     if !can_make_namespaces() {
         return;
     }
@@ -84,7 +84,7 @@ fn a_publisher_whose_pid_is_unknown_is_found_alive_and_goes_after_two_looks() {
 }
 
 #[test]
-fn a_publisher_in_a_namespace_within_the_daemons_own_is_watched_like_any_other() {
+fn the_daemon_watches_publishers_in_nested_pid_namespaces() {
     if !can_make_namespaces() {
         return;
     }
@@ -102,7 +102,7 @@ fn a_publisher_in_a_namespace_within_the_daemons_own_is_watched_like_any_other()
 }
 
 #[test]
-fn topics_outlive_a_daemons_move_to_another_namespace_as_those_of_unseen_publishers() {
+fn topics_survive_a_move_of_the_daemon_to_another_pid_namespace() {
     if !can_make_namespaces() {
         return;
     }

@@ -92,7 +92,7 @@ fn a_list_is_in_the_order_of_first_registration() {
 }
 
 #[test]
-fn a_subscriber_finds_a_publisher_through_the_daemon_and_hears_all_it_says() {
+fn a_subscriber_finds_a_publisher_through_the_daemon_and_receives_all_messages() {
     let daemon = Daemon::start();
     let data = ipc_address(&daemon.test_dir().path("numbers.sock"));
     let listen = ["/numbers", "20"];

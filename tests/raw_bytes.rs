@@ -61,7 +61,7 @@ fn wait_until_read(other: &mut RawPeer) {
 }
 
 #[test]
-fn the_daemon_greets_first() {
+fn the_daemon_sends_its_greeting_first() {
     let daemon = Daemon::start();
     let mut peer = RawPeer::connect(daemon.address()).unwrap();
     let greeting = peer.read_greeting().unwrap();
@@ -71,7 +71,7 @@ fn the_daemon_greets_first() {
 }
 
 #[test]
-fn a_conversation_means_the_same_wherever_it_is_cut() {
+fn requests_have_the_same_replies_wherever_the_bytes_are_split() {
     let daemon = Daemon::start();
     let conversation = conversation();
     let mut whole = RawPeer::connect(daemon.address()).unwrap();
@@ -95,7 +95,7 @@ fn a_conversation_means_the_same_wherever_it_is_cut() {
 }
 
 #[test]
-fn a_conversation_may_come_byte_by_byte() {
+fn requests_may_arrive_byte_by_byte() {
     let daemon = Daemon::start();
     let mut whole = RawPeer::connect(daemon.address()).unwrap();
     whole.send(&conversation()).unwrap();
@@ -111,7 +111,7 @@ fn a_conversation_may_come_byte_by_byte() {
 }
 
 #[test]
-fn many_requests_in_one_piece_are_answered_in_their_order() {
+fn requests_sent_in_one_write_are_answered_in_order() {
     let daemon = Daemon::start();
     let mut peer = RawPeer::open(daemon.address()).unwrap();
     let requests: Vec<_> =
@@ -124,7 +124,7 @@ fn many_requests_in_one_piece_are_answered_in_their_order() {
 }
 
 #[test]
-fn peers_of_another_mechanism_or_version_are_closed_and_logged() {
+fn peers_with_another_mechanism_or_version_are_logged_and_closed() {
     for (greeting, in_log) in [
         (raw_peer::greeting_of((3, 1), b"CURVE"), "CURVE"),
         (raw_peer::greeting_of((3, 0), b"PLAIN"), "PLAIN"),
@@ -155,7 +155,7 @@ fn a_peer_of_version_3_0_is_served() {
 }
 
 #[test]
-fn a_socket_that_cannot_ask_is_told_so_and_closed() {
+fn a_socket_type_that_cannot_send_requests_gets_an_error_and_is_closed() {
     let daemon = Daemon::start();
     for socket_type in ["SUB", "PUB", "REP", "ROUTER", "PUSH", "PAIR", "", "NONSENSE"] {
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
@@ -178,7 +178,7 @@ fn a_socket_that_cannot_ask_is_told_so_and_closed() {
 }
 
 #[test]
-fn what_a_peer_says_cannot_forge_a_line_of_the_log() {
+fn a_peer_cannot_forge_a_line_of_the_log() {
     const FORGED: &str = "X\n2000-01-01T00:00:00Z ERROR forged\r\u{1b}[2J";
     let is_line = |line: &str| {
         ["TRACE", "DEBUG", "INFO", "WARN"].iter().any(|level| line.contains(level))
@@ -212,7 +212,7 @@ fn what_a_peer_says_cannot_forge_a_line_of_the_log() {
 }
 
 #[test]
-fn a_handshake_out_of_order_is_closed() {
+fn a_connection_with_an_invalid_handshake_is_closed() {
     let daemon = Daemon::start();
     for (what, bytes) in [
         ("a request before READY", raw_peer::request_message(&ping())),
@@ -232,7 +232,7 @@ fn a_handshake_out_of_order_is_closed() {
 }
 
 #[test]
-fn claimed_identities_mean_nothing() {
+fn claimed_identities_are_ignored() {
     let daemon = Daemon::start();
     // The last one is what libzmq's ROUTER would give to its first anonymous peer.
     let long = [b'i'; 255];
@@ -273,7 +273,7 @@ fn a_message_without_a_delimiter_or_a_body_is_dropped_and_the_next_request_answe
 }
 
 #[test]
-fn a_heartbeat_gets_its_context_back() {
+fn a_heartbeat_gets_its_context_in_the_pong() {
     let daemon = Daemon::start();
     let mut peer = RawPeer::open(daemon.address()).unwrap();
     for context in [&b""[..], b"x", b"sixteen bytes it"] {
@@ -287,7 +287,7 @@ fn a_heartbeat_gets_its_context_back() {
 }
 
 #[test]
-fn frames_that_cannot_be_are_closed() {
+fn a_connection_with_an_invalid_frame_is_closed() {
     let daemon = Daemon::start();
     let over = ping_of_size(1024 * 1024 + 1).len() as u64;
     for (what, bytes) in [
@@ -311,7 +311,7 @@ fn frames_that_cannot_be_are_closed() {
 }
 
 #[test]
-fn a_message_without_end_is_closed() {
+fn a_connection_with_an_endless_message_is_closed() {
     let daemon = Daemon::start();
     let delimiter = raw_peer::frame(MORE, b"");
     for (what, start, part, count) in [
@@ -330,7 +330,7 @@ fn a_message_without_end_is_closed() {
 }
 
 #[test]
-fn peers_that_vanish_before_the_reply_leave_nothing_behind() {
+fn peers_that_disconnect_before_the_reply_leave_nothing_behind() {
     for daemon in [Daemon::start(), Daemon::start_tcp()] {
         let mut other = RawPeer::open(daemon.address()).unwrap();
         let conversation = conversation();
@@ -344,7 +344,7 @@ fn peers_that_vanish_before_the_reply_leave_nothing_behind() {
 }
 
 #[test]
-fn a_peer_that_does_not_finish_its_handshake_is_closed_and_others_are_served_meanwhile() {
+fn an_unfinished_handshake_times_out_while_other_peers_are_served() {
     let daemon = Daemon::start();
     let mut idle = RawPeer::open(daemon.address()).unwrap();
     let started = Instant::now();
@@ -373,7 +373,7 @@ fn a_peer_that_does_not_finish_its_handshake_is_closed_and_others_are_served_mea
 }
 
 #[test]
-fn a_peer_that_never_reads_costs_little_and_hinders_nobody() {
+fn a_peer_that_never_reads_uses_little_memory_and_delays_no_other_peer() {
     let daemon = Daemon::start();
     let mut other = RawPeer::open(daemon.address()).unwrap();
     let list = register_topics(&mut other, 1000);
@@ -419,7 +419,7 @@ fn a_peer_that_reads_late_gets_every_reply() {
 }
 
 #[test]
-fn every_request_of_a_peer_that_leaves_at_once_is_served() {
+fn every_request_of_a_peer_that_disconnects_at_once_is_served() {
     const TOPICS: usize = 1_000;
     let daemon = Daemon::start();
     let mut other = RawPeer::open(daemon.address()).unwrap();
@@ -438,7 +438,7 @@ fn every_request_of_a_peer_that_leaves_at_once_is_served() {
 }
 
 #[test]
-fn what_is_behind_a_shutdown_in_the_same_piece_is_answered() {
+fn requests_after_a_shutdown_in_the_same_write_are_answered() {
     for _ in 0..5 {
         let daemon = Daemon::start();
         let mut peer = RawPeer::open(daemon.address()).unwrap();
@@ -457,7 +457,7 @@ fn what_is_behind_a_shutdown_in_the_same_piece_is_answered() {
 }
 
 #[test]
-fn what_is_asked_before_a_violation_in_the_same_piece_is_answered() {
+fn a_request_before_a_violation_in_the_same_write_is_answered() {
     for daemon in [Daemon::start(), Daemon::start_tcp()] {
         for violation in [vec![0x80, 0], raw_peer::long_frame_header(0, u64::MAX), vec![COMMAND, 0]]
         {
@@ -471,7 +471,7 @@ fn what_is_asked_before_a_violation_in_the_same_piece_is_answered() {
 }
 
 #[test]
-fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
+fn many_different_unread_lists_use_little_memory_and_delay_no_other_peer() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut other = RawPeer::open(daemon.address()).unwrap();
     let text = "t".repeat(1_000);
@@ -509,7 +509,7 @@ fn a_deaf_peer_whose_lists_all_differ_costs_little_and_hinders_nobody() {
 }
 
 #[test]
-fn a_peer_that_always_leaves_something_unread_costs_no_more_with_time() {
+fn the_memory_for_a_peer_that_always_has_unread_replies_does_not_grow() {
     const UNREAD: usize = 800 * 1024;
     const ENVELOPE: usize = 16 * 1024;
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();

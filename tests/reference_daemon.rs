@@ -9,7 +9,7 @@ use cortex_tests::transcript::{exchanges, status};
 use cortex_tests::zmq_peer::ZmqPeer;
 
 #[test]
-fn the_stand_in_answers_as_the_reference_was_recorded() {
+fn the_reference_daemon_answers_as_recorded() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     let peer = ZmqPeer::req(&daemon.address());
     for exchange in exchanges() {
@@ -23,14 +23,14 @@ fn the_stand_in_answers_as_the_reference_was_recorded() {
 }
 
 #[test]
-fn our_client_works_with_the_reference() {
+fn our_client_works_with_the_reference_daemon() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     check_every_client_call(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));
 }
 
 #[test]
-fn the_reference_has_nothing_to_tell_of_itself() {
+fn the_reference_daemon_has_no_extensions() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     let mut client = client(&daemon.address());
     client.register_topic(&topic("/a", "node")).unwrap();
@@ -46,7 +46,7 @@ fn the_reference_has_nothing_to_tell_of_itself() {
 }
 
 #[test]
-fn our_command_line_works_with_the_reference() {
+fn our_command_line_works_with_the_reference_daemon() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     check_every_command(&daemon.address());
     assert_eq!(daemon.wait().code, Some(0));

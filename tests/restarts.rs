@@ -65,7 +65,7 @@ fn start_and_list(builder: &DaemonBuilder, test_dir: &TestDir) -> (Process, Vec<
 }
 
 #[test]
-fn all_topics_of_living_publishers_are_there_at_the_first_list_and_those_of_dead_ones_are_not() {
+fn the_first_list_after_a_restart_has_exactly_the_topics_of_running_publishers() {
     const PROCESSES: usize = 20;
     const TOPICS_EACH: usize = 50;
     let builder = DaemonBuilder::at(&TestDir::new()).log_level(Some("info"));
@@ -207,7 +207,7 @@ fn apply(topics: &mut Vec<(String, String)>, change: &Change) {
 }
 
 #[test]
-fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
+fn acknowledged_changes_survive_a_kill_at_any_moment() {
     const ROUNDS: usize = 50;
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let mut random = Random(since_1970.subsec_nanos().into());
@@ -266,7 +266,7 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
 }
 
 #[test]
-fn a_restart_goes_on_with_the_same_history() {
+fn a_restart_continues_the_same_history() {
     let builder = DaemonBuilder::at(&TestDir::new());
     let daemon = builder.start();
     let mut peer = daemon.raw_peer();
@@ -287,7 +287,7 @@ fn a_restart_goes_on_with_the_same_history() {
 }
 
 #[test]
-fn a_daemon_without_state_forgets() {
+fn a_daemon_without_a_state_file_starts_empty() {
     let test_dir = TestDir::new();
     let builder = DaemonBuilder::at(&test_dir).args(["--no-state"]);
     let daemon = builder.start();
@@ -303,7 +303,7 @@ fn a_daemon_without_state_forgets() {
 }
 
 #[test]
-fn after_a_boot_only_static_topics_are_there_in_a_new_history() {
+fn after_a_boot_only_static_topics_stay_in_a_new_history() {
     let test_dir = TestDir::new();
     let boot_id = test_dir.path("boot_id");
     fs::write(&boot_id, "11111111-2222-3333-4444-555555555555\n").unwrap();
@@ -380,7 +380,7 @@ fn assert_rejected_and_unchanged(builder: &DaemonBuilder, path: &Path, words: &[
 }
 
 #[test]
-fn a_state_file_that_is_a_link_is_refused_and_left_alone() {
+fn a_state_file_that_is_a_symbolic_link_is_refused_and_left_alone() {
     let test_dir = TestDir::new();
     let (path, builder) = create_state_file(&test_dir);
     let real = test_dir.path("real.db");
@@ -457,7 +457,7 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
 }
 
 #[test]
-fn a_state_file_deleted_under_it_is_noticed_and_made_anew() {
+fn the_daemon_recreates_a_state_file_that_is_deleted() {
     // SQLite keeps the newest changes beside the file: without them it is as good as gone.
     for deleted in [&["", "-wal", "-shm"][..], &[""], &["-wal"], &["-shm"]] {
         check_deleted_state_files(deleted);
@@ -506,7 +506,7 @@ fn two_daemons_do_not_share_a_state_file() {
 }
 
 #[test]
-fn where_no_state_can_be_kept_it_says_so_and_does_not_start() {
+fn the_daemon_does_not_start_without_a_usable_state_file() {
     for (path, expected) in
         [("/proc/no/topics.db", "/proc/no"), ("/dev/null", "/dev/null"), ("/", "/")]
     {

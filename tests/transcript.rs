@@ -28,7 +28,7 @@ fn the_daemon_answers_the_same_over_tcp() {
 }
 
 #[test]
-fn the_answers_are_the_same_when_each_request_comes_over_a_connection_of_its_own() {
+fn the_daemon_answers_the_same_over_a_new_connection_for_each_request() {
     let daemon = Daemon::start();
     replay(|request| {
         let mut peer = RawPeer::open(daemon.address()).expect("the daemon shakes hands");

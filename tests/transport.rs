@@ -26,7 +26,7 @@ fn is_reply_about(reply: &[u8], name: &str) -> bool {
 }
 
 #[test]
-fn a_req_asks_again_and_again() {
+fn a_req_socket_sends_many_requests() {
     for daemon in start_on_both_transports() {
         let peer = ZmqPeer::req(daemon.address());
         for turn in 0..200 {
@@ -69,7 +69,7 @@ fn a_dealer_that_sends_500_requests_ahead_gets_500_replies_in_order() {
 }
 
 #[test]
-fn a_correlated_req_is_answered() {
+fn a_correlated_req_socket_gets_replies() {
     for daemon in start_on_both_transports() {
         let peer = ZmqPeer::new(daemon.address(), REQ, |socket| socket.set_req_correlate(true));
         for turn in 0..100 {
@@ -80,7 +80,7 @@ fn a_correlated_req_is_answered() {
 }
 
 #[test]
-fn a_relaxed_req_may_ask_anew_without_having_read_the_reply() {
+fn a_relaxed_req_socket_may_send_before_it_has_read_the_reply() {
     for daemon in start_on_both_transports() {
         let peer = ZmqPeer::new(daemon.address(), REQ, |socket| {
             socket.set_req_relaxed(true)?;
@@ -95,7 +95,7 @@ fn a_relaxed_req_may_ask_anew_without_having_read_the_reply() {
 }
 
 #[test]
-fn heartbeats_are_answered_so_that_an_idle_connection_stays() {
+fn heartbeats_keep_an_idle_connection_open() {
     for (daemon, monitor) in start_on_both_transports().iter().zip(["inproc://ipc", "inproc://tcp"])
     {
         let context = Context::new();
@@ -115,7 +115,7 @@ fn heartbeats_are_answered_so_that_an_idle_connection_stays() {
 }
 
 #[test]
-fn peers_may_claim_any_routing_id_even_the_same() {
+fn several_peers_may_claim_the_same_routing_id() {
     for daemon in start_on_both_transports() {
         let claim = |id: &'static [u8]| {
             ZmqPeer::new(daemon.address(), DEALER, |socket| socket.set_identity(id))
@@ -154,7 +154,7 @@ fn requests_of_up_to_64_kib_are_served_and_of_up_to_1_mib_refused() {
 }
 
 #[test]
-fn a_request_of_over_1_mib_costs_its_sender_the_connection_and_nobody_else_anything() {
+fn a_request_of_over_1_mib_closes_only_its_senders_connection() {
     for daemon in start_on_both_transports() {
         let other = ZmqPeer::req(daemon.address());
         assert_eq!(other.request(&DiscoveryRequest::ping()).message, "pong");
@@ -200,7 +200,7 @@ fn a_reply_of_over_1_mib_arrives_whole() {
 }
 
 #[test]
-fn hundreds_of_sockets_that_connect_at_once_are_all_answered() {
+fn hundreds_of_sockets_that_connect_at_once_all_get_replies() {
     descriptors::raise_limit();
     for daemon in start_on_both_transports() {
         let context = Context::new();
@@ -219,7 +219,7 @@ fn hundreds_of_sockets_that_connect_at_once_are_all_answered() {
 }
 
 #[test]
-fn libzmq_sockets_that_cannot_ask_or_want_a_password_get_nothing_and_hinder_nobody() {
+fn libzmq_sockets_of_other_types_or_mechanisms_get_no_reply_and_delay_no_other_peer() {
     for daemon in start_on_both_transports() {
         let context = Context::new();
         let refused: Vec<_> = [zmq::SUB, zmq::PUSH, zmq::PAIR, zmq::REP, zmq::ROUTER]
@@ -241,7 +241,7 @@ fn libzmq_sockets_that_cannot_ask_or_want_a_password_get_nothing_and_hinder_nobo
 }
 
 #[test]
-fn pyzmq_finds_the_transport_as_it_should_be() {
+fn all_pyzmq_transport_checks_pass() {
     for daemon in start_on_both_transports() {
         let output = python::run("transport_checks.py", &[daemon.address()]);
         assert_eq!(output.code, Some(0), "after {}:\n{}", output.stdout, output.stderr);

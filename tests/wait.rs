@@ -47,7 +47,7 @@ fn parse_json(text: &str) -> Value {
 }
 
 #[test]
-fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
+fn a_waiting_command_ends_as_soon_as_a_python_node_registers() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let wait = start_wait(daemon.address(), &["/x", "-o", "json"]);
     wait_until_parked(daemon.address(), (1, 0));
@@ -65,7 +65,7 @@ fn a_shell_goes_on_as_soon_as_a_python_node_registers() {
 }
 
 #[test]
-fn at_the_reference_a_topic_is_found_by_asking_again() {
+fn waits_at_the_reference_daemon_poll() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     let address = daemon.address();
     let single_wait = start_wait(&address, &["/x", "-o", "name"]);
@@ -110,7 +110,7 @@ fn a_wait_survives_a_killed_daemon() {
 }
 
 #[test]
-fn a_wait_goes_on_at_whatever_daemon_takes_the_place() {
+fn a_wait_continues_at_a_daemon_of_the_other_kind() {
     let test_dir = TestDir::new();
     let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
     let address = test_dir.address();
@@ -133,7 +133,7 @@ fn a_wait_goes_on_at_whatever_daemon_takes_the_place() {
 }
 
 #[test]
-fn what_a_shell_is_shown_is_what_lookup_shows() {
+fn wait_prints_what_lookup_prints() {
     let daemon = Daemon::start();
     let address = daemon.address();
     register(address, "/x");
@@ -159,7 +159,7 @@ fn what_a_shell_is_shown_is_what_lookup_shows() {
 }
 
 #[test]
-fn a_shell_waits_until_a_topic_is_gone() {
+fn a_command_can_wait_until_a_topic_is_gone() {
     let daemon = Daemon::start();
     let address = daemon.address();
     // A pattern would mean others as well.
@@ -175,7 +175,7 @@ fn a_shell_waits_until_a_topic_is_gone() {
 }
 
 #[test]
-fn a_wait_in_vain_ends_in_time_and_says_why() {
+fn a_wait_that_times_out_names_the_missing_topics() {
     let daemon = Daemon::start();
     register(daemon.address(), "/there");
     let reference = ReferenceDaemon::start(&TestDir::new());
@@ -200,7 +200,7 @@ fn a_wait_in_vain_ends_in_time_and_says_why() {
 }
 
 #[test]
-fn a_missing_daemon_is_told_at_once_and_a_silent_one_in_time() {
+fn a_missing_daemon_fails_at_once_and_a_silent_daemon_after_the_timeout() {
     let absent = run_at(&TestDir::new().address(), &["--timeout", "1h", "topic", "wait", "/x"]);
     assert_eq!(absent.code, Some(3), "{}", absent.stderr);
 
@@ -225,7 +225,7 @@ fn a_missing_daemon_is_told_at_once_and_a_silent_one_in_time() {
 }
 
 #[test]
-fn a_daemon_that_goes_for_good_is_told_when_the_time_is_over() {
+fn a_daemon_that_does_not_come_back_is_reported_after_the_timeout() {
     let daemon = Daemon::start();
     let address = daemon.address().to_owned();
     let wait = |names: &[&str]| {
@@ -242,7 +242,7 @@ fn a_daemon_that_goes_for_good_is_told_when_the_time_is_over() {
 }
 
 #[test]
-fn an_interrupted_wait_leaves_nothing_at_the_daemon() {
+fn an_interrupted_wait_leaves_no_parked_request() {
     let daemon = Daemon::start();
     let wait = start_wait(daemon.address(), &["/x"]);
     wait_until_parked(daemon.address(), (1, 0));

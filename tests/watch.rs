@@ -102,7 +102,7 @@ fn wait_for_event(process: &Process, event: &str, name: &str) -> Value {
 }
 
 #[test]
-fn every_kind_of_event_is_shown_as_it_happens() {
+fn a_watch_prints_every_kind_of_event_as_it_happens() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let mut client = client(daemon.address());
     register(&mut client, "/there");
@@ -146,7 +146,7 @@ fn every_kind_of_event_is_shown_as_it_happens() {
 }
 
 #[test]
-fn nothing_is_missed_or_told_twice_when_the_daemon_is_killed() {
+fn a_watch_misses_and_repeats_nothing_when_the_daemon_is_killed() {
     let test_dir = TestDir::new();
     let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
     let address = test_dir.address();
@@ -183,7 +183,7 @@ fn nothing_is_missed_or_told_twice_when_the_daemon_is_killed() {
 }
 
 #[test]
-fn a_daemon_that_lost_its_state_is_told_as_such() {
+fn a_watch_resyncs_when_the_daemon_has_lost_its_state() {
     let test_dir = TestDir::new();
     let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
     let address = test_dir.address();
@@ -211,7 +211,7 @@ fn a_daemon_that_lost_its_state_is_told_as_such() {
 }
 
 #[test]
-fn the_reference_is_listed_and_what_differs_is_told() {
+fn a_watch_at_the_reference_daemon_compares_lists() {
     let test_dir = TestDir::new();
     let address = test_dir.address();
     let reference = ReferenceDaemon::start(&test_dir);
@@ -263,7 +263,7 @@ fn the_reference_is_listed_and_what_differs_is_told() {
 }
 
 #[test]
-fn a_pattern_is_a_pattern_at_every_daemon() {
+fn patterns_match_the_same_topics_at_every_daemon() {
     let ours = Daemon::start();
     let reference = ReferenceDaemon::start(&TestDir::new());
     for address in [ours.address(), &reference.address()] {
@@ -293,7 +293,7 @@ fn a_pattern_is_a_pattern_at_every_daemon() {
 }
 
 #[test]
-fn a_daemon_that_stands_still_is_no_reason_to_end() {
+fn a_watch_continues_after_the_daemon_was_stopped() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     let mut follower = WatchFollower::at(daemon.address());
@@ -307,7 +307,7 @@ fn a_daemon_that_stands_still_is_no_reason_to_end() {
 }
 
 #[test]
-fn a_shell_ends_by_itself_when_it_was_told_to() {
+fn a_watch_with_a_timeout_ends() {
     let daemon = Daemon::start();
     register(&mut client(daemon.address()), "/a");
     let shown = expect_success(run_at(daemon.address(), &["topic", "watch", "--timeout", "300ms"]));
@@ -320,7 +320,7 @@ fn a_shell_ends_by_itself_when_it_was_told_to() {
 }
 
 #[test]
-fn what_cannot_be_watched_is_told() {
+fn a_watch_that_cannot_start_is_an_error() {
     let daemon = Daemon::start();
     for (address, arguments, exit) in [
         (TestDir::new().address(), &["watch", "--timeout", "1h"][..], 3),
@@ -356,7 +356,7 @@ fn daemon_that_replies(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
 }
 
 #[test]
-fn a_daemon_that_goes_and_comes_is_told_beside_the_data() {
+fn a_watch_reports_on_stderr_that_the_daemon_is_gone_and_back() {
     let test_dir = TestDir::new();
     let daemon = DaemonBuilder::at(&test_dir).start();
     let shell = start_watch(&test_dir.address(), &["-o", "name"]);
@@ -374,7 +374,7 @@ fn a_daemon_that_goes_and_comes_is_told_beside_the_data() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_ends_the_watch() {
+fn a_reader_that_closes_the_pipe_ends_the_watch() {
     let daemon = Daemon::start();
     register(&mut client(daemon.address()), "/a");
     for another_event in [true, false] {
@@ -395,7 +395,7 @@ fn a_reader_that_has_seen_enough_ends_the_watch() {
 }
 
 #[test]
-fn the_example_watches() {
+fn the_watch_example_prints_changes() {
     let test_dir = TestDir::new();
     let builder = DaemonBuilder::at(&test_dir);
     let daemon = builder.start();
@@ -414,7 +414,7 @@ fn the_example_watches() {
 }
 
 #[test]
-fn a_hundred_thousand_topics_are_a_snapshot_as_well() {
+fn a_snapshot_can_have_a_hundred_thousand_topics() {
     let topics: Vec<_> = (0..100_000).map(|number| topic(&format!("/{number}"), "node")).collect();
     let ext = ResponseExt {
         epoch: Some(1),
@@ -444,7 +444,7 @@ fn a_hundred_thousand_topics_are_a_snapshot_as_well() {
 }
 
 #[test]
-fn who_looks_more_seldom_than_the_time_for_an_answer_hears_all_the_same() {
+fn a_watch_that_is_polled_more_rarely_than_its_timeout_still_gets_events() {
     let daemon = Daemon::start();
     let timeout = Duration::from_millis(200);
     let builder = DiscoveryClient::builder().address(daemon.address()).timeout(timeout);

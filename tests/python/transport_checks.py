@@ -47,13 +47,13 @@ def ping(socket):
     expect(wire.unpack_response(socket.recv()), PONG)
 
 
-def a_req_asks_again_and_again(peers):
+def a_req_socket_sends_many_requests(peers):
     with peers.open(zmq.REQ) as socket:
         for _ in range(100):
             ping(socket)
 
 
-def a_correlated_req_gets_its_own_reply_after_giving_up_on_another(peers):
+def a_correlated_req_gets_its_own_reply_after_it_abandoned_another(peers):
     with peers.open(zmq.REQ, REQ_CORRELATE=1, REQ_RELAXED=1) as socket:
         for number in range(50):
             socket.send(lookup_of(f"/abandoned/{number}"))
@@ -89,7 +89,7 @@ def two_peers_may_claim_the_same_routing_id(peers):
                 expect(wire.unpack_response(one.recv()), not_found("/one"))
 
 
-def a_large_request_is_served_and_a_larger_one_refused(peers):
+def a_request_of_64_kib_is_served_and_a_larger_one_refused(peers):
     with peers.open(zmq.REQ) as socket:
         request = wire.pack({"command": wire.PING, "topic_name": None, "filler": b""})
         # The filler's length takes one byte more than the two that are counted here.
@@ -103,7 +103,7 @@ def a_large_request_is_served_and_a_larger_one_refused(peers):
         ping(socket)
 
 
-def many_coroutines_ask_at_once(peers):
+def many_coroutines_send_requests_at_once(peers):
     async def ask(context, number):
         with context.socket(zmq.REQ) as socket:
             socket.linger = 0
@@ -122,13 +122,13 @@ def many_coroutines_ask_at_once(peers):
 
 
 CHECKS = (
-    a_req_asks_again_and_again,
-    a_correlated_req_gets_its_own_reply_after_giving_up_on_another,
+    a_req_socket_sends_many_requests,
+    a_correlated_req_gets_its_own_reply_after_it_abandoned_another,
     a_dealer_gets_its_replies_in_order,
     a_req_with_heartbeats_stays_connected,
     two_peers_may_claim_the_same_routing_id,
-    a_large_request_is_served_and_a_larger_one_refused,
-    many_coroutines_ask_at_once,
+    a_request_of_64_kib_is_served_and_a_larger_one_refused,
+    many_coroutines_send_requests_at_once,
 )
 
 
