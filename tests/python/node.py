@@ -23,10 +23,10 @@ COMMANDS = {
 }
 
 
-def act(node, verb, *operands):
+def perform(node, verb, *operands):
     if verb == "register":
-        return node.ask(wire.REGISTER, topic=wire.a_topic(*operands))
-    return node.ask(COMMANDS[verb], *operands)
+        return node.request(wire.REGISTER, topic=wire.make_topic(*operands))
+    return node.request(COMMANDS[verb], *operands)
 
 
 def main(discovery, *words):
@@ -41,7 +41,7 @@ def main(discovery, *words):
             elif action[0] == "bind":
                 data.bind(action[1])
             else:
-                print(json.dumps(act(node, *action)), flush=True)
+                print(json.dumps(perform(node, *action)), flush=True)
         node.socket.close()
 
 

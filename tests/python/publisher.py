@@ -19,8 +19,8 @@ def main(discovery, name, address, count):
         data.rcvtimeo = wire.TIMEOUT_MS
         data.bind(address)
         node = wire.Node(context, discovery)
-        topic = wire.a_topic(name, "publisher", address)
-        print(json.dumps(node.ask(wire.REGISTER, topic=topic)), flush=True)
+        topic = wire.make_topic(name, "publisher", address)
+        print(json.dumps(node.request(wire.REGISTER, topic=topic)), flush=True)
 
         subscription = data.recv()
         assert subscription == b"\x01" + name.encode(), subscription
@@ -28,7 +28,7 @@ def main(discovery, name, address, count):
             data.send_multipart([name.encode(), wire.pack({"number": number})])
 
         sys.stdin.read()
-        print(json.dumps(node.ask(wire.UNREGISTER, name)), flush=True)
+        print(json.dumps(node.request(wire.UNREGISTER, name)), flush=True)
         node.socket.close()
 
 

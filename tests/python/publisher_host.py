@@ -62,8 +62,8 @@ class PublisherHost:
             node = wire.Node(context, self.discovery)
             reply_counts, last_message = collections.Counter(), ""
             for name in spec["topics"]:
-                topic = wire.a_topic(name, spec["node"], address)
-                reply = node.ask(wire.REGISTER, topic=topic)
+                topic = wire.make_topic(name, spec["node"], address)
+                reply = node.request(wire.REGISTER, topic=topic)
                 reply_counts[reply["status"]] += 1
                 last_message = reply["message"]
             if spec["disconnects"]:

@@ -68,9 +68,9 @@ class Registry:
     def register(self, topic):
         if topic is None:
             return reply(wire.ERROR, "Missing topic_info in register request")
-        holder = self.topics.get(topic.name, topic).publisher_node
-        if holder != topic.publisher_node:
-            message = f"Topic {topic.name} already registered by {holder}"
+        owner = self.topics.get(topic.name, topic).publisher_node
+        if owner != topic.publisher_node:
+            message = f"Topic {topic.name} already registered by {owner}"
             return reply(wire.ALREADY_EXISTS, message)
         self.topics[topic.name] = topic
         return reply(wire.OK, f"Registered topic: {topic.name}")

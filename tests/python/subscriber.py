@@ -13,10 +13,10 @@ import wire
 
 def find(node, name, data):
     for _ in range(wire.TIMEOUT_MS // 20):
-        found = node.ask(wire.LOOKUP, name)
-        if found["status"] == wire.OK:
-            return found["topic_info"]
-        print(json.dumps(found), flush=True)
+        reply = node.request(wire.LOOKUP, name)
+        if reply["status"] == wire.OK:
+            return reply["topic_info"]
+        print(json.dumps(reply), flush=True)
         # A legacy node has nothing to wait on between two looks.
         data.poll(20)
     raise TimeoutError(f"nobody registers {name}")
@@ -33,8 +33,8 @@ def main(discovery, name, count):
         data.subscribe(name)
         data.connect(topic["address"])
         for _ in range(int(count)):
-            heard, payload = data.recv_multipart()
-            print(json.dumps({"topic": heard.decode(), **wire.unpack(payload)}), flush=True)
+            name_frame, payload = data.recv_multipart()
+            print(json.dumps({"topic": name_frame.decode(), **wire.unpack(payload)}), flush=True)
         node.socket.close()
 
 

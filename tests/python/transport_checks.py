@@ -23,7 +23,7 @@ def not_found(name):
     return {**PONG, "status": wire.NOT_FOUND, "message": f"Topic {name} not found"}
 
 
-class Peers:
+class SocketFactory:
     def __init__(self, discovery):
         self.discovery = discovery
         self.context = zmq.Context()
@@ -38,8 +38,8 @@ class Peers:
         return socket
 
 
-def expect(found, wanted):
-    assert found == wanted, f"{found!r} in place of {wanted!r}"
+def expect(found, expected):
+    assert found == expected, f"{found!r} in place of {expected!r}"
 
 
 def ping(socket):
@@ -47,14 +47,14 @@ def ping(socket):
     expect(wire.unpack_response(socket.recv()), PONG)
 
 
-def a_req_socket_sends_many_requests(peers):
-    with peers.open(zmq.REQ) as socket:
+def a_req_socket_sends_many_requests(sockets):
+    with sockets.open(zmq.REQ) as socket:
         for _ in range(100):
             ping(socket)
 
 
-def a_correlated_req_gets_its_own_reply_after_it_abandoned_another(peers):
-    with peers.open(zmq.REQ, REQ_CORRELATE=1, REQ_RELAXED=1) as socket:
+def a_correlated_req_gets_its_own_reply_after_it_abandoned_another(sockets):
+    with sockets.open(zmq.REQ, REQ_CORRELATE=1, REQ_RELAXED=1) as socket:
         for number in range(50):
             socket.send(lookup_of(f"/abandoned/{number}"))
             socket.send(lookup_of(f"/wanted/{number}"))
@@ -62,8 +62,8 @@ def a_correlated_req_gets_its_own_reply_after_it_abandoned_another(peers):
             expect(wire.unpack_response(socket.recv()), wanted)
 
 
-def a_dealer_gets_its_replies_in_order(peers):
-    with peers.open(zmq.DEALER) as socket:
+def a_dealer_gets_its_replies_in_order(sockets):
+    with sockets.open(zmq.DEALER) as socket:
         for number in range(500):
             socket.send_multipart([b"%d" % number, b"", lookup_of(f"/{number}")])
         for number in range(500):
@@ -72,16 +72,16 @@ def a_dealer_gets_its_replies_in_order(peers):
             expect(wire.unpack_response(body), not_found(f"/{number}"))
 
 
-def a_req_with_heartbeats_stays_connected(peers):
+def a_req_with_heartbeats_stays_connected(sockets):
     options = {"HEARTBEAT_IVL": 20, "HEARTBEAT_TIMEOUT": 30_000, "HEARTBEAT_TTL": 60_000}
-    with peers.open(zmq.REQ, **options) as socket:
+    with sockets.open(zmq.REQ, **options) as socket:
         for _ in range(10):
             ping(socket)
 
 
-def two_peers_may_claim_the_same_routing_id(peers):
-    with peers.open(zmq.REQ, ROUTING_ID=b"same") as one:
-        with peers.open(zmq.REQ, ROUTING_ID=b"same") as other:
+def two_peers_may_claim_the_same_routing_id(sockets):
+    with sockets.open(zmq.REQ, ROUTING_ID=b"same") as one:
+        with sockets.open(zmq.REQ, ROUTING_ID=b"same") as other:
             for _ in range(20):
                 one.send(lookup_of("/one"))
                 other.send(lookup_of("/other"))
@@ -89,8 +89,8 @@ def two_peers_may_claim_the_same_routing_id(peers):
                 expect(wire.unpack_response(one.recv()), not_found("/one"))
 
 
-def a_request_of_64_kib_is_served_and_a_larger_one_refused(peers):
-    with peers.open(zmq.REQ) as socket:
+def a_request_of_64_kib_is_served_and_a_larger_one_refused(sockets):
+    with sockets.open(zmq.REQ) as socket:
         request = wire.pack({"command": wire.PING, "topic_name": None, "filler": b""})
         # The filler's length takes one byte more than the two that are counted here.
         filler = b"x" * (64 * 1024 - len(request) - 1)
@@ -103,22 +103,22 @@ def a_request_of_64_kib_is_served_and_a_larger_one_refused(peers):
         ping(socket)
 
 
-def many_coroutines_send_requests_at_once(peers):
-    async def ask(context, number):
+def many_coroutines_send_requests_at_once(sockets):
+    async def request(context, number):
         with context.socket(zmq.REQ) as socket:
             socket.linger = 0
-            socket.connect(peers.discovery)
+            socket.connect(sockets.discovery)
             for turn in range(5):
                 await socket.send(lookup_of(f"/{number}/{turn}"))
                 reply = wire.unpack_response(await socket.recv())
                 expect(reply, not_found(f"/{number}/{turn}"))
 
-    async def ask_all():
+    async def request_all():
         with zmq.asyncio.Context() as context:
-            asking = asyncio.gather(*(ask(context, number) for number in range(100)))
-            await asyncio.wait_for(asking, wire.TIMEOUT_MS / 1000)
+            requests = asyncio.gather(*(request(context, number) for number in range(100)))
+            await asyncio.wait_for(requests, wire.TIMEOUT_MS / 1000)
 
-    asyncio.run(ask_all())
+    asyncio.run(request_all())
 
 
 CHECKS = (
@@ -133,11 +133,11 @@ CHECKS = (
 
 
 def main(discovery):
-    peers = Peers(discovery)
+    sockets = SocketFactory(discovery)
     for check in CHECKS:
-        check(peers)
+        check(sockets)
         print(check.__name__, flush=True)
-    peers.context.term()
+    sockets.context.term()
 
 
 main(*sys.argv[1:])

@@ -18,22 +18,22 @@ WAIT_MS = 20_000
 MARGIN_MS = 2_000
 
 
-def ask(context, address, request):
+def request_reply(context, address, request):
     """Sends a request on a socket of its own; None when nobody answers in time."""
     with context.socket(zmq.REQ) as socket:
         socket.linger = 0
         socket.rcvtimeo = WAIT_MS + MARGIN_MS
         socket.connect(address)
         # libzmq does not send again when the daemon is killed: the monitor tells of that.
-        with socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as lost:
+        with socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
             socket.send(msgpack.packb(request))
             poller = zmq.Poller()
             poller.register(socket, zmq.POLLIN)
-            poller.register(lost, zmq.POLLIN)
+            poller.register(monitor, zmq.POLLIN)
             ready = dict(poller.poll(WAIT_MS + MARGIN_MS))
-            answer = socket.recv() if socket in ready else None
+            reply = socket.recv() if socket in ready else None
             socket.disable_monitor()
-    return msgpack.unpackb(answer) if answer is not None else None
+    return msgpack.unpackb(reply) if reply is not None else None
 
 
 def watch(address, pattern):
@@ -45,22 +45,23 @@ def watch(address, pattern):
             ext["filter"] = pattern
         if since:
             ext["since"] = since
-        reply = ask(context, address, {"command": WATCH_TOPICS, "topic_name": None, "ext": ext})
+        request = {"command": WATCH_TOPICS, "topic_name": None, "ext": ext}
+        reply = request_reply(context, address, request)
         if reply is None:
             continue
-        found = reply.get("ext")
-        if found is None:
+        reply_ext = reply.get("ext")
+        if reply_ext is None:
             sys.exit("this daemon has no extensions: poll LIST_TOPICS")
         if reply["status"] != 0:
             sys.exit(reply["message"])
-        if found.get("snapshot"):
+        if reply_ext.get("snapshot"):
             print("snapshot", flush=True)
             for topic in map(msgpack.unpackb, reply.get("topics", [])):
                 print("present", topic["name"], flush=True)
-        for event in found.get("events", []):
+        for event in reply_ext.get("events", []):
             words = [event["kind"], event["topic_name"], event.get("reason")]
             print(*filter(None, words), flush=True)
-        since = {"epoch": found["epoch"], "revision": found["revision"]}
+        since = {"epoch": reply_ext["epoch"], "revision": reply_ext["revision"]}
 
 
 def end_with_standard_input():

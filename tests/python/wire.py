@@ -48,7 +48,7 @@ def unpack_response(data):
     }
 
 
-def a_topic(name, node, address=None):
+def make_topic(name, node, address=None):
     return {
         "name": name,
         "address": address or f"ipc:///run/nodes{name}.sock",
@@ -67,6 +67,6 @@ class Node:
         self.socket.rcvtimeo = self.socket.sndtimeo = TIMEOUT_MS
         self.socket.connect(discovery)
 
-    def ask(self, command, name=None, topic=None):
+    def request(self, command, name=None, topic=None):
         self.socket.send(pack_request(command, name, topic))
         return unpack_response(self.socket.recv())
