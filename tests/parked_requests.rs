@@ -11,7 +11,9 @@ use cortex_proto::{
 };
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
-use cortex_tests::messages::{decode_response, hello, register_static, topic, topic_names};
+use cortex_tests::messages::{
+    ParkedRequests, decode_response, hello, register_static, topic, topic_names,
+};
 use cortex_tests::process::Process;
 use cortex_tests::publisher_host::{Endpoint, PublisherHost, PublisherSpec};
 use cortex_tests::python;
@@ -62,13 +64,13 @@ fn event(kind: &str, name: &str) -> (String, String) {
 }
 
 /// How many requests wait for a topic, and how many for a change.
-fn parked_requests(peer: &mut RawPeer) -> (u64, u64) {
+fn parked_requests(peer: &mut RawPeer) -> ParkedRequests {
     let counts = peer.request(&DiscoveryRequest::stats()).unwrap().ext.unwrap().counts;
-    (counts["waits"], counts["watches"])
+    ParkedRequests::from_counters(&counts)
 }
 
-fn wait_until_parked(peer: &mut RawPeer, wanted: (u64, u64)) {
-    eventually(&format!("{wanted:?} wait"), TIMEOUT, || {
+fn wait_until_parked(peer: &mut RawPeer, wanted: ParkedRequests) {
+    eventually(&format!("the daemon has parked {wanted:?}"), TIMEOUT, || {
         (parked_requests(peer) == wanted).then_some(())
     });
 }
@@ -81,7 +83,7 @@ fn a_thousand_waiting_peers_each_wake_when_their_topic_is_registered() {
     for (number, peer) in peers.iter_mut().enumerate() {
         send(peer, &DiscoveryRequest::wait(format!("/{number}"), MINUTE_MS));
     }
-    wait_until_parked(&mut publisher, (1000, 0));
+    wait_until_parked(&mut publisher, ParkedRequests { waits: 1000, watches: 0 });
     let mut times = Vec::new();
     for (number, peer) in peers.iter_mut().enumerate() {
         let name = format!("/{number}");
@@ -96,7 +98,7 @@ fn a_thousand_waiting_peers_each_wake_when_their_topic_is_registered() {
         "from the reply to REGISTER to the wake: {median:?}, slowest {slowest:?}"
     ));
     assert!(median < MAX_WAKE_LATENCY, "{median:?}");
-    assert_eq!(parked_requests(&mut publisher), (0, 0));
+    assert_eq!(parked_requests(&mut publisher), ParkedRequests::NONE);
 }
 
 #[test]
@@ -123,7 +125,7 @@ fn ten_thousand_waits_for_other_topics_do_not_slow_a_registration() {
         let body = DiscoveryRequest::wait(format!("/other/{number}"), MINUTE_MS).to_bytes();
         dealer.send(&raw_peer::message(&[&number.to_be_bytes(), b"", &body])).unwrap();
     }
-    wait_until_parked(&mut publisher, (10_000, 0));
+    wait_until_parked(&mut publisher, ParkedRequests { waits: 10_000, watches: 0 });
     let with_waits = changes(&mut publisher);
     report_measurement(&format!("two changes: {alone:?} alone, {with_waits:?} with 10,000 waits"));
     assert!(with_waits < alone * 10 + Duration::from_millis(1), "{alone:?} {with_waits:?}");
@@ -151,13 +153,13 @@ fn the_daemon_drops_parked_requests_of_peers_that_disconnect() {
         let (wait, watch) = (DiscoveryRequest::wait("/x", MINUTE_MS), watch(Some(since)));
         send(peer, if number % 2 == 0 { &wait } else { &watch });
     }
-    wait_until_parked(&mut publisher, (50, 50));
+    wait_until_parked(&mut publisher, ParkedRequests { waits: 50, watches: 50 });
     // One asks and is gone before it is heard.
     let mut leaving = daemon.raw_peer();
     send(&mut leaving, &DiscoveryRequest::wait("/x", MINUTE_MS));
     drop(leaving);
     drop(peers);
-    wait_until_parked(&mut publisher, (0, 0));
+    wait_until_parked(&mut publisher, ParkedRequests::NONE);
     eventually("the connections are closed", TIMEOUT, || {
         (daemon.open_files() <= before).then_some(())
     });
@@ -173,7 +175,7 @@ fn the_daemon_answers_all_parked_requests_before_it_exits() {
         let (mut waiting, mut watching) = (daemon.raw_peer(), daemon.raw_peer());
         send(&mut waiting, &DiscoveryRequest::wait("/x", MINUTE_MS));
         send(&mut watching, &watch(Some(since)));
-        wait_until_parked(&mut publisher, (1, 1));
+        wait_until_parked(&mut publisher, ParkedRequests { waits: 1, watches: 1 });
         if by_signal {
             daemon.signal(Signal::TERM);
         } else {
@@ -194,9 +196,9 @@ fn a_req_socket_has_one_parked_request_and_a_dealer_many() {
         socket.set_req_correlate(true)
     });
     req.socket().send(DiscoveryRequest::wait("/x", MINUTE_MS).to_bytes(), 0).unwrap();
-    wait_until_parked(&mut publisher, (1, 0));
+    wait_until_parked(&mut publisher, ParkedRequests { waits: 1, watches: 0 });
     assert_eq!(req.request(&DiscoveryRequest::ping()).message, "pong");
-    assert_eq!(parked_requests(&mut publisher), (0, 0), "it has given up");
+    assert_eq!(parked_requests(&mut publisher), ParkedRequests::NONE, "it has given up");
 
     let dealer = ZmqPeer::dealer(daemon.address());
     for name in ["/x", "/y", "/x"] {
@@ -239,7 +241,7 @@ fn a_watch_continues_after_a_kill_without_gaps_or_duplicates() {
     let ext = receive(&mut watcher).ext.unwrap();
     assert_eq!(events(&ext), [event("unregistered", "/a"), event("registered", "/b")]);
     send(&mut watcher, &watch(Some(since_of(&ext))));
-    wait_until_parked(&mut publisher, (0, 1));
+    wait_until_parked(&mut publisher, ParkedRequests { waits: 0, watches: 1 });
     register(&mut publisher, "/c");
     assert_eq!(events(&receive(&mut watcher).ext.unwrap()), [event("registered", "/c")]);
 }
@@ -256,7 +258,7 @@ fn a_watch_ends_at_once_when_the_history_is_lost() {
     let before = since_of(&publisher.request(&hello()).unwrap().ext.unwrap());
     let mut watcher = daemon.raw_peer();
     send(&mut watcher, &watch(Some(before)));
-    wait_until_parked(&mut publisher, (0, 1));
+    wait_until_parked(&mut publisher, ParkedRequests { waits: 0, watches: 1 });
     for suffix in ["", "-wal", "-shm"] {
         fs::remove_file(format!("{}{suffix}", state.display())).unwrap();
     }
@@ -322,10 +324,10 @@ fn a_python_program_can_watch_with_a_plain_req_socket() {
     let mut publisher = daemon.raw_peer();
     unregister(&mut publisher, "/camera/left");
     assert_eq!(line(&watcher, 3), "unregistered /camera/left unregistered");
-    wait_until_parked(&mut publisher, (0, 1));
+    wait_until_parked(&mut publisher, ParkedRequests { waits: 0, watches: 1 });
     watcher.close_stdin();
     assert_eq!(watcher.wait().code, Some(0));
-    wait_until_parked(&mut publisher, (0, 0));
+    wait_until_parked(&mut publisher, ParkedRequests::NONE);
 }
 
 #[test]

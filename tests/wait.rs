@@ -11,7 +11,7 @@ use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, expect_success, wait_until_parked};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::TIMEOUT;
-use cortex_tests::messages::topic;
+use cortex_tests::messages::{ParkedRequests, topic};
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
 use cortex_tests::report_measurement;
@@ -50,7 +50,7 @@ fn parse_json(text: &str) -> Value {
 fn a_waiting_command_ends_as_soon_as_a_python_node_registers() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
     let wait = start_wait(daemon.address(), &["/x", "-o", "json"]);
-    wait_until_parked(daemon.address(), (1, 0));
+    wait_until_parked(daemon.address(), ParkedRequests { waits: 1, watches: 0 });
     let node = ["register", "/x", "python_node", "then", "hold"];
     let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
     node.stdout_line("it has its reply", |line| line.contains("Registered").then_some(()));
@@ -92,15 +92,15 @@ fn a_wait_survives_a_killed_daemon() {
     let waiting_client = spawn_waiting_client(&address);
     let waits = [start_wait(&address, &["/x"]), start_wait(&address, &["/x", "/x"])];
     let multiple_wait = start_wait(&address, &["/x", "/y"]);
-    wait_until_parked(&address, (3, 1));
+    wait_until_parked(&address, ParkedRequests { waits: 3, watches: 1 });
     let _ = daemon.kill();
     let daemon = builder.start();
     // All have come again, so nobody waits for a time to be over.
-    wait_until_parked(&address, (3, 1));
+    wait_until_parked(&address, ParkedRequests { waits: 3, watches: 1 });
     register(&address, "/y");
     let _ = daemon.kill();
     let daemon = builder.start();
-    wait_until_parked(&address, (3, 1));
+    wait_until_parked(&address, ParkedRequests { waits: 3, watches: 1 });
     register(&address, "/x");
     assert_eq!(waiting_client.join().unwrap(), Ok(topic("/x", "node")));
     for process in waits.into_iter().chain([multiple_wait]) {
@@ -117,7 +117,7 @@ fn a_wait_continues_at_a_daemon_of_the_other_kind() {
 
     let ours = builder.start();
     let waiting_client = spawn_waiting_client(&address);
-    wait_until_parked(&address, (1, 0));
+    wait_until_parked(&address, ParkedRequests { waits: 1, watches: 0 });
     let _ = ours.kill();
     let reference = ReferenceDaemon::start(&test_dir);
     register(&address, "/x");
@@ -127,7 +127,7 @@ fn a_wait_continues_at_a_daemon_of_the_other_kind() {
     let waiting_client = spawn_waiting_client(&address);
     drop(reference);
     let _ours = builder.start();
-    wait_until_parked(&address, (1, 0));
+    wait_until_parked(&address, ParkedRequests { waits: 1, watches: 0 });
     register(&address, "/x");
     assert_eq!(waiting_client.join().unwrap(), Ok(topic("/x", "node")));
 }
@@ -167,7 +167,7 @@ fn a_command_can_wait_until_a_topic_is_gone() {
         register(address, name);
         register(address, "/xyy");
         let gone = start_wait(address, &[name, "--gone"]);
-        wait_until_parked(address, (0, 1));
+        wait_until_parked(address, ParkedRequests { waits: 0, watches: 1 });
         unregister(address, "/xyy");
         unregister(address, name);
         assert_eq!(expect_success(gone.wait()), "");
@@ -233,7 +233,7 @@ fn a_daemon_that_does_not_come_back_is_reported_after_the_timeout() {
         Process::spawn_captured(&mut command(&arguments))
     };
     let waits = [wait(&["/x"]), wait(&["/x", "/y"])];
-    wait_until_parked(&address, (1, 1));
+    wait_until_parked(&address, ParkedRequests { waits: 1, watches: 1 });
     let _ = daemon.kill();
     for wait in waits {
         let output = wait.wait();
@@ -245,9 +245,9 @@ fn a_daemon_that_does_not_come_back_is_reported_after_the_timeout() {
 fn an_interrupted_wait_leaves_no_parked_request() {
     let daemon = Daemon::start();
     let wait = start_wait(daemon.address(), &["/x"]);
-    wait_until_parked(daemon.address(), (1, 0));
+    wait_until_parked(daemon.address(), ParkedRequests { waits: 1, watches: 0 });
     wait.signal(Signal::INT);
     let output = wait.wait();
     assert!(output.code == Some(130) || output.signal == Some(2), "{output:?}");
-    wait_until_parked(daemon.address(), (0, 0));
+    wait_until_parked(daemon.address(), ParkedRequests::NONE);
 }

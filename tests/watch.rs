@@ -14,7 +14,7 @@ use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, expect_success, wait_until_parked};
 use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
 use cortex_tests::deadline::{TIMEOUT, eventually};
-use cortex_tests::messages::{topic, topic_at};
+use cortex_tests::messages::{ParkedRequests, topic, topic_at};
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
 use cortex_tests::scripted_daemon::ScriptedDaemon;
@@ -155,7 +155,7 @@ fn a_watch_misses_and_repeats_nothing_when_the_daemon_is_killed() {
     let mut follower = WatchFollower::at(&address);
     follower.catch_up(&mut client);
     let shell = start_watch(&address, &["-o", "jsonl"]);
-    wait_until_parked(&address, (0, 1));
+    wait_until_parked(&address, ParkedRequests { waits: 0, watches: 1 });
     let mut seen = 0;
     for round in 0..5 {
         for number in 0..20 {
@@ -361,7 +361,7 @@ fn a_watch_reports_on_stderr_that_the_daemon_is_gone_and_back() {
     let daemon = DaemonBuilder::at(&test_dir).start();
     let shell = start_watch(&test_dir.address(), &["-o", "name"]);
     let quiet = start_watch(&test_dir.address(), &["-o", "name", "-q"]);
-    wait_until_parked(&test_dir.address(), (0, 2));
+    wait_until_parked(&test_dir.address(), ParkedRequests { waits: 0, watches: 2 });
     let _ = daemon.kill();
     shell.stderr_line("it is gone", |line| line.contains("is gone").then_some(()));
     let _daemon = DaemonBuilder::at(&test_dir).start();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cli;
 use crate::clients::{AnyClient, BlockingAsyncClient};
 use crate::deadline::{TIMEOUT, eventually};
-use crate::messages::topic;
+use crate::messages::{ParkedRequests, topic};
 use crate::process::ProcessOutput;
 
 /// A client of the daemon at `address`, with a wide deadline.
@@ -23,18 +23,17 @@ pub fn client(address: &str) -> DiscoveryClient {
 /// # Panics
 /// When it does not tell.
 #[must_use]
-pub fn parked_requests(client: &mut DiscoveryClient) -> (u64, u64) {
-    let stats = client.stats().unwrap();
-    (stats["waits"], stats["watches"])
+pub fn parked_requests(client: &mut DiscoveryClient) -> ParkedRequests {
+    ParkedRequests::from_counters(&client.stats().unwrap())
 }
 
 /// Waits until so many requests are held back.
 ///
 /// # Panics
 /// When it takes too long.
-pub fn wait_until_parked(address: &str, wanted: (u64, u64)) {
+pub fn wait_until_parked(address: &str, wanted: ParkedRequests) {
     let mut client = client(address);
-    eventually(&format!("{wanted:?} are held back"), TIMEOUT, || {
+    eventually(&format!("the daemon has parked {wanted:?}"), TIMEOUT, || {
         (parked_requests(&mut client) == wanted).then_some(())
     });
 }

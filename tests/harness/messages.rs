@@ -1,5 +1,7 @@
 //! Requests and topics as the tests use them.
 
+use std::collections::BTreeMap;
+
 use cortex_proto::{
     DiscoveryRequest, DiscoveryResponse, Hold, RequestExt, Session, TopicInfo, TopicName,
 };
@@ -79,4 +81,24 @@ pub fn register_in_session(topic: TopicInfo, id: &str, lease_ms: u64) -> Discove
         session,
         ..RequestExt::default()
     })
+}
+
+/// How many requests a daemon has parked, by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParkedRequests {
+    /// WAITs.
+    pub waits: u64,
+    /// WATCHes.
+    pub watches: u64,
+}
+
+impl ParkedRequests {
+    /// No request is parked.
+    pub const NONE: Self = Self { waits: 0, watches: 0 };
+
+    /// Reads the numbers from the counters of STATS.
+    #[must_use]
+    pub fn from_counters(counters: &BTreeMap<String, u64>) -> Self {
+        Self { waits: counters["waits"], watches: counters["watches"] }
+    }
 }
