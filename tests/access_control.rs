@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{decode_response, topic, topic_names};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::test_dir::TestDir;
 use cortex_tests::{binaries, hex, report_skipped};
 use rustix::process::{Signal, getuid};
 

@@ -13,12 +13,13 @@ use cortex_client::{Advertisement, DiscoveryClient, Error, Notice, TopicInfo};
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, EntryExt, Hold, RequestExt};
 use cortex_tests::binaries::client_example;
 use cortex_tests::conformance::client;
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{topic, topic_names};
 use cortex_tests::process::Process;
 use cortex_tests::python::ReferenceDaemon;
 use cortex_tests::report_measurement;
+use cortex_tests::test_dir::TestDir;
 use cortex_tests::zmq_peer::ZmqPeer;
 use rustix::process::{Signal, getpid};
 

@@ -26,12 +26,13 @@ use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestedCommand,
 };
 use cortex_tests::conformance::check_every_async_client_call;
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{QUIET_PERIOD, TIMEOUT, eventually_async};
 use cortex_tests::messages::topic;
 use cortex_tests::python::ReferenceDaemon;
 use cortex_tests::report_measurement;
 use cortex_tests::scripted_daemon::{Request, ScriptedDaemon};
+use cortex_tests::test_dir::TestDir;
 use futures_core::Stream as _;
 use rustix::process::Signal;
 use tokio::runtime::{Builder, Runtime};

@@ -8,10 +8,11 @@ use std::time::Duration;
 use cortex_client::{DiscoveryClient, Error, Hold, TopicInfo, UnreadableReply};
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
 use cortex_tests::conformance::{check_every_client_call, client};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::topic;
 use cortex_tests::scripted_daemon::{Reply, Request, ScriptedDaemon};
+use cortex_tests::test_dir::TestDir;
 
 /// Long enough for an answer that comes, also on a busy machine; short enough to wait for one
 /// that never does.

@@ -10,12 +10,13 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{topic, topic_names};
 use cortex_tests::process::{Process, ProcessOutput};
 use cortex_tests::python::ReferenceDaemon;
 use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::test_dir::{TestDir, ipc_address};
 use cortex_tests::zmq_peer::ZmqPeer;
 use cortex_tests::{report_skipped, transcript};
 use rustix::process::Signal;

@@ -6,11 +6,12 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{topic_at, topic_names};
 use cortex_tests::publisher_host::{Endpoint, Publisher, PublisherHost, PublisherSpec};
 use cortex_tests::raw_peer::RawPeer;
+use cortex_tests::test_dir::{TestDir, ipc_address};
 use cortex_tests::{python, report_measurement};
 use rustix::process::{Pid, Signal};
 

@@ -10,13 +10,14 @@ use cortex_proto::{
     DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, Hold,
     RequestExt, RequestedCommand, ResponseExt, Session, TopicInfo,
 };
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{
     decode_response, hello, register_in_session, register_static, topic, topic_at, topic_names,
 };
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::RawPeer;
+use cortex_tests::test_dir::TestDir;
 use cortex_tests::zmq_peer::ZmqPeer;
 use cortex_tests::{hex, report_measurement};
 use rustix::process::{Signal, getpid, getuid};

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, TopicInfo};
-use cortex_tests::daemon::{DaemonBuilder, TestDir};
+use cortex_tests::daemon::DaemonBuilder;
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::topic;
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::report_skipped;
+use cortex_tests::test_dir::TestDir;
 use rustix::process::Signal;
 
 /// A disk of its own, in a mount namespace that a process holds, and that is gone with it.

@@ -6,11 +6,12 @@ use std::sync::Barrier;
 use std::thread;
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, RequestExt, TopicInfo};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{register_static, topic, topic_names};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::test_dir::TestDir;
 use cortex_tests::zmq_peer::ZmqPeer;
 use cortex_tests::{descriptors, python, report_measurement};
 use rustix::process::{Resource, Signal, getrlimit};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cortex_proto::{
     DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt, ResponseExt, Since,
 };
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{
     ParkedRequests, decode_response, hello, register_static, topic, topic_names,
@@ -19,6 +19,7 @@ use cortex_tests::publisher_host::{Endpoint, PublisherHost, PublisherSpec};
 use cortex_tests::python;
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::report_measurement;
+use cortex_tests::test_dir::TestDir;
 use cortex_tests::zmq_peer::ZmqPeer;
 use rustix::process::Signal;
 

@@ -6,10 +6,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, EntryExt, RequestExt};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::publisher_host::{Publisher, PublisherHost};
 use cortex_tests::raw_peer::RawPeer;
+use cortex_tests::test_dir::{TestDir, ipc_address};
 use cortex_tests::{report_measurement, report_skipped};
 
 /// Starts the daemon in a pid namespace of its own.

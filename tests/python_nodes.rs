@@ -2,9 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use cortex_tests::daemon::{Daemon, ipc_address};
+use cortex_tests::daemon::Daemon;
 use cortex_tests::process::{Process, ProcessOutput};
 use cortex_tests::python;
+use cortex_tests::test_dir::ipc_address;
 use serde_json::{Value, json};
 
 /// Has one Python node do these actions, and gives the reply to each.

@@ -5,11 +5,12 @@
 use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, TopicInfo};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{QUIET_PERIOD, TIMEOUT, eventually};
 use cortex_tests::messages::{decode_response, ping_of_size, topic};
 use cortex_tests::raw_peer::{self, COMMAND, GREETING_LENGTH, MORE, RawPeer, Traffic};
 use cortex_tests::report_measurement;
+use cortex_tests::test_dir::TestDir;
 use cortex_tests::transcript::status;
 use rustix::process::Signal;
 

@@ -2,9 +2,9 @@
 
 use cortex_client::{Error, Hello};
 use cortex_tests::conformance::{check_every_client_call, check_every_command, client};
-use cortex_tests::daemon::TestDir;
 use cortex_tests::messages::topic;
 use cortex_tests::python::ReferenceDaemon;
+use cortex_tests::test_dir::TestDir;
 use cortex_tests::transcript::{exchanges, status};
 use cortex_tests::zmq_peer::ZmqPeer;
 

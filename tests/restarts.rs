@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, ResponseExt};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir, ipc_address};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::TIMEOUT;
 use cortex_tests::messages::{
     decode_response, hello, register_in_session, register_static, topic, topic_at, topic_names,
@@ -19,6 +19,7 @@ use cortex_tests::messages::{
 use cortex_tests::process::Process;
 use cortex_tests::publisher_host::{Endpoint, Publisher, PublisherHost, PublisherSpec};
 use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::test_dir::{TestDir, ipc_address};
 use cortex_tests::{report_measurement, report_skipped};
 use rustix::process::{Signal, getuid};
 

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use cortex_client::{DiscoveryClient, Error, Result, TopicInfo};
 use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, expect_success, wait_until_parked};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::TIMEOUT;
 use cortex_tests::messages::{ParkedRequests, topic};
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
 use cortex_tests::report_measurement;
+use cortex_tests::test_dir::TestDir;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

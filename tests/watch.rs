@@ -12,12 +12,13 @@ use cortex_client::{DiscoveryClient, Error, EventKind, TopicInfo, Watch, WatchEv
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus, ResponseExt};
 use cortex_tests::cli::{command, run_at};
 use cortex_tests::conformance::{client, expect_success, wait_until_parked};
-use cortex_tests::daemon::{Daemon, DaemonBuilder, TestDir};
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{ParkedRequests, topic, topic_at};
 use cortex_tests::process::Process;
 use cortex_tests::python::{self, ReferenceDaemon};
 use cortex_tests::scripted_daemon::ScriptedDaemon;
+use cortex_tests::test_dir::TestDir;
 use cortex_tests::{binaries, report_measurement};
 use rustix::process::Signal;
 use serde_json::{Value, json};

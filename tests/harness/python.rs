@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::binaries::target_directory;
-use crate::daemon::TestDir;
 use crate::process::{Process, ProcessOutput};
+use crate::test_dir::TestDir;
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
 

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use zmq::{Context, ROUTER};
 
-use crate::daemon::TestDir;
+use crate::test_dir::TestDir;
 
 /// A request as it came: whom to answer, and what was asked.
 #[derive(Clone, Debug)]
