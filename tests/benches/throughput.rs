@@ -1,16 +1,16 @@
-//! How many requests daemons answer in a second, in one run beside each other.
+//! Measures how many requests per second several daemons answer, in one run.
 //!
-//! Start the daemons, then name them, the one to compare with last:
+//! Start the daemons, then name them. The last one is the baseline:
 //!
 //! ```sh
 //! cargo bench -p cortex-tests --bench throughput -- ours=ipc:///tmp/a.sock theirs=ipc:///tmp/b.sock
 //! ```
 //!
-//! The load is raw bytes from one thread: each connection has one request under way. Daemons take
-//! turns, so that a machine whose speed drifts is fair to all; the medians are printed, and the
-//! ratio to the last daemon's.
+//! One thread sends raw bytes; each connection has one outstanding request. The bench measures the
+//! daemons in turn, so that a change of the machine's speed affects all of them. It prints the
+//! medians and the ratio of the first daemon to the last.
 
-#![expect(clippy::print_stdout, reason = "it is what a benchmark does")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::time::{Duration, Instant};
@@ -37,18 +37,18 @@ fn info(name: &str) -> TopicInfo {
     }
 }
 
-/// A request's bytes on the wire, and how many its reply has.
+/// The bytes of a request on the wire, and the size of its reply on the wire.
 struct EncodedRequest {
     bytes: Vec<u8>,
     reply_size: usize,
 }
 
-/// Asks each request once, to learn how long its reply is: it can then be read in one go.
+/// Sends each request once to learn the size of its reply, which can then be read in one call.
 fn encode(daemon: &Target, requests: &[DiscoveryRequest]) -> Vec<EncodedRequest> {
     let mut peer = RawPeer::open(&daemon.address).unwrap();
     let encode = |request: &DiscoveryRequest| {
         let body = peer.request_bytes(&request.to_bytes()).unwrap().len();
-        // The delimiter, and a header that is short up to 255 bytes.
+        // The delimiter, and a header whose length depends on the body's length.
         let reply_size = 2 + if body < 256 { 2 } else { 9 } + body;
         EncodedRequest {
             bytes: cortex_tests::raw_peer::request_message(&request.to_bytes()),
@@ -58,7 +58,7 @@ fn encode(daemon: &Target, requests: &[DiscoveryRequest]) -> Vec<EncodedRequest>
     requests.iter().map(encode).collect()
 }
 
-/// Requests a second over `connections`, each with one of `requests` under way.
+/// Requests per second over `connections`, each with one outstanding request.
 fn rate(daemon: &Target, connections: usize, requests: &[EncodedRequest]) -> f64 {
     let mut peers: Vec<_> =
         (0..connections).map(|_| RawPeer::open(&daemon.address).unwrap()).collect();
@@ -82,7 +82,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
     rates[rates.len() / 2]
 }
 
-/// Measures one load at all daemons in turn, and prints a row.
+/// Measures one load at all daemons in turn and prints a row.
 fn compare(label: &str, daemons: &[Target], connections: usize, requests: &[DiscoveryRequest]) {
     let encoded: Vec<_> = daemons.iter().map(|daemon| encode(daemon, requests)).collect();
     let mut rates = vec![Vec::new(); daemons.len()];
@@ -123,7 +123,7 @@ fn main() {
     let unregister: Vec<_> =
         (0..TOPICS).map(|number| DiscoveryRequest::unregister(name(number))).collect();
     for connections in [1, 64] {
-        // All connections register, then all take it back: every request changes something.
+        // All connections register, then all unregister, so every request changes the registry.
         let rounds = register.chunks_exact(connections).zip(unregister.chunks_exact(connections));
         let changes: Vec<_> = rounds.flat_map(|(one, other)| [one, other].concat()).collect();
         compare("REGISTER and UNREGISTER", &daemons, connections, &changes);

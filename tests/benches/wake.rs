@@ -1,4 +1,4 @@
-//! How soon waiting clients are told of a topic, in one run beside each other.
+//! Measures how fast waiting clients wake after a registration, at several daemons in one run.
 //!
 //! Start the daemons, then name them:
 //!
@@ -6,12 +6,12 @@
 //! cargo bench -p cortex-tests --bench wake -- ours=ipc:///tmp/a.sock theirs=ipc:///tmp/b.sock
 //! ```
 //!
-//! A thousand clients, each in a thread of its own, wait for a topic each; then the thousand topics
-//! are registered, one after the other. The time is that from a registration's reply to the return
-//! of its client's call. Then the same with one asynchronous client: a thousand waits on one
+//! A thousand clients, each in its own thread, wait for one topic each. Then the bench registers
+//! the thousand topics one by one. It measures the time from the reply to REGISTER to the return
+//! of the client's call. It repeats this with one asynchronous client: a thousand waits on one
 //! connection.
 
-#![expect(clippy::print_stdout, reason = "it is what a benchmark does")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::sync::{Arc, Barrier};
@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 const CLIENTS: usize = 1000;
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Until when all clients have asked for the first time.
+/// After this time all clients have sent their first request.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 fn info(number: usize) -> TopicInfo {
@@ -41,7 +41,7 @@ fn client(address: &str) -> DiscoveryClient {
     DiscoveryClient::builder().address(address).timeout(TIMEOUT).build().unwrap()
 }
 
-/// Registers all topics, one after the other: when each reply was there.
+/// Registers all topics one by one and returns the time of each reply.
 fn register_all(publisher: &mut DiscoveryClient) -> Vec<Instant> {
     let register = |number| {
         publisher.register_topic(&info(number)).unwrap();
@@ -56,7 +56,7 @@ fn unregister_all(publisher: &mut DiscoveryClient) {
     }
 }
 
-/// When each client was told, and when its topic's reply was there.
+/// For each client, the time when its call returned and the time of the reply to REGISTER.
 fn measure_blocking(address: &str) -> Vec<(Instant, Instant)> {
     let started = Arc::new(Barrier::new(CLIENTS + 1));
     let threads: Vec<_> = (0..CLIENTS)
@@ -83,7 +83,7 @@ fn measure_blocking(address: &str) -> Vec<(Instant, Instant)> {
     times
 }
 
-/// The same for waits of one client.
+/// As [`measure_blocking`], with the waits of one asynchronous client.
 fn measure_async(address: &str) -> Vec<(Instant, Instant)> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let publisher = thread::spawn({

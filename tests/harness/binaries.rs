@@ -1,4 +1,4 @@
-//! The project's executables, built by whoever needs them first.
+//! The project's executables. The first test that needs one builds it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,7 +26,7 @@ pub fn cli() -> &'static Path {
 /// Cargo's target directory.
 ///
 /// # Panics
-/// When the tests do not run from one.
+/// When the test's executable is not in a target directory.
 #[must_use]
 pub fn target_directory() -> PathBuf {
     let executable = std::env::current_exe().unwrap();
@@ -34,8 +34,8 @@ pub fn target_directory() -> PathBuf {
     deps.and_then(|deps| deps.parent()?.parent()).expect("a test lies in target/*/deps").to_owned()
 }
 
-/// `cargo test` builds no binary of another package, so one could be missing or stale: each test
-/// process has Cargo look once.
+/// `cargo test` does not build binaries of other packages, so one could be missing or outdated.
+/// Each test process therefore runs `cargo build` once.
 fn binaries() -> &'static Binaries {
     static BINARIES: OnceLock<Binaries> = OnceLock::new();
     BINARIES.get_or_init(|| {
@@ -45,7 +45,7 @@ fn binaries() -> &'static Binaries {
     })
 }
 
-/// An example of the client's.
+/// An example of `cortex-client`.
 #[must_use]
 pub fn client_example(name: &str) -> PathBuf {
     find(&build(&["--package=cortex-client", "--example", name]), "example", name)

@@ -1,11 +1,11 @@
-//! The command line, as a shell would run it.
+//! Runs the command line as a shell would.
 
 use std::process::Command;
 
 use crate::binaries;
 use crate::process::{Process, ProcessOutput};
 
-/// The command `cortex`, with nothing of this shell's environment that would change its answers.
+/// The command `cortex`, without the environment variables that change its output.
 #[must_use]
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binaries::cli());
@@ -19,13 +19,14 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs `cortex` to its end.
+/// Runs `cortex` and waits until it exits.
 #[must_use]
 pub fn run(arguments: &[&str]) -> ProcessOutput {
     Process::spawn_captured(&mut command(arguments)).wait()
 }
 
-/// Runs `cortex -a ADDRESS …` to its end, with a wide deadline unless the arguments have one.
+/// Runs `cortex -a ADDRESS …` and waits until it exits. The timeout is long unless the arguments
+/// set another.
 #[must_use]
 pub fn run_at(address: &str, arguments: &[&str]) -> ProcessOutput {
     let has_deadline = arguments.iter().any(|argument| argument.starts_with("--timeout"));

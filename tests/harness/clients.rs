@@ -1,4 +1,4 @@
-//! The blocking and the asynchronous client, so that one test serves both.
+//! One trait for the blocking and the asynchronous client, so that a test covers both.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,76 +9,76 @@ use cortex_client::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-/// Every call of a client.
+/// Every call that both clients have.
 pub trait AnyClient {
     /// REGISTER.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn register_topic(&mut self, info: &TopicInfo) -> Result<()>;
     /// UNREGISTER.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn unregister_topic(&mut self, topic: &str) -> Result<()>;
     /// LOOKUP.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn lookup_topic(&mut self, topic: &str) -> Result<TopicInfo>;
-    /// WAIT, or LOOKUP again and again.
+    /// WAIT, or repeated LOOKUP at a legacy daemon.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn wait_for_topic(&mut self, topic: &str, timeout: Duration) -> Result<TopicInfo>;
     /// LIST.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn list_topics(&mut self) -> Result<Vec<TopicInfo>>;
     /// PING.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn ping(&mut self) -> Result<()>;
-    /// PING with the extension.
+    /// PING with `ext`.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn hello(&mut self) -> Result<Hello>;
-    /// LOOKUP with the extension.
+    /// LOOKUP with `ext`.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn describe(&mut self, topic: &str) -> Result<Description>;
-    /// LIST with the extension.
+    /// LIST with `ext`.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn describe_all(&mut self) -> Result<Vec<Description>>;
     /// STATS.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn stats(&mut self) -> Result<BTreeMap<String, u64>>;
     /// SHUTDOWN.
     ///
     /// # Errors
-    /// As the client's.
+    /// Those of the client.
     fn shutdown(&mut self) -> Result<()>;
 }
 
-/// An asynchronous client with a runtime of its own, each call of which is waited for.
+/// An asynchronous client with its own runtime. Each call blocks until it returns.
 pub struct BlockingAsyncClient {
     client: AsyncDiscoveryClient,
     runtime: Runtime,
 }
 
 impl BlockingAsyncClient {
-    /// Makes the client, on a single-threaded runtime.
+    /// Builds the client on a single-threaded runtime.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// When building fails.
     #[must_use]
     pub fn build(builder: DiscoveryClientBuilder) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,4 +1,4 @@
-//! What our client and command line find at any daemon of the protocol: ours, or the reference.
+//! Checks of the client and the command line that pass with our daemon and with the reference.
 
 use cortex_client::{AsyncDiscoveryClient, DiscoveryClient, Error, TopicInfo};
 use serde_json::{Value, json};
@@ -9,28 +9,28 @@ use crate::deadline::{TIMEOUT, eventually};
 use crate::messages::{ParkedRequests, topic};
 use crate::process::ProcessOutput;
 
-/// A client of the daemon at `address`, with a wide deadline.
+/// A client of the daemon at `address` with the timeout [`TIMEOUT`].
 ///
 /// # Panics
-/// When it cannot be made.
+/// When building the client fails.
 #[must_use]
 pub fn client(address: &str) -> DiscoveryClient {
     DiscoveryClient::builder().address(address).timeout(TIMEOUT).build().unwrap()
 }
 
-/// How many requests our daemon holds back until a topic is there, and until something changes.
+/// Asks our daemon how many requests it has parked.
 ///
 /// # Panics
-/// When it does not tell.
+/// When STATS fails.
 #[must_use]
 pub fn parked_requests(client: &mut DiscoveryClient) -> ParkedRequests {
     ParkedRequests::from_counters(&client.stats().unwrap())
 }
 
-/// Waits until so many requests are held back.
+/// Waits until our daemon has parked exactly these requests.
 ///
 /// # Panics
-/// When it takes too long.
+/// When [`TIMEOUT`] passes first.
 pub fn wait_until_parked(address: &str, wanted: ParkedRequests) {
     let mut client = client(address);
     eventually(&format!("the daemon has parked {wanted:?}"), TIMEOUT, || {
@@ -38,18 +38,18 @@ pub fn wait_until_parked(address: &str, wanted: ParkedRequests) {
     });
 }
 
-/// Makes every call of the client at an empty daemon, and ends it.
+/// Makes every call of the blocking client at an empty daemon, and shuts the daemon down.
 ///
 /// # Panics
-/// When a call gives something else than it should.
+/// When a call returns an unexpected result.
 pub fn check_every_client_call(address: &str) {
     check_every_call(client(address));
 }
 
-/// The same with the asynchronous client.
+/// Makes every call of the asynchronous client at an empty daemon, and shuts the daemon down.
 ///
 /// # Panics
-/// When a call gives something else than it should.
+/// When a call returns an unexpected result.
 pub fn check_every_async_client_call(address: &str) {
     let builder = AsyncDiscoveryClient::builder();
     check_every_call(BlockingAsyncClient::build(builder.address(address).timeout(TIMEOUT)));
@@ -91,10 +91,10 @@ fn check_every_call(mut client: impl AnyClient) {
     client.shutdown().unwrap();
 }
 
-/// Runs every command of the command line at an empty daemon, and ends it.
+/// Runs every command of the command line at an empty daemon, and shuts the daemon down.
 ///
 /// # Panics
-/// When a command gives something else than it should.
+/// When a command prints something unexpected.
 pub fn check_every_command(address: &str) {
     let cortex = |line: &str| cli::run_at(address, &line.split(' ').collect::<Vec<_>>());
     let json =
@@ -129,10 +129,10 @@ pub fn check_every_command(address: &str) {
     let _ = expect_success(cortex("shutdown"));
 }
 
-/// The output of a command that did what it should.
+/// The standard output of a command that succeeded.
 ///
 /// # Panics
-/// When it did not, or grumbled.
+/// When the command failed or wrote to its standard error.
 #[must_use]
 pub fn expect_success(output: ProcessOutput) -> String {
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{}", output.stdout);

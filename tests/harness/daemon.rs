@@ -1,4 +1,4 @@
-//! Real daemons, each at a place of its own.
+//! Daemon processes, each with its own temporary directory.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::process::{Process, ProcessOutput};
 use crate::raw_peer::{self, RawPeer};
 use crate::test_dir::TestDir;
 
-/// How a daemon is to be started.
+/// The options with which a daemon process starts.
 pub struct DaemonBuilder {
     test_dir: TestDir,
     prelude: String,
@@ -23,13 +23,13 @@ pub struct DaemonBuilder {
 }
 
 impl DaemonBuilder {
-    /// At the place's socket, telling all it does.
+    /// Serves at the directory's discovery socket with the log level `debug`.
     #[must_use]
     pub fn at(test_dir: &TestDir) -> Self {
         Self::at_address(test_dir, test_dir.address())
     }
 
-    /// At another address, with the place only for its files.
+    /// Serves at another address; the directory only holds the state file.
     #[must_use]
     pub fn at_address(test_dir: &TestDir, address: impl Into<String>) -> Self {
         Self {
@@ -41,35 +41,35 @@ impl DaemonBuilder {
         }
     }
 
-    /// Also on a free TCP port of this host.
+    /// Also serves on a free TCP port of this host.
     #[must_use]
     pub fn with_tcp(mut self) -> Self {
         self.addresses.push("tcp://127.0.0.1:0".into());
         self
     }
 
-    /// With another log level; `None` leaves it to the daemon.
+    /// Sets the log level; `None` leaves the choice to the daemon.
     #[must_use]
     pub fn log_level(mut self, level: Option<&str>) -> Self {
         self.log_level = level.map(Into::into);
         self
     }
 
-    /// With further arguments.
+    /// Adds command-line arguments.
     #[must_use]
     pub fn args<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
         self
     }
 
-    /// With `commands` run before, by the shell that then becomes the daemon.
+    /// Runs `commands` in a shell, which then replaces itself with the daemon.
     #[must_use]
     pub fn shell_prelude(mut self, commands: &str) -> Self {
         self.prelude = commands.into();
         self
     }
 
-    /// The command that starts it.
+    /// The command that starts the daemon.
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = if self.prelude.is_empty() {
@@ -92,22 +92,22 @@ impl DaemonBuilder {
         command
     }
 
-    /// Starts the process, without waiting for anything.
+    /// Starts the process without waiting for an answer.
     #[must_use]
     pub fn spawn(&self) -> Process {
         Process::spawn_captured(&mut self.command())
     }
 
-    /// Starts it where it is not expected to stay, and waits for its end.
+    /// Starts a daemon that is expected to exit, and waits until it does.
     #[must_use]
     pub fn run(&self) -> ProcessOutput {
         self.spawn().wait()
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts the daemon and waits until it answers at each address.
     ///
     /// # Panics
-    /// When it does not.
+    /// When the daemon exits or does not answer.
     #[must_use]
     pub fn start(&self) -> Daemon {
         let mut process = self.spawn();
@@ -129,7 +129,7 @@ impl DaemonBuilder {
     }
 }
 
-/// Waits for the log line that tells which port the daemon took.
+/// Waits for the log line with the port that the daemon listens on.
 fn bound_port(process: &Process, host: &str) -> u16 {
     process.stderr_line("the port that the daemon listens on", |line| {
         let port = line.contains("listening").then(|| line.split_once(&format!("{host}:")))??.1;
@@ -138,7 +138,7 @@ fn bound_port(process: &Process, host: &str) -> u16 {
     })
 }
 
-/// A running daemon that has answered. It is killed when dropped.
+/// A running daemon that has answered. Dropping it kills the process.
 pub struct Daemon {
     process: Process,
     test_dir: TestDir,
@@ -146,38 +146,38 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon at a new place's socket.
+    /// Starts a daemon at the socket of a new directory.
     #[must_use]
     pub fn start() -> Self {
         DaemonBuilder::at(&TestDir::new()).start()
     }
 
-    /// A daemon on a free TCP port of this host.
+    /// Starts a daemon on a free TCP port of this host.
     #[must_use]
     pub fn start_tcp() -> Self {
         DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0").start()
     }
 
-    /// The same, and peers over TCP, whom nobody knows, may end it.
+    /// Starts a daemon on a free TCP port that accepts SHUTDOWN over TCP.
     #[must_use]
     pub fn start_tcp_with_remote_shutdown() -> Self {
         let builder = DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0");
         builder.args(["--allow-remote-shutdown"]).start()
     }
 
-    /// The address it serves at (the first, when there are several).
+    /// The first address that the daemon serves.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.addresses[0]
     }
 
-    /// All addresses it serves at, with the ports it took.
+    /// All addresses that the daemon serves, with the actual ports.
     #[must_use]
     pub fn addresses(&self) -> &[String] {
         &self.addresses
     }
 
-    /// Where its files are.
+    /// The directory of its files.
     #[must_use]
     pub fn test_dir(&self) -> &TestDir {
         &self.test_dir
@@ -189,25 +189,25 @@ impl Daemon {
         &self.process
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the daemon.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    /// Kills it as `kill -9` does, so that it can tidy up nothing.
+    /// Kills the daemon as `kill -9` does, so that it cannot clean up.
     #[must_use]
     pub fn kill(self) -> ProcessOutput {
         self.process.signal(Signal::KILL);
         self.process.wait()
     }
 
-    /// Waits for its end.
+    /// Waits until the daemon exits.
     #[must_use]
     pub fn wait(self) -> ProcessOutput {
         self.process.wait()
     }
 
-    /// Whether it still runs and answers.
+    /// Checks that the daemon still answers.
     ///
     /// # Panics
     /// When it does not.
@@ -217,44 +217,44 @@ impl Daemon {
         }
     }
 
-    /// A connection of its own to it.
+    /// Opens a new connection to the daemon.
     ///
     /// # Panics
-    /// When there is none to be had.
+    /// When the connection or the handshake fails.
     #[must_use]
     pub fn raw_peer(&self) -> RawPeer {
         RawPeer::open(self.address()).unwrap()
     }
 
-    /// How many files it has open, its connections among them.
+    /// The number of its open files, connections included.
     ///
     /// # Panics
-    /// When it is gone.
+    /// When the daemon has exited.
     #[must_use]
     pub fn open_files(&self) -> usize {
         let pid = self.process.pid().as_raw_nonzero();
         fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
     }
 
-    /// The processor time it has used.
+    /// The processor time that the daemon has used.
     ///
     /// # Panics
-    /// When it is gone.
+    /// When the daemon has exited.
     #[must_use]
     pub fn processor_time(&self) -> Duration {
         let pid = self.process.pid().as_raw_nonzero();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        // Behind the name, which may hold anything, user and system time are the 12th and 13th.
+        // After the name, which may contain spaces, user and system time are fields 12 and 13.
         let fields = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2);
         let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
-        // Linux counts it in hundredths of a second.
+        // Linux counts in hundredths of a second.
         Duration::from_millis(10 * ticks)
     }
 
-    /// The memory it has in use, and the most it ever had, in KiB.
+    /// The memory that the daemon uses now, and its peak, in KiB.
     ///
     /// # Panics
-    /// When it is gone.
+    /// When the daemon has exited.
     #[must_use]
     pub fn memory_kib(&self) -> (u64, u64) {
         let pid = self.process.pid().as_raw_nonzero();

@@ -1,19 +1,19 @@
-//! Waiting for a condition, never for a time.
+//! Waits for conditions, each with a deadline.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long something that must happen may take. It is wide, so that a busy machine fails no
-/// test: only a test that would fail anyway waits so long.
+/// The longest wait for something that must happen. It is long so that no test fails on a busy
+/// machine; only a failing test waits that long.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long to watch for something that must not happen, where no event tells that it will not.
+/// How long a test observes that something does not happen, if no event can show this.
 pub const QUIET_PERIOD: Duration = Duration::from_millis(200);
 
-/// Looks again and again until there is something to see.
+/// Polls until `poll` returns a value.
 ///
 /// # Panics
-/// When `timeout` is over before; `what` says what was awaited.
+/// When `timeout` passes first. `what` names the awaited condition.
 pub fn eventually<T>(what: &str, timeout: Duration, mut poll: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + timeout;
     loop {
@@ -21,15 +21,15 @@ pub fn eventually<T>(what: &str, timeout: Duration, mut poll: impl FnMut() -> Op
             return found;
         }
         assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
-        // A poll of what cannot be waited on; nothing relies on how long it takes.
+        // No event announces the condition; no test relies on the length of this pause.
         thread::park_timeout(Duration::from_millis(2));
     }
 }
 
-/// The same on a tokio runtime, which goes on meanwhile.
+/// Polls until the condition is met. Other tasks of the tokio runtime run meanwhile.
 ///
 /// # Panics
-/// When [`TIMEOUT`] is over before; `what` says what was awaited.
+/// When [`TIMEOUT`] passes first. `what` names the awaited condition.
 pub async fn eventually_async(what: &str, mut is_met: impl FnMut() -> bool) {
     let mut polls = tokio::time::interval(Duration::from_millis(2));
     let deadline = Instant::now() + TIMEOUT;

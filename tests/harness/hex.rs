@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-/// Two digits a byte.
+/// Encodes each byte as two digits.
 ///
 /// # Panics
-/// Never: a text takes all that is written to it.
+/// Never: writing to a `String` cannot fail.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
@@ -15,10 +15,10 @@ pub fn encode(bytes: &[u8]) -> String {
     text
 }
 
-/// The opposite of [`encode`].
+/// Decodes the output of [`encode`].
 ///
 /// # Panics
-/// When there are other characters.
+/// When the text contains other characters.
 #[must_use]
 pub fn decode(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()

@@ -1,8 +1,8 @@
-//! What the end-to-end tests stand on: real daemons, real peers and honest waiting.
+//! The harness of the end-to-end tests: real daemons, real peers, and waits with deadlines.
 //!
-//! Each test runs the project's own binaries ([`binaries`]) in processes of its own ([`daemon`],
-//! [`cli`], [`python`]), with every socket in a temporary directory of its own. Nothing here
-//! pauses and hopes: whoever waits, waits for a condition with a [`deadline`].
+//! Each test runs the project's own binaries ([`binaries`]) in new processes ([`daemon`], [`cli`],
+//! [`python`]) and keeps every socket in its own temporary directory ([`test_dir`]). No test waits
+//! by sleeping: it waits for a condition with a [`deadline`].
 
 #![expect(
     clippy::expect_used,
@@ -31,16 +31,16 @@ pub mod test_dir;
 pub mod transcript;
 pub mod zmq_peer;
 
-/// Says that a test cannot run here, and why, where the test runner does not swallow it.
+/// Reports that a test cannot run here. The test runner does not capture this output.
 pub fn report_skipped(reason: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
-    // Nothing is lost when nobody listens.
-    let _ = writeln!(io::stderr(), "not run: {name}: {reason}");
+    // A closed standard error must not fail the test.
+    let _ = writeln!(io::stderr(), "skipped: {name}: {reason}");
 }
 
-/// Tells a measured figure, where the test runner does not swallow it.
+/// Reports a measured figure. The test runner does not capture this output.
 pub fn report_measurement(figure: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
-    // Nothing is lost when nobody listens.
+    // A closed standard error must not fail the test.
     let _ = writeln!(io::stderr(), "measured: {name}: {figure}");
 }

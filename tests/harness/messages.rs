@@ -1,4 +1,4 @@
-//! Requests and topics as the tests use them.
+//! Requests and topics that several tests use.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use cortex_proto::{
     DiscoveryRequest, DiscoveryResponse, Hold, RequestExt, Session, TopicInfo, TopicName,
 };
 
-/// A topic of this name, registered by `node`.
+/// A topic of the node `node`.
 ///
 /// # Panics
-/// When the name cannot be one.
+/// When the name is invalid.
 #[must_use]
 pub fn topic(name: &str, node: &str) -> TopicInfo {
     TopicInfo {
@@ -21,14 +21,14 @@ pub fn topic(name: &str, node: &str) -> TopicInfo {
     }
 }
 
-/// A PING of exactly so many bytes: it carries a filler under a key that nobody knows.
+/// A PING of exactly `size` bytes: it carries a filler under an unknown key.
 ///
 /// # Panics
-/// When that is too few.
+/// When `size` is too small.
 #[must_use]
 pub fn ping_of_size(size: usize) -> Vec<u8> {
     let mut bytes = DiscoveryRequest::ping().to_bytes();
-    // A map of one entry more, whose value is a bin with a length of four bytes.
+    // The map gets one more entry: a bin whose length has four bytes.
     bytes[0] += 1;
     bytes.extend(b"\xa6filler\xc6");
     let filler = size.checked_sub(bytes.len() + 4).expect("room for the filler");
@@ -37,41 +37,41 @@ pub fn ping_of_size(size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Reads a reply of the daemon.
+/// Decodes a reply of the daemon.
 ///
 /// # Panics
-/// When it is none.
+/// When the bytes are not a reply.
 #[must_use]
 pub fn decode_response(bytes: &[u8]) -> DiscoveryResponse {
     DiscoveryResponse::from_bytes(bytes).unwrap()
 }
 
-/// The names of a reply's topics, in its order.
+/// The names of the topics in a reply, in order.
 #[must_use]
 pub fn topic_names(response: &DiscoveryResponse) -> Vec<&str> {
     response.topics.iter().map(|topic| topic.name.as_str()).collect()
 }
 
-/// A topic of this name, registered by `node`, that is published there.
+/// A topic of the node `node` with this endpoint.
 #[must_use]
 pub fn topic_at(name: &str, node: &str, address: &str) -> TopicInfo {
     TopicInfo { address: address.into(), ..topic(name, node) }
 }
 
-/// What a daemon of level 1 says of itself.
+/// A PING with `ext`: a daemon of level 1 describes itself in the reply.
 #[must_use]
 pub fn hello() -> DiscoveryRequest {
     DiscoveryRequest::ping().with_ext(RequestExt::default())
 }
 
-/// A REGISTER of a topic that nothing but UNREGISTER ends.
+/// A REGISTER with the hold `static`: the topic stays until an UNREGISTER.
 #[must_use]
 pub fn register_static(topic: TopicInfo) -> DiscoveryRequest {
     let hold = Some(Hold::Static);
     DiscoveryRequest::register(topic).with_ext(RequestExt { hold, ..RequestExt::default() })
 }
 
-/// A REGISTER of a topic that stays as long as a session is renewed.
+/// A REGISTER with the hold `session`: the topic stays as long as the session.
 #[must_use]
 pub fn register_in_session(topic: TopicInfo, id: &str, lease_ms: u64) -> DiscoveryRequest {
     let session = Some(Session { id: id.into(), lease_ms: Some(lease_ms) });

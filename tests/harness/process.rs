@@ -1,4 +1,4 @@
-//! A child process whose output is kept, and which does not outlive its test.
+//! Child processes with captured output. None outlives its test.
 
 use std::io::{self, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -22,24 +22,24 @@ pub struct Process {
     stderr: Capture,
 }
 
-/// How a process ended.
+/// How a process exited, and what it wrote.
 #[derive(Debug)]
 pub struct ProcessOutput {
-    /// Its exit code, unless a signal ended it.
+    /// The exit code, unless a signal ended the process.
     pub code: Option<i32>,
-    /// The number of the signal that ended it.
+    /// The number of the signal that ended the process.
     pub signal: Option<i32>,
-    /// All it wrote to its standard output.
+    /// The whole standard output.
     pub stdout: String,
-    /// All it wrote to its standard error.
+    /// The whole standard error.
     pub stderr: String,
 }
 
 impl Process {
-    /// Starts `command`, with its output (where it does not go elsewhere) captured.
+    /// Starts `command` and captures each output that is a pipe.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// When the command cannot be started.
     #[must_use]
     pub fn spawn(command: &mut Command) -> Self {
         restore_interrupts_for_children();
@@ -51,7 +51,7 @@ impl Process {
         Self { child, stdin, stdout, stderr }
     }
 
-    /// Starts `command` with nothing to read and both outputs captured.
+    /// Starts `command` with an empty input and captures both outputs.
     #[must_use]
     pub fn spawn_captured(command: &mut Command) -> Self {
         Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
@@ -66,10 +66,10 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     ///
     /// # Panics
-    /// When it is gone already.
+    /// When the process has already exited and was reaped.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }
@@ -77,7 +77,7 @@ impl Process {
     /// Writes a line to its standard input.
     ///
     /// # Panics
-    /// When it takes no input.
+    /// When the process was started without an input, or the input was closed.
     pub fn write_line(&mut self, line: &str) {
         self.try_write_line(line).unwrap();
     }
@@ -85,10 +85,10 @@ impl Process {
     /// Writes a line to its standard input.
     ///
     /// # Errors
-    /// When it has ended.
+    /// When the process has exited.
     ///
     /// # Panics
-    /// When it takes no input.
+    /// When the process was started without an input, or the input was closed.
     pub fn try_write_line(&mut self, line: &str) -> io::Result<()> {
         let stdin = self.stdin.as_mut().expect("the process was started with an input");
         writeln!(stdin, "{line}")
@@ -99,26 +99,30 @@ impl Process {
         self.stdin = None;
     }
 
-    /// Whether it has ended, without waiting.
+    /// Whether the process has exited. Does not wait.
     ///
     /// # Panics
-    /// When the system does not tell.
+    /// When `waitpid` fails.
     pub fn has_exited(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Looks whether it still runs.
+    /// Checks that the process still runs.
     ///
     /// # Panics
-    /// When it does not, with what it said last.
+    /// When it does not. The message contains the standard error.
     pub fn assert_running(&mut self) {
-        assert!(!self.has_exited(), "it has ended, and said:\n{}", self.stderr.all());
+        assert!(
+            !self.has_exited(),
+            "the process has exited; its standard error:\n{}",
+            self.stderr.all()
+        );
     }
 
-    /// Waits for its end.
+    /// Closes the input and waits until the process exits.
     ///
     /// # Panics
-    /// When it goes on for longer than [`TIMEOUT`].
+    /// When the process runs for longer than [`TIMEOUT`].
     #[must_use]
     pub fn wait(mut self) -> ProcessOutput {
         self.stdin = None;
@@ -131,49 +135,50 @@ impl Process {
         }
     }
 
-    /// Waits for a line of its standard output in which `find` finds something.
+    /// Waits for a line of its standard output for which `find` returns a value.
     ///
     /// # Panics
-    /// When there is none within [`TIMEOUT`].
+    /// When no such line appears within [`TIMEOUT`].
     pub fn stdout_line<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
         self.stdout.line(what, find).unwrap_or_else(|| self.panic_without_line(what))
     }
 
-    /// Waits for a line of its standard error in which `find` finds something.
+    /// Waits for a line of its standard error for which `find` returns a value.
     ///
     /// # Panics
-    /// When there is none within [`TIMEOUT`].
+    /// When no such line appears within [`TIMEOUT`].
     pub fn stderr_line<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
         self.stderr.line(what, find).unwrap_or_else(|| self.panic_without_line(what))
     }
 
-    /// What it has written to its standard output so far.
+    /// The standard output so far.
     #[must_use]
     pub fn stdout_so_far(&self) -> String {
         self.stdout.so_far()
     }
 
-    /// What it has written to its standard error so far.
+    /// The standard error so far.
     #[must_use]
     pub fn stderr_so_far(&self) -> String {
         self.stderr.so_far()
     }
 
     fn panic_without_line(&self, what: &str) -> ! {
-        panic!("not told: {what}\nits standard error:\n{}", self.stderr_so_far())
+        panic!("no line: {what}\nits standard error:\n{}", self.stderr_so_far())
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Whoever runs the tests in the background may have them ignore interrupts, and children inherit
-/// that. Where a signal is handled, they begin with its default; and here it still ends the tests.
+/// A shell that runs the tests in the background makes them ignore SIGINT, and children inherit
+/// this. A handler in this process makes children start with the default action. The handler
+/// itself still ends the tests.
 fn restore_interrupts_for_children() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -182,7 +187,7 @@ fn restore_interrupts_for_children() {
     });
 }
 
-/// What a thread has read from a pipe, and whether the pipe has ended.
+/// The text that a thread has read from a pipe, and whether the pipe is closed.
 struct Capture {
     text: Arc<(Mutex<(String, bool)>, Condvar)>,
     thread: Option<JoinHandle<()>>,

@@ -1,5 +1,5 @@
-//! Python publishers that come and go: processes of their own, forked by one that has imported
-//! all they need already, and does not reap them when they have ended.
+//! Starts Python publishers quickly. One Python process, the publisher host, imports all modules
+//! and then forks a process for each publisher. It does not reap publishers that exit.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -12,62 +12,62 @@ use crate::deadline::TIMEOUT;
 use crate::process::Process;
 use crate::python;
 
-/// Forks publishers, and ends them when it is dropped.
+/// The process that forks publishers. Dropping it ends all of them.
 pub struct PublisherHost {
     process: Process,
     last_id: u64,
 }
 
-/// What a publisher is to be.
+/// The properties of a publisher to start.
 pub struct PublisherSpec<'a> {
-    /// Its node's name.
+    /// The name of its node.
     pub node: &'a str,
-    /// Where it publishes; for [`Endpoint::FullBacklog`] it finds one itself.
+    /// The address of its endpoint; ignored for [`Endpoint::FullBacklog`], which uses a free port.
     pub address: &'a str,
-    /// What it registers, in this order.
+    /// The topics that it registers, in this order.
     pub topics: &'a [String],
-    /// Who holds the endpoint.
+    /// Which process listens at the endpoint.
     pub endpoint: Endpoint,
-    /// Whether it closes its connection to the daemon afterwards.
+    /// Whether it closes its connection to the daemon after the registration.
     pub disconnects: bool,
 }
 
-/// Who holds a publisher's endpoint.
+/// Which process listens at a publisher's endpoint.
 #[derive(Clone, Copy)]
 pub enum Endpoint {
-    /// The publisher, with a PUB socket.
+    /// The publisher serves it with a PUB socket.
     OwnSocket,
-    /// Also a child, which does not serve it.
+    /// A child inherits the listening socket and does not serve it.
     SilentChild,
-    /// A child, with a PUB socket.
+    /// A child inherits the listening socket and serves it with a PUB socket.
     ServingChild,
-    /// The publisher, whose queue of TCP connections is full.
+    /// The publisher listens over TCP with a full backlog and accepts no connection.
     FullBacklog,
-    /// Nobody.
+    /// No process listens.
     Unbound,
 }
 
-/// A publisher that has registered its topics. Its end is the test's or the nursery's matter.
+/// A publisher that has registered its topics. It runs until the test or the host ends it.
 #[derive(Debug)]
 pub struct Publisher {
     /// Its process.
     pub pid: Pid,
-    /// Where it publishes.
+    /// The address of its endpoint.
     pub address: String,
-    /// How often its REGISTERs were answered with each status.
+    /// For each status, the number of REGISTERs that it answered.
     pub reply_counts: BTreeMap<String, u64>,
-    /// The last answer.
+    /// The message of the last reply.
     pub last_message: String,
 }
 
 impl PublisherHost {
-    /// One whose publishers register at this daemon.
+    /// Starts a host whose publishers register at this daemon.
     #[must_use]
     pub fn start(discovery: &str) -> Self {
         Self { process: python::spawn("publisher_host.py", &[discovery]), last_id: 0 }
     }
 
-    /// One in a pid namespace of its own: its publishers' pids mean nothing out here.
+    /// Starts a host in a new pid namespace. The pids of its publishers are not valid outside it.
     #[must_use]
     pub fn start_in_own_pid_namespace(discovery: &str) -> Self {
         let script = python::script("publisher_host.py", &[discovery]);
@@ -79,12 +79,12 @@ impl PublisherHost {
         Self { process: Process::spawn(&mut command), last_id: 0 }
     }
 
-    /// Has the nursery kill a publisher, which may be in its pid namespace.
+    /// Kills a publisher through the host, which also works in another pid namespace.
     pub fn kill(&mut self, publisher: &Publisher) {
         self.process.write_line(&publisher.pid.as_raw_nonzero().to_string());
     }
 
-    /// Starts a publisher of these topics with a PUB socket of its own.
+    /// Starts a publisher with its own PUB socket, and waits until it has registered its topics.
     #[must_use]
     pub fn start_publisher(&mut self, node: &str, address: &str, topics: &[&str]) -> Publisher {
         let topics: Vec<_> = topics.iter().map(|&name| name.to_owned()).collect();
@@ -105,7 +105,7 @@ impl PublisherHost {
         self.wait_for_publisher(id)
     }
 
-    /// Starts a publisher; its id is for [`wait_for_publisher`](Self::wait_for_publisher).
+    /// Starts a publisher and returns its id for [`Self::wait_for_publisher`].
     #[must_use]
     pub fn spawn_publisher(&mut self, spec: &PublisherSpec<'_>) -> u64 {
         self.last_id += 1;
@@ -132,7 +132,7 @@ impl PublisherHost {
     /// Waits until a publisher has registered its topics.
     ///
     /// # Panics
-    /// When it does not.
+    /// When it does not register them within [`TIMEOUT`].
     #[must_use]
     pub fn wait_for_publisher(&self, id: u64) -> Publisher {
         self.process.stdout_line("a publisher has registered its topics", |line| {
@@ -148,18 +148,18 @@ impl PublisherHost {
 }
 
 impl Publisher {
-    /// Sends it a signal.
+    /// Sends a signal to the publisher.
     ///
     /// # Panics
-    /// When there is no such process.
+    /// When the process does not exist.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).unwrap();
     }
 
-    /// Kills it, and waits until it is dead with all of its threads. Nobody reaps it.
+    /// Kills the publisher and waits until all of its threads have ended. It stays a zombie.
     ///
     /// # Panics
-    /// When it does not end.
+    /// When it does not end within [`TIMEOUT`].
     pub fn kill(&self) {
         let pidfd = pidfd_open(self.pid, PidfdFlags::empty()).unwrap();
         self.signal(Signal::KILL);
@@ -168,10 +168,10 @@ impl Publisher {
         assert_eq!(poll(&mut ends, Some(&timeout)), Ok(1), "it does not end");
     }
 
-    /// Looks whether all of its REGISTERs were answered with OK.
+    /// Checks that all REGISTERs were answered with OK.
     ///
     /// # Panics
-    /// When one was not.
+    /// When one had another status.
     pub fn assert_registered(&self) {
         let statuses: Vec<_> = self.reply_counts.keys().map(String::as_str).collect();
         assert_eq!(statuses, ["0"], "{}", self.last_message);

@@ -1,4 +1,4 @@
-//! Python peers, in an environment that the tests make themselves.
+//! Python peers in a virtual environment that the tests create.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
@@ -32,13 +32,13 @@ pub fn script(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a script to its end.
+/// Runs a script and waits until it exits.
 #[must_use]
 pub fn run(name: &str, arguments: &[&str]) -> ProcessOutput {
     Process::spawn_captured(&mut script(name, arguments)).wait()
 }
 
-/// Starts a script that reads its standard input until it may end.
+/// Starts a script that runs until its standard input closes.
 #[must_use]
 pub fn spawn(name: &str, arguments: &[&str]) -> Process {
     let mut command = script(name, arguments);
@@ -53,7 +53,7 @@ pub struct ReferenceDaemon {
 }
 
 impl ReferenceDaemon {
-    /// One at this place's socket that listens already.
+    /// Starts the daemon at the directory's socket and waits until it listens.
     #[must_use]
     pub fn start(test_dir: &TestDir) -> Self {
         let process = spawn("reference_daemon.py", &[&test_dir.address()]);
@@ -61,21 +61,21 @@ impl ReferenceDaemon {
         Self { process, test_dir: test_dir.clone() }
     }
 
-    /// Where it listens.
+    /// The address of its socket.
     #[must_use]
     pub fn address(&self) -> String {
         self.test_dir.address()
     }
 
-    /// Waits for its end.
+    /// Waits until the daemon exits.
     #[must_use]
     pub fn wait(self) -> ProcessOutput {
         self.process.wait()
     }
 }
 
-/// The environment's directory. It is made once for each version of Python and of the
-/// requirements, and kept in the target directory.
+/// The directory of the virtual environment. The first test that needs it creates it in the target
+/// directory, once for each version of Python and of the requirements.
 fn environment() -> &'static Path {
     static ENVIRONMENT: OnceLock<PathBuf> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| {
@@ -86,7 +86,7 @@ fn environment() -> &'static Path {
 
         let root = target_directory().join("python-env");
         let environment = root.join(format!("{:016x}", hasher.finish()));
-        // Other test processes may want the same now. The lock ends with this file's handle.
+        // Other test processes may create it at the same time. Closing the file releases the lock.
         let lock = fs::create_dir_all(&root)
             .and_then(|()| File::create(environment.with_extension("lock")))
             .unwrap_or_else(|error| panic!("cannot write to {}: {error}", root.display()));

@@ -1,4 +1,4 @@
-//! A ZMTP peer that can say anything, right or wrong, one byte at a time.
+//! A ZMTP peer that can send any bytes, valid or not, split anywhere.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -17,10 +17,10 @@ pub const LONG: u8 = 0x02;
 /// The frame is a command.
 pub const COMMAND: u8 = 0x04;
 
-/// The bytes of a greeting.
+/// The length of a greeting in bytes.
 pub const GREETING_LENGTH: usize = 64;
 
-/// The greeting that peers of this version send, for the mechanism NULL.
+/// The greeting of ZMTP 3.1 with the mechanism NULL.
 #[must_use]
 pub fn greeting() -> Vec<u8> {
     greeting_of((3, 1), b"NULL")
@@ -29,7 +29,7 @@ pub fn greeting() -> Vec<u8> {
 /// A greeting with another version or mechanism.
 ///
 /// # Panics
-/// When the mechanism's name does not fit.
+/// When the mechanism's name is longer than 20 bytes.
 #[must_use]
 pub fn greeting_of(version: (u8, u8), mechanism: &[u8]) -> Vec<u8> {
     let mut greeting = vec![0; GREETING_LENGTH];
@@ -41,29 +41,29 @@ pub fn greeting_of(version: (u8, u8), mechanism: &[u8]) -> Vec<u8> {
     greeting
 }
 
-/// A frame with the shortest length that fits.
+/// A frame with the shortest possible length field.
 #[must_use]
 pub fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
     u8::try_from(body.len())
         .map_or_else(|_| long_frame(flags, body), |length| [&[flags, length], body].concat())
 }
 
-/// A frame with a length of eight bytes, whatever its size.
+/// A frame whose length field has eight bytes, whatever its size.
 #[must_use]
 pub fn long_frame(flags: u8, body: &[u8]) -> Vec<u8> {
     [&long_frame_header(flags, body.len() as u64)[..], body].concat()
 }
 
-/// The header of a frame that claims to be so long.
+/// The header of a frame that claims this length.
 #[must_use]
 pub fn long_frame_header(flags: u8, length: u64) -> Vec<u8> {
     [&[flags | LONG][..], &length.to_be_bytes()].concat()
 }
 
-/// A command.
+/// A command frame.
 ///
 /// # Panics
-/// When the name is too long for one.
+/// When the name is longer than 255 bytes.
 #[must_use]
 pub fn command(name: &str, data: &[u8]) -> Vec<u8> {
     let length = u8::try_from(name.len()).unwrap();
@@ -94,25 +94,25 @@ pub fn message(frames: &[&[u8]]) -> Vec<u8> {
     frames.iter().enumerate().flat_map(|(index, body)| frame(flags(index), body)).collect()
 }
 
-/// The message that a REQ socket makes of a request: an empty delimiter and the body.
+/// The message that a REQ socket sends for a request: an empty delimiter and the body.
 #[must_use]
 pub fn request_message(body: &[u8]) -> Vec<u8> {
     message(&[b"", body])
 }
 
-/// One frame as it came.
+/// One received frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
     /// [`MORE`], [`LONG`] and [`COMMAND`].
     pub flags: u8,
-    /// What it holds.
+    /// The bytes after the length.
     pub body: Vec<u8>,
 }
 
-/// What a peer says after the handshake.
+/// What a peer sends after the handshake: ZMTP calls it traffic.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Traffic {
-    /// A message of all its frames.
+    /// The frames of a message.
     Message(Vec<Vec<u8>>),
     /// A command's name and data.
     Command(String, Vec<u8>),
@@ -132,7 +132,7 @@ impl Traffic {
     }
 }
 
-/// A connection.
+/// A connection to a daemon.
 pub struct RawPeer {
     stream: Stream,
 }
@@ -143,10 +143,10 @@ enum Stream {
 }
 
 impl RawPeer {
-    /// Connects, and says nothing. Reads give up after [`TIMEOUT`].
+    /// Connects and sends nothing. Reads time out after [`TIMEOUT`].
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// When the connection is refused.
     ///
     /// # Panics
     /// When the address is neither ipc nor tcp.
@@ -168,30 +168,30 @@ impl RawPeer {
         Ok(peer)
     }
 
-    /// Connects and shakes hands as a REQ.
+    /// Connects and completes the handshake as a REQ socket.
     ///
     /// # Errors
-    /// When the other end does not play along.
+    /// When the handshake fails.
     pub fn open(address: &str) -> io::Result<Self> {
         let mut peer = Self::connect(address)?;
         peer.shake_hands("REQ")?;
         Ok(peer)
     }
 
-    /// Greets, and announces a socket type.
+    /// Completes the handshake with this socket type.
     ///
     /// # Errors
-    /// When the other end does not play along.
+    /// When the handshake fails.
     pub fn shake_hands(&mut self, socket_type: &str) -> io::Result<()> {
         self.send(&greeting())?;
         self.send(&ready(socket_type, &[]))?;
         self.read_handshake()
     }
 
-    /// Reads the other end's greeting and READY.
+    /// Reads the daemon's greeting and READY.
     ///
     /// # Errors
-    /// When it says something else.
+    /// When the daemon sends something else.
     pub fn read_handshake(&mut self) -> io::Result<()> {
         self.read_greeting()?;
         let traffic = self.read_traffic()?;
@@ -202,24 +202,24 @@ impl RawPeer {
     /// Reads a whole greeting.
     ///
     /// # Errors
-    /// When it does not come.
+    /// As [`Self::read_exactly`].
     pub fn read_greeting(&mut self) -> io::Result<Vec<u8>> {
         self.read_exactly(GREETING_LENGTH)
     }
 
-    /// Sends bytes as they are.
+    /// Sends these bytes.
     ///
     /// # Errors
-    /// When the other end has closed.
+    /// When the daemon has closed the connection.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// Sends as much as the other end takes before it has not taken anything for `timeout`:
-    /// how much that was.
+    /// Sends until the daemon has accepted no byte for `timeout`, and returns the number of sent
+    /// bytes.
     ///
     /// # Errors
-    /// When the other end has closed.
+    /// When the daemon has closed the connection.
     pub fn send_what_fits(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         match &self.stream {
             Stream::Unix(stream) => stream.set_write_timeout(Some(timeout))?,
@@ -237,10 +237,10 @@ impl RawPeer {
         Ok(sent)
     }
 
-    /// Reads so many bytes.
+    /// Reads exactly `count` bytes.
     ///
     /// # Errors
-    /// When the other end closes before, or says nothing for the read patience.
+    /// When the daemon closes the connection first, or sends nothing for the read timeout.
     pub fn read_exactly(&mut self, count: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; count];
         self.stream.read_exact(&mut bytes)?;
@@ -253,7 +253,7 @@ impl RawPeer {
     /// As [`Self::read_exactly`].
     ///
     /// # Panics
-    /// When its length is absurd.
+    /// When it claims a length of 1 GiB or more.
     pub fn read_frame(&mut self) -> io::Result<Frame> {
         let flags = self.read_exactly(1)?[0];
         let length = if flags & LONG == 0 {
@@ -269,7 +269,7 @@ impl RawPeer {
     /// Reads one message or command.
     ///
     /// # Errors
-    /// As [`Self::read_exactly`]; when a command is malformed or comes inside a message.
+    /// As [`Self::read_exactly`]; when a command is malformed or inside a message.
     pub fn read_traffic(&mut self) -> io::Result<Traffic> {
         let mut frames = Vec::new();
         loop {
@@ -287,7 +287,7 @@ impl RawPeer {
     /// Reads a reply.
     ///
     /// # Errors
-    /// As [`Self::read_said`]; when it says something else.
+    /// As [`Self::read_traffic`]; when the daemon sends something other than a reply.
     pub fn read_reply(&mut self) -> io::Result<Vec<u8>> {
         self.read_traffic()?.into_reply().ok_or_else(|| io::Error::other("not a reply"))
     }
@@ -304,16 +304,16 @@ impl RawPeer {
     /// Sends a request and reads its reply.
     ///
     /// # Errors
-    /// As [`Self::read_reply`]; when the reply is none of the protocol.
+    /// As [`Self::read_reply`]; when the reply cannot be decoded.
     pub fn request(&mut self, request: &DiscoveryRequest) -> io::Result<DiscoveryResponse> {
         let reply = self.request_bytes(&request.to_bytes())?;
         DiscoveryResponse::from_bytes(&reply).map_err(io::Error::other)
     }
 
-    /// Asks for a sign of life.
+    /// Sends a PING and checks the reply.
     ///
     /// # Errors
-    /// As [`Self::ask`]; when the answer is not the right one.
+    /// As [`Self::request_bytes`]; when the reply is not a pong.
     pub fn ping(&mut self) -> io::Result<()> {
         let reply = self.request_bytes(&DiscoveryRequest::ping().to_bytes())?;
         match DiscoveryResponse::from_bytes(&reply) {
@@ -322,21 +322,22 @@ impl RawPeer {
         }
     }
 
-    /// Reads all that comes until the other end closes.
+    /// Reads everything until the daemon closes the connection.
     ///
     /// # Errors
-    /// When it says nothing for the read patience and does not close.
+    /// When the daemon sends nothing for the read timeout and does not close the connection.
     pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes),
-            // A close with unread bytes at the other end is told so.
+            // The system reports a close with unread bytes as a reset.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(bytes),
             Err(error) => Err(error),
         }
     }
 
-    /// Reads what there is, for at most `timeout`: nothing at all is no bytes, a close is `None`.
+    /// Reads available bytes. Returns no bytes after `timeout`, and `None` when the daemon has
+    /// closed the connection.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -362,10 +363,10 @@ impl RawPeer {
     }
 }
 
-/// Connects, shakes hands, asks for a sign of life, and leaves.
+/// Opens a connection, sends a PING, checks the reply and closes the connection.
 ///
 /// # Errors
-/// When nobody answers.
+/// When the daemon does not answer.
 pub fn ping(address: &str) -> io::Result<()> {
     RawPeer::open(address)?.ping()
 }

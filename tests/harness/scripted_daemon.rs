@@ -1,4 +1,4 @@
-//! A daemon that a test writes the lines for: late, never or nonsense.
+//! A fake daemon whose replies the test decides: late, missing, or unreadable.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,30 +8,30 @@ use zmq::{Context, ROUTER};
 
 use crate::test_dir::TestDir;
 
-/// A request as it came: whom to answer, and what was asked.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// All frames before the body.
+    /// All frames before the body; they address the reply.
     pub envelope: Vec<Vec<u8>>,
     /// The request's bytes.
     pub body: Vec<u8>,
 }
 
-/// What to send, and to whom.
+/// A reply to send.
 pub struct Reply {
     envelope: Vec<Vec<u8>>,
     body: Vec<u8>,
 }
 
 impl Request {
-    /// The answer to this request.
+    /// A reply to this request.
     #[must_use]
     pub fn reply(&self, body: impl Into<Vec<u8>>) -> Reply {
         Reply { envelope: self.envelope.clone(), body: body.into() }
     }
 }
 
-/// A scripted daemon; it stops when dropped.
+/// A running fake daemon. Dropping it stops it.
 pub struct ScriptedDaemon {
     test_dir: TestDir,
     stop: Arc<AtomicBool>,
@@ -39,19 +39,20 @@ pub struct ScriptedDaemon {
 }
 
 impl ScriptedDaemon {
-    /// Starts one that calls `script` for each request and sends what it says, in that order.
+    /// Starts a daemon that calls `script` for each request and sends the replies that it
+    /// returns, in order.
     ///
     /// # Panics
-    /// When libzmq refuses.
+    /// When a libzmq call fails.
     #[must_use]
     pub fn start(script: impl FnMut(Request) -> Vec<Reply> + Send + 'static) -> Self {
         Self::start_at(&TestDir::new(), script)
     }
 
-    /// The same at this place's socket.
+    /// Starts the daemon at the directory's socket.
     ///
     /// # Panics
-    /// When libzmq refuses.
+    /// When a libzmq call fails.
     #[must_use]
     pub fn start_at(
         test_dir: &TestDir,
@@ -65,7 +66,7 @@ impl ScriptedDaemon {
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                // The wait ends by itself only to look at `stopped`.
+                // The timeout only lets the loop check `stopped`.
                 if router.poll(zmq::POLLIN, 20).unwrap() == 0 {
                     continue;
                 }
@@ -80,7 +81,7 @@ impl ScriptedDaemon {
         Self { test_dir: test_dir.clone(), stop, thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// The address of its socket.
     #[must_use]
     pub fn address(&self) -> String {
         self.test_dir.address()

@@ -5,24 +5,24 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-/// A temporary directory with room for a discovery socket.
+/// A temporary directory with the paths of a discovery socket and its lock.
 #[derive(Clone)]
 pub struct TestDir {
     directory: Arc<TempDir>,
 }
 
 impl TestDir {
-    /// An empty place.
+    /// Creates an empty directory.
     ///
     /// # Panics
-    /// When no directory can be made.
+    /// When the directory cannot be created.
     #[must_use]
-    #[expect(clippy::new_without_default, reason = "it makes a directory")]
+    #[expect(clippy::new_without_default, reason = "it creates a directory")]
     pub fn new() -> Self {
         Self { directory: Arc::new(tempfile::tempdir().unwrap()) }
     }
 
-    /// A path in it.
+    /// The path of a file in the directory.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

@@ -9,7 +9,7 @@ use crate::hex;
 
 /// One recorded exchange.
 pub struct Exchange {
-    /// What it shows.
+    /// What the exchange demonstrates.
     pub label: String,
     /// The request's bytes.
     pub request: Vec<u8>,
@@ -28,7 +28,7 @@ enum Comparison {
 /// All recorded exchanges, in order.
 ///
 /// # Panics
-/// When the recording cannot be read.
+/// When the recording is unreadable.
 #[must_use]
 pub fn exchanges() -> Vec<Exchange> {
     let path =
@@ -43,7 +43,7 @@ pub fn exchanges() -> Vec<Exchange> {
             "bytes" => Comparison::Bytes,
             "status" => Comparison::Status,
             "error" => Comparison::Error,
-            other => panic!("no such comparison: {other}"),
+            other => panic!("unknown comparison: {other}"),
         },
     });
     exchanges.collect()
@@ -56,7 +56,7 @@ impl Exchange {
         matches!(self.comparison, Comparison::Bytes)
     }
 
-    /// Holds our daemon's reply against the recorded one.
+    /// Compares our daemon's reply with the recorded one.
     ///
     /// # Panics
     /// When it differs in what must match.
@@ -73,7 +73,7 @@ impl Exchange {
 /// The status of a reply.
 ///
 /// # Panics
-/// When the bytes are no reply.
+/// When the bytes are not a reply.
 #[must_use]
 pub fn status(reply: &[u8]) -> DiscoveryStatus {
     DiscoveryResponse::from_bytes(reply).unwrap().status

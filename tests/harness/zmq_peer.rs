@@ -1,4 +1,4 @@
-//! Peers that speak through libzmq.
+//! Peers that use libzmq sockets.
 
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse};
 use zmq::{Context, DEALER, REQ, Socket, SocketType};
@@ -9,24 +9,24 @@ use crate::messages::decode_response;
 /// A libzmq socket that is connected to a daemon.
 pub struct ZmqPeer {
     socket: Socket,
-    /// Ended after the socket.
+    /// Dropped after the socket.
     _context: Context,
 }
 
 impl ZmqPeer {
-    /// A REQ socket in a context of its own.
+    /// Connects a REQ socket in a new context.
     #[must_use]
     pub fn req(address: &str) -> Self {
         Self::new(address, REQ, |_| Ok(()))
     }
 
-    /// A DEALER socket in a context of its own.
+    /// Connects a DEALER socket in a new context.
     #[must_use]
     pub fn dealer(address: &str) -> Self {
         Self::new(address, DEALER, |_| Ok(()))
     }
 
-    /// A socket with options set before it connects.
+    /// Connects a socket in a new context, with options set before.
     #[must_use]
     pub fn new(
         address: &str,
@@ -36,10 +36,10 @@ impl ZmqPeer {
         Self::in_context(&Context::new(), address, kind, configure)
     }
 
-    /// A socket of a context that others use, too.
+    /// Connects a socket in a shared context, with options set before.
     ///
     /// # Panics
-    /// When libzmq refuses.
+    /// When a libzmq call fails.
     #[must_use]
     pub fn in_context(
         context: &Context,
@@ -57,7 +57,7 @@ impl ZmqPeer {
         Self { socket, _context: context.clone() }
     }
 
-    /// Its socket.
+    /// The libzmq socket.
     #[must_use]
     pub fn socket(&self) -> &Socket {
         &self.socket
@@ -69,10 +69,10 @@ impl ZmqPeer {
         decode_response(&self.request_bytes(&request.to_bytes()))
     }
 
-    /// Sends a request's body (REQ) and reads its reply's.
+    /// Sends a request's body (REQ) and reads the body of its reply.
     ///
     /// # Panics
-    /// When there is none within [`TIMEOUT`].
+    /// When no message arrives within [`TIMEOUT`].
     #[must_use]
     pub fn request_bytes(&self, body: &[u8]) -> Vec<u8> {
         self.socket.send(body, 0).unwrap();
@@ -82,14 +82,14 @@ impl ZmqPeer {
     /// Reads a message of one part (REQ).
     ///
     /// # Panics
-    /// When there is none within [`TIMEOUT`], or it has more parts.
+    /// When no message arrives within [`TIMEOUT`], or it has more parts.
     #[must_use]
     pub fn receive(&self) -> Vec<u8> {
         let parts = self.receive_parts();
         <[Vec<u8>; 1]>::try_from(parts).expect("a message of one part")[0].clone()
     }
 
-    /// Sends a message's parts (DEALER).
+    /// Sends the parts of a message (DEALER).
     ///
     /// # Panics
     /// When they cannot be sent within [`TIMEOUT`].
@@ -97,19 +97,19 @@ impl ZmqPeer {
         self.socket.send_multipart(parts, 0).unwrap();
     }
 
-    /// Reads a message's parts.
+    /// Reads the parts of a message.
     ///
     /// # Panics
-    /// When there is none within [`TIMEOUT`].
+    /// When no message arrives within [`TIMEOUT`].
     #[must_use]
     pub fn receive_parts(&self) -> Vec<Vec<u8>> {
-        self.socket.recv_multipart(0).expect("a message comes in time")
+        self.socket.recv_multipart(0).expect("a message arrives within the timeout")
     }
 
-    /// Whether a message comes within so many milliseconds.
+    /// Whether a message arrives within this time.
     ///
     /// # Panics
-    /// When libzmq cannot tell.
+    /// When a libzmq call fails.
     #[must_use]
     pub fn receives_within(&self, milliseconds: i64) -> bool {
         self.socket.poll(zmq::POLLIN, milliseconds).unwrap() != 0

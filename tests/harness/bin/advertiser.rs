@@ -1,4 +1,4 @@
-//! A node that advertises topics until its input ends: `advertiser ADDRESS NODE COUNT`.
+//! A node that advertises topics until its input closes: `advertiser ADDRESS NODE COUNT`.
 
 use std::io::{Write as _, stdin, stdout};
 use std::time::Duration;

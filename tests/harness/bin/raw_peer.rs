@@ -1,9 +1,10 @@
-//! A raw peer in a process of its own, for tests of what another user may do.
+//! A raw peer as a separate process, which can belong to another user.
 //!
 //!     raw-peer ADDRESS
 //!
-//! Reads requests from its standard input, a line of hexadecimal digits each, and writes the
-//! replies likewise. Ends when its input closes, and fails when the daemon closes.
+//! Reads requests from the standard input, each a line of hexadecimal digits, and writes the
+//! replies in the same form. Exits when the input closes. Fails when the daemon closes the
+//! connection.
 
 use std::io::{self, BufRead as _, Write as _};
 
