@@ -1,4 +1,4 @@
-//! What another user may do, and what of another user's is left alone.
+//! Rights of other users, and files of other users that the daemon leaves alone.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,11 +19,11 @@ use cortex_tests::test_dir::TestDir;
 use cortex_tests::{binaries, hex, report_skipped};
 use rustix::process::{Signal, getuid};
 
-/// Users that need not exist.
+/// User ids; the users need not exist.
 const USER_A: u32 = 1000;
 const USER_B: u32 = 1001;
 
-/// Whether this process can be others; says so where it cannot.
+/// Whether this process can start others as another user. Reports the skipped test if not.
 fn can_switch_user() -> bool {
     let can = getuid().is_root();
     if !can {
@@ -32,15 +32,16 @@ fn can_switch_user() -> bool {
     can
 }
 
-/// A place that other users can reach.
+/// A directory that other users can enter.
 fn shared_test_dir() -> TestDir {
     let test_dir = TestDir::new();
     fs::set_permissions(test_dir.path(""), Permissions::from_mode(0o755)).unwrap();
     test_dir
 }
 
-/// A program where other users can run it. Another process writes it: none that this one starts
-/// meanwhile inherits a file that is still open for writing, which could not be run.
+/// Copies a program to where other users can run it. A child process writes the copy: otherwise a
+/// process that starts meanwhile could inherit the file open for writing, and the copy could not
+/// be executed.
 fn copy_program(test_dir: &TestDir, program: &Path) -> PathBuf {
     let copy = test_dir.path(program.file_name().unwrap().to_str().unwrap());
     if !copy.exists() {
@@ -51,7 +52,7 @@ fn copy_program(test_dir: &TestDir, program: &Path) -> PathBuf {
     copy
 }
 
-/// A peer of another user.
+/// A peer whose process belongs to another user.
 struct OtherUserPeer {
     process: Process,
     replies: usize,
@@ -61,7 +62,7 @@ impl OtherUserPeer {
     fn start(test_dir: &TestDir, uid: u32) -> Self {
         let program = copy_program(test_dir, Path::new(env!("CARGO_BIN_EXE_raw-peer")));
         let mut command = Command::new(program);
-        // Which leaves root's groups, too.
+        // This also drops root's groups.
         command.arg(test_dir.address()).current_dir("/").uid(uid).gid(uid);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { process: Process::spawn(&mut command), replies: 0 }
@@ -87,15 +88,15 @@ fn register(name: &str, node: &str) -> DiscoveryRequest {
     DiscoveryRequest::register(topic(name, node))
 }
 
-/// It was refused with this sentence, and the log says so, and to whom.
+/// Checks that the daemon refused the request, and that the log names the user and the process.
 fn assert_refused(daemon: &Daemon, peer: &OtherUserPeer, uid: u32, reply: &DiscoveryResponse) {
     assert_eq!(reply.status, DiscoveryStatus::Error, "{}", reply.message);
     assert!(reply.message.contains(&format!("user {uid}")), "{}", reply.message);
-    let line = daemon.process().stderr_line("a warning", |line| {
+    let line = daemon.process().stderr_line("a warning about the refusal", |line| {
         (line.contains("WARN") && line.contains(&reply.message)).then(|| line.to_owned())
     });
     assert!(line.contains(&format!("uid={uid}")), "{line}");
-    assert!(line.contains(&format!("pid={}", peer.pid())), "the process is named: {line}");
+    assert!(line.contains(&format!("pid={}", peer.pid())), "no pid in: {line}");
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn the_daemons_own_user_and_root_may_shut_it_down() {
         command.args(["--address", &test_dir.address(), "--no-state", "--socket-mode", "666"]);
         command.current_dir("/").uid(USER_A).gid(USER_A);
         let daemon = Process::spawn_captured(&mut command);
-        eventually("it answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
+        eventually("the daemon answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
         let refused =
             OtherUserPeer::start(&test_dir, USER_B).request(&DiscoveryRequest::shutdown());
         assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
@@ -200,14 +201,14 @@ fn another_user_gets_at_most_half_of_the_connections() {
     let mut peers: Vec<_> = (0..6)
         .map(|_| {
             let mut peer = OtherUserPeer::start(&test_dir, USER_A);
-            // It may have been closed, and have ended, already.
+            // The daemon may have closed the connection already, and the process may have exited.
             let ping = hex::encode(&DiscoveryRequest::ping().to_bytes());
             let _ = peer.process.try_write_line(&ping);
             peer
         })
         .collect();
     let (mut served, mut closed) = (0, 0);
-    eventually("each is served or closed", TIMEOUT, || {
+    eventually("the daemon has served or closed each connection", TIMEOUT, || {
         served = peers.iter().filter(|one| !one.process.stdout_so_far().is_empty()).count();
         closed = peers.iter_mut().filter_map(|one| one.process.has_exited().then_some(())).count();
         (served + closed == 6).then_some(())
@@ -253,7 +254,7 @@ fn only_the_owner_can_read_the_lock_and_the_state_file() {
     }
 }
 
-/// It does not start, and says why in a sentence with the file's name.
+/// Checks that the daemon does not start, and that its message names the file and the reason.
 fn assert_start_fails(test_dir: &TestDir, path: &Path, word: &str) {
     let output = DaemonBuilder::at(test_dir).run();
     assert_eq!(output.code, Some(1), "{}", output.stderr);
@@ -311,7 +312,7 @@ fn a_directory_of_another_user_is_used_with_a_warning() {
     let test_dir = TestDir::new();
     chown(test_dir.path(""), Some(USER_A), Some(USER_A)).unwrap();
     let daemon = DaemonBuilder::at(&test_dir).start();
-    daemon.process().stderr_line("a warning", |line| {
+    daemon.process().stderr_line("a warning about the directory", |line| {
         (line.contains("WARN") && line.contains("another user")).then_some(())
     });
     daemon.assert_serves();

@@ -1,5 +1,5 @@
-//! Advertised topics: at daemons that come late, die, forget or are replaced, and beside nodes
-//! that want the same topic.
+//! Advertised topics, with daemons that start late, are killed, lose their state or are replaced,
+//! and with other nodes that register the same topic.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -23,10 +23,10 @@ use cortex_tests::test_dir::TestDir;
 use cortex_tests::zmq_peer::ZmqPeer;
 use rustix::process::{Signal, getpid};
 
-/// A call that must not wait takes less, also on a busy machine.
+/// The longest duration of a call that must not block, on a busy machine.
 const MAX_NONBLOCKING_TIME: Duration = Duration::from_millis(500);
 
-/// A client that gives up on a daemon as soon as one may.
+/// A client with the shortest timeout.
 fn short_timeout_client(address: &str) -> DiscoveryClient {
     let builder = DiscoveryClient::builder().address(address);
     builder.timeout(Duration::from_millis(1)).build().unwrap()
@@ -51,25 +51,25 @@ fn is_registered_at(address: &str, name: &str) -> bool {
 }
 
 fn wait_until_registered(address: &str, name: &str) {
-    eventually(&format!("{name} is there"), TIMEOUT, || {
+    eventually(&format!("{name} is registered"), TIMEOUT, || {
         is_registered_at(address, name).then_some(())
     });
 }
 
 fn wait_until_unregistered(address: &str, name: &str) {
-    eventually(&format!("{name} is gone"), TIMEOUT, || {
+    eventually(&format!("{name} is unregistered"), TIMEOUT, || {
         (!is_registered_at(address, name)).then_some(())
     });
 }
 
-/// Advertises, and gives what is told of it.
+/// Advertises a topic and returns its notices.
 fn advertise_with_notices(
     client: &mut DiscoveryClient,
     info: TopicInfo,
 ) -> (Advertisement, Receiver<Notice>) {
     let (sender, notices) = mpsc::channel();
     let advertisement = client.advertise_with(info, move |notice| {
-        // Nobody need listen.
+        // The test may have dropped the receiver.
         let _ = sender.send(notice);
     });
     (advertisement.unwrap(), notices)
@@ -83,21 +83,23 @@ fn next_notice(notices: &Receiver<Notice>) -> Notice {
     notices.recv_timeout(TIMEOUT).unwrap()
 }
 
-/// Starts another node.
+/// Starts a node in another process.
 fn start_node(address: &str, name: &str, count: usize) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_advertiser"));
     command.args([address, name, &count.to_string()]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let process = Process::spawn(&mut command);
-    process.stdout_line("it has registered", |line| (line == "registered").then_some(()));
+    process.stdout_line("the node has registered its topics", |line| {
+        (line == "registered").then_some(())
+    });
     process
 }
 
-/// How many threads of a process have this name.
+/// The number of threads of a process with this name.
 fn count_threads(process: &Process, name: &str) -> usize {
     let tasks = format!("/proc/{}/task", process.pid().as_raw_nonzero());
     let names = fs::read_dir(tasks).unwrap().map(|task| {
-        // One may end meanwhile.
+        // A thread may end meanwhile.
         fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
     });
     names.filter(|found| found.trim_end() == name).count()
@@ -134,7 +136,7 @@ fn without_a_daemon_advertising_reports_an_error_and_never_blocks() {
     let began = Instant::now();
     drop(camera);
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
-    assert_eq!(lidar.unregister(), Ok(()), "no daemon has heard of it");
+    assert_eq!(lidar.unregister(), Ok(()), "no daemon received the REGISTER");
     drop(client);
     assert!(began.elapsed() < MAX_NONBLOCKING_TIME);
 }
@@ -155,9 +157,15 @@ fn advertised_topics_survive_killed_daemons() {
         assert_eq!(topic_names(&listed), ["/camera", "/lidar"]);
         revisions.push(describe(daemon.address(), "/camera").unwrap().1.revision);
         let _ = daemon.kill();
-        eventually("that is noticed", TIMEOUT, || (!camera.is_registered()).then_some(()));
+        eventually("the client notices that the daemon is gone", TIMEOUT, || {
+            (!camera.is_registered()).then_some(())
+        });
     }
-    assert_eq!(revisions, [1, 1, 1, 1], "to a daemon that had them nothing is new");
+    assert_eq!(
+        revisions,
+        [1, 1, 1, 1],
+        "registering again changes nothing at a daemon that has the topics"
+    );
 }
 
 #[test]
@@ -201,9 +209,9 @@ fn over_tcp_the_client_renews_a_session() {
     let mut client = client(tcp);
     let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
     assert_eq!(next_notice(&notices), registered(Hold::Session));
-    // The lease is one of 10 s.
-    eventually("it outlives its lease", TIMEOUT, || {
-        let (_, entry) = describe(ipc, "/camera").expect("it is there all the time");
+    // The lease lasts 10 s.
+    eventually("the topic is older than its lease", TIMEOUT, || {
+        let (_, entry) = describe(ipc, "/camera").expect("the topic stays registered");
         assert_eq!(entry.hold, Hold::Session);
         assert_eq!(entry.revision, 1);
         (entry.age_ms > 12_000).then_some(())
@@ -219,13 +227,15 @@ fn an_advertisement_waits_until_another_node_frees_the_topic() {
     other.register_topic(&topic("/camera", "other")).unwrap();
     let mut client = client(daemon.address());
     let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
-    let Notice::Trouble(trouble) = next_notice(&notices) else { panic!("another node has it") };
+    let Notice::Trouble(trouble) = next_notice(&notices) else {
+        panic!("no trouble although another node has the topic")
+    };
     let Error::AlreadyRegistered { node: Some(node), .. } = &trouble else { panic!("{trouble}") };
     assert_eq!(node, "other");
     assert_eq!(camera.wait_registered(Duration::ZERO), Err(trouble));
 
     other.unregister_topic("/camera").unwrap();
-    assert_eq!(next_notice(&notices), registered(Hold::Process), "and nothing else in between");
+    assert_eq!(next_notice(&notices), registered(Hold::Process), "no other notice in between");
     assert_eq!(other.lookup_topic("/camera"), Ok(topic("/camera", "node")));
 }
 
@@ -238,11 +248,14 @@ fn ending_an_advertisement_unregisters_only_its_own_topic() {
     wait_registered(&camera);
     wait_registered(&lidar);
     drop(camera);
-    assert!(!is_registered_at(daemon.address(), "/camera"), "it is gone when the drop is over");
+    assert!(
+        !is_registered_at(daemon.address(), "/camera"),
+        "the drop unregisters the topic before it returns"
+    );
 
     client.unregister_topic("/lidar").unwrap();
     client.register_topic(&topic("/lidar", "another")).unwrap();
-    assert_eq!(lidar.unregister(), Ok(()), "the daemon has none of this node");
+    assert_eq!(lidar.unregister(), Ok(()), "another node has the topic now");
     assert_eq!(client.lookup_topic("/lidar"), Ok(topic("/lidar", "another")));
 }
 
@@ -256,7 +269,9 @@ fn a_returning_daemon_loses_topics_whose_advertisement_ended_meanwhile() {
     wait_registered(&camera);
     wait_registered(&lidar);
     let _ = daemon.kill();
-    eventually("that is noticed", TIMEOUT, || (!camera.is_registered()).then_some(()));
+    eventually("the client notices that the daemon is gone", TIMEOUT, || {
+        (!camera.is_registered()).then_some(())
+    });
     let began = Instant::now();
     drop(camera);
     drop(client);
@@ -278,7 +293,7 @@ fn an_unregistered_topic_is_advertised_again() {
     let unregistered = Instant::now();
     wait_until_registered(daemon.address(), "/camera");
     report_measurement(&format!(
-        "a topic that was taken away came back after {:?}",
+        "an unregistered topic was registered again after {:?}",
         unregistered.elapsed()
     ));
 }
@@ -332,7 +347,7 @@ fn a_callback_may_panic_and_may_end_advertisements() {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
     let panicking =
-        client.advertise_with(topic("/panics", "node"), |_| panic!("as it may")).unwrap();
+        client.advertise_with(topic("/panics", "node"), |_| panic!("the callback panics")).unwrap();
     wait_registered(&panicking);
 
     let other = client.advertise(topic("/other", "node")).unwrap();
@@ -347,7 +362,7 @@ fn a_callback_may_panic_and_may_end_advertisements() {
         })
         .unwrap();
     let took = durations.recv_timeout(TIMEOUT).unwrap();
-    assert!(took < MAX_NONBLOCKING_TIME, "{took:?}: it does not wait for itself");
+    assert!(took < MAX_NONBLOCKING_TIME, "{took:?}: the drop does not wait for its own thread");
     wait_until_unregistered(daemon.address(), "/other");
     wait_registered(&ending);
     assert!(panicking.is_registered() && is_registered_at(daemon.address(), "/panics"));
@@ -378,7 +393,7 @@ fn a_thousand_advertisements_need_one_thread_and_end_with_their_process() {
     let mut client = client(daemon.address());
     assert_eq!(client.list_topics().unwrap().len(), 1000);
     node.signal(Signal::KILL);
-    eventually("they are evicted", TIMEOUT, || {
+    eventually("the daemon has evicted the topics", TIMEOUT, || {
         client.list_topics().unwrap().is_empty().then_some(())
     });
 }

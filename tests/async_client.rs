@@ -1,5 +1,5 @@
-//! Our asynchronous client: many calls at once on one connection, with daemons that are late,
-//! silent, talk nonsense, come and go.
+//! Our asynchronous client: concurrent calls on one connection, with daemons that reply late, not
+//! at all or unreadably, exit and restart.
 
 #![expect(
     clippy::expect_used,
@@ -39,8 +39,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::{self, MissedTickBehavior};
 
-/// Long enough for an answer that comes, also on a busy machine; short enough to wait for one
-/// that never does.
+/// Long enough for a reply on a busy machine, and short enough for tests in which no reply comes.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn client_with(address: &str, timeout: Duration, retries: u32) -> AsyncDiscoveryClient {
@@ -65,7 +64,7 @@ fn status_reply(status: DiscoveryStatus, message: &str) -> Vec<u8> {
     DiscoveryResponse::new(status, message).to_bytes()
 }
 
-/// Which topic a request is about.
+/// The topic name in a request.
 fn requested_topic(request: &Request) -> String {
     DiscoveryRequest::from_bytes(&request.body).unwrap().topic_name.unwrap_or_default()
 }
@@ -165,7 +164,7 @@ async fn a_client_with_a_zero_timeout_sends_nothing() {
     assert_eq!(self::client(daemon.address()).list_topics().await, Ok(Vec::new()));
 }
 
-/// The required time is 250 ms, on a machine that does nothing else.
+/// On an idle machine the required time is 250 ms.
 #[tokio::test]
 async fn timers_are_on_time_while_five_requests_wait_for_a_missing_daemon() {
     let client = client_with(&TestDir::new().address(), SHORT_TIMEOUT, 0);
@@ -182,11 +181,11 @@ async fn timers_are_on_time_while_five_requests_wait_for_a_missing_daemon() {
     })
     .await;
     report_measurement(&format!("a 10 ms timer was late by {worst:?} at worst"));
-    // One call that blocked the runtime for its time would be seen.
+    // A call that blocks the runtime until its timeout would exceed this.
     assert!(worst < SHORT_TIMEOUT * 9 / 10, "{worst:?}");
 }
 
-/// How late a timer of 10 ms was at worst, until `work` was done.
+/// The largest delay of a timer of 10 ms while `work` runs.
 async fn worst_timer_delay(work: impl Future<Output = ()>) -> Duration {
     let mut work = pin!(work);
     let mut timer = time::interval(Duration::from_millis(10));
@@ -201,7 +200,7 @@ async fn worst_timer_delay(work: impl Future<Output = ()>) -> Duration {
     }
 }
 
-/// Registers and looks up so many topics, all at once, on one connection.
+/// Registers `count` topics concurrently on one connection, then looks all of them up.
 async fn register_and_look_up_all(client: &AsyncDiscoveryClient, count: usize) {
     let mut registering = JoinSet::new();
     for number in 0..count {
@@ -216,7 +215,7 @@ async fn register_and_look_up_all(client: &AsyncDiscoveryClient, count: usize) {
     look_up_all(client, count).await;
 }
 
-/// Asks for so many topics at once: each reply has to be that of its own request.
+/// Looks up `count` topics concurrently and checks that each call gets its own reply.
 async fn look_up_all(client: &AsyncDiscoveryClient, count: usize) {
     let mut calls = JoinSet::new();
     for number in 0..count {
@@ -261,7 +260,7 @@ async fn concurrent_requests_from_many_threads_miss_no_wake_up() {
     for asker in 0..32_usize {
         let client = client.clone();
         calls.spawn(async move {
-            // Between one request at a time and all at once there is every mixture.
+            // The tasks yield at different times, so that requests overlap in many ways.
             for round in 0..200 {
                 if (asker + round) % 7 == 0 {
                     tokio::task::yield_now().await;
@@ -370,7 +369,7 @@ async fn an_unreadable_reply_fails_only_its_own_call() {
                     request.envelope[1] = number.to_vec();
                     replies.push(request.reply(found.clone()));
                 }
-                // Without a delimiter, and without anything behind it.
+                // One reply without a delimiter, and one without a body.
                 request.envelope.truncate(2);
                 request.envelope[1].clone_from(&good[1]);
                 replies.push(request.reply(found.clone()));
@@ -403,7 +402,7 @@ async fn a_daemon_that_starts_later_does_not_receive_abandoned_registers() {
     let dropped = topic("/dropped", "node");
     let dropped = time::timeout(Duration::from_millis(50), client.register_topic(&dropped)).await;
     assert!(dropped.is_err());
-    // Somebody takes the connection, and is no daemon.
+    // A server accepts the connection and never replies.
     let silent = UnixListener::bind(test_dir.socket()).unwrap();
     assert!(is_no_answer(&client.register_topic(&topic("/silent", "node")).await));
     let taken = silent.accept().unwrap();
@@ -416,7 +415,7 @@ async fn a_daemon_that_starts_later_does_not_receive_abandoned_registers() {
     assert_eq!(patient.list_topics().await, Ok(Vec::new()));
 }
 
-/// Calls until a daemon answers: one call alone may be too hasty for that.
+/// Sends PINGs until a daemon answers: the timeout of one call may be too short.
 async fn wait_for_daemon(client: &AsyncDiscoveryClient) {
     let reached = async { while client.ping().await.is_err() {} };
     time::timeout(TIMEOUT, reached).await.unwrap();
@@ -509,7 +508,10 @@ async fn requests_and_waits_survive_restarts_of_a_killed_daemon() {
     for _ in 0..4 {
         let daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
         let before = pings.load(Ordering::Relaxed);
-        eventually_async("it is asked", || pings.load(Ordering::Relaxed) >= before + 100).await;
+        eventually_async("the daemon has answered 100 more PINGs", || {
+            pings.load(Ordering::Relaxed) >= before + 100
+        })
+        .await;
         let _ = daemon.kill();
     }
     let _daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
@@ -544,7 +546,7 @@ async fn wait_for_parked_waits(client: &AsyncDiscoveryClient, wanted: u64) {
     wait_for_counter(client, "waits", wanted).await;
 }
 
-/// How many connections the daemon has.
+/// The number of connections that the daemon has.
 async fn connections(client: &AsyncDiscoveryClient) -> u64 {
     client.stats().await.unwrap()["connections"]
 }
@@ -602,7 +604,7 @@ async fn a_wait_polls_the_reference_daemon() {
 #[test]
 fn calls_fail_when_their_runtime_ends() {
     let unused_address = TestDir::new().address();
-    // One that keeps a wait asleep between two lookups.
+    // Its client waits between two LOOKUPs.
     let legacy = ScriptedDaemon::start(|request| {
         vec![request.reply(status_reply(DiscoveryStatus::NotFound, "Topic /x not found"))]
     });
@@ -625,7 +627,10 @@ fn calls_fail_when_their_runtime_ends() {
         calls.spawn_on(call, our_runtime.handle());
     }
     our_runtime.block_on(async {
-        assert!(time::timeout(QUIET_PERIOD, calls.join_next()).await.is_err(), "all wait");
+        assert!(
+            time::timeout(QUIET_PERIOD, calls.join_next()).await.is_err(),
+            "no call returns yet"
+        );
         tokio::task::spawn_blocking(move || drop(their_runtime)).await.unwrap();
         while let Some(call) = calls.join_next().await {
             assert_eq!(call.unwrap(), Err(Error::NoRuntime));
@@ -664,8 +669,8 @@ fn any_executor_can_await_a_call() {
     assert!(is_no_answer(&block_on(client.ping())));
 }
 
-/// The clock stands still and jumps whenever nobody has anything to do. So no time is left for an
-/// answer; but nobody is to be kept busy, and every call has its end.
+/// The paused clock jumps to the next timer whenever all tasks are idle, so no reply can arrive in
+/// time. Every call must still end.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_ends_every_call() {
     let began = Instant::now();
@@ -699,7 +704,7 @@ async fn a_client_reconnects_slowly_to_a_server_that_closes_connections_at_once(
     assert!((2..20).contains(&taken), "{taken} connections within a second");
 }
 
-/// Passes on what comes, in both directions, until it is told to let one connection hang.
+/// A TCP proxy that can stall its connections.
 struct Proxy {
     address: String,
     generation: Arc<AtomicUsize>,
@@ -736,7 +741,7 @@ impl Proxy {
         Self { address, generation }
     }
 
-    /// All connections that there are pass nothing on any more, and are not closed.
+    /// Stalls all present connections: they stay open and forward nothing.
     fn stall_connections(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
@@ -754,11 +759,11 @@ async fn a_client_replaces_a_stalled_connection() {
         proxy.stall_connections();
         let (alone, repeated) = tokio::join!(hasty.ping(), persistent.ping());
         assert!(is_no_answer(&alone), "{alone:?}");
-        assert_eq!(repeated, Ok(()), "the second attempt has a new connection");
+        assert_eq!(repeated, Ok(()), "the second attempt uses a new connection");
     }
 }
 
-/// A daemon that does not answer one client's requests is not to lose the others' by that.
+/// A request without a reply must not cost other requests their connection.
 #[tokio::test]
 async fn a_client_keeps_a_connection_on_which_other_calls_get_replies() {
     let connections = Arc::new(AtomicUsize::new(0));
@@ -802,7 +807,7 @@ async fn a_dropped_client_leaves_no_connection_and_no_task() {
     assert_eq!(connections(&first).await, 11);
     drop(clients);
     let metrics = tokio::runtime::Handle::current().metrics();
-    eventually_async("the tasks have ended", || metrics.num_alive_tasks() <= tasks).await;
+    eventually_async("the clients' tasks have ended", || metrics.num_alive_tasks() <= tasks).await;
     wait_for_connections(&first, 1).await;
 }
 
@@ -816,15 +821,19 @@ async fn thousands_of_requests_wait_until_a_daemon_starts() {
         let info = TopicInfo { fingerprint: number, ..topic("/x", "node") };
         calls.spawn(async move { client.register_topic(&info).await });
     }
-    assert!(time::timeout(QUIET_PERIOD, calls.join_next()).await.is_err(), "nobody answers yet");
+    assert!(time::timeout(QUIET_PERIOD, calls.join_next()).await.is_err(), "no daemon answers yet");
     let _daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     while let Some(registered) = calls.join_next().await {
         registered.unwrap().unwrap();
     }
-    assert_eq!(client.lookup_topic("/x").await.unwrap().fingerprint, 4999, "in their order");
+    assert_eq!(
+        client.lookup_topic("/x").await.unwrap().fingerprint,
+        4999,
+        "the client sends requests in order"
+    );
 }
 
-/// The topics as a watch's events tell them.
+/// The topics according to the events of a watch.
 #[derive(Debug, Default, PartialEq)]
 struct TopicView {
     topics: Vec<TopicInfo>,
@@ -840,7 +849,10 @@ impl TopicView {
                 (self.topics, self.revision) = (topics, revision);
             }
             WatchEvent::Changed(change) => {
-                assert!(change.revision.is_none() || change.revision > self.revision, "a double");
+                assert!(
+                    change.revision.is_none() || change.revision > self.revision,
+                    "the watch repeats an event"
+                );
                 self.revision = change.revision;
                 let known = self.topics.iter().position(|topic| topic.name == change.info.name);
                 match (change.kind, known) {
@@ -862,7 +874,7 @@ impl TopicView {
                 self.apply(watch.next_event().await.unwrap());
             }
         };
-        time::timeout(TIMEOUT, following).await.expect("the watch tells it");
+        time::timeout(TIMEOUT, following).await.expect("the watch reports the change");
     }
 }
 
@@ -911,7 +923,7 @@ async fn watches_and_requests_share_a_connection() {
     assert_eq!(connections(&client).await, 1);
 }
 
-/// A consumer that always has something else to do loses no event and gets none twice.
+/// A consumer that drops the future of each event loses no event and gets none twice.
 #[tokio::test]
 async fn a_watch_whose_futures_are_dropped_loses_no_event() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
@@ -1027,7 +1039,7 @@ async fn an_advertised_topic_survives_restarts_and_ends_with_its_guard() {
     let test_dir = TestDir::new();
     let client = client(&test_dir.address());
     let guard = client.advertise(topic("/x", "node")).unwrap();
-    assert!(time::timeout(QUIET_PERIOD, guard.registered()).await.is_err(), "there is no daemon");
+    assert!(time::timeout(QUIET_PERIOD, guard.registered()).await.is_err(), "no daemon runs");
     for _ in 0..2 {
         let daemon = DaemonBuilder::at(&test_dir).args(["--no-state"]).start();
         assert_eq!(client.wait_for_topic("/x", TIMEOUT).await, Ok(topic("/x", "node")));
@@ -1060,7 +1072,7 @@ async fn a_later_advertisement_ends_the_wait_for_an_earlier_one() {
     drop(later);
 }
 
-/// As above: the required time is 250 ms.
+/// On an idle machine the required time is 250 ms.
 #[tokio::test]
 async fn timers_are_on_time_while_guards_are_dropped_and_the_daemon_is_stopped() {
     let daemon = Daemon::start();

@@ -1,4 +1,5 @@
-//! Our client: at our daemon, at none, and at daemons that are late, silent or talk nonsense.
+//! Our blocking client, with our daemon, without a daemon, and with daemons that reply late, not
+//! at all or unreadably.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,8 +15,7 @@ use cortex_tests::messages::topic;
 use cortex_tests::scripted_daemon::{Reply, Request, ScriptedDaemon};
 use cortex_tests::test_dir::TestDir;
 
-/// Long enough for an answer that comes, also on a busy machine; short enough to wait for one
-/// that never does.
+/// Long enough for a reply on a busy machine, and short enough for tests in which no reply comes.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn short_timeout_client(address: &str, retries: u32) -> DiscoveryClient {
@@ -36,13 +36,13 @@ fn status_reply(status: DiscoveryStatus, message: &str) -> Vec<u8> {
     DiscoveryResponse::new(status, message).to_bytes()
 }
 
-/// A daemon that gives the same answer to everything.
+/// A daemon that sends the same reply to every request.
 fn daemon_that_replies(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
     let body = body.into();
     ScriptedDaemon::start(move |request| vec![request.reply(body.clone())])
 }
 
-/// A daemon that answers only the request of this number, counted from 1.
+/// A daemon that replies only to request `number`, counted from 1.
 fn daemon_that_answers_only(number: usize, body: Vec<u8>) -> ScriptedDaemon {
     let mut received = 0;
     ScriptedDaemon::start(move |request| {
@@ -166,7 +166,7 @@ fn a_reply_of_several_parts_is_unreadable() {
 #[test]
 fn a_call_after_a_timeout_never_gets_the_late_reply() {
     let mut delayed: Option<Request> = None;
-    // Each second request is answered, right after the late answer to the one before it.
+    // At each second request the daemon sends the late reply to the first, then the right one.
     let daemon = ScriptedDaemon::start(move |request| match delayed.take() {
         None => {
             delayed = Some(request);
@@ -242,7 +242,9 @@ fn a_waiting_client_gets_a_topic_that_another_client_registers() {
     let daemon = Daemon::start();
     let address = daemon.address().to_owned();
     let waiting_thread = thread::spawn(move || client(&address).wait_for_topic("/x", TIMEOUT));
-    daemon.process().stderr_line("it has asked", |line| line.contains("/x").then_some(()));
+    daemon.process().stderr_line("the daemon has received the request", |line| {
+        line.contains("/x").then_some(())
+    });
     client(daemon.address()).register_topic(&topic("/x", "node")).unwrap();
     assert_eq!(waiting_thread.join().unwrap(), Ok(topic("/x", "node")));
 }
@@ -308,7 +310,7 @@ fn a_dropped_client_leaves_no_connection() {
     }
     assert!(daemon.open_files() >= before + 10);
     drop(clients);
-    eventually("the connections are closed", TIMEOUT, || {
+    eventually("the daemon has closed the connections", TIMEOUT, || {
         (daemon.open_files() <= before).then_some(())
     });
     first.ping().unwrap();

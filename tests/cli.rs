@@ -1,4 +1,4 @@
-//! `cortex` as a shell runs it: its output, its exit codes and what it says when things fail.
+//! The command `cortex` in a shell: its output, exit codes and error messages.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,14 +24,14 @@ use rustix::net::{self, AddressFamily, SocketType};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// Longer than any test waits: a command that ends has not waited for it.
+/// Longer than the deadline of any test: a command that exits did not use up this timeout.
 const HOUR_TIMEOUT: [&str; 2] = ["--timeout", "1h"];
 
 fn parse_json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// A daemon with a few topics, registered in another order than that of their names.
+/// A daemon with a few topics, registered in an order that is not alphabetical.
 fn daemon_with_topics() -> Daemon {
     let daemon = Daemon::start();
     let mut client = client(daemon.address());
@@ -47,7 +47,7 @@ fn daemon_with_topics() -> Daemon {
     daemon
 }
 
-/// The error that a command told as JSON, and nothing else.
+/// Checks that a command printed only an error as JSON, and returns its kind.
 fn error_kind(output: &ProcessOutput, code: i32) -> String {
     assert_eq!((output.code, output.stdout.as_str()), (Some(code), ""), "{}", output.stderr);
     let message = parse_json(&output.stderr);
@@ -70,7 +70,9 @@ fn a_list_shows_what_a_python_node_registered() {
     let daemon = Daemon::start();
     let node = ["register", "/from/python", "python_node", "then", "hold"];
     let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
-    node.stdout_line("its topic is registered", |line| line.contains("Registered").then_some(()));
+    node.stdout_line("the node has registered its topic", |line| {
+        line.contains("Registered").then_some(())
+    });
     let table = expect_success(run_at(daemon.address(), &["topic", "list"]));
     let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     let row = ["/from/python", "TestMessage", "python_node", "ipc:///run/nodes/from/python.sock"];
@@ -164,7 +166,7 @@ fn names_and_messages_cannot_send_control_characters_to_the_terminal() {
         assert!(!shown.contains(is_control), "{arguments:?}: {shown:?}");
     }
     let listed = parse_json(&expect_success(run_at(daemon.address(), &["list", "-o", "json"])));
-    assert_eq!(listed[0]["name"], name, "data stays as it is");
+    assert_eq!(listed[0]["name"], name, "JSON output keeps the characters");
 
     let refusing = ScriptedDaemon::start(|request| {
         let response = DiscoveryResponse::new(DiscoveryStatus::Error, "no\u{1b}[2J\r\u{202e}");
@@ -210,7 +212,7 @@ fn exit_codes_distinguish_failures() {
         assert_eq!(output.stdout, "", "{arguments:?}");
         assert!(output.stderr.starts_with("error: "), "{arguments:?}: {}", output.stderr);
 
-        // A wrong format cannot be asked to tell of itself.
+        // An unknown output format cannot be combined with JSON.
         if !arguments.contains(&"xml") {
             let as_json = run_at(address, &[arguments, &["-o", "json"]].concat());
             error_kind(&as_json, code);
@@ -235,10 +237,13 @@ fn a_missing_daemon_is_reported_at_once_with_the_reason() {
         sentences.push(output.stderr);
     }
     assert!(sentences[0].contains(&test_dir.address()) && sentences[2].contains(&port_address));
-    assert_ne!(sentences[0], sentences[1], "no socket, and nobody behind it");
+    assert_ne!(
+        sentences[0], sentences[1],
+        "a missing socket and a dead socket have different messages"
+    );
 }
 
-/// A port at which nobody listens, and which nobody else can take while it is held.
+/// A port without a listener. The returned socket reserves it.
 fn port_without_listener() -> (OwnedFd, u16) {
     let reserved = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     net::bind(&reserved, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -249,7 +254,7 @@ fn port_without_listener() -> (OwnedFd, u16) {
 #[test]
 fn a_socket_without_permission_is_reported_as_such() {
     if !rustix::process::geteuid().is_root() {
-        report_skipped("only root can be somebody else");
+        report_skipped("only root can run a command as another user");
         return;
     }
     let as_nobody = |arguments: &[&str]| {
@@ -259,7 +264,7 @@ fn a_socket_without_permission_is_reported_as_such() {
         command.output()
     };
     if !as_nobody(&["--version"]).is_ok_and(|output| output.status.success()) {
-        report_skipped("setpriv is missing, or others may not run the binary");
+        report_skipped("setpriv is missing, or other users cannot run the binary");
         return;
     }
     let daemon = Daemon::start();
@@ -279,7 +284,11 @@ fn a_command_times_out_when_the_daemon_does_not_reply() {
     let output = run_at(&silent.address(), &["--timeout", "200ms", "-o", "json", "list"]);
     let no_answer = error_kind(&output, 3);
     let nowhere = run_at(&TestDir::new().address(), &["-o", "json", "list"]);
-    assert_ne!(no_answer, error_kind(&nowhere, 3), "silence and absence are different kinds");
+    assert_ne!(
+        no_answer,
+        error_kind(&nowhere, 3),
+        "a silent and a missing daemon are different kinds of errors"
+    );
 
     let stopped = Daemon::start();
     stopped.signal(Signal::STOP);
@@ -363,7 +372,7 @@ fn output_is_coloured_for_terminals_or_on_request() {
         assert!(is_coloured(&[&["--color", "always"], command].concat()));
         for format in ["name", "json", "jsonl"] {
             let plain = [&["--color", "always", "-o", format], &["list"][..]].concat();
-            assert!(!is_coloured(&plain), "{format} is for programs");
+            assert!(!is_coloured(&plain), "{format} is for programs, without colours");
         }
     }
 }
@@ -381,10 +390,10 @@ fn a_command_reports_that_a_signal_ended_it() {
     let daemon = Daemon::start();
     let arguments = ["-a", daemon.address(), "ping", "-c", "9", "-i", "1h"];
     let pinging = Process::spawn_captured(&mut command(&arguments));
-    pinging.stdout_line("the first answer", |_| Some(()));
+    pinging.stdout_line("the first reply", |_| Some(()));
     pinging.signal(Signal::INT);
     let output = pinging.wait();
-    // A shell shows both as 130.
+    // A shell shows both as the exit code 130.
     assert!(output.code == Some(130) || output.signal == Some(2), "{output:?}");
 }
 
@@ -409,7 +418,7 @@ fn version_and_help_are_printed() {
     }
 }
 
-/// The table that says what patterns mean, for whoever filters.
+/// The table of patterns and matching names, shared by all tests of filters.
 const FILTERS: &str = include_str!("../crates/cortex-proto/tests/golden/filters.json");
 
 #[test]

@@ -1,4 +1,4 @@
-//! The daemon as a process: how it starts, what it leaves alone, how it ends, what it tells.
+//! The daemon as a process: start, addresses, files, exit and log.
 
 use std::fs;
 use std::io;
@@ -27,7 +27,7 @@ fn assert_cleaned_up(test_dir: &TestDir) {
     assert!(!test_dir.lock_file().exists(), "the lock is gone");
 }
 
-/// One that refuses to start says why, in one sentence without a backtrace.
+/// Checks that the daemon exited with this code and one sentence, without a backtrace.
 fn assert_error_message(output: &ProcessOutput, code: i32, words: &[&str]) {
     assert_eq!(output.code, Some(code), "{}", output.stderr);
     for word in words {
@@ -36,7 +36,7 @@ fn assert_error_message(output: &ProcessOutput, code: i32, words: &[&str]) {
     assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
     for line in output.stderr.lines() {
         let reasons = line.matches("(os error").count();
-        assert!(reasons <= 1, "the system's reason is told {reasons} times: {line}");
+        assert!(reasons <= 1, "the system's reason appears {reasons} times: {line}");
     }
 }
 
@@ -54,7 +54,7 @@ fn sigint_and_sigterm_stop_the_daemon_and_it_removes_its_files() {
     for signal in [Signal::INT, Signal::TERM] {
         let daemon = Daemon::start();
         let test_dir = daemon.test_dir().clone();
-        assert!(test_dir.lock_file().exists(), "it holds a lock while it runs");
+        assert!(test_dir.lock_file().exists(), "the daemon has a lock file while it runs");
         let _connected = RawPeer::open(daemon.address()).unwrap();
         daemon.signal(signal);
         assert_eq!(daemon.wait().code, Some(0), "{signal:?}");
@@ -68,7 +68,7 @@ fn a_signal_stops_the_daemon_cleanly_as_soon_as_its_socket_exists() {
         let test_dir = TestDir::new();
         let process = DaemonBuilder::at(&test_dir).spawn();
         let deadline = Instant::now() + TIMEOUT;
-        // Without a pause: the very moment counts.
+        // No pause: the signal must arrive right after the socket appears.
         while !test_dir.socket().exists() {
             assert!(Instant::now() < deadline, "no socket appears");
         }
@@ -111,7 +111,7 @@ fn over_tcp_shutdown_needs_the_remote_shutdown_option() {
     let reply = stranger.request(&DiscoveryRequest::shutdown());
     assert_eq!((reply.status, reply.topics.len()), (DiscoveryStatus::Error, 0));
     assert!(reply.message.contains("not shut down"), "{}", reply.message);
-    daemon.process().stderr_line("a warning", |line| {
+    daemon.process().stderr_line("a warning about the refusal", |line| {
         (line.contains("WARN") && line.contains(&reply.message)).then_some(())
     });
     assert_eq!(stranger.request(&DiscoveryRequest::ping()).message, "pong");
@@ -162,12 +162,12 @@ fn of_several_daemons_started_at_once_one_serves() {
     for _ in 0..10 {
         let test_dir = TestDir::new();
         let mut rivals: Vec<_> = (0..4).map(|_| DaemonBuilder::at(&test_dir).spawn()).collect();
-        eventually("all but one have ended", TIMEOUT, || {
+        eventually("all daemons but one have exited", TIMEOUT, || {
             let exited =
                 rivals.iter_mut().filter_map(|rival| rival.has_exited().then_some(())).count();
             (exited == 3).then_some(())
         });
-        eventually("the last one serves", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
+        eventually("the last daemon serves", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
         let (exited, mut serving): (Vec<_>, Vec<_>) =
             rivals.into_iter().map(|mut rival| (rival.has_exited(), rival)).partition(|(e, _)| *e);
         for (_, rival) in exited {
@@ -192,7 +192,7 @@ fn the_daemon_does_not_take_the_address_of_a_running_reference_daemon() {
     assert_eq!(
         register(&test_dir.address(), "/new"),
         DiscoveryStatus::Ok,
-        "new peers find it, too"
+        "new peers reach the reference daemon"
     );
 }
 
@@ -205,7 +205,7 @@ fn the_daemon_starts_over_the_socket_and_lock_of_a_killed_daemon() {
         assert_eq!(killed.signal, Some(9));
         assert!(
             test_dir.socket().exists() && test_dir.lock_file().exists(),
-            "it tidied up nothing"
+            "a killed daemon leaves its files"
         );
     }
     let daemon = DaemonBuilder::at(&test_dir).start();
@@ -276,7 +276,7 @@ fn the_daemon_creates_the_sockets_directory() {
     assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
 }
 
-/// A socket's path in `place` of exactly so many bytes.
+/// The address of a socket in `test_dir` whose path has exactly `length` bytes.
 fn address_of_length(test_dir: &TestDir, length: usize) -> String {
     let used = test_dir.path("").as_os_str().len();
     let path = test_dir.path(&"s".repeat(length - used));
@@ -327,7 +327,7 @@ fn the_daemon_serves_ipc_and_tcp_from_one_registry() {
 #[test]
 fn the_daemon_serves_an_abstract_socket() {
     let test_dir = TestDir::new();
-    // The directory's name is nobody else's.
+    // The directory's name is unique.
     let address = format!("ipc://@{}", test_dir.path("abstract").display());
     let daemon = DaemonBuilder::at_address(&test_dir, address).start();
     assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
@@ -392,7 +392,7 @@ fn the_json_log_has_one_info_line_for_each_change() {
         .collect();
     assert_eq!(changes.len(), 2, "{changes:#?}");
     let debug = |line: &&Value| line["level"] == "DEBUG" && line.to_string().contains("/camera");
-    assert!(lines.iter().any(|line| debug(&line)), "lookups are told at DEBUG");
+    assert!(lines.iter().any(|line| debug(&line)), "the daemon logs lookups at DEBUG");
 }
 
 #[test]
@@ -431,7 +431,7 @@ fn a_full_log_pipe_does_not_stop_the_daemon() {
     let mut command = DaemonBuilder::at(&test_dir).command();
     let daemon = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer));
     eventually("the daemon answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
-    // Each is a line of some 100 bytes at least, and the pipe holds 64 KiB.
+    // Each request logs a line of at least 100 bytes, and the pipe holds 64 KiB.
     let peer = ZmqPeer::req(&test_dir.address());
     for number in 0..2_000 {
         let register = DiscoveryRequest::register(topic(&format!("/{number}"), "node"));

@@ -1,4 +1,4 @@
-//! Publishers that die, seem to, or leave somebody behind: whose topics go, and whose stay.
+//! Evictions: which topics the daemon evicts when a publisher exits, stops or leaves a child.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,13 +15,13 @@ use cortex_tests::test_dir::{TestDir, ipc_address};
 use cortex_tests::{python, report_measurement};
 use rustix::process::{Pid, Signal};
 
-/// The time from a publisher's death until its topics are gone may be 50 ms; ten times that on a
-/// busy machine.
+/// The longest time from a publisher's exit to the eviction of its topics. The requirement is
+/// 50 ms; a busy machine gets ten times that.
 const MAX_EVICTION_DELAY: Duration = Duration::from_millis(500);
-/// Enough for five looks at an endpoint that answers.
+/// Long enough for five probes of an endpoint that answers.
 const FIVE_PROBE_INTERVALS: Duration = Duration::from_millis(500);
 
-/// A daemon that looks at endpoints as often as it can be told to.
+/// A daemon with the shortest probe interval.
 fn daemon_with_fast_probes() -> DaemonBuilder {
     DaemonBuilder::at(&TestDir::new()).args(["--probe-interval", "100ms"])
 }
@@ -42,22 +42,24 @@ fn entry(peer: &mut RawPeer, name: &str) -> EntryExt {
 }
 
 fn register(peer: &mut RawPeer, name: &str, node: &str) -> DiscoveryStatus {
-    // Nobody has to listen there: the test's own process lives.
+    // The endpoint needs no listener: the owner is this test's process, which runs.
     let info = topic_at(name, node, "ipc:///nowhere/at/all.sock");
     peer.request(&DiscoveryRequest::register(info)).unwrap().status
 }
 
-/// Asks for a topic until it is gone; gives how long that took.
+/// Waits until a topic is evicted and returns the time since `since`.
 fn wait_until_evicted(peer: &mut RawPeer, name: &str, since: Instant) -> Duration {
-    eventually(&format!("{name} is gone"), TIMEOUT, || (!is_registered(peer, name)).then_some(()));
+    eventually(&format!("{name} is evicted"), TIMEOUT, || {
+        (!is_registered(peer, name)).then_some(())
+    });
     since.elapsed()
 }
 
-/// Sees the topic again and again for so long.
+/// Checks repeatedly for `duration` that the topic is registered.
 fn assert_stays_registered(peer: &mut RawPeer, name: &str, duration: Duration) {
     let end = Instant::now() + duration;
     while Instant::now() < end {
-        assert!(is_registered(peer, name), "{name} is gone");
+        assert!(is_registered(peer, name), "{name} is evicted");
         assert_eq!(peer.read_within(Duration::from_millis(10)).unwrap(), Some(Vec::new()));
     }
 }
@@ -72,7 +74,7 @@ fn is_zombie(pid: Pid) -> bool {
 }
 
 fn eviction_log_line(daemon: &Daemon, name: &str) -> String {
-    daemon.process().stderr_line("an eviction", |line| {
+    daemon.process().stderr_line("the eviction", |line| {
         let is_it = line.contains("evicted") && line.contains(name);
         (is_it && line.contains("INFO")).then(|| line.to_owned())
     })
@@ -94,22 +96,22 @@ fn the_topics_of_a_killed_publisher_are_evicted_although_it_is_a_zombie() {
     );
     let arguments: Vec<_> = [daemon.address()].into_iter().chain(line.split(' ')).collect();
     let delays = (0..5).map(|_| {
-        // An unmodified publisher, whose parent is this very process.
+        // An unmodified publisher. Its parent is this process, which does not reap it.
         let publisher = python::spawn("node.py", &arguments);
-        publisher.stdout_line("its topics are registered", |line| {
+        publisher.stdout_line("the publisher has registered its topics", |line| {
             line.contains("Registered topic: /lidar").then_some(())
         });
         assert!(is_registered(&mut peer, "/camera"));
         publisher.signal(Signal::KILL);
         let killed = Instant::now();
         let delay = wait_until_evicted(&mut peer, "/camera", killed);
-        assert!(!is_registered(&mut peer, "/lidar"), "both go together");
-        assert!(is_zombie(publisher.pid()), "nobody has waited for it");
+        assert!(!is_registered(&mut peer, "/lidar"), "both topics are evicted together");
+        assert!(is_zombie(publisher.pid()), "the publisher is not reaped");
         assert!(delay < MAX_EVICTION_DELAY, "{delay:?}");
         delay
     });
     report_measurement(&format!(
-        "gone after the kill (ipc): {}",
+        "evicted after the kill (ipc): {}",
         median_and_slowest(delays.collect())
     ));
     let log_line = eviction_log_line(&daemon, "/camera");
@@ -128,12 +130,12 @@ fn the_topics_of_a_killed_publisher_with_a_tcp_endpoint_are_evicted() {
         publisher.signal(Signal::KILL);
         let killed = Instant::now();
         let delay = wait_until_evicted(&mut peer, "/a", killed);
-        assert!(!is_registered(&mut peer, "/b"), "both go together");
+        assert!(!is_registered(&mut peer, "/b"), "both topics are evicted together");
         assert!(delay < MAX_EVICTION_DELAY, "{delay:?}");
         delay
     });
     report_measurement(&format!(
-        "gone after the kill (tcp): {}",
+        "evicted after the kill (tcp): {}",
         median_and_slowest(delays.collect())
     ));
 }
@@ -142,25 +144,25 @@ fn the_topics_of_a_killed_publisher_with_a_tcp_endpoint_are_evicted() {
 fn another_node_can_register_the_topic_of_a_zombie_publisher() {
     let (refused, delays) = take_over_topic_50_times(Publisher::kill);
     report_measurement(&format!(
-        "registered by another node after the death: {}",
+        "another node registered the topic after the exit: {}",
         median_and_slowest(delays)
     ));
-    assert_eq!(refused, [0; 0], "the rounds in which it was refused");
+    assert_eq!(refused, [0; 0], "rounds in which the daemon refused the REGISTER");
 }
 
 #[test]
 fn another_node_can_register_the_topic_of_a_publisher_that_was_just_killed() {
-    // Whoever has sent the signal goes on before the other process has ended.
+    // `kill` returns before the other process has ended.
     let (refused, delays) = take_over_topic_50_times(|publisher| publisher.signal(Signal::KILL));
     report_measurement(&format!(
-        "registered by another node after the kill: {}",
+        "another node registered the topic after the kill: {}",
         median_and_slowest(delays)
     ));
-    assert_eq!(refused, [0; 0], "the rounds in which it was refused");
+    assert_eq!(refused, [0; 0], "rounds in which the daemon refused the REGISTER");
 }
 
-/// A publisher is killed and another node registers its topic, again and again: the rounds in
-/// which that was refused, and how long each took.
+/// Kills a publisher and registers its topic for another node, 50 times. Returns the rounds in
+/// which the daemon refused the REGISTER, and the durations of the others.
 fn take_over_topic_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Duration>) {
     let daemon = daemon_with_fast_probes().start();
     let mut peer = daemon.raw_peer();
@@ -174,7 +176,7 @@ fn take_over_topic_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Durat
         assert_eq!(
             register(&mut peer, "/camera", "second"),
             DiscoveryStatus::AlreadyExists,
-            "not while the first one lives"
+            "the first publisher still runs"
         );
         kill(&publisher);
         let killed = Instant::now();
@@ -182,13 +184,13 @@ fn take_over_topic_50_times(kill: impl Fn(&Publisher)) -> (Vec<usize>, Vec<Durat
             DiscoveryStatus::Ok => delays.push(killed.elapsed()),
             DiscoveryStatus::AlreadyExists => {
                 refused.push(round);
-                eventually("at last it is registered", TIMEOUT, || {
+                eventually("the second node has registered the topic", TIMEOUT, || {
                     (register(&mut peer, "/camera", "second") == DiscoveryStatus::Ok).then_some(())
                 });
             }
             other @ (DiscoveryStatus::NotFound | DiscoveryStatus::Error) => panic!("{other:?}"),
         }
-        assert!(is_zombie(publisher.pid), "nobody has waited for it");
+        assert!(is_zombie(publisher.pid), "the publisher is not reaped");
         let found = peer.request(&DiscoveryRequest::lookup("/camera")).unwrap();
         assert_eq!(found.topic_info.unwrap().publisher_node, "second");
         let gone = peer.request(&DiscoveryRequest::unregister("/camera")).unwrap();
@@ -210,7 +212,7 @@ fn a_topic_stays_when_a_new_process_of_the_same_node_registers_it() {
         current = host.start_publisher("node", &address, &["/camera"]);
     }
     current.assert_registered();
-    // Whatever was found out late about those that are gone means nothing for this one.
+    // Late probe results for earlier processes do not concern this registration.
     assert_stays_registered(&mut peer, "/camera", FIVE_PROBE_INTERVALS);
     let pid = current.pid.as_raw_nonzero().get();
     assert_eq!(entry(&mut peer, "/camera").pid, u64::try_from(pid).ok());
@@ -248,7 +250,7 @@ fn a_running_publisher_is_never_evicted() {
         }),
     ];
     publishers.iter().for_each(Publisher::assert_registered);
-    eventually("the unseen one is found alive", TIMEOUT, || {
+    eventually("the daemon judges the unseen publisher alive", TIMEOUT, || {
         (entry(&mut peer, "/unseen").endpoint == EndpointState::Alive).then_some(())
     });
     let all = ["/seen", "/nowhere", "/unseen"];
@@ -258,7 +260,7 @@ fn a_running_publisher_is_never_evicted() {
     for publisher in &publishers {
         publisher.signal(Signal::STOP);
     }
-    // A look at a stopped one takes a second, since nobody greets.
+    // A probe of a stopped publisher takes a second, since it sends no greeting.
     for name in all {
         assert_stays_registered(&mut peer, name, Duration::from_secs(1));
     }
@@ -290,10 +292,10 @@ fn a_child_that_inherits_the_socket_without_serving_it_keeps_the_topic_for_two_p
     publisher.assert_registered();
     publisher.kill();
     let killed = Instant::now();
-    assert!(is_registered(&mut peer, "/held"), "not at the first look");
+    assert!(is_registered(&mut peer, "/held"), "the first probe does not evict the topic");
     let delay = wait_until_evicted(&mut peer, "/held", killed);
-    report_measurement(&format!("a silent child's topic was gone after {delay:?}"));
-    assert!(delay > Duration::from_millis(1_900), "{delay:?}: each look has a second");
+    report_measurement(&format!("the topic of a silent child was evicted after {delay:?}"));
+    assert!(delay > Duration::from_millis(1_900), "{delay:?}: each probe takes a second");
     let log_line = eviction_log_line(&daemon, "/held");
     assert!(log_line.contains("owner exited"), "{log_line}");
 }
@@ -316,7 +318,7 @@ fn a_child_that_serves_the_endpoint_keeps_the_topic_until_it_exits() {
     let publisher = host.start_publisher_with(&spec);
     publisher.assert_registered();
     publisher.signal(Signal::KILL);
-    eventually("it is known to be an orphan", TIMEOUT, || {
+    eventually("the topic is orphaned", TIMEOUT, || {
         (entry(&mut peer, "/served").endpoint == EndpointState::Orphaned).then_some(())
     });
     assert_stays_registered(&mut peer, "/served", Duration::from_secs(2));
@@ -324,12 +326,12 @@ fn a_child_that_serves_the_endpoint_keeps_the_topic_until_it_exits() {
     assert_eq!(
         register(&mut peer, "/served", "another"),
         DiscoveryStatus::AlreadyExists,
-        "somebody serves it"
+        "the child still serves the endpoint"
     );
-    // The children end with it.
+    // The child ends with its host.
     drop(host);
     let delay = wait_until_evicted(&mut peer, "/served", Instant::now());
-    report_measurement(&format!("gone {delay:?} after the child"));
+    report_measurement(&format!("evicted {delay:?} after the exit of the child"));
 }
 
 #[test]
@@ -341,14 +343,14 @@ fn the_topic_of_an_unseen_publisher_is_evicted_after_two_probes() {
     let address = ipc_address(&daemon.test_dir().path("data.sock"));
     let publisher = host.start_publisher("node", &address, &["/unseen"]);
     publisher.assert_registered();
-    eventually("it is found alive", TIMEOUT, || {
+    eventually("the daemon judges the publisher alive", TIMEOUT, || {
         let entry = entry(&mut peer, "/unseen");
         assert_eq!((entry.uid, entry.pid), (None, None));
         (entry.endpoint == EndpointState::Alive).then_some(())
     });
     publisher.signal(Signal::KILL);
     let delay = wait_until_evicted(&mut peer, "/unseen", Instant::now());
-    report_measurement(&format!("an unseen one's topic was gone after {delay:?}"));
+    report_measurement(&format!("the topic of an unseen publisher was evicted after {delay:?}"));
     let log_line = eviction_log_line(&daemon, "/unseen");
     assert!(log_line.contains("endpoint dead"), "{log_line}");
 }
@@ -366,14 +368,14 @@ fn endpoints_that_do_not_accept_delay_no_request_and_evict_no_topic() {
     let publisher = host.start_publisher_with(&spec);
     publisher.assert_registered();
     let mut slowest = Duration::ZERO;
-    // Longer than the second that a look may take.
+    // Longer than the time limit of a probe, which is a second.
     let end = Instant::now() + Duration::from_millis(2_500);
     while Instant::now() < end {
         let sent = Instant::now();
         peer.ping().unwrap();
         slowest = slowest.max(sent.elapsed());
     }
-    report_measurement(&format!("the slowest PING beside hanging looks: {slowest:?}"));
+    report_measurement(&format!("the slowest PING during stalled probes: {slowest:?}"));
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
     assert_eq!(entry(&mut peer, "/hanging/0").endpoint, EndpointState::Unknown);
     let list = peer.request(&DiscoveryRequest::list()).unwrap();

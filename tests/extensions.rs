@@ -1,4 +1,4 @@
-//! The extensions of level 1, as a libzmq peer has them from the running daemon.
+//! The extensions of level 1, used by a libzmq peer.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +22,7 @@ use cortex_tests::zmq_peer::ZmqPeer;
 use cortex_tests::{hex, report_measurement};
 use rustix::process::{Signal, getpid, getuid};
 
-/// The shortest lease there is.
+/// The shortest possible lease.
 const MIN_LEASE: Duration = Duration::from_millis(500);
 const MIN_LEASE_MS: u64 = 500;
 
@@ -56,12 +56,15 @@ fn renew(peer: &ZmqPeer, id: &str) -> (Option<bool>, Option<u64>) {
     (ext.known, ext.lease_ms)
 }
 
-/// Lets time pass in which nothing is asked.
+/// Waits for this time without sending a request.
 fn stay_idle(peer: &ZmqPeer, time: Duration) {
-    assert!(!peer.receives_within(time.as_millis().try_into().unwrap()), "nothing was asked");
+    assert!(
+        !peer.receives_within(time.as_millis().try_into().unwrap()),
+        "a reply without a request"
+    );
 }
 
-/// Has another process of this user ask all this, and end.
+/// Sends these requests from another process of this user, which then exits.
 fn request_in_process_that_exits(daemon: &Daemon, requests: &[DiscoveryRequest]) {
     let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_raw-peer")));
     command.arg(daemon.address());
@@ -95,13 +98,20 @@ fn hello_describes_the_daemon() {
         let reply = expect_ok(peer.request(&register_with(topic(name, "node"), None, None)));
         assert!(reply.revision.is_some() && reply.lease_ms.is_none(), "{reply:?}");
     }
-    assert_eq!(peer.request(&DiscoveryRequest::unregister("/a")).ext, None, "unasked");
+    assert_eq!(
+        peer.request(&DiscoveryRequest::unregister("/a")).ext,
+        None,
+        "the request has no ext"
+    );
     let later = expect_ok(peer.request(&hello()));
     assert_eq!((later.epoch, later.level), (info.epoch, Some(1)));
     assert_eq!((later.revision, later.topics), (Some(3), Some(1)));
     assert!(later.uptime_ms >= info.uptime_ms);
     let plain = peer.request_bytes(&DiscoveryRequest::ping().to_bytes());
-    assert_eq!(plain, b"\x82\xa6status\x00\xa7message\xa4pong", "without asking, as it always was");
+    assert_eq!(
+        plain, b"\x82\xa6status\x00\xa7message\xa4pong",
+        "without ext the reply is that of a legacy daemon"
+    );
 }
 
 #[test]
@@ -125,7 +135,7 @@ fn describe_names_the_owner_and_the_hold_of_a_topic() {
         None,
         None,
     )));
-    eventually("the stranger's endpoint is found alive", TIMEOUT, || {
+    eventually("the daemon judges the endpoint alive", TIMEOUT, || {
         let entry = describe(&peer, "/unknown").unwrap();
         (entry.endpoint == EndpointState::Alive).then_some(())
     });
@@ -145,7 +155,7 @@ fn describe_names_the_owner_and_the_hold_of_a_topic() {
     assert!(entries.iter().all(|entry| entry.age_ms < 60_000), "{entries:?}");
     assert_eq!(describe(&peer, "/process").unwrap().revision, 1);
     assert_eq!(describe(&peer, "/nope"), None);
-    assert_eq!(peer.request(&DiscoveryRequest::list()).ext, None, "unasked");
+    assert_eq!(peer.request(&DiscoveryRequest::list()).ext, None, "the request has no ext");
 }
 
 #[test]
@@ -158,11 +168,15 @@ fn only_static_and_session_topics_outlive_their_process() {
     ];
     request_in_process_that_exits(&daemon, &requests);
     let peer = ZmqPeer::req(daemon.address());
-    eventually("the process's own topic is gone", TIMEOUT, || {
+    eventually("the daemon has evicted the topic of the process", TIMEOUT, || {
         describe(&peer, "/process").is_none().then_some(())
     });
     assert_eq!(topic_names(&peer.request(&DiscoveryRequest::list())), ["/static", "/session"]);
-    assert_eq!(renew(&peer, "session"), (Some(true), Some(60_000)), "by another process");
+    assert_eq!(
+        renew(&peer, "session"),
+        (Some(true), Some(60_000)),
+        "another process can renew the session"
+    );
 }
 
 #[test]
@@ -185,13 +199,15 @@ fn a_session_lasts_as_long_as_it_is_renewed() {
         assert!(describe(&peer, "/a").is_some() && describe(&peer, "/b").is_some());
         stay_idle(&peer, MIN_LEASE / 4);
     }
-    eventually("its topics are gone", TIMEOUT, || describe(&peer, "/a").is_none().then_some(()));
+    eventually("the daemon has evicted the topics of the session", TIMEOUT, || {
+        describe(&peer, "/a").is_none().then_some(())
+    });
     let took = renewed.elapsed();
-    assert!(describe(&peer, "/b").is_none(), "both go together");
+    assert!(describe(&peer, "/b").is_none(), "both topics are evicted together");
     report_measurement(&format!("a lease of {MIN_LEASE:?} expired after {took:?}"));
     assert!(took >= MIN_LEASE && took < 10 * MIN_LEASE, "{took:?}");
-    assert_eq!(renew(&peer, "session").0, Some(false), "register again");
-    let log_line = daemon.process().stderr_line("an eviction", |line| {
+    assert_eq!(renew(&peer, "session").0, Some(false), "the session has ended");
+    let log_line = daemon.process().stderr_line("the eviction", |line| {
         (line.contains("evicted") && line.contains("/a")).then(|| line.to_owned())
     });
     assert!(log_line.contains("lease expired"), "{log_line}");
@@ -220,7 +236,11 @@ fn a_session_belongs_to_its_user() {
     assert_eq!(renew(&tcp_peer, "same").0, Some(false));
     expect_ok(tcp_peer.request(&register_in_session(topic("/y", "node"), "same", 70_000)));
     assert_eq!(renew(&tcp_peer, "same"), (Some(true), Some(70_000)));
-    assert_eq!(renew(&ZmqPeer::req(tcp), "same"), (Some(true), Some(70_000)), "all share theirs");
+    assert_eq!(
+        renew(&ZmqPeer::req(tcp), "same"),
+        (Some(true), Some(70_000)),
+        "unidentified peers share their sessions"
+    );
     assert_eq!(renew(&peer, "same"), (Some(true), Some(60_000)));
 }
 
@@ -233,10 +253,12 @@ fn a_daemon_that_was_stopped_for_longer_than_a_lease_expires_no_session() {
     stay_idle(&peer, 5 * MIN_LEASE);
     daemon.signal(Signal::CONT);
     let woken = Instant::now();
-    assert!(describe(&peer, "/x").is_some(), "nobody could renew it");
+    assert!(describe(&peer, "/x").is_some(), "no client could renew the session meanwhile");
     assert_eq!(renew(&peer, "session").0, Some(true));
-    eventually("it is gone", TIMEOUT, || describe(&peer, "/x").is_none().then_some(()));
-    assert!(woken.elapsed() >= MIN_LEASE, "it had a full term: {:?}", woken.elapsed());
+    eventually("the session has expired", TIMEOUT, || {
+        describe(&peer, "/x").is_none().then_some(())
+    });
+    assert!(woken.elapsed() >= MIN_LEASE, "the session had a full lease: {:?}", woken.elapsed());
 }
 
 #[test]
@@ -246,7 +268,7 @@ fn a_renewal_that_arrived_in_time_counts_even_if_it_is_read_late() {
     expect_ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
     peer.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
-    // Longer than the lease, but not so long that time would count as lost.
+    // Longer than the lease, but too short for the daemon to detect a suspend.
     stay_idle(&peer, MIN_LEASE + MIN_LEASE / 2);
     daemon.signal(Signal::CONT);
     assert_eq!(expect_ok(decode_response(&peer.receive())).known, Some(true));
@@ -259,7 +281,7 @@ fn a_renewal_on_a_connection_that_was_opened_in_time_counts() {
     let peer = ZmqPeer::req(daemon.address());
     expect_ok(peer.request(&register_in_session(topic("/x", "node"), "session", MIN_LEASE_MS)));
     daemon.signal(Signal::STOP);
-    // As a legacy client does after a time-out: close, connect anew, ask again.
+    // A legacy client does this after a timeout: it connects again and repeats the request.
     let again = ZmqPeer::req(daemon.address());
     again.socket().send(DiscoveryRequest::renew(session("session", None)).to_bytes(), 0).unwrap();
     stay_idle(&peer, MIN_LEASE + MIN_LEASE / 2);
@@ -381,31 +403,31 @@ fn the_daemon_keeps_to_its_limit_of_topics() {
     assert_eq!(topic_names(&peer.request(&DiscoveryRequest::list())), ["/b", "/c", "/d"]);
     daemon.signal(Signal::TERM);
     let log = daemon.wait().stderr;
-    assert!(log.contains("over_limit=1"), "it counts:\n{log}");
+    assert!(log.contains("over_limit=1"), "the log counts it:\n{log}");
 }
 
 #[test]
 fn the_daemon_keeps_to_its_limit_of_connections() {
     let tcp = DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0");
-    // All whom nobody knows share what one user may have: half.
+    // Unidentified TCP peers together get the share of one user: half.
     for (builder, most) in [(DaemonBuilder::at(&TestDir::new()), 4), (tcp, 2)] {
         let daemon = builder.args(["--max-connections", "4"]).start();
         let mut peers: Vec<_> = Vec::new();
-        // That of the harness, which has asked whether it serves, may not be closed yet.
+        // The connection with which the harness waited for the daemon may still be open.
         while peers.len() < most {
-            let peer = eventually("there is room", TIMEOUT, || {
+            let peer = eventually("a connection is free", TIMEOUT, || {
                 let mut peer = RawPeer::open(daemon.address()).ok()?;
                 peer.ping().is_ok().then_some(peer)
             });
             peers.push(peer);
         }
         let refused = RawPeer::open(daemon.address()).and_then(|mut peer| peer.ping());
-        assert!(refused.is_err(), "one more is closed");
+        assert!(refused.is_err(), "the daemon closes a connection beyond the limit");
         for peer in &mut peers {
             peer.ping().unwrap();
         }
         peers.pop();
-        let mut new = eventually("there is room again", TIMEOUT, || {
+        let mut new = eventually("a connection is free again", TIMEOUT, || {
             let mut peer = RawPeer::open(daemon.address()).ok()?;
             peer.ping().is_ok().then_some(peer)
         });
@@ -413,8 +435,8 @@ fn the_daemon_keeps_to_its_limit_of_connections() {
         daemon.signal(Signal::TERM);
         let output = daemon.wait();
         assert_eq!(output.code, Some(0), "{}", output.stderr);
-        assert!(output.stderr.contains("refused="), "it counts:\n{}", output.stderr);
-        assert!(!output.stderr.contains("refused=0"), "it counts:\n{}", output.stderr);
+        assert!(output.stderr.contains("refused="), "the log counts it:\n{}", output.stderr);
+        assert!(!output.stderr.contains("refused=0"), "the log counts it:\n{}", output.stderr);
     }
     let none = DaemonBuilder::at(&TestDir::new()).args(["--max-connections", "0"]).run();
     assert_eq!(none.code, Some(2), "{}", none.stderr);

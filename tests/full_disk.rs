@@ -1,4 +1,4 @@
-//! The state on a disk that fills up, and has room again.
+//! A state file on a disk that fills up and gets free space again.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,14 +17,14 @@ use cortex_tests::report_skipped;
 use cortex_tests::test_dir::TestDir;
 use rustix::process::Signal;
 
-/// A disk of its own, in a mount namespace that a process holds, and that is gone with it.
+/// A small tmpfs in the mount namespace of a child process. It vanishes when the process ends.
 struct SmallDisk {
     process: Process,
     mount_point: PathBuf,
 }
 
 impl SmallDisk {
-    /// `None` where this process may not mount.
+    /// Returns `None` if this process cannot mount.
     fn mount(test_dir: &TestDir, size: &str) -> Option<Self> {
         let mount_point = test_dir.path("disk");
         fs::create_dir(&mount_point).unwrap();
@@ -33,21 +33,21 @@ impl SmallDisk {
         command.args(["--mount", "sh", "-c", script, "sh", size]).arg(&mount_point);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let process = Process::spawn(&mut command);
-        let is_mounted = eventually("it is mounted or not", TIMEOUT, || {
+        let is_mounted = eventually("the mount succeeds or fails", TIMEOUT, || {
             let mounted = process.stdout_so_far().contains("mounted");
             (mounted || !process.stderr_so_far().is_empty()).then_some(mounted)
         });
         is_mounted.then_some(Self { process, mount_point })
     }
 
-    /// What is on it, from outside of the namespace.
+    /// The path of the disk, seen from outside the namespace.
     fn root(&self) -> PathBuf {
         let pid = self.process.pid().as_raw_nonzero();
         let inside = self.mount_point.strip_prefix("/").unwrap();
         Path::new(&format!("/proc/{pid}/root")).join(inside)
     }
 
-    /// A daemon whose state is on it.
+    /// A daemon whose state file is on this disk.
     fn daemon_builder(&self, test_dir: &TestDir) -> DaemonBuilder {
         let pid = self.process.pid().as_raw_nonzero();
         let enter = format!(r#"exec nsenter --mount=/proc/{pid}/ns/mnt "$0" "$@""#);
@@ -55,7 +55,7 @@ impl SmallDisk {
         DaemonBuilder::at(test_dir).args([Path::new("--state"), &state]).shell_prelude(&enter)
     }
 
-    /// Writes until nothing fits any more.
+    /// Writes until no byte fits.
     fn fill(&self) {
         let mut file = File::create(self.root().join("ballast")).unwrap();
         for piece in [64 * 1024, 4096, 512, 1] {
@@ -86,7 +86,7 @@ fn list(peer: &mut RawPeer) -> Vec<String> {
 fn on_a_full_disk_the_daemon_refuses_changes_answers_lookups_and_loses_no_acknowledged_change() {
     let test_dir = TestDir::new();
     let Some(disk) = SmallDisk::mount(&test_dir, "512k") else {
-        report_skipped("no disk can be mounted here: that needs root and `unshare --mount`");
+        report_skipped("mounting a disk needs root and `unshare --mount`");
         return;
     };
     let builder = disk.daemon_builder(&test_dir);
@@ -101,7 +101,7 @@ fn on_a_full_disk_the_daemon_refuses_changes_answers_lookups_and_loses_no_acknow
             acknowledged.push(name);
         }
         disk.fill();
-        // What SQLite has on the disk already has room for some more.
+        // The files that SQLite has allocated still have space for some topics.
         let mut refusal = None;
         for number in 5..500 {
             let name = format!("/{round}/{number}");
@@ -117,7 +117,7 @@ fn on_a_full_disk_the_daemon_refuses_changes_answers_lookups_and_loses_no_acknow
         let refusal = refusal.expect("a full disk takes no 500 topics");
         assert!(refusal.message.contains("not registered"), "{}", refusal.message);
         assert!(refusal.message.contains("state file"), "{}", refusal.message);
-        daemon.process().stderr_line("an error", |line| {
+        daemon.process().stderr_line("an error about the state file", |line| {
             (line.contains("ERROR") && line.contains("state file")).then_some(())
         });
 
@@ -138,12 +138,17 @@ fn on_a_full_disk_the_daemon_refuses_changes_answers_lookups_and_loses_no_acknow
         disk.free_space();
         let name = format!("/{round}/again");
         let reply = request(&mut peer, &large_register(&name));
-        assert_eq!(reply.status, DiscoveryStatus::Ok, "at once: {}", reply.message);
+        assert_eq!(
+            reply.status,
+            DiscoveryStatus::Ok,
+            "refused after space was freed: {}",
+            reply.message
+        );
         acknowledged.push(name);
         assert_eq!(list(&mut peer), acknowledged);
     }
 
-    // Killed while there is no room.
+    // Kill the daemon while the disk is full.
     disk.fill();
     while request(&mut peer, &large_register(&format!("/last/{}", acknowledged.len()))).status
         == DiscoveryStatus::Ok
@@ -162,7 +167,7 @@ fn on_a_full_disk_the_daemon_refuses_changes_answers_lookups_and_loses_no_acknow
 fn a_daemon_that_starts_on_a_full_disk_reports_it_or_serves_the_stored_topics() {
     let test_dir = TestDir::new();
     let Some(disk) = SmallDisk::mount(&test_dir, "256k") else {
-        report_skipped("no disk can be mounted here: that needs root and `unshare --mount`");
+        report_skipped("mounting a disk needs root and `unshare --mount`");
         return;
     };
     disk.fill();
@@ -181,8 +186,8 @@ fn a_daemon_that_starts_on_a_full_disk_reports_it_or_serves_the_stored_topics() 
     assert_eq!(daemon.kill().signal, Some(9));
     disk.fill();
     let daemon = builder.spawn();
-    // To read its file SQLite may want room beside it.
-    eventually("it serves or ends", TIMEOUT, || {
+    // SQLite may need space for another file in order to read this one.
+    eventually("the daemon serves or reports an error", TIMEOUT, || {
         if let Ok(mut peer) = RawPeer::open(&test_dir.address()) {
             assert_eq!(list(&mut peer), ["/kept"]);
             daemon.signal(Signal::TERM);

@@ -1,4 +1,4 @@
-//! More peers at once than is reasonable, or than there are descriptors for.
+//! More concurrent peers than usual, or more than the daemon has descriptors for.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -46,7 +46,7 @@ fn two_hundred_concurrent_clients_each_get_their_own_replies() {
     });
 }
 
-/// Each has a reply of its own of several MB, and reads nothing of it.
+/// Each peer has its own reply of several MB and reads nothing of it.
 #[test]
 fn unread_replies_of_all_peers_together_are_bounded() {
     const TOPICS: usize = 3000;
@@ -67,10 +67,12 @@ fn unread_replies_of_all_peers_together_are_bounded() {
     for one in &mut stalled {
         one.send(&raw_peer::request_message(&describe)).unwrap();
     }
-    daemon.process().stderr_line("those that leave most unread are closed", |line| {
-        line.contains("of replies unread").then_some(())
-    });
-    eventually("all were heard", TIMEOUT, || {
+    daemon
+        .process()
+        .stderr_line("the daemon closes the peers with the most unread bytes", |line| {
+            line.contains("of replies unread").then_some(())
+        });
+    eventually("the daemon has received all requests", TIMEOUT, || {
         let requests = peer.request(&DiscoveryRequest::stats()).unwrap().ext?.counts["requests"];
         (requests >= (TOPICS + stalled.len()) as u64).then_some(())
     });
@@ -112,8 +114,8 @@ fn clients_beyond_the_limit_are_served_when_others_disconnect() {
             peer
         })
         .collect();
-    // Each client that has its reply goes, and makes room for one that tries to connect again.
-    eventually("every client has had its reply", TIMEOUT, || {
+    // Each client that has its reply disconnects, and another one can then connect.
+    eventually("every client has its reply", TIMEOUT, || {
         waiting.retain(|peer| !peer.receives_within(0));
         waiting.is_empty().then_some(())
     });
@@ -138,7 +140,8 @@ fn of_many_nodes_that_register_the_same_topic_one_succeeds() {
     assert_eq!((count(DiscoveryStatus::Ok), count(DiscoveryStatus::AlreadyExists)), (1, 49));
 }
 
-/// Clients that are connected before a flood are served all through it, and new ones after it.
+/// Checks that clients that connected before a flood of connections are served during it, and new
+/// clients after it.
 fn check_service_during_flood(builder: DaemonBuilder, descriptors: u64, connections: u64) {
     let daemon =
         builder.log_level(Some("info")).shell_prelude(&format!("ulimit -n {descriptors}")).start();
@@ -152,7 +155,7 @@ fn check_service_during_flood(builder: DaemonBuilder, descriptors: u64, connecti
     assert_served();
 
     let mut flood = open_connections(&daemon, connections);
-    let opened: u64 = eventually("all connections are opened", TIMEOUT, || {
+    let opened: u64 = eventually("all connections are open", TIMEOUT, || {
         assert_served();
         flood
             .iter_mut()
@@ -184,10 +187,9 @@ fn check_service_during_flood(builder: DaemonBuilder, descriptors: u64, connecti
     assert_eq!(output.code, Some(0), "{}", output.stderr);
 }
 
-/// Starts processes that open so many connections between them: as many processes as the limit
-/// of open files asks for.
+/// Opens `connections` connections in as many processes as the limit of open files requires.
 fn open_connections(daemon: &Daemon, connections: u64) -> Vec<Process> {
-    // Python itself has a few files open.
+    // Python needs some descriptors for itself.
     let connections_per_process =
         getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).saturating_sub(50).max(1);
     let processes = connections.div_ceil(connections_per_process).max(2);

@@ -1,5 +1,5 @@
-//! Requests whose replies are held back, by peers of all kinds: who is woken, what it costs the
-//! others, and what is left of peers that go.
+//! Parked requests of peers of all kinds: when they get their replies, how much they slow other
+//! requests, and what happens when their peers disconnect.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,7 +24,7 @@ use cortex_tests::zmq_peer::ZmqPeer;
 use rustix::process::Signal;
 
 const MINUTE_MS: u64 = 60_000;
-/// A tenth of it is wanted of a machine that does nothing else.
+/// On an idle machine the requirement is a tenth of this.
 const MAX_WAKE_LATENCY: Duration = Duration::from_millis(100);
 
 fn register(peer: &mut RawPeer, name: &str) {
@@ -54,7 +54,7 @@ fn since_of(ext: &ResponseExt) -> Since {
     Since { epoch: ext.epoch.unwrap(), revision: ext.revision.unwrap() }
 }
 
-/// What a watch was told: the kind and the topic of each event.
+/// The kind and the topic of each event in a reply.
 fn events(ext: &ResponseExt) -> Vec<(String, String)> {
     let events = ext.events.as_ref().unwrap_or_else(|| panic!("no events: {ext:?}"));
     events.iter().map(|event| (event.kind.to_string(), event.topic_name.clone())).collect()
@@ -64,7 +64,7 @@ fn event(kind: &str, name: &str) -> (String, String) {
     (kind.to_owned(), name.to_owned())
 }
 
-/// How many requests wait for a topic, and how many for a change.
+/// Asks the daemon how many requests it has parked.
 fn parked_requests(peer: &mut RawPeer) -> ParkedRequests {
     let counts = peer.request(&DiscoveryRequest::stats()).unwrap().ext.unwrap().counts;
     ParkedRequests::from_counters(&counts)
@@ -96,7 +96,7 @@ fn a_thousand_waiting_peers_each_wake_when_their_topic_is_registered() {
     times.sort_unstable();
     let (median, slowest) = (times[500], times[999]);
     report_measurement(&format!(
-        "from the reply to REGISTER to the wake: {median:?}, slowest {slowest:?}"
+        "from the reply to REGISTER to the wake-up: {median:?}, slowest {slowest:?}"
     ));
     assert!(median < MAX_WAKE_LATENCY, "{median:?}");
     assert_eq!(parked_requests(&mut publisher), ParkedRequests::NONE);
@@ -119,7 +119,7 @@ fn ten_thousand_waits_for_other_topics_do_not_slow_a_registration() {
         times[100]
     };
     let alone = changes(&mut publisher);
-    // Over one connection, with an envelope each.
+    // All on one connection, each with its own envelope.
     let mut dealer = RawPeer::connect(daemon.address()).unwrap();
     dealer.shake_hands("DEALER").unwrap();
     for number in 0..10_000_u32 {
@@ -155,13 +155,13 @@ fn the_daemon_drops_parked_requests_of_peers_that_disconnect() {
         send(peer, if number % 2 == 0 { &wait } else { &watch });
     }
     wait_until_parked(&mut publisher, ParkedRequests { waits: 50, watches: 50 });
-    // One asks and is gone before it is heard.
+    // One peer sends a request and disconnects before the daemon reads it.
     let mut leaving = daemon.raw_peer();
     send(&mut leaving, &DiscoveryRequest::wait("/x", MINUTE_MS));
     drop(leaving);
     drop(peers);
     wait_until_parked(&mut publisher, ParkedRequests::NONE);
-    eventually("the connections are closed", TIMEOUT, || {
+    eventually("the daemon has closed the connections", TIMEOUT, || {
         (daemon.open_files() <= before).then_some(())
     });
     register(&mut publisher, "/x");
@@ -199,7 +199,7 @@ fn a_req_socket_has_one_parked_request_and_a_dealer_many() {
     req.socket().send(DiscoveryRequest::wait("/x", MINUTE_MS).to_bytes(), 0).unwrap();
     wait_until_parked(&mut publisher, ParkedRequests { waits: 1, watches: 0 });
     assert_eq!(req.request(&DiscoveryRequest::ping()).message, "pong");
-    assert_eq!(parked_requests(&mut publisher), ParkedRequests::NONE, "it has given up");
+    assert_eq!(parked_requests(&mut publisher), ParkedRequests::NONE, "the PING replaced the WAIT");
 
     let dealer = ZmqPeer::dealer(daemon.address());
     for name in ["/x", "/y", "/x"] {
@@ -207,7 +207,7 @@ fn a_req_socket_has_one_parked_request_and_a_dealer_many() {
         dealer.send_parts(&[name.as_bytes(), b"", &body]);
     }
     dealer.send_parts(&[b"ping", b"", &DiscoveryRequest::ping().to_bytes()]);
-    assert_eq!(dealer.receive_parts()[0], b"ping", "what waits holds nothing up");
+    assert_eq!(dealer.receive_parts()[0], b"ping", "parked requests do not delay the PING");
     register(&mut publisher, "/x");
     for _ in 0..2 {
         let parts = dealer.receive_parts();
@@ -230,7 +230,8 @@ fn a_watch_continues_after_a_kill_without_gaps_or_duplicates() {
     assert_eq!(topic_names(&first), ["/a"]);
     let ext = first.ext.unwrap();
     assert_eq!(ext.snapshot, Some(true));
-    // While nobody listens to it, the daemon goes on, is killed, starts again, and goes on.
+    // While no watcher is connected, a topic is unregistered, the daemon is killed and restarts,
+    // and another topic is registered.
     unregister(&mut publisher, "/a");
     assert_eq!(daemon.kill().signal, Some(9));
     let daemon = builder.start();
@@ -264,7 +265,7 @@ fn a_watch_ends_at_once_when_the_history_is_lost() {
         fs::remove_file(format!("{}{suffix}", state.display())).unwrap();
     }
     let last = receive(&mut watcher).ext.unwrap();
-    assert_eq!(events(&last), [], "this history has no more to tell");
+    assert_eq!(events(&last), [], "the lost history has no more events");
     send(&mut watcher, &watch(Some(since_of(&last))));
     let resync = receive(&mut watcher);
     assert_eq!(topic_names(&resync), ["/a"]);
@@ -292,13 +293,16 @@ fn an_eviction_event_has_a_reason() {
     publisher.kill();
     let killed = Instant::now();
     let ext = receive(&mut watcher).ext.unwrap();
-    report_measurement(&format!("told {:?} after the kill", killed.elapsed()));
+    report_measurement(&format!(
+        "the eviction event arrived {:?} after the kill",
+        killed.elapsed()
+    ));
     assert_eq!(events(&ext), [event("evicted", "/x")]);
     let reason = ext.events.unwrap().pop().unwrap().reason.unwrap();
     assert_eq!(reason.to_string(), "owner exited");
 }
 
-/// The line of this number that the program prints, counted from 0.
+/// Waits for line `number` of the program's output, counted from 0.
 fn line(program: &Process, number: usize) -> String {
     let mut seen = 0;
     program.stdout_line(&format!("line {number}"), |line| {

@@ -1,4 +1,4 @@
-//! Publishers that the daemon cannot see, since one of the two is in another pid namespace.
+//! Publishers and daemons in different pid namespaces.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::test_dir::{TestDir, ipc_address};
 use cortex_tests::{report_measurement, report_skipped};
 
-/// Starts the daemon in a pid namespace of its own.
+/// Starts the daemon in a new pid namespace.
 const IN_OWN_PID_NAMESPACE: &str =
     r#"exec unshare --pid --fork --kill-child --mount-proc "$0" "$@""#;
 
@@ -39,14 +39,16 @@ fn entry(peer: &mut RawPeer, name: &str) -> Option<EntryExt> {
 }
 
 fn wait_until_alive(peer: &mut RawPeer, name: &str) -> EntryExt {
-    eventually("it is found alive", TIMEOUT, || {
+    eventually("the daemon judges the publisher alive", TIMEOUT, || {
         entry(peer, name).filter(|entry| entry.endpoint == EndpointState::Alive)
     })
 }
 
 fn wait_until_evicted(peer: &mut RawPeer, name: &str) -> Duration {
     let since = Instant::now();
-    eventually("it is gone", TIMEOUT, || entry(peer, name).is_none().then_some(()));
+    eventually("the daemon has evicted the topic", TIMEOUT, || {
+        entry(peer, name).is_none().then_some(())
+    });
     since.elapsed()
 }
 
@@ -58,7 +60,7 @@ fn start_publisher(host: &mut PublisherHost, test_dir: &TestDir, name: &str) -> 
 }
 
 fn eviction_log_line(daemon: &Daemon, name: &str) -> String {
-    daemon.process().stderr_line("an eviction", |line| {
+    daemon.process().stderr_line("the eviction", |line| {
         (line.contains("evicted") && line.contains(name)).then(|| line.to_owned())
     })
 }
@@ -78,7 +80,7 @@ fn a_publisher_with_an_unknown_pid_is_judged_by_probes() {
         publisher.kill();
         let delay = wait_until_evicted(&mut peer, "/hidden");
         report_measurement(&format!("evicted {delay:?} after the kill"));
-        // The second of two looks comes an interval after the first.
+        // The second probe follows one interval after the first.
         assert!(delay > Duration::from_millis(90), "{delay:?}");
         assert!(eviction_log_line(&daemon, "/hidden").contains("endpoint dead"));
     }

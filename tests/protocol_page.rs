@@ -1,4 +1,4 @@
-//! The examples of `docs/PROTOCOL.md` are bytes of the golden files.
+//! Checks that the examples of `docs/PROTOCOL.md` are bytes of the golden files.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ const PAGE: &str = include_str!("../docs/PROTOCOL.md");
 const TRANSCRIPT: &str = include_str!("../crates/cortex-proto/tests/golden/transcript.json");
 const EDGE_VALUES: &str = include_str!("../crates/cortex-proto/tests/golden/edge_values.json");
 
-/// The messages of the page's examples: what stands in hex before the explanations.
+/// The messages of the page's examples: the hex columns before the explanations.
 fn examples() -> Vec<String> {
     let blocks = PAGE.split("```text\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks
@@ -42,7 +42,7 @@ fn every_example_is_in_the_golden_files() {
         .flatten()
         .collect();
     let examples = examples();
-    assert!(examples.len() > 12, "the page has its examples: {}", examples.len());
+    assert!(examples.len() > 12, "too few examples in the page: {}", examples.len());
     for example in examples {
         assert!(known.contains(&&*example), "{example}");
     }

@@ -1,4 +1,4 @@
-//! Unmodified Python nodes and our daemon.
+//! Our daemon with unmodified Python nodes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ use cortex_tests::python;
 use cortex_tests::test_dir::ipc_address;
 use serde_json::{Value, json};
 
-/// Has one Python node do these actions, and gives the reply to each.
+/// Runs a Python node with these actions and returns the reply to each.
 fn run_node(daemon: &Daemon, actions: &str) -> Vec<Value> {
     let arguments: Vec<_> = [daemon.address()].into_iter().chain(actions.split(' ')).collect();
     json_lines(&python::run("node.py", &arguments))
@@ -66,7 +66,7 @@ fn a_topic_belongs_to_the_first_node_that_registers_it() {
     let daemon = Daemon::start();
     let first = ["register", "/camera", "a", "then", "hold"];
     let first = python::spawn("node.py", &[&[daemon.address()], &first[..]].concat());
-    first.stdout_line("it has the topic", |line| {
+    first.stdout_line("the node has registered the topic", |line| {
         line.contains("Registered topic: /camera").then_some(())
     });
     let replies = run_node(&daemon, "register /camera b then lookup /camera");
@@ -87,9 +87,17 @@ fn a_list_is_in_the_order_of_first_registration() {
          then unregister /c then register /c n then list",
     );
     assert_eq!(topic_names(&replies[3]), ["/c", "/a", "/b"]);
-    assert_eq!(topic_names(&replies[5]), ["/c", "/a", "/b"], "registered anew, it keeps its place");
+    assert_eq!(
+        topic_names(&replies[5]),
+        ["/c", "/a", "/b"],
+        "a repeated REGISTER keeps the place in the list"
+    );
     assert_eq!(replies[5]["topics"][0]["address"], "ipc:///elsewhere");
-    assert_eq!(topic_names(&replies[8]), ["/a", "/b", "/c"], "removed before, it goes last");
+    assert_eq!(
+        topic_names(&replies[8]),
+        ["/a", "/b", "/c"],
+        "a REGISTER after an UNREGISTER puts the topic last"
+    );
 }
 
 #[test]
@@ -101,7 +109,7 @@ fn a_subscriber_finds_a_publisher_through_the_daemon_and_receives_all_messages()
         "subscriber.py",
         &[&[daemon.address()], &listen[..]].concat(),
     ));
-    subscriber.stdout_line("the topic is not there yet", |line| {
+    subscriber.stdout_line("the subscriber has not found the topic", |line| {
         line.contains("Topic /numbers not found").then_some(())
     });
 

@@ -1,4 +1,4 @@
-//! What the daemon makes of bytes: cut anywhere, wrong, too many, too slow or never read.
+//! Raw bytes on a connection: split anywhere, invalid, too many, too slow, or never read.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +22,7 @@ fn lookup(name: &str) -> Vec<u8> {
     DiscoveryRequest::lookup(name).to_bytes()
 }
 
-/// All that a well-behaved peer may say, once, in one piece.
+/// One of each valid handshake, message and command, in one buffer.
 fn conversation() -> Vec<u8> {
     let envelope = raw_peer::message(&[b"one", b"", &ping()]);
     [
@@ -38,7 +38,7 @@ fn conversation() -> Vec<u8> {
     .concat()
 }
 
-/// What the daemon says to all of it: the messages and the commands, each in their order.
+/// The daemon's messages and commands, each in order.
 type Replies = (Vec<Vec<Vec<u8>>>, Vec<(String, Vec<u8>)>);
 
 fn read_replies(peer: &mut RawPeer) -> Replies {
@@ -53,10 +53,10 @@ fn read_replies(peer: &mut RawPeer) -> Replies {
     (messages, commands)
 }
 
-/// Returns once the daemon has read all that was sent to it before.
+/// Waits until the daemon has read all bytes that were sent before.
 fn wait_until_read(other: &mut RawPeer) {
-    // The first round trip may end in the very round in which the other bytes became readable;
-    // the second can only end after that round.
+    // The first PING may end in the round in which the other bytes become readable. The second
+    // can only end after that round.
     other.ping().unwrap();
     other.ping().unwrap();
 }
@@ -79,7 +79,7 @@ fn requests_have_the_same_replies_wherever_the_bytes_are_split() {
     whole.send(&conversation).unwrap();
     let expected = read_replies(&mut whole);
     let (messages, commands) = &expected;
-    assert_eq!(messages[2][0], b"one", "frames before the delimiter are echoed");
+    assert_eq!(messages[2][0], b"one", "the reply repeats the frames before the delimiter");
     assert_eq!(commands[1], ("PONG".into(), b"context".to_vec()));
     let found: Vec<_> = messages.iter().map(|frames| status(frames.last().unwrap())).collect();
     let (ok, not_found) = (DiscoveryStatus::Ok, DiscoveryStatus::NotFound);
@@ -134,12 +134,12 @@ fn peers_with_another_mechanism_or_version_are_logged_and_closed() {
         (b"\x01\x00\x01\x00".to_vec(), "ZMTP"),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "ZMTP"),
     ] {
-        // Each at its own, since a flood of such lines is held back.
+        // A new daemon for each case, since the daemon limits such log lines.
         let daemon = Daemon::start();
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
         peer.send(&greeting).unwrap();
         let received = peer.read_to_close().unwrap();
-        assert!(received.len() <= GREETING_LENGTH, "{in_log}: nothing but a greeting");
+        assert!(received.len() <= GREETING_LENGTH, "{in_log}: more than a greeting");
         daemon.process().stderr_line(in_log, |line| line.contains(in_log).then_some(()));
         daemon.assert_serves();
     }
@@ -165,14 +165,14 @@ fn a_socket_type_that_cannot_send_requests_gets_an_error_and_is_closed() {
         peer.read_greeting().unwrap();
         let reason = loop {
             let Traffic::Command(name, data) = peer.read_traffic().unwrap() else {
-                panic!("a message to a {socket_type}");
+                panic!("the daemon sent a message to a {socket_type}");
             };
             if name == "ERROR" {
                 break data;
             }
             assert_eq!(name, "READY");
         };
-        assert_eq!(usize::from(reason[0]), reason.len() - 1, "a reason with its length");
+        assert_eq!(usize::from(reason[0]), reason.len() - 1, "the reason starts with its length");
         assert_eq!(peer.read_to_close().unwrap(), b"", "{socket_type}");
     }
     daemon.assert_serves();
@@ -199,16 +199,16 @@ fn a_peer_cannot_forge_a_line_of_the_log() {
         [raw_peer::greeting(), raw_peer::ready(FORGED, &[])].concat(),
         raw_peer::greeting_of((3, 1), b"X\nERROR forged\x1b"),
     ] {
-        // Each at its own, since a flood of such lines is held back.
+        // A new daemon for each case, since the daemon limits such log lines.
         let daemon = Daemon::start();
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
         peer.send(&bytes).unwrap();
         wait_until_read(&mut RawPeer::open(daemon.address()).unwrap());
         daemon.signal(Signal::TERM);
         let log = daemon.wait().stderr;
-        assert!(log.contains("forged"), "what was said is told:\n{log}");
+        assert!(log.contains("forged"), "the log contains what the peer sent:\n{log}");
         let wrong: Vec<_> = log.lines().filter(|line| !is_line(line)).collect();
-        assert_eq!(wrong, [""; 0], "each line is one of the daemon's own:\n{log}");
+        assert_eq!(wrong, [""; 0], "each line must be one of the daemon's own:\n{log}");
     }
 }
 
@@ -235,7 +235,7 @@ fn a_connection_with_an_invalid_handshake_is_closed() {
 #[test]
 fn claimed_identities_are_ignored() {
     let daemon = Daemon::start();
-    // The last one is what libzmq's ROUTER would give to its first anonymous peer.
+    // The last one is the identity that libzmq's ROUTER gives to its first anonymous peer.
     let long = [b'i'; 255];
     for identity in [&b"same"[..], b"same", b"", &long, b"\0\0\0\0\x01"] {
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
@@ -269,7 +269,7 @@ fn a_message_without_a_delimiter_or_a_body_is_dropped_and_the_next_request_answe
     assert_eq!(
         peer.read_within(QUIET_PERIOD).unwrap(),
         Some(Vec::new()),
-        "nothing else is answered"
+        "the daemon sends no other reply"
     );
 }
 
@@ -308,7 +308,7 @@ fn a_connection_with_an_invalid_frame_is_closed() {
     }
     daemon.assert_serves();
     let (_, peak) = daemon.memory_kib();
-    assert!(peak < 50_000, "what a length claims is not allocated: {peak} KiB");
+    assert!(peak < 50_000, "the daemon must not allocate the claimed length: {peak} KiB");
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn a_connection_with_an_endless_message_is_closed() {
         ("empty parts of a body", delimiter, raw_peer::frame(MORE, b""), 1_100_000),
     ] {
         let mut peer = RawPeer::open(daemon.address()).unwrap();
-        // It is closed before all is said.
+        // The daemon closes the connection before all bytes are sent.
         let _ = peer.send(&[start, part.repeat(count)].concat());
         assert!(peer.read_to_close().is_ok(), "{what}");
         daemon.assert_serves();
@@ -358,18 +358,21 @@ fn an_unfinished_handshake_times_out_while_other_peers_are_served() {
     let greeting = raw_peer::greeting();
     let mut unsent = greeting.iter();
     for byte in unsent.by_ref() {
-        // A close that was not seen yet is seen by the next read.
+        // If the daemon has closed the connection, the next read shows it.
         let _ = slow.send(&[*byte]);
         if slow.read_within(Duration::from_secs(1)).unwrap().is_none() {
             break;
         }
         daemon.assert_serves();
     }
-    assert!(unsent.len() > 0, "the slow peer was closed before it was done");
+    assert!(unsent.len() > 0, "the daemon did not close the slow peer");
     let elapsed = started.elapsed();
-    assert!(elapsed > Duration::from_secs(9), "it had its time: {elapsed:?}");
+    assert!(elapsed > Duration::from_secs(9), "closed too early: {elapsed:?}");
     assert_eq!(silent.read_to_close().unwrap().len(), GREETING_LENGTH);
-    assert!(greeted.read_to_close().unwrap().len() > GREETING_LENGTH, "a greeting and READY");
+    assert!(
+        greeted.read_to_close().unwrap().len() > GREETING_LENGTH,
+        "the daemon sent a greeting and READY"
+    );
     idle.ping().unwrap();
 }
 
@@ -392,11 +395,14 @@ fn a_peer_that_never_reads_uses_little_memory_and_delays_no_other_peer() {
     let before = daemon.processor_time();
     assert_eq!(other.read_within(Duration::from_secs(1)).unwrap(), Some(Vec::new()));
     let used = daemon.processor_time().saturating_sub(before);
-    assert!(used < Duration::from_millis(300), "{used:?} in a second of waiting for that peer");
+    assert!(
+        used < Duration::from_millis(300),
+        "{used:?} of processor time in a second with a stalled peer"
+    );
 
     let connected = daemon.open_files();
     drop(stalled);
-    eventually("its connection is closed", TIMEOUT, || {
+    eventually("the daemon has closed its connection", TIMEOUT, || {
         (daemon.open_files() < connected).then_some(())
     });
     other.ping().unwrap();
@@ -492,7 +498,7 @@ fn many_different_unread_lists_use_little_memory_and_delay_no_other_peer() {
     let (before, _) = daemon.memory_kib();
     let mut stalled = RawPeer::open(daemon.address()).unwrap();
     let list = raw_peer::request_message(&DiscoveryRequest::list().to_bytes());
-    // Each REGISTER changes the topic, so that no list is another's.
+    // Each REGISTER changes the topic, so that all lists differ.
     let pairs: Vec<_> =
         (0..32).flat_map(|n| [large("/topic/0", &format!("ipc:///{n}")), list.clone()]).collect();
     stalled.send_what_fits(&pairs.concat().repeat(50), Duration::from_secs(1)).unwrap();
@@ -527,7 +533,7 @@ fn the_memory_for_a_peer_that_always_has_unread_replies_does_not_grow() {
     for _ in 0..ahead {
         peer.send(&request).unwrap();
     }
-    // 160 MB go through it.
+    // 160 MB pass through the connection.
     for _ in 0..10_000 {
         peer.send(&request).unwrap();
         read_reply(&mut peer);
@@ -541,7 +547,7 @@ fn the_memory_for_a_peer_that_always_has_unread_replies_does_not_grow() {
     peer.ping().unwrap();
 }
 
-/// Registers so many topics; the reply to LIST.
+/// Registers `topics` topics and returns the reply to LIST.
 fn register_topics(peer: &mut RawPeer, topics: usize) -> Vec<u8> {
     for number in 0..topics {
         let register = DiscoveryRequest::register(topic(&format!("/topic/{number}"), "node"));

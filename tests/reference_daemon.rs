@@ -1,4 +1,4 @@
-//! Our client and command line at a Python daemon of the reference's semantics.
+//! Our client and command line with a Python daemon that behaves as the reference.
 
 use cortex_client::{Error, Hello};
 use cortex_tests::conformance::{check_every_client_call, check_every_command, client};
@@ -39,7 +39,7 @@ fn the_reference_daemon_has_no_extensions() {
     assert_eq!((described.info, described.entry), (topic("/a", "node"), None));
     assert_eq!(client.describe_all().unwrap().len(), 1);
     let Err(unsupported @ Error::Unsupported { .. }) = client.stats() else {
-        panic!("it has no statistics");
+        panic!("the reference daemon has no statistics");
     };
     let expected = "the daemon does not know STATS: it speaks no extensions of the protocol";
     assert_eq!(unsupported.to_string(), expected);

@@ -1,4 +1,4 @@
-//! What a daemon still knows after it was killed, stopped, or has lost its file.
+//! The state of a daemon after a kill, a stop, a boot, or the loss of its state file.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -23,8 +23,8 @@ use cortex_tests::test_dir::{TestDir, ipc_address};
 use cortex_tests::{report_measurement, report_skipped};
 use rustix::process::{Signal, getuid};
 
-/// A daemon with 1,000 topics may need 500 ms from its start to its first LIST; ten times that on
-/// a busy machine.
+/// The longest time from the start of a daemon with 1,000 topics to its first LIST. The requirement
+/// is 500 ms; a busy machine gets ten times that.
 const MAX_RESTART_TIME: Duration = Duration::from_secs(5);
 
 fn list(peer: &mut RawPeer) -> Vec<String> {
@@ -49,17 +49,17 @@ fn stop(daemon: Daemon) {
     assert_eq!(daemon.wait().code, Some(0));
 }
 
-/// Starts a daemon and asks it for its topics before anybody else: what it says, and how long it
-/// took from the start.
+/// Starts a daemon and sends LIST as its first request. Returns the topics, and the time since the
+/// start.
 fn start_and_list(builder: &DaemonBuilder, test_dir: &TestDir) -> (Process, Vec<String>, Duration) {
     let started = Instant::now();
     let daemon = builder.spawn();
-    // Without a pause: the very first answer counts.
+    // No pause: the first reply counts.
     let mut peer = loop {
         if let Ok(peer) = RawPeer::open(&test_dir.address()) {
             break peer;
         }
-        assert!(started.elapsed() < TIMEOUT, "nobody listens");
+        assert!(started.elapsed() < TIMEOUT, "no daemon listens");
     };
     let topics = list(&mut peer);
     (daemon, topics, started.elapsed())
@@ -92,7 +92,7 @@ fn the_first_list_after_a_restart_has_exactly_the_topics_of_running_publishers()
 
     assert_eq!(daemon.kill().signal, Some(9));
     let (daemon, all, took) = start_and_list(&builder, &test_dir);
-    assert_eq!(all, before, "all of them, in their order");
+    assert_eq!(all, before, "all topics, in order");
     report_measurement(&format!("{} topics at the first LIST, {took:?} from the start", all.len()));
     assert!(took < MAX_RESTART_TIME, "{took:?}");
 
@@ -112,13 +112,13 @@ fn the_first_list_after_a_restart_has_exactly_the_topics_of_running_publishers()
     assert!(took < MAX_RESTART_TIME, "{took:?}");
 }
 
-/// A client under whom the daemon is killed: what it was told is there, and what it asked for
-/// without an answer, in that order.
+/// A client that changes topics until the daemon is killed. It keeps the acknowledged topics and
+/// the changes without a reply, both in order.
 struct WriterClient {
     number: usize,
-    /// How many requests it sends ahead.
+    /// The number of requests that it sends before it reads a reply.
     pipelined: usize,
-    /// Names and addresses, in the order of the list.
+    /// Names and addresses of the acknowledged topics, in the order of LIST.
     topics: Vec<(String, String)>,
     unanswered: VecDeque<Change>,
     random: Random,
@@ -127,11 +127,11 @@ struct WriterClient {
 #[derive(Debug)]
 struct Change {
     name: String,
-    /// Where the topic is to be from now on; `None` is nowhere.
+    /// The new address of the topic; `None` unregisters it.
     address: Option<String>,
 }
 
-/// Numbers that nobody can foresee, and that can be had again (splitmix64).
+/// Reproducible pseudo-random numbers (splitmix64).
 #[derive(Clone, Copy, Debug)]
 struct Random(u64);
 
@@ -145,7 +145,7 @@ impl Random {
 }
 
 impl WriterClient {
-    /// Changes topics as fast as it can until the daemon is gone.
+    /// Changes topics as fast as possible until the daemon is killed.
     fn run(&mut self, address: &str, answers: &AtomicUsize) {
         let Ok(mut peer) = RawPeer::open(address) else { return };
         let mut serial = 0;
@@ -178,8 +178,8 @@ impl WriterClient {
         }
     }
 
-    /// Takes over what is there after a restart: what was acknowledged, and of what was not the
-    /// first so and so many.
+    /// Checks the topics after a restart: all acknowledged changes, and possibly the first of the
+    /// changes without a reply. Continues from these topics.
     fn check(&mut self, found: Vec<(String, String)>) {
         let mut possible = self.topics.clone();
         let mut unanswered = self.unanswered.iter();
@@ -238,7 +238,7 @@ fn acknowledged_changes_survive_a_kill_at_any_moment() {
             client.check(topics.collect());
         }
         let now = daemon_info(&mut peer).revision.unwrap();
-        assert!(now >= revision, "revisions never go back: {revision}, then {now}");
+        assert!(now >= revision, "the revision went back from {revision} to {now}");
         revision = now;
         if round == ROUNDS {
             break;
@@ -250,10 +250,10 @@ fn acknowledged_changes_survive_a_kill_at_any_moment() {
                 let (address, answers) = (daemon.address(), &answers);
                 scope.spawn(move || client.run(address, answers));
             }
-            // Without a pause: any moment counts.
+            // No pause: the kill can come at any moment.
             let deadline = Instant::now() + TIMEOUT;
             while answers.load(Ordering::Relaxed) < kill_after {
-                assert!(Instant::now() < deadline, "no answers come");
+                assert!(Instant::now() < deadline, "no replies arrive");
                 thread::yield_now();
             }
             daemon.signal(Signal::KILL);
@@ -296,7 +296,7 @@ fn a_daemon_without_a_state_file_starts_empty() {
     assert_eq!(register(&mut peer, "/x"), DiscoveryStatus::Ok);
     let epoch = daemon_info(&mut peer).epoch;
     stop(daemon);
-    assert!(!test_dir.path("state").exists(), "nothing is written");
+    assert!(!test_dir.path("state").exists(), "the daemon writes no state");
     let daemon = builder.start();
     let mut peer = daemon.raw_peer();
     assert_eq!(list(&mut peer), [""; 0]);
@@ -313,7 +313,7 @@ fn after_a_boot_only_static_topics_stay_in_a_new_history() {
     let mounted =
         std::process::Command::new("unshare").args(["--mount", "sh", "-c", &mount]).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
-        report_skipped("a daemon can be shown another boot only where `unshare --mount` may mount");
+        report_skipped("faking another boot needs `unshare --mount` with the right to mount");
         return;
     }
     let builder = DaemonBuilder::at(&test_dir);
@@ -340,7 +340,11 @@ fn after_a_boot_only_static_topics_stay_in_a_new_history() {
     assert_ne!(after.epoch, before.epoch);
     let describe = DiscoveryRequest::lookup("/static/a").with_ext(RequestExt::default());
     let entry = peer.request(&describe).unwrap().ext.unwrap().entry.unwrap();
-    assert_eq!((entry.hold, entry.pid), (Hold::Static, None), "processes mean nothing any more");
+    assert_eq!(
+        (entry.hold, entry.pid),
+        (Hold::Static, None),
+        "processes of an earlier boot are unknown"
+    );
     assert_eq!(
         status_of_request(&mut peer, &DiscoveryRequest::unregister("/static/b")),
         DiscoveryStatus::Ok
@@ -350,10 +354,10 @@ fn after_a_boot_only_static_topics_stay_in_a_new_history() {
     let daemon = after_boot.start();
     let mut peer = daemon.raw_peer();
     assert_eq!(list(&mut peer), ["/static/a"]);
-    assert_eq!(daemon_info(&mut peer).epoch, after.epoch, "the same boot, the same history");
+    assert_eq!(daemon_info(&mut peer).epoch, after.epoch, "the same boot continues the history");
 }
 
-/// A state file as a daemon has left it, with one topic.
+/// Starts and stops a daemon that leaves a state file with one topic.
 fn create_state_file(test_dir: &TestDir) -> (PathBuf, DaemonBuilder) {
     let path = test_dir.path("topics.db");
     let builder = DaemonBuilder::at(test_dir).args([Path::new("--state"), &path]);
@@ -363,7 +367,7 @@ fn create_state_file(test_dir: &TestDir) -> (PathBuf, DaemonBuilder) {
     (path, builder)
 }
 
-/// It does not start, says why in a sentence, and changes nothing.
+/// Checks that the daemon does not start, names the reason, and changes no file.
 fn assert_rejected_and_unchanged(builder: &DaemonBuilder, path: &Path, words: &[&str]) {
     let before = fs::read(path).unwrap();
     let output = builder.run();
@@ -372,12 +376,12 @@ fn assert_rejected_and_unchanged(builder: &DaemonBuilder, path: &Path, words: &[
         assert!(output.stderr.contains(word), "`{word}` is not in: {}", output.stderr);
     }
     assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
-    assert!(fs::read(path).unwrap() == before, "it is left alone");
+    assert!(fs::read(path).unwrap() == before, "the daemon changed the file");
     let beside = fs::read_dir(path.parent().unwrap()).unwrap();
     let beside = beside.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let added: Vec<_> =
         beside.filter(|name| name.contains("damaged") || name.contains(".new")).collect();
-    assert_eq!(added, [""; 0], "nothing is set aside or made anew");
+    assert_eq!(added, [""; 0], "the daemon created files");
 }
 
 #[test]
@@ -417,7 +421,7 @@ fn a_file_that_is_not_a_state_file_is_refused_and_left_alone() {
 fn a_state_file_of_a_newer_version_is_refused_and_left_alone() {
     let (path, builder) = create_state_file(&TestDir::new());
     let mut bytes = fs::read(&path).unwrap();
-    // SQLite's user_version, in which the file's version is.
+    // The field user_version of SQLite holds the version of the schema.
     assert_eq!(bytes[60..64], [0, 0, 0, 1]);
     bytes[63] = 2;
     fs::write(&path, bytes).unwrap();
@@ -428,9 +432,9 @@ fn a_state_file_of_a_newer_version_is_refused_and_left_alone() {
 fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
     type Damage = fn(&mut Vec<u8>);
     let damages: [(&str, Damage); 3] = [
-        ("half of it is missing", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("half of the file is missing", |bytes| bytes.truncate(bytes.len() / 2)),
         ("a page is overwritten", |bytes| bytes[4096..8192].fill(0xee)),
-        ("a topic's name is another", |bytes| {
+        ("a topic's name is changed", |bytes| {
             let name: &[u8] = b"ipc:///run/nodes/x.sock";
             let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
             bytes[at + 4] = b'X';
@@ -446,11 +450,11 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
         let daemon = builder.start();
         let mut peer = daemon.raw_peer();
         assert_eq!(list(&mut peer), [""; 0], "{what}");
-        let aside: PathBuf = daemon.process().stderr_line("where it was put", |line| {
+        let aside: PathBuf = daemon.process().stderr_line("the path of the damaged file", |line| {
             let (_, path) = line.split_once("aside=")?;
             line.contains("WARN").then(|| path.split(' ').next().unwrap().into())
         });
-        assert!(fs::read(&aside).unwrap() == bytes, "{what}: it is kept as it was");
+        assert!(fs::read(&aside).unwrap() == bytes, "{what}: the damaged file is kept unchanged");
         assert_eq!(register(&mut peer, "/new"), DiscoveryStatus::Ok, "{what}");
         assert_eq!(daemon.kill().signal, Some(9));
         assert_eq!(list(&mut builder.start().raw_peer()), ["/new"], "{what}");
@@ -459,7 +463,7 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
 
 #[test]
 fn the_daemon_recreates_a_state_file_that_is_deleted() {
-    // SQLite keeps the newest changes beside the file: without them it is as good as gone.
+    // SQLite keeps the newest changes in the files beside it: without them the state is lost.
     for deleted in [&["", "-wal", "-shm"][..], &[""], &["-wal"], &["-shm"]] {
         check_deleted_state_files(deleted);
     }
@@ -477,10 +481,10 @@ fn check_deleted_state_files(suffixes: &[&str]) {
         fs::remove_file(test_dir.path(&format!("topics.db{suffix}"))).unwrap();
     }
     let deleted = Instant::now();
-    // What cannot be stored meanwhile is refused; what is acknowledged is in the new file.
+    // The daemon refuses changes that it cannot store; acknowledged ones are in the new file.
     let status = register(&mut peer, "/meanwhile");
     assert!(matches!(status, DiscoveryStatus::Ok | DiscoveryStatus::Error), "{status:?}");
-    daemon.process().stderr_line("a warning", |line| {
+    daemon.process().stderr_line("a warning about the deleted file", |line| {
         (line.contains("WARN") && line.contains("deleted")).then_some(())
     });
     let took = deleted.elapsed();
@@ -489,7 +493,7 @@ fn check_deleted_state_files(suffixes: &[&str]) {
     assert!(path.exists());
     assert_eq!(register(&mut peer, "/after"), DiscoveryStatus::Ok, "{suffixes:?}");
     let before = list(&mut peer);
-    assert_ne!(daemon_info(&mut peer).epoch, epoch, "the history is gone, so another begins");
+    assert_ne!(daemon_info(&mut peer).epoch, epoch, "a new history begins");
     assert_eq!(before.contains(&"/meanwhile".to_owned()), status == DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
     assert_eq!(list(&mut builder.start().raw_peer()), before, "{suffixes:?}");
@@ -517,7 +521,7 @@ fn the_daemon_does_not_start_without_a_usable_state_file() {
         assert!(output.stderr.contains(expected), "{path}: {}", output.stderr);
         assert!(!output.stderr.contains("panicked"), "{path}: {}", output.stderr);
         let reasons = output.stderr.matches("(os error").count();
-        assert!(reasons <= 1, "the system's reason is told {reasons} times: {}", output.stderr);
-        assert!(!test_dir.socket().exists(), "its socket does not stay");
+        assert!(reasons <= 1, "the system's reason appears {reasons} times: {}", output.stderr);
+        assert!(!test_dir.socket().exists(), "the daemon removes its socket");
     }
 }

@@ -1,4 +1,4 @@
-//! The recorded exchanges with the reference, replayed against the running daemon.
+//! Replays the recorded exchanges with the reference against our daemon.
 
 use cortex_tests::daemon::Daemon;
 use cortex_tests::raw_peer::RawPeer;
@@ -7,7 +7,7 @@ use cortex_tests::zmq_peer::ZmqPeer;
 
 fn replay(mut request: impl FnMut(&[u8]) -> Vec<u8>) {
     let exchanges = exchanges();
-    assert_eq!(exchanges.len(), 50, "the recording is whole");
+    assert_eq!(exchanges.len(), 50, "the recording is incomplete");
     for exchange in exchanges {
         exchange.check(&request(&exchange.request));
     }
@@ -31,7 +31,7 @@ fn the_daemon_answers_the_same_over_tcp() {
 fn the_daemon_answers_the_same_over_a_new_connection_for_each_request() {
     let daemon = Daemon::start();
     replay(|request| {
-        let mut peer = RawPeer::open(daemon.address()).expect("the daemon shakes hands");
+        let mut peer = RawPeer::open(daemon.address()).expect("the handshake succeeds");
         peer.request_bytes(request).expect("the daemon answers")
     });
 }

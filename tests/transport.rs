@@ -1,4 +1,4 @@
-//! The daemon's transport against libzmq's sockets, from Rust and from Python.
+//! The daemon's transport with libzmq sockets, from Rust and from Python.
 
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
 use cortex_tests::daemon::Daemon;
@@ -20,7 +20,7 @@ fn lookup(name: &str) -> Vec<u8> {
     DiscoveryRequest::lookup(name).to_bytes()
 }
 
-/// Whether the reply is the one to a lookup of this unknown name, and so to no other request.
+/// Whether the reply answers the lookup of this unknown name.
 fn is_reply_about(reply: &[u8], name: &str) -> bool {
     decode_response(reply).message == format!("Topic {name} not found")
 }
@@ -64,7 +64,7 @@ fn a_dealer_that_sends_500_requests_ahead_gets_500_replies_in_order() {
             assert_eq!((parts.len(), parts[0].len()), (2, 0));
             assert!(is_reply_about(&parts[1], &format!("/{number}")));
         }
-        assert!(!peer.receives_within(20), "no reply comes twice");
+        assert!(!peer.receives_within(20), "a reply arrived twice");
     }
 }
 
@@ -109,7 +109,7 @@ fn heartbeats_keep_an_idle_connection_open() {
         let look_up = || assert!(is_reply_about(&peer.request_bytes(&lookup("/x")), "/x"));
         look_up();
         let disconnected = socket_events.poll(zmq::POLLIN, 2500).unwrap();
-        assert_eq!(disconnected, 0, "the connection was given up");
+        assert_eq!(disconnected, 0, "the connection was closed");
         look_up();
     }
 }
@@ -148,7 +148,7 @@ fn requests_of_up_to_64_kib_are_served_and_of_up_to_1_mib_refused() {
             let reply = peer.request_bytes(&ping_of_size(size));
             assert_eq!(status(&reply), DiscoveryStatus::Error, "{size} B");
         }
-        assert!(!peer.receives_within(20), "one reply each");
+        assert!(!peer.receives_within(20), "more than one reply to a request");
         assert_eq!(peer.request(&DiscoveryRequest::ping()).message, "pong");
     }
 }
@@ -166,7 +166,7 @@ fn a_request_of_over_1_mib_closes_only_its_senders_connection() {
             events.connect("inproc://events")
         });
         peer.socket().send(ping_of_size(MIB + 1), 0).unwrap();
-        events.recv_multipart(0).expect("the connection is closed");
+        events.recv_multipart(0).expect("the daemon closes the connection");
         assert!(!peer.receives_within(20));
         assert_eq!(other.request(&DiscoveryRequest::ping()).message, "pong");
     }
@@ -245,6 +245,6 @@ fn all_pyzmq_transport_checks_pass() {
     for daemon in start_on_both_transports() {
         let output = python::run("transport_checks.py", &[daemon.address()]);
         assert_eq!(output.code, Some(0), "after {}:\n{}", output.stdout, output.stderr);
-        assert_eq!(output.stdout.lines().count(), 7, "every check ran:\n{}", output.stdout);
+        assert_eq!(output.stdout.lines().count(), 7, "not every check ran:\n{}", output.stdout);
     }
 }

@@ -1,5 +1,5 @@
-//! Waiting for topics, by our client and by `cortex topic wait`: at our daemon, at the reference, and
-//! while the one takes the other's place.
+//! Waits for topics, with our client and `cortex topic wait`: at our daemon, at the reference
+//! daemon, and while one replaces the other.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,7 +19,7 @@ use cortex_tests::test_dir::TestDir;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// How soon a waiting process is to end; a tenth of it is wanted of a machine that does nothing else.
+/// The longest time until a waiting process exits. On an idle machine the requirement is a tenth.
 const MAX_WAKE_LATENCY: Duration = Duration::from_millis(100);
 
 fn register(address: &str, name: &str) {
@@ -36,7 +36,7 @@ fn start_wait(address: &str, arguments: &[&str]) -> Process {
     Process::spawn_captured(&mut command(&arguments))
 }
 
-/// A client that waits for `/x` in a thread of its own, polling where it must at each 20 ms.
+/// Starts a thread whose client waits for `/x`. At a legacy daemon it polls every 20 ms.
 fn spawn_waiting_client(address: &str) -> JoinHandle<Result<TopicInfo>> {
     let builder = DiscoveryClient::builder().address(address).timeout(TIMEOUT);
     let mut client = builder.poll_interval(Duration::from_millis(20)).build().unwrap();
@@ -54,12 +54,14 @@ fn a_waiting_command_ends_as_soon_as_a_python_node_registers() {
     wait_until_parked(daemon.address(), ParkedRequests { waits: 1, watches: 0 });
     let node = ["register", "/x", "python_node", "then", "hold"];
     let node = python::spawn("node.py", &[&[daemon.address()], &node[..]].concat());
-    node.stdout_line("it has its reply", |line| line.contains("Registered").then_some(()));
+    node.stdout_line("the node has the reply to REGISTER", |line| {
+        line.contains("Registered").then_some(())
+    });
     let replied = Instant::now();
     let found = parse_json(&expect_success(wait.wait()));
     let took = replied.elapsed();
     report_measurement(&format!(
-        "a process that waited ended {took:?} after the reply to REGISTER was told"
+        "a waiting process exited {took:?} after the node printed its reply to REGISTER"
     ));
     assert_eq!((&found["name"], &found["publisher_node"]), (&json!("/x"), &json!("python_node")));
     assert!(took < MAX_WAKE_LATENCY, "{took:?}");
@@ -96,7 +98,7 @@ fn a_wait_survives_a_killed_daemon() {
     wait_until_parked(&address, ParkedRequests { waits: 3, watches: 1 });
     let _ = daemon.kill();
     let daemon = builder.start();
-    // All have come again, so nobody waits for a time to be over.
+    // The new daemon has parked all of them, so that no client waits for a pause to end.
     wait_until_parked(&address, ParkedRequests { waits: 3, watches: 1 });
     register(&address, "/y");
     let _ = daemon.kill();
@@ -163,7 +165,7 @@ fn wait_prints_what_lookup_prints() {
 fn a_command_can_wait_until_a_topic_is_gone() {
     let daemon = Daemon::start();
     let address = daemon.address();
-    // A pattern would mean others as well.
+    // A pattern would match other topics as well.
     for name in ["/x*", "/x?y"] {
         register(address, name);
         register(address, "/xyy");

@@ -1,5 +1,5 @@
-//! Watching topics, by our client and by `cortex topic watch`: at our daemon, at the reference, and
-//! across restarts of either.
+//! Watches, with our client and `cortex topic watch`: at our daemon, at the reference daemon, and
+//! through restarts of both.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -23,7 +23,7 @@ use cortex_tests::{binaries, report_measurement};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// Who watches: it knows the topics by what it was told, and what that was.
+/// A watch, the topics according to its events, and the events since the last look.
 struct WatchFollower {
     watch: Watch,
     topics: Vec<TopicInfo>,
@@ -41,7 +41,7 @@ impl WatchFollower {
 
     fn read_event(&mut self) {
         let event = self.watch.next_within(TIMEOUT).unwrap();
-        match event.unwrap_or_else(|| panic!("nothing more than {:?}", self.events)) {
+        match event.unwrap_or_else(|| panic!("no event after {:?}", self.events)) {
             WatchEvent::Snapshot { topics, revision, is_resync } => {
                 self.events.push(if is_resync { "resync" } else { "snapshot" }.into());
                 self.topics = topics;
@@ -50,7 +50,7 @@ impl WatchFollower {
             WatchEvent::Changed(change) => {
                 self.events.push(format!("{} {}", change.kind, change.info.name));
                 let known = self.revision.map(|revision| revision + 1);
-                assert_eq!(change.revision, known, "no gap and nothing twice: {:?}", self.events);
+                assert_eq!(change.revision, known, "a gap or a repeated event: {:?}", self.events);
                 self.revision = change.revision;
                 let at = self.topics.iter().position(|topic| topic.name == change.info.name);
                 match (change.kind, at) {
@@ -66,7 +66,7 @@ impl WatchFollower {
         }
     }
 
-    /// Hears on until what it knows is what the daemon lists.
+    /// Reads events until the topics are those that the daemon lists.
     fn catch_up(&mut self, client: &mut DiscoveryClient) {
         let listed = client.list_topics().unwrap();
         while self.topics != listed || self.events.is_empty() {
@@ -74,13 +74,13 @@ impl WatchFollower {
         }
     }
 
-    /// What it was told since the last time.
+    /// Returns the events since the last call.
     fn take_events(&mut self) -> Vec<String> {
         std::mem::take(&mut self.events)
     }
 }
 
-/// `cortex topic watch` with these arguments, which has begun.
+/// Starts `cortex topic watch` with these arguments.
 fn start_watch(address: &str, arguments: &[&str]) -> Process {
     let arguments = [&["-a", address, "topic", "watch"], arguments].concat();
     Process::spawn_captured(&mut command(&arguments))
@@ -94,7 +94,7 @@ fn parse_json(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
-/// Waits for the line of an event of this topic.
+/// Waits for the printed event of this kind and topic.
 fn wait_for_event(process: &Process, event: &str, name: &str) -> Value {
     process.stdout_line(&format!("{event} {name}"), |line| {
         let line = parse_json(line);
@@ -134,7 +134,7 @@ fn a_watch_prints_every_kind_of_event_as_it_happens() {
     node.signal(Signal::KILL);
     let killed = Instant::now();
     let evicted = wait_for_event(&shell, "evicted", "/dying");
-    report_measurement(&format!("an eviction was shown {:?} after the kill", killed.elapsed()));
+    report_measurement(&format!("the eviction was printed {:?} after the kill", killed.elapsed()));
     assert_eq!((&evicted["reason"], &evicted["revision"]), (&json!("owner exited"), &json!(6)));
 
     shell.signal(Signal::INT);
@@ -162,7 +162,7 @@ fn a_watch_misses_and_repeats_nothing_when_the_daemon_is_killed() {
         for number in 0..20 {
             register(&mut client, &format!("/{round}/{number}"));
         }
-        // Some of it was heard when the daemon is killed, the rest comes from its successor.
+        // The follower reads some events before the kill, and the rest from the next daemon.
         for _ in 0..round * 5 {
             follower.read_event();
         }
@@ -195,7 +195,7 @@ fn a_watch_resyncs_when_the_daemon_has_lost_its_state() {
     follower.catch_up(&mut client);
     assert_eq!(follower.take_events(), ["snapshot"]);
     let shell = start_watch(&address, &["-o", "name"]);
-    shell.stdout_line("what is there", |line| (line == "present /old").then_some(()));
+    shell.stdout_line("the topics at the start", |line| (line == "present /old").then_some(()));
 
     let _ = daemon.kill();
     fs::remove_dir_all(test_dir.path("state")).unwrap();
@@ -237,7 +237,7 @@ fn a_watch_at_the_reference_daemon_compares_lists() {
     let registered = wait_for_event(&shell, "registered", "/c");
     assert_eq!((&registered["revision"], &registered["reason"]), (&Value::Null, &Value::Null));
 
-    // It comes back empty: it is the same list, with less in it.
+    // The reference daemon restarts empty: the list is shorter.
     drop(reference);
     let reference = ReferenceDaemon::start(&test_dir);
     follower.catch_up(&mut client);
@@ -247,7 +247,7 @@ fn a_watch_at_the_reference_daemon_compares_lists() {
     follower.catch_up(&mut client);
     assert_eq!(follower.take_events(), ["registered /d"]);
 
-    // Ours takes its place, and it takes ours.
+    // Our daemon replaces the reference daemon, which then replaces ours.
     drop(reference);
     let ours = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
     register(&mut client, "/e");
@@ -339,8 +339,8 @@ fn a_watch_that_cannot_start_is_an_error() {
 
     daemon.signal(Signal::STOP);
     let output = run_at(daemon.address(), &["watch", "--timeout", "300ms"]);
-    assert_eq!(output.code, Some(3), "nothing was heard: {}", output.stderr);
-    // Nothing is waited for any more, and so that is not said.
+    assert_eq!(output.code, Some(3), "no reply arrived: {}", output.stderr);
+    // The message does not say that the command waits on, since it exits.
     assert!(output.stderr.starts_with("error: no answer within 300ms"), "{}", output.stderr);
 }
 
@@ -350,7 +350,7 @@ fn refusal() -> Vec<u8> {
         .to_bytes()
 }
 
-/// A daemon that gives the same answer to everything.
+/// A daemon that sends the same reply to every request.
 fn daemon_that_replies(body: impl Into<Vec<u8>>) -> ScriptedDaemon {
     let body = body.into();
     ScriptedDaemon::start(move |request| vec![request.reply(body.clone())])
@@ -364,9 +364,9 @@ fn a_watch_reports_on_stderr_that_the_daemon_is_gone_and_back() {
     let quiet = start_watch(&test_dir.address(), &["-o", "name", "-q"]);
     wait_until_parked(&test_dir.address(), ParkedRequests { waits: 0, watches: 2 });
     let _ = daemon.kill();
-    shell.stderr_line("it is gone", |line| line.contains("is gone").then_some(()));
+    shell.stderr_line("the daemon is gone", |line| line.contains("is gone").then_some(()));
     let _daemon = DaemonBuilder::at(&test_dir).start();
-    shell.stderr_line("it is back", |line| line.contains("answers again").then_some(()));
+    shell.stderr_line("the daemon is back", |line| line.contains("answers again").then_some(()));
     register(&mut client(&test_dir.address()), "/a");
     for process in [&shell, &quiet] {
         process.stdout_line("the topic", |line| (line == "registered /a").then_some(()));
@@ -450,9 +450,13 @@ fn a_watch_that_is_polled_more_rarely_than_its_timeout_still_gets_events() {
     let timeout = Duration::from_millis(200);
     let builder = DiscoveryClient::builder().address(daemon.address()).timeout(timeout);
     let mut watch = builder.build().unwrap().watch(None).unwrap();
-    assert_eq!(watch.next_within(Duration::ZERO), Ok(None), "it was not asked before");
+    assert_eq!(
+        watch.next_within(Duration::ZERO),
+        Ok(None),
+        "the first poll only sends the request"
+    );
     let first_poll = Instant::now();
-    eventually("the time for an answer is over", TIMEOUT, || {
+    eventually("the timeout has passed", TIMEOUT, || {
         (first_poll.elapsed() > 2 * timeout).then_some(())
     });
     let snapshot = watch.next_within(Duration::ZERO).unwrap();

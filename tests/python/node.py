@@ -1,9 +1,9 @@
-"""A node that does what its arguments say, and prints each reply as a line of JSON.
+"""A node that performs the actions of its arguments and prints each reply as a line of JSON.
 
     node.py DISCOVERY ACTION [then ACTION]...
 
 The actions: ping, list, shutdown, lookup NAME, unregister NAME, register NAME NODE [ADDRESS];
-bind ADDRESS, which publishes there; and hold, which goes on when standard input closes.
+`bind ADDRESS` binds a PUB socket, and `hold` waits until standard input closes.
 """
 
 import itertools

@@ -1,8 +1,8 @@
-"""Opens raw connections and holds them until its standard input closes.
+"""Opens raw connections and keeps them open until its standard input closes.
 
     open_connections.py ADDRESS COUNT
 
-Prints how many there are, once all are opened.
+Prints their number when all are open.
 """
 
 import resource
@@ -15,7 +15,7 @@ def connect(address):
     if transport == "tcp":
         host, _, port = name.rpartition(":")
         return socket.create_connection((host, int(port)))
-    # With a timeout the system would refuse, and not wait, while the backlog is full.
+    # With a timeout, connect would fail instead of waiting while the backlog is full.
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(name)
     return connection

@@ -1,8 +1,8 @@
-"""A node that registers a topic and publishes on it once somebody has subscribed.
+"""A node that registers a topic and publishes messages as soon as a subscriber connects.
 
     publisher.py DISCOVERY TOPIC ADDRESS COUNT
 
-Ends, and unregisters the topic, when its standard input closes.
+Unregisters the topic and exits when its standard input closes.
 """
 
 import json

@@ -1,19 +1,23 @@
-"""Forks publishers, each a process of its own with a ZeroMQ context of its own.
+"""Forks publishers. Each is a process with its own ZeroMQ context.
 
     publisher_host.py DISCOVERY
 
-Takes a line of JSON for each: {"id", "node", "address", "topics", "endpoint", "disconnects"}.
+Reads a line of JSON for each: {"id", "node", "address", "topics", "endpoint", "disconnects"}.
 
-The publisher binds a PUB socket at the address, registers the topics one by one, prints
-{"id", "pid", "address", "reply_counts": {status: count}, "last_message": the last message}, and publishes until
-the nursery ends. `disconnects` closes its connection to the daemon first. `endpoint` says who holds the
-endpoint: "own_socket" (the publisher alone), "silent_child" (also a child that does not serve it), "serving_child"
-(a child serves it, with a ZeroMQ socket), "full_backlog" (nobody takes connections, and the queue is
-full) or "unbound".
+The publisher registers the topics one by one, prints
+{"id", "pid", "address", "reply_counts": {status: count}, "last_message"}, and runs until the host
+exits. With `disconnects` it closes its connection to the daemon before it prints. `endpoint` is:
 
-A line that is only a number kills the publisher of that pid, where another pid namespace hides it.
+- "own_socket": the publisher binds a PUB socket at the address;
+- "silent_child": a child inherits the listening socket and does not serve it;
+- "serving_child": a child inherits the listening socket and serves it with a PUB socket;
+- "full_backlog": the publisher listens over TCP with a full backlog and accepts no connection;
+- "unbound": no process listens.
 
-A publisher that ends stays a zombie until the nursery ends too.
+A line with only a number kills the publisher with that pid. Tests use this when another pid
+namespace hides the publisher from them.
+
+A publisher that exits stays a zombie until the host exits.
 """
 
 import collections
@@ -41,7 +45,7 @@ def fork(run):
 class PublisherHost:
     def __init__(self, discovery):
         self.discovery = discovery
-        # Readable, at its end, once the nursery is gone; nothing is ever written to it.
+        # The host never writes to this pipe. A publisher's read returns when the host has exited.
         self.read_end, self.write_end = os.pipe()
 
     def start(self, spec):
@@ -70,19 +74,19 @@ class PublisherHost:
                 node.socket.close()
             report = {"id": spec["id"], "pid": os.getpid(), "address": address}
             report |= {"reply_counts": reply_counts, "last_message": last_message}
-            # In one piece, since others write there too.
+            # One write, since other publishers write to the same pipe.
             os.write(1, (json.dumps(report) + "\n").encode())
             self.wait()
 
     def listen(self, spec):
-        """The endpoints that are not simply a socket of the publisher itself."""
+        """Creates the endpoint, unless it is a PUB socket of the publisher itself."""
         address, kind = spec["address"], spec["endpoint"]
         if kind in ("own_socket", "unbound"):
             return address, None
         if kind == "full_backlog":
             listener = socket.create_server(("127.0.0.1", 0), backlog=0)
             fill = []
-            # Connects that are not taken stay on their way for ever, as those of others will.
+            # These connections fill the backlog, so that connections of other peers stay pending.
             for _ in range(8):
                 one = socket.socket()
                 one.setblocking(False)

@@ -1,8 +1,8 @@
-"""A REP daemon with the semantics of the Python reference, for our client and command line.
+"""A daemon on a REP socket that behaves as the Python reference.
 
     reference_daemon.py ADDRESS
 
-Prints `ready` once it listens. Ends after SHUTDOWN, or when its standard input closes.
+Prints `ready` when it listens. Exits after SHUTDOWN, or when its standard input closes.
 """
 
 import os
@@ -17,7 +17,7 @@ COMMANDS = (wire.REGISTER, wire.UNREGISTER, wire.LOOKUP, wire.LIST, wire.PING, w
 
 
 class Topic(NamedTuple):
-    """Made from exactly these keys, in any order, with values that nobody checks."""
+    """A topic has exactly these keys, in any order. The daemon does not check the values."""
 
     name: Any
     address: Any
@@ -94,7 +94,7 @@ def main(address):
     path = address.removeprefix("ipc://")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with zmq.Context() as context, context.socket(zmq.REP) as socket:
-        # The reference's 0 loses the reply to SHUTDOWN now and then.
+        # The reference uses 0, which sometimes loses the reply to SHUTDOWN.
         socket.linger = 1000
         socket.bind(address)
         print("ready", flush=True)

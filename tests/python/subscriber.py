@@ -1,4 +1,4 @@
-"""A node that waits for a topic, subscribes to it and prints what it hears, a line each.
+"""A node that waits for a topic, subscribes to it and prints each message as a line.
 
     subscriber.py DISCOVERY TOPIC COUNT
 """
@@ -17,9 +17,9 @@ def find(node, name, data):
         if reply["status"] == wire.OK:
             return reply["topic_info"]
         print(json.dumps(reply), flush=True)
-        # A legacy node has nothing to wait on between two looks.
+        # A legacy node can only sleep between two LOOKUPs.
         data.poll(20)
-    raise TimeoutError(f"nobody registers {name}")
+    raise TimeoutError(f"no node registers {name}")
 
 
 def main(discovery, name, count):

@@ -1,4 +1,4 @@
-"""The daemon's transport, as pyzmq sees it. Prints the name of each check that holds.
+"""Checks of the daemon's transport with pyzmq. Prints the name of each check that passes.
 
     transport_checks.py DISCOVERY
 """
@@ -39,7 +39,7 @@ class SocketFactory:
 
 
 def expect(found, expected):
-    assert found == expected, f"{found!r} in place of {expected!r}"
+    assert found == expected, f"{found!r} instead of {expected!r}"
 
 
 def ping(socket):
@@ -92,7 +92,7 @@ def two_peers_may_claim_the_same_routing_id(sockets):
 def a_request_of_64_kib_is_served_and_a_larger_one_refused(sockets):
     with sockets.open(zmq.REQ) as socket:
         request = wire.pack({"command": wire.PING, "topic_name": None, "filler": b""})
-        # The filler's length takes one byte more than the two that are counted here.
+        # The length of the larger filler takes one more byte than the two counted here.
         filler = b"x" * (64 * 1024 - len(request) - 1)
         request = wire.pack({"command": wire.PING, "topic_name": None, "filler": filler})
         expect(len(request), 64 * 1024)

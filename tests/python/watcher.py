@@ -1,9 +1,9 @@
-"""A program that watches the topics with nothing but a REQ socket and MessagePack.
+"""A program that watches topics with only a REQ socket and MessagePack.
 
     watcher.py DISCOVERY [FILTER]
 
-Prints a line for each topic that is there and for each event. It lives through restarts of the
-daemon, until its standard input ends. `docs/PROTOCOL.md` goes through it.
+Prints a line for each registered topic and for each event. It continues through restarts of the
+daemon and exits when its standard input closes. `docs/PROTOCOL.md` explains it.
 """
 
 import os
@@ -19,12 +19,13 @@ MARGIN_MS = 2_000
 
 
 def request_reply(context, address, request):
-    """Sends a request on a socket of its own; None when nobody answers in time."""
+    """Sends a request on a new socket. Returns None when no reply arrives in time."""
     with context.socket(zmq.REQ) as socket:
         socket.linger = 0
         socket.rcvtimeo = WAIT_MS + MARGIN_MS
         socket.connect(address)
-        # libzmq does not send again when the daemon is killed: the monitor tells of that.
+        # libzmq does not send the request again after the daemon was killed. The monitor reports
+        # the lost connection.
         with socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
             socket.send(msgpack.packb(request))
             poller = zmq.Poller()

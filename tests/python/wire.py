@@ -1,4 +1,4 @@
-"""The discovery protocol as a Python node speaks it: msgpack maps over a REQ socket."""
+"""The discovery protocol of a Python node: MessagePack maps over a REQ socket."""
 
 import msgpack
 import zmq
