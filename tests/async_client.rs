@@ -472,8 +472,8 @@ async fn a_shutdown_whose_reply_is_lost_does_not_stop_the_next_daemon() {
         let client = client.clone();
         async move { client.shutdown().await }
     });
-    let received = tokio::task::spawn_blocking(move || receiver.recv_timeout(TIMEOUT)).await;
-    let request = DiscoveryRequest::from_bytes(&received.unwrap().unwrap()).unwrap();
+    let body = tokio::task::spawn_blocking(move || receiver.recv_timeout(TIMEOUT)).await;
+    let request = DiscoveryRequest::from_bytes(&body.unwrap().unwrap()).unwrap();
     assert_eq!(request.command, RequestedCommand::Known(DiscoveryCommand::Shutdown));
     drop(first);
     let daemon = DaemonBuilder::at(&test_dir).start();

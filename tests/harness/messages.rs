@@ -86,9 +86,9 @@ pub fn register_in_session(topic: TopicInfo, id: &str, lease_ms: u64) -> Discove
 /// How many requests a daemon has parked, by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParkedRequests {
-    /// WAITs.
+    /// Parked WAIT requests.
     pub waits: u64,
-    /// WATCHes.
+    /// Parked WATCH requests.
     pub watches: u64,
 }
 
