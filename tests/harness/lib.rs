@@ -35,7 +35,7 @@ pub mod zmq_peer;
 pub fn report_skipped(reason: &str) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     // A closed standard error must not fail the test.
-    let _ = writeln!(io::stderr(), "skipped: {name}: {reason}");
+    let _ = writeln!(io::stderr(), "not run: {name}: {reason}");
 }
 
 /// Reports a measured figure. The test runner does not capture this output.
