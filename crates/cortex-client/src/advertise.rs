@@ -1,5 +1,5 @@
 //! Topics that stay registered while their advertisement lives: the guard, and the one thread that
-//! carries out what the [`keeper`](crate::keeper) says.
+//! carries out what the [`advertisement_manager`](crate::advertisement_manager) says.
 
 mod thread;
 
@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use cortex_proto::{Hold, TopicInfo};
 
 use self::thread::{Handle, Order};
+use crate::advertisement_manager::Id;
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
-use crate::keeper::Id;
 
 /// How long dropping an advertisement waits for the daemon to have heard of it, where it may wait.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);

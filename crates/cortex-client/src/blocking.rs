@@ -14,7 +14,7 @@ use crate::builder::DiscoveryClientBuilder;
 use crate::connection::{Call, Connection, Outcome};
 use crate::error::{Error, Result};
 use crate::exchange::Plan;
-use crate::facts::{Description, Hello};
+use crate::info::{Description, Hello};
 use crate::wait::{self, Wait};
 use crate::watch::{Feed, parse_filter};
 

@@ -1,7 +1,7 @@
 //! A connection to the daemon: carries out on a ZeroMQ REQ socket what [`exchange`] says.
 
-mod bell;
-mod line;
+mod monitored_socket;
+mod waker;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Next, Plan, Question, poll_millis};
 use crate::reply::{RawReply, Reply};
 
-pub(crate) use bell::{Bell, Door};
-pub(crate) use line::{Event, Line};
+pub(crate) use monitored_socket::{Event, Line};
+pub(crate) use waker::{Bell, Door};
 
 /// A daemon that comes back is found about this soon, in ms, …
 const RECONNECT: i32 = 50;

@@ -67,6 +67,7 @@
 //!   at once on one connection.
 
 mod advertise;
+mod advertisement_manager;
 mod backoff;
 mod blocking;
 mod builder;
@@ -74,8 +75,7 @@ mod connection;
 mod context;
 mod error;
 mod exchange;
-mod facts;
-mod keeper;
+mod info;
 #[cfg(feature = "tokio")]
 mod nonblocking;
 mod reply;
@@ -90,7 +90,7 @@ pub use cortex_proto::{
     TopicFilter, TopicFilterError, TopicInfo, TopicName,
 };
 pub use error::{Error, Result, UnreadableReply};
-pub use facts::{Description, Hello};
+pub use info::{Description, Hello};
 #[cfg(feature = "tokio")]
 pub use nonblocking::{AsyncDiscoveryClient, AsyncWatch};
 pub use wait::DEFAULT_WAIT_TIMEOUT;

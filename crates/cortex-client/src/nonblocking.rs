@@ -1,8 +1,8 @@
 //! The asynchronous client: any number of requests at once on one [`Connection`].
 
 mod connection;
+mod dealer_socket;
 mod driver;
-mod link;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::builder::DiscoveryClientBuilder;
 use crate::error::Error;
 use crate::error::Result;
 use crate::exchange::Plan;
-use crate::facts::{Description, Hello};
+use crate::info::{Description, Hello};
 use crate::reply::Reply;
 use crate::wait::{self, Wait};
 use crate::watch::{Feed, parse_filter};

@@ -9,7 +9,7 @@ use cortex_proto::{
 };
 
 use crate::error::{Error, Result, UnreadableReply};
-use crate::facts::{Description, Hello};
+use crate::info::{Description, Hello};
 
 /// A message as it came from the socket.
 #[derive(Debug)]

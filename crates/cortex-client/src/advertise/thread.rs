@@ -15,9 +15,9 @@ use cortex_proto::{TopicInfo, TopicName};
 use tracing::{debug, warn};
 
 use super::{Callback, Notice, Standing};
+use crate::advertisement_manager::{Id, Keeper, News, Next, Settings};
 use crate::connection::{Bell, Door, Event, Line};
 use crate::error::{Error, Result};
-use crate::keeper::{Id, Keeper, News, Next, Settings};
 use crate::reply::Reply;
 
 /// How long the thread outlives its last user, when there is something left to be withdrawn.

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Timeout};
 use tracing::debug;
 
+use super::dealer_socket::Link;
 use super::driver::{Answer, Driver, Order, Request};
-use super::link::Link;
 use crate::connection::{OnLoss, no_answer};
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Next, Plan, Question};

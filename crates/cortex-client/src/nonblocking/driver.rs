@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant, Sleep};
 use tracing::debug;
 
-use super::link::{Link, Seen};
+use super::dealer_socket::{Link, Seen};
 use crate::backoff::Backoff;
 use crate::connection::OnLoss;
 use crate::error::Result;

@@ -8,9 +8,9 @@
 //! registered again: an unchanged REGISTER costs a daemon nothing, and a daemon that is another
 //! one, or has lost its memory, has them at once.
 
-mod reach;
+mod connection_state;
+mod schedule;
 mod topic;
-mod turns;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
@@ -20,9 +20,9 @@ use cortex_proto::{
     DiscoveryRequest, Hold, RequestExt, ResponseExt, Session, TopicInfo, TopicName,
 };
 
-use self::reach::{Reach, Step};
+use self::connection_state::{Reach, Step};
+use self::schedule::{Turn, Turns};
 use self::topic::{Placed, Standing, Topic, Wanted};
-use self::turns::{Turn, Turns};
 use crate::error::{Error, Result};
 use crate::reply::Reply;
 

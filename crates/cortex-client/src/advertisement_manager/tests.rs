@@ -597,7 +597,7 @@ fn a_daemon_that_greets_and_says_nothing_is_not_pestered() {
     let asked = world.commands().len();
     assert!((50..=100).contains(&asked), "{asked}");
     world.daemon.is_deaf = false;
-    world.run(TIMEOUT + reach::LONGEST_PAUSE + ms(10));
+    world.run(TIMEOUT + connection_state::LONGEST_PAUSE + ms(10));
     assert_eq!(world.names(), ["/a"]);
 }
 
@@ -779,7 +779,7 @@ proptest! {
         world.daemon.is_deaf = false;
         world.daemon.entries.retain(|entry| entry.is_ours);
         world.up();
-        world.run(LONGEST_PAUSE + TIMEOUT + reach::LONGEST_PAUSE + ms(100));
+        world.run(LONGEST_PAUSE + TIMEOUT + connection_state::LONGEST_PAUSE + ms(100));
         let check = |world: &World| {
             let mut has: Vec<_> = world.daemon.entries.iter().map(|entry| &entry.info).collect();
             let mut wanted: Vec<_> = users.live.iter().map(|(_, info)| info).collect();
