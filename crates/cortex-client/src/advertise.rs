@@ -21,12 +21,12 @@ use crate::connection::no_answer;
 use crate::error::{Error, Result};
 
 /// How long dropping an advertisement waits for the daemon to have heard of it, where it may wait.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least time that a daemon is given for an answer: ours looks for up to a second before it
 /// refuses a topic.
-const LEAST_TIMEOUT: Duration = Duration::from_secs(2);
+const MIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most: what is asked again and again need not wait for longer.
-const MOST_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What has become of an advertised topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub struct Advertisement {
     standing: Arc<Standing>,
     handle: Handle,
     /// How long dropping it waits.
-    farewell: Duration,
+    close_timeout: Duration,
     is_ended: bool,
 }
 
@@ -108,7 +108,7 @@ impl Advertisement {
     /// [`Error::Unreadable`], [`Error::Transport`]. It is tried again, as after dropping it.
     pub fn unregister(mut self) -> Result<()> {
         // The keeper tells before that there is no answer.
-        let end = self.end(MOST_TIMEOUT);
+        let end = self.end(MAX_TIMEOUT);
         end.unwrap_or_else(|| Err(no_answer(self.handle.address(), self.handle.timeout(), 1)))
     }
 
@@ -168,7 +168,7 @@ impl Advertisement {
 impl Drop for Advertisement {
     fn drop(&mut self) {
         if !self.is_ended {
-            self.end(self.farewell);
+            self.end(self.close_timeout);
         }
     }
 }
@@ -195,24 +195,24 @@ type Callback = Box<dyn FnMut(Notice) + Send>;
 impl Advertiser {
     /// `timeout` is the time that the daemon has for an answer.
     pub(crate) fn new(address: String, timeout: Duration) -> Self {
-        let timeout = timeout.clamp(LEAST_TIMEOUT, MOST_TIMEOUT);
+        let timeout = timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT);
         Self { address, timeout, handle: Mutex::new(None) }
     }
 
     /// Has a topic kept registered from now on. It does not wait; dropping the advertisement waits
-    /// for `farewell` at most.
+    /// for `close_timeout` at most.
     pub(crate) fn advertise(
         &self,
         info: TopicInfo,
         on_notice: Option<Callback>,
-        farewell: Duration,
+        close_timeout: Duration,
     ) -> Result<Advertisement> {
         let handle = self.handle()?;
         let standing = Arc::new(Standing::default());
         let id = handle.new_id();
         let (wanted, told) = (info.clone(), Arc::clone(&standing));
         handle.order(Order::Add { id, info: wanted, standing: told, on_notice });
-        Ok(Advertisement { id, info, standing, handle, farewell, is_ended: false })
+        Ok(Advertisement { id, info, standing, handle, close_timeout, is_ended: false })
     }
 
     fn handle(&self) -> Result<Handle> {

@@ -1,7 +1,7 @@
 //! Which topics must be registered, renewed or taken back at the daemon, and when.
 //!
 //! As in [`exchange`](crate::exchange), there is no socket and no clock: the driver carries out
-//! what [`Keeper::next`] says, tells what came of it, and hands on what [`Keeper::take_news`]
+//! what [`AdvertisementManager::next`] says, tells what came of it, and hands on what [`AdvertisementManager::take_events`]
 //! gives. It has one connection, with one request at a time on it.
 //!
 //! Everything that is known of the daemon belongs to a connection. With a new one all topics are
@@ -20,8 +20,8 @@ use cortex_proto::{
     DiscoveryRequest, Hold, RequestExt, ResponseExt, Session, TopicInfo, TopicName,
 };
 
-use self::connection_state::{Reach, Step};
-use self::schedule::{Turn, Turns};
+use self::connection_state::{ConnectionState, Step};
+use self::schedule::{Due, Schedule};
 use self::topic::{Placed, Standing, Topic, Wanted};
 use crate::error::{Error, Result};
 use crate::reply::Reply;
@@ -34,9 +34,9 @@ const PACE: Duration = Duration::from_millis(20);
 /// What the daemon has refused is tried again after this time, then after twice as long, …
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// … for as long as this, when another node has the topic, …
-const LONGEST_PAUSE_WHEN_TAKEN: Duration = REFRESH;
+const MAX_PAUSE_WHEN_TAKEN: Duration = REFRESH;
 /// … or as this, when the daemon does not want it.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// How long a session outlives its process.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
@@ -58,9 +58,9 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Give up the connection there is, and make a new one. When the daemon has greeted, tell
-    /// [`Keeper::connected`].
+    /// [`AdvertisementManager::connected`].
     Connect,
-    /// Send this, and tell [`Keeper::answered`] when the answer is there.
+    /// Send this, and tell [`AdvertisementManager::answered`] when the answer is there.
     Ask(Box<DiscoveryRequest>),
     /// Wait for what happens, at most this long; `None` is for ever.
     Rest(Option<Duration>),
@@ -68,7 +68,7 @@ pub(crate) enum Next {
 
 /// What has become of an advertisement.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum AdvertisementEvent {
     /// The daemon has the topic.
     Registered { hold: Option<Hold> },
     /// The connection is lost, so nobody knows what the daemon has.
@@ -83,19 +83,19 @@ pub(crate) enum News {
 
 /// Keeps topics registered.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct AdvertisementManager {
     settings: Settings,
     topics: BTreeMap<u64, Topic>,
     by_name: HashMap<TopicName, u64>,
     by_id: HashMap<Id, u64>,
     last_number: u64,
-    turns: Turns,
+    schedule: Schedule,
     /// Not before this a topic is registered again that needs not be.
     paced_until: Option<Instant>,
-    reach: Reach,
+    connection: ConnectionState,
     daemon: Daemon,
     asked: Option<Asked>,
-    news: VecDeque<(Id, News)>,
+    events: VecDeque<(Id, AdvertisementEvent)>,
 }
 
 #[derive(Debug)]
@@ -137,7 +137,7 @@ struct Daemon {
     renew_at: Option<Instant>,
 }
 
-impl Keeper {
+impl AdvertisementManager {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
             settings,
@@ -145,18 +145,18 @@ impl Keeper {
             by_name: HashMap::new(),
             by_id: HashMap::new(),
             last_number: 0,
-            turns: Turns::default(),
+            schedule: Schedule::default(),
             paced_until: None,
-            reach: Reach::new(),
+            connection: ConnectionState::new(),
             daemon: Daemon::default(),
             asked: None,
-            news: VecDeque::new(),
+            events: VecDeque::new(),
         }
     }
 
     /// Keeps a topic registered from now on, in place of an earlier advertisement of it.
     pub(crate) fn add(&mut self, id: Id, info: TopicInfo, now: Instant) {
-        self.reach.wanted(self.topics.is_empty(), now);
+        self.connection.wanted(self.topics.is_empty(), now);
         let number = self.by_name.get(&info.name).copied().unwrap_or_else(|| {
             self.last_number += 1;
             self.by_name.insert(info.name.clone(), self.last_number);
@@ -167,7 +167,7 @@ impl Keeper {
         let wanted = Wanted { id, info, standing: Standing::Unsure, told: None };
         if let Some(replaced) = topic.wanted.replace(wanted) {
             self.by_id.remove(&replaced.id);
-            self.news.push_back((replaced.id, News::Replaced));
+            self.events.push_back((replaced.id, AdvertisementEvent::Replaced));
         }
         topic.pause = FIRST_PAUSE;
         self.by_id.insert(id, number);
@@ -180,14 +180,14 @@ impl Keeper {
         let Some((number, topic)) =
             number.and_then(|number| Some((number, self.topics.get_mut(&number)?)))
         else {
-            self.news.push_back((id, News::Gone(Ok(()))));
+            self.events.push_back((id, AdvertisementEvent::Gone(Ok(()))));
             return;
         };
         topic.wanted = None;
         topic.pause = FIRST_PAUSE;
-        if topic.placed.is_some() && !self.reach.is_up() {
+        if topic.placed.is_some() && !self.connection.is_up() {
             // It is withdrawn when the daemon is back; nobody has to wait for that.
-            self.news.push_back((id, News::Gone(Err(self.settings.no_answer()))));
+            self.events.push_back((id, AdvertisementEvent::Gone(Err(self.settings.no_answer()))));
         } else {
             topic.leaving.push(id);
         }
@@ -200,8 +200,8 @@ impl Keeper {
     }
 
     /// What has happened since the last call, in order.
-    pub(crate) fn take_news(&mut self) -> VecDeque<(Id, News)> {
-        mem::take(&mut self.news)
+    pub(crate) fn take_events(&mut self) -> VecDeque<(Id, AdvertisementEvent)> {
+        mem::take(&mut self.events)
     }
 
     /// What to do at `now`. Asking again without need changes nothing, but that a request under
@@ -214,11 +214,11 @@ impl Keeper {
             }
             self.disconnect(now);
         }
-        let told_at = self.tell_silence(now);
+        let told_at = self.report_outage(now);
         if self.topics.is_empty() {
             return Next::Rest(None);
         }
-        let turn = match self.reach.step(now) {
+        let turn = match self.connection.step(now) {
             Step::Connect => return Next::Connect,
             Step::Wait(until) => until,
             Step::Ask => match self.choose(now) {
@@ -232,12 +232,12 @@ impl Keeper {
 
     /// The daemon has greeted on the connection that was asked for last.
     pub(crate) fn connected(&mut self) {
-        self.reach.connected();
+        self.connection.connected();
     }
 
     /// The connection went away. One that is not there yet comes by itself.
     pub(crate) fn lost(&mut self, now: Instant) {
-        if self.reach.is_up() {
+        if self.connection.is_up() {
             self.disconnect(now);
         }
     }
@@ -254,7 +254,7 @@ impl Keeper {
     /// The answer to the request under way.
     pub(crate) fn answered(&mut self, reply: Result<Reply>, now: Instant) {
         let Some(Asked { at, question }) = self.asked.take() else { return };
-        self.reach.answered();
+        self.connection.answered();
         if let Ok(reply) = &reply {
             self.daemon.is_extended = Some(reply.ext().is_some());
         }
@@ -278,16 +278,16 @@ impl Keeper {
         let is_asked = self.asked.as_ref().is_some_and(|asked| asked.topic() == Some(number));
         let Some(topic) = self.topics.get_mut(&number) else { return };
         if !topic.is_misplaced() {
-            let gone = topic.leaving.drain(..).map(|id| (id, News::Gone(Ok(()))));
-            self.news.extend(gone);
+            let gone = topic.leaving.drain(..).map(|id| (id, AdvertisementEvent::Gone(Ok(()))));
+            self.events.extend(gone);
         }
         if topic.wanted.is_none() && topic.placed.is_none() {
             self.by_name.remove(&topic.name);
             self.topics.remove(&number);
-            self.turns.take(number);
+            self.schedule.take(number);
         } else if !is_asked {
-            let turn = if topic.is_misplaced() { Turn::Withdraw } else { Turn::Register };
-            self.turns.set(number, turn);
+            let turn = if topic.is_misplaced() { Due::Withdraw } else { Due::Register };
+            self.schedule.set(number, turn);
         }
     }
 
@@ -296,12 +296,12 @@ impl Keeper {
         let Some(topic) = self.topics.get_mut(&number) else { return };
         let pause = topic.pause.min(longest);
         topic.pause = pause * 2;
-        self.turns.set(number, Turn::At(now + pause));
+        self.schedule.set(number, Due::At(now + pause));
     }
 
     fn disconnect(&mut self, now: Instant) {
         let since = self.asked.take().map_or(now, |asked| asked.at);
-        self.reach.lost(since, now);
+        self.connection.lost(since, now);
         self.daemon = Daemon::default();
         let numbers: Vec<_> = self.topics.keys().copied().collect();
         for number in numbers {
@@ -312,11 +312,14 @@ impl Keeper {
                 if let Some(wanted) = &mut topic.wanted
                     && mem::replace(&mut wanted.standing, Standing::Unsure) != Standing::Unsure
                 {
-                    self.news.push_back((wanted.id, News::Unsure));
+                    self.events.push_back((wanted.id, AdvertisementEvent::Unsure));
                 }
                 let error = self.settings.no_answer();
-                let gone = topic.leaving.drain(..).map(|id| (id, News::Gone(Err(error.clone()))));
-                self.news.extend(gone);
+                let gone = topic
+                    .leaving
+                    .drain(..)
+                    .map(|id| (id, AdvertisementEvent::Gone(Err(error.clone()))));
+                self.events.extend(gone);
             }
             self.hurry(number);
         }
@@ -324,12 +327,12 @@ impl Keeper {
 
     /// Tells all who wait that nobody answers, once that is so for long enough. Gives the time at
     /// which it will be.
-    fn tell_silence(&mut self, now: Instant) -> Option<Instant> {
-        let at = self.reach.silence_ends(self.settings.timeout)?;
+    fn report_outage(&mut self, now: Instant) -> Option<Instant> {
+        let at = self.connection.outage_deadline(self.settings.timeout)?;
         if now < at {
             return Some(at);
         }
-        self.reach.silence_told();
+        self.connection.outage_reported();
         let numbers: Vec<_> = self.topics.keys().copied().collect();
         for number in numbers {
             self.trouble(number, self.settings.no_answer());
@@ -345,14 +348,14 @@ impl Keeper {
         if self.daemon.renew_at.is_some_and(|at| at <= now) {
             return Some(Question::Renew);
         }
-        let (turn, number) = self.turns.first()?;
-        if let Turn::At(at) = turn {
+        let (turn, number) = self.schedule.first()?;
+        if let Due::At(at) = turn {
             if now < self.paced_until.map_or(at, |paced| paced.max(at)) {
                 return None;
             }
             self.paced_until = Some(now + PACE);
         }
-        self.turns.take(number);
+        self.schedule.take(number);
         let topic = self.topics.get(&number)?;
         if let Some(wanted) = &topic.wanted
             && !topic.is_misplaced()
@@ -369,9 +372,9 @@ impl Keeper {
 
     /// When there is something to ask again.
     fn next_turn(&self) -> Option<Instant> {
-        let turn = self.turns.first().and_then(|(turn, _)| match turn {
-            Turn::At(at) => Some(self.paced_until.map_or(at, |paced| paced.max(at))),
-            Turn::Withdraw | Turn::Register => None,
+        let turn = self.schedule.first().and_then(|(turn, _)| match turn {
+            Due::At(at) => Some(self.paced_until.map_or(at, |paced| paced.max(at))),
+            Due::Withdraw | Due::Register => None,
         });
         [turn, self.daemon.renew_at].into_iter().flatten().min()
     }
@@ -468,7 +471,7 @@ impl Keeper {
         match error {
             _ if !is_current => self.hurry(number),
             None => {
-                self.turns.set(number, Turn::At(now + REFRESH));
+                self.schedule.set(number, Due::At(now + REFRESH));
                 let is_extended = self.daemon.is_extended == Some(true);
                 if is_extended && !self.in_session() && self.daemon.sees.is_none() {
                     self.daemon.shows = Some((number, id));
@@ -478,7 +481,7 @@ impl Keeper {
             }
             Some(error) => {
                 let is_taken = matches!(error, Error::AlreadyRegistered { .. });
-                let longest = if is_taken { LONGEST_PAUSE_WHEN_TAKEN } else { LONGEST_PAUSE };
+                let longest = if is_taken { MAX_PAUSE_WHEN_TAKEN } else { MAX_PAUSE };
                 self.trouble(number, error);
                 self.defer(number, longest, now);
             }
@@ -497,7 +500,7 @@ impl Keeper {
         {
             wanted.standing = standing;
             wanted.told = None;
-            self.news.push_back((wanted.id, News::Registered { hold }));
+            self.events.push_back((wanted.id, AdvertisementEvent::Registered { hold }));
         }
     }
 
@@ -508,7 +511,7 @@ impl Keeper {
             wanted.standing = Standing::Unsure;
             if wanted.told.as_ref() != Some(&error) {
                 wanted.told = Some(error.clone());
-                self.news.push_back((wanted.id, News::Trouble(error)));
+                self.events.push_back((wanted.id, AdvertisementEvent::Trouble(error)));
             }
         }
     }
@@ -562,10 +565,13 @@ impl Keeper {
         }
         match topic.refusal.take() {
             Some(error) if topic.placed.is_some() => {
-                let gone = topic.leaving.drain(..).map(|id| (id, News::Gone(Err(error.clone()))));
-                self.news.extend(gone);
+                let gone = topic
+                    .leaving
+                    .drain(..)
+                    .map(|id| (id, AdvertisementEvent::Gone(Err(error.clone()))));
+                self.events.extend(gone);
                 self.trouble(number, error);
-                self.defer(number, LONGEST_PAUSE, now);
+                self.defer(number, MAX_PAUSE, now);
             }
             _ => self.hurry(number),
         }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-const FIRST: Duration = Duration::from_millis(10);
-const LONGEST: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the next pause is: 10 ms at first, then twice as long each time, up to 1 s.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +13,7 @@ pub(crate) struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: FIRST }
+        Self { next: FIRST_PAUSE }
     }
 }
 
@@ -21,7 +21,7 @@ impl Backoff {
     /// The pause before the next attempt.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.next;
-        self.next = (2 * pause).min(LONGEST);
+        self.next = (2 * pause).min(MAX_PAUSE);
         pause
     }
 }
@@ -32,13 +32,13 @@ const CALM: Duration = Duration::from_millis(500);
 /// Connections that were lost, and how long to wait before the next one: not at all after a good
 /// one, since a daemon that was killed may be back already.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Losses {
+pub(crate) struct ReconnectBackoff {
     /// When the last one was, and the pause after it.
     last: Option<(Instant, Duration)>,
     backoff: Backoff,
 }
 
-impl Losses {
+impl ReconnectBackoff {
     /// A connection was lost at `now`: how long to wait.
     pub(crate) fn pause(&mut self, now: Instant) -> Duration {
         let was_good = self.last.is_none_or(|(at, pause)| {
@@ -69,10 +69,10 @@ mod tests {
     #[test]
     fn a_loss_after_a_good_connection_costs_no_pause() {
         let mut now = Instant::now();
-        let mut losses = Losses::default();
+        let mut reconnect_backoff = ReconnectBackoff::default();
         let mut after = |connected: Duration| {
             now += connected;
-            let pause = losses.pause(now);
+            let pause = reconnect_backoff.pause(now);
             now += pause;
             pause.as_millis()
         };

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
 
-use crate::advertise::{Advertisement, Advertiser, FAREWELL, Notice};
+use crate::advertise::{Advertisement, Advertiser, CLOSE_TIMEOUT, Notice};
 use crate::builder::DiscoveryClientBuilder;
 use crate::connection::{Call, Connection, Outcome};
 use crate::error::{Error, Result};
-use crate::exchange::Plan;
+use crate::exchange::RetryPolicy;
 use crate::info::{Description, Hello};
 use crate::wait::{self, Wait};
-use crate::watch::{Feed, parse_filter};
+use crate::watch::{WatchState, parse_filter};
 
 pub use watch::Watch;
 
@@ -25,7 +25,7 @@ pub use watch::Watch;
 /// It may be sent to another thread. Dropping it closes the connection at once.
 pub struct DiscoveryClient {
     connection: Connection,
-    plan: Plan,
+    policy: RetryPolicy,
     poll_interval: Duration,
     advertiser: Advertiser,
 }
@@ -54,9 +54,13 @@ impl DiscoveryClient {
         DiscoveryClientBuilder::default()
     }
 
-    pub(crate) fn start(address: String, plan: Plan, poll_interval: Duration) -> Result<Self> {
-        let advertiser = Advertiser::new(address.clone(), plan.timeout);
-        Ok(Self { connection: Connection::open(address)?, plan, poll_interval, advertiser })
+    pub(crate) fn start(
+        address: String,
+        policy: RetryPolicy,
+        poll_interval: Duration,
+    ) -> Result<Self> {
+        let advertiser = Advertiser::new(address.clone(), policy.timeout);
+        Ok(Self { connection: Connection::open(address)?, policy, poll_interval, advertiser })
     }
 
     /// Where this client expects the daemon.
@@ -73,7 +77,7 @@ impl DiscoveryClient {
     pub fn register_topic(&mut self, info: &TopicInfo) -> Result<()> {
         let topic = info.name.as_str();
         self.connection
-            .call(&DiscoveryRequest::register(info.clone()), self.plan)?
+            .call(&DiscoveryRequest::register(info.clone()), self.policy)?
             .registered(topic)
     }
 
@@ -84,7 +88,7 @@ impl DiscoveryClient {
     /// [`Error::NoSuchTopic`]; [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`],
     /// [`Error::Transport`].
     pub fn unregister_topic(&mut self, topic: &str) -> Result<()> {
-        self.connection.call(&DiscoveryRequest::unregister(topic), self.plan)?.unregistered(topic)
+        self.connection.call(&DiscoveryRequest::unregister(topic), self.policy)?.unregistered(topic)
     }
 
     /// Asks for one topic.
@@ -93,7 +97,7 @@ impl DiscoveryClient {
     /// [`Error::NoSuchTopic`]; [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`],
     /// [`Error::Transport`].
     pub fn lookup_topic(&mut self, topic: &str) -> Result<TopicInfo> {
-        self.connection.call(&DiscoveryRequest::lookup(topic), self.plan)?.found(topic)
+        self.connection.call(&DiscoveryRequest::lookup(topic), self.policy)?.found(topic)
     }
 
     /// Waits for a topic to be registered, at most `timeout`
@@ -113,7 +117,7 @@ impl DiscoveryClient {
 
     fn wait(&mut self, topic: &str, timeout: Duration) -> Result<TopicInfo> {
         let now = Instant::now();
-        let mut wait = Wait::start(topic, timeout, self.poll_interval, self.plan.timeout, now);
+        let mut wait = Wait::start(topic, timeout, self.poll_interval, self.policy.timeout, now);
         loop {
             let question = match wait.next(Instant::now()) {
                 wait::Next::Ask(question) => question,
@@ -156,7 +160,7 @@ impl DiscoveryClient {
     /// # Errors
     /// [`Error::Thread`] and [`Error::Transport`] when the thread cannot be started.
     pub fn advertise(&mut self, info: TopicInfo) -> Result<Advertisement> {
-        self.advertiser.advertise(info, None, FAREWELL)
+        self.advertiser.advertise(info, None, CLOSE_TIMEOUT)
     }
 
     /// The same, and tells what becomes of the topic. `on_notice` is called on the thread of all
@@ -170,7 +174,7 @@ impl DiscoveryClient {
         info: TopicInfo,
         on_notice: impl FnMut(Notice) + Send + 'static,
     ) -> Result<Advertisement> {
-        self.advertiser.advertise(info, Some(Box::new(on_notice)), FAREWELL)
+        self.advertiser.advertise(info, Some(Box::new(on_notice)), CLOSE_TIMEOUT)
     }
 
     /// Watches the topics that match `filter`, a pattern as
@@ -184,8 +188,8 @@ impl DiscoveryClient {
     /// # Errors
     /// [`Error::Filter`]; [`Error::Transport`] when no socket can be made.
     pub fn watch(&self, filter: Option<&str>) -> Result<Watch> {
-        let feed = Feed::new(parse_filter(filter)?, self.poll_interval, self.plan.timeout);
-        Watch::start(self.address().to_owned(), feed)
+        let state = WatchState::new(parse_filter(filter)?, self.poll_interval, self.policy.timeout);
+        Watch::start(self.address().to_owned(), state)
     }
 
     /// Asks for all topics, in the order of their first registration.
@@ -193,7 +197,7 @@ impl DiscoveryClient {
     /// # Errors
     /// [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`].
     pub fn list_topics(&mut self) -> Result<Vec<TopicInfo>> {
-        self.connection.call(&DiscoveryRequest::list(), self.plan)?.listed()
+        self.connection.call(&DiscoveryRequest::list(), self.policy)?.listed()
     }
 
     /// Asks whether a daemon is there.
@@ -202,7 +206,7 @@ impl DiscoveryClient {
     /// [`Error::NoAnswer`] when none is; [`Error::Refused`], [`Error::Unreadable`],
     /// [`Error::Transport`].
     pub fn ping(&mut self) -> Result<()> {
-        self.connection.call(&DiscoveryRequest::ping(), self.plan)?.done()
+        self.connection.call(&DiscoveryRequest::ping(), self.policy)?.done()
     }
 
     /// Asks the daemon for what it says of itself. One that speaks the legacy protocol alone has
@@ -212,7 +216,7 @@ impl DiscoveryClient {
     /// As [`ping`](Self::ping).
     pub fn hello(&mut self) -> Result<Hello> {
         let request = DiscoveryRequest::ping().with_ext(RequestExt::default());
-        self.connection.call(&request, self.plan)?.greeted()
+        self.connection.call(&request, self.policy)?.greeted()
     }
 
     /// Asks for one topic, and for what the daemon knows of it.
@@ -221,7 +225,7 @@ impl DiscoveryClient {
     /// As [`lookup_topic`](Self::lookup_topic).
     pub fn describe(&mut self, topic: &str) -> Result<Description> {
         let request = DiscoveryRequest::lookup(topic).with_ext(RequestExt::default());
-        self.connection.call(&request, self.plan)?.described(topic)
+        self.connection.call(&request, self.policy)?.described(topic)
     }
 
     /// Asks for all topics, in the order of their first registration, and for what the daemon knows
@@ -231,7 +235,7 @@ impl DiscoveryClient {
     /// As [`list_topics`](Self::list_topics).
     pub fn describe_all(&mut self) -> Result<Vec<Description>> {
         let request = DiscoveryRequest::list().with_ext(RequestExt::default());
-        self.connection.call(&request, self.plan)?.all_described()
+        self.connection.call(&request, self.policy)?.all_described()
     }
 
     /// Asks for the daemon's counters and gauges, by their names; times are in ms.
@@ -240,7 +244,7 @@ impl DiscoveryClient {
     /// [`Error::Unsupported`] when the daemon has none, as one that speaks the legacy protocol
     /// alone; [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`].
     pub fn stats(&mut self) -> Result<BTreeMap<String, u64>> {
-        self.connection.call(&DiscoveryRequest::stats(), self.plan)?.counted()
+        self.connection.call(&DiscoveryRequest::stats(), self.policy)?.counted()
     }
 
     /// Asks the daemon to end. It may still be there for a moment after it agreed.
@@ -249,7 +253,7 @@ impl DiscoveryClient {
     /// [`Error::Refused`] when this user may not; [`Error::NoAnswer`], also when the daemon ended
     /// without its answer arriving; [`Error::Unreadable`], [`Error::Transport`].
     pub fn shutdown(&mut self) -> Result<()> {
-        self.connection.call(&DiscoveryRequest::shutdown(), self.plan)?.done()
+        self.connection.call(&DiscoveryRequest::shutdown(), self.policy)?.done()
     }
 }
 
@@ -257,7 +261,7 @@ impl fmt::Debug for DiscoveryClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DiscoveryClient")
             .field("address", &self.address())
-            .field("plan", &self.plan)
+            .field("policy", &self.policy)
             .field("poll_interval", &self.poll_interval)
             .finish_non_exhaustive()
     }

@@ -8,7 +8,7 @@ use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
 use crate::AsyncDiscoveryClient;
 use crate::DiscoveryClient;
 use crate::error::Result;
-use crate::exchange::Plan;
+use crate::exchange::RetryPolicy;
 
 /// How long each attempt waits for an answer when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,8 +75,8 @@ impl DiscoveryClientBuilder {
     /// [`Error::Address`](crate::Error::Address) for an address that ZeroMQ cannot connect to,
     /// [`Error::Transport`](crate::Error::Transport) when no socket can be made.
     pub fn build(self) -> Result<DiscoveryClient> {
-        let plan = self.plan();
-        DiscoveryClient::start(self.address, plan, self.poll_interval)
+        let policy = self.policy();
+        DiscoveryClient::start(self.address, policy, self.poll_interval)
     }
 
     /// Makes an [`AsyncDiscoveryClient`]. It connects in the background: a daemon need not be
@@ -90,11 +90,11 @@ impl DiscoveryClientBuilder {
     /// Tokio panics when the runtime was built without I/O or without time.
     #[cfg(feature = "tokio")]
     pub fn build_async(self) -> Result<AsyncDiscoveryClient> {
-        let plan = self.plan();
-        AsyncDiscoveryClient::start(self.address, plan, self.poll_interval)
+        let policy = self.policy();
+        AsyncDiscoveryClient::start(self.address, policy, self.poll_interval)
     }
 
-    fn plan(&self) -> Plan {
-        Plan { timeout: self.timeout, attempts: self.retries.saturating_add(1) }
+    fn policy(&self) -> RetryPolicy {
+        RetryPolicy { timeout: self.timeout, attempts: self.retries.saturating_add(1) }
     }
 }

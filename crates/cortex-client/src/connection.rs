@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 use cortex_proto::DiscoveryRequest;
 use tracing::debug;
 
-use crate::context::{Place, settle};
+use crate::context::{ContextSlot, with_context_slot};
 use crate::error::{Error, Result};
-use crate::exchange::{Exchange, Next, Plan, Question, poll_millis};
+use crate::exchange::{Exchange, Next, Question, RetryPolicy, poll_millis};
 use crate::reply::{RawReply, Reply};
 
-pub(crate) use monitored_socket::{Event, Line};
-pub(crate) use waker::{Bell, Door};
+pub(crate) use monitored_socket::{Event, MonitoredSocket};
+pub(crate) use waker::{WakeSource, Waker};
 
 /// A daemon that comes back is found about this soon, in ms, …
 const RECONNECT: i32 = 50;
 /// … and after a longer absence within this time.
-const LONGEST_RECONNECT: i32 = 250;
+const MAX_RECONNECT: i32 = 250;
 /// In ms, for a TCP connection to come about: the system would try for minutes at a machine that is
 /// off, and find it late when it is on again.
 const CONNECT_TIMEOUT: i32 = 5_000;
@@ -31,14 +31,14 @@ const CONNECT_TIMEOUT: i32 = 5_000;
 pub(crate) struct Connection {
     address: String,
     /// `None` after a failure: the next call starts afresh.
-    link: Option<Link>,
+    req_socket: Option<ReqSocket>,
 }
 
 impl Connection {
     /// Connects in the background: a daemon need not be there yet.
     pub(crate) fn open(address: String) -> Result<Self> {
-        let link = Some(Link::open(&address, OnLoss::Unnoticed)?);
-        Ok(Self { address, link })
+        let req_socket = Some(ReqSocket::open(&address, OnLoss::Unnoticed)?);
+        Ok(Self { address, req_socket })
     }
 
     /// Where the daemon is expected.
@@ -48,9 +48,13 @@ impl Connection {
 
     /// One request and its reply. That the connection is lost meanwhile shows only at the end of
     /// the time.
-    pub(crate) fn call(&mut self, request: &DiscoveryRequest, plan: Plan) -> Result<Reply> {
+    pub(crate) fn call(
+        &mut self,
+        request: &DiscoveryRequest,
+        policy: RetryPolicy,
+    ) -> Result<Reply> {
         debug!(address = self.address, command = %request.command, "request");
-        let mut call = Call::new(request.to_bytes(), plan, OnLoss::Unnoticed);
+        let mut call = Call::new(request.to_bytes(), policy, OnLoss::Unnoticed);
         loop {
             if let Outcome::Answered(reply) = self.proceed(&mut call, None)? {
                 return Ok(reply);
@@ -69,12 +73,12 @@ impl Connection {
         let raw = match self.exchange(call, until) {
             Ok(Step::Received(raw)) => raw,
             Ok(Step::Lost) => {
-                self.link = None;
+                self.req_socket = None;
                 return Ok(Outcome::Lost);
             }
             Ok(Step::Sent | Step::Nothing) => return Ok(Outcome::Pending),
             Err(error) => {
-                self.link = None;
+                self.req_socket = None;
                 return Err(error);
             }
         };
@@ -86,8 +90,8 @@ impl Connection {
 
     /// Listens no more to what becomes of the connection, and frees what that costs.
     pub(crate) fn stop_monitor(&mut self) {
-        if let Some(link) = &mut self.link {
-            link.stop_monitor();
+        if let Some(req_socket) = &mut self.req_socket {
+            req_socket.stop_monitor();
         }
     }
 
@@ -97,8 +101,8 @@ impl Connection {
         let exchange = &mut call.exchange;
         // An answer that came while nobody looked is one, also when its time is over meanwhile.
         if exchange.is_sent()
-            && let Some(link) = &self.link
-            && let Ok(raw) = receive(&link.socket)
+            && let Some(req_socket) = &self.req_socket
+            && let Ok(raw) = receive(&req_socket.socket)
         {
             return Ok(Step::Received(raw));
         }
@@ -107,34 +111,34 @@ impl Connection {
             let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
             let next = match exchange.next(now) {
                 Next::GiveUp => {
-                    let plan = exchange.plan();
-                    debug!(attempts = plan.attempts, "no answer");
-                    return Err(no_answer(&self.address, plan.total(), plan.attempts));
+                    let policy = exchange.policy();
+                    debug!(attempts = policy.attempts, "no answer");
+                    return Err(no_answer(&self.address, policy.total(), policy.attempts));
                 }
                 Next::Reconnect => {
                     debug!(attempt = exchange.attempt(), "sending again");
-                    self.link = None;
+                    self.req_socket = None;
                     continue;
                 }
                 Next::Pause { .. } if left.is_zero() => return Ok(Step::Nothing),
                 Next::Pause { within } => {
                     // It would connect all the same, and more often.
-                    self.link = None;
+                    self.req_socket = None;
                     thread::sleep(within.min(left));
                     continue;
                 }
                 Next::Send { within } => Next::Send { within: within.min(left) },
                 Next::Receive { within } => Next::Receive { within: within.min(left) },
             };
-            let link = match self.link.take() {
-                Some(link) => link,
-                None => Link::open(&self.address, call.on_loss)?,
+            let req_socket = match self.req_socket.take() {
+                Some(req_socket) => req_socket,
+                None => ReqSocket::open(&self.address, call.on_loss)?,
             };
-            let link = self.link.insert(link);
+            let req_socket = self.req_socket.insert(req_socket);
             if call.on_loss != OnLoss::Unnoticed {
-                link.start_monitor();
+                req_socket.start_monitor();
             }
-            match link.step(next, &call.body) {
+            match req_socket.step(next, &call.body) {
                 Ok(Step::Sent) => exchange.sent(),
                 Ok(received @ Step::Received(_)) => return Ok(received),
                 Ok(Step::Lost) => {
@@ -179,8 +183,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub(crate) fn new(body: Vec<u8>, plan: Plan, on_loss: OnLoss) -> Self {
-        let exchange = Exchange::start(plan, Instant::now());
+    pub(crate) fn new(body: Vec<u8>, policy: RetryPolicy, on_loss: OnLoss) -> Self {
+        let exchange = Exchange::start(policy, Instant::now());
         Self { body, exchange, on_loss, was_lost: false }
     }
 
@@ -188,8 +192,8 @@ impl Call {
     pub(crate) fn of(question: Question) -> Self {
         debug!(within = ?question.timeout, is_parked = question.is_parked, "question");
         let on_loss = if question.is_parked { OnLoss::Tell } else { OnLoss::SendAgain };
-        let plan = Plan { timeout: question.timeout, attempts: 1 };
-        Self::new(question.body, plan, on_loss)
+        let policy = RetryPolicy { timeout: question.timeout, attempts: 1 };
+        Self::new(question.body, policy, on_loss)
     }
 
     /// Whether a connection was lost since the last answer.
@@ -228,35 +232,35 @@ enum Step {
 }
 
 /// A REQ socket, and the monitor that tells when its connection goes away.
-struct Link {
+struct ReqSocket {
     socket: zmq::Socket,
     monitor: Option<zmq::Socket>,
-    place: Place,
+    slot: ContextSlot,
 }
 
-impl Link {
+impl ReqSocket {
     fn open(address: &str, on_loss: OnLoss) -> Result<Self> {
         let monitored = (on_loss != OnLoss::Unnoticed)
             .then(|| Self::prepare(address, &[zmq::SocketEvent::DISCONNECTED]));
-        let link = match monitored {
-            Some(Ok(link)) => link,
+        let req_socket = match monitored {
+            Some(Ok(req_socket)) => req_socket,
             // That it cannot be monitored is told later, and is no reason not to have it.
             Some(Err(_)) | None => Self::prepare(address, &[])?,
         };
-        link.connect(address)?;
-        Ok(link)
+        req_socket.connect(address)?;
+        Ok(req_socket)
     }
 
     /// One that is yet to be connected. It is monitored where there are events to listen to.
     fn prepare(address: &str, events: &[zmq::SocketEvent]) -> Result<Self> {
-        let made = settle(|place| {
-            let socket = place.socket(zmq::REQ)?;
+        let made = with_context_slot(|slot| {
+            let socket = slot.socket(zmq::REQ)?;
             configure(&socket, address)?;
-            let mut link = Self { socket, monitor: None, place };
+            let mut req_socket = Self { socket, monitor: None, slot };
             if !events.is_empty() {
-                link.monitor = Some(monitor(&link.place, &link.socket, events)?);
+                req_socket.monitor = Some(monitor(&req_socket.slot, &req_socket.socket, events)?);
             }
-            Ok(link)
+            Ok(req_socket)
         });
         made.map_err(|source| Error::Transport { address: address.to_owned(), source })
     }
@@ -269,7 +273,7 @@ impl Link {
     /// one, which is a matter of descriptors as well, a lost connection shows at the deadline.
     fn start_monitor(&mut self) {
         if self.monitor.is_none() {
-            match monitor(&self.place, &self.socket, &[zmq::SocketEvent::DISCONNECTED]) {
+            match monitor(&self.slot, &self.socket, &[zmq::SocketEvent::DISCONNECTED]) {
                 Ok(monitor) => self.monitor = Some(monitor),
                 Err(source) => debug!(%source, "the connection cannot be monitored"),
             }
@@ -336,7 +340,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for ReqSocket {
     fn drop(&mut self) {
         self.stop_monitor();
     }
@@ -346,7 +350,7 @@ impl Drop for Link {
 pub(crate) fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> {
     socket.set_linger(0)?;
     socket.set_reconnect_ivl(RECONNECT)?;
-    socket.set_reconnect_ivl_max(LONGEST_RECONNECT)?;
+    socket.set_reconnect_ivl_max(MAX_RECONNECT)?;
     socket.set_connect_timeout(CONNECT_TIMEOUT)?;
     // Only where it must be: with it ZeroMQ would try no other than a name's IPv6 address.
     socket.set_ipv6(address.starts_with("tcp://["))
@@ -361,11 +365,11 @@ pub(crate) fn connect(socket: &zmq::Socket, address: &str) -> Result<()> {
 /// A socket at which an event comes in for each of these that happens to `socket`, which is of the
 /// same place. Before it is dropped, [`stop_monitor`] must be called.
 pub(crate) fn monitor(
-    place: &Place,
+    slot: &ContextSlot,
     socket: &zmq::Socket,
     events: &[zmq::SocketEvent],
 ) -> zmq::Result<zmq::Socket> {
-    let monitor = place.socket(zmq::PAIR)?;
+    let monitor = slot.socket(zmq::PAIR)?;
     monitor.set_linger(0)?;
     // With a bound, libzmq's I/O thread would wait when nobody reads.
     monitor.set_rcvhwm(0)?;

@@ -9,39 +9,39 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many connections share a context. It has room for 1,023 sockets, and the zmq crate cannot
 /// ask for more; a connection that is monitored has three.
-const CONNECTIONS_EACH: usize = 320;
+const CONNECTIONS_PER_CONTEXT: usize = 320;
 
-static CONTEXTS: Mutex<Vec<Room>> = Mutex::new(Vec::new());
+static CONTEXTS: Mutex<Vec<SharedContext>> = Mutex::new(Vec::new());
 
 /// A context, and the places in it that are taken.
-struct Room {
+struct SharedContext {
     context: zmq::Context,
-    taken: Arc<()>,
+    used: Arc<()>,
     /// The process that made it: in a forked child its I/O thread is missing.
     process: u32,
 }
 
-impl Room {
+impl SharedContext {
     fn new() -> Self {
-        Self { context: zmq::Context::new(), taken: Arc::new(()), process: process::id() }
+        Self { context: zmq::Context::new(), used: Arc::new(()), process: process::id() }
     }
 
-    fn has_place(&self) -> bool {
-        Arc::strong_count(&self.taken) <= CONNECTIONS_EACH
+    fn has_free_slot(&self) -> bool {
+        Arc::strong_count(&self.used) <= CONNECTIONS_PER_CONTEXT
     }
 
-    fn place(&self) -> Place {
-        Place { context: self.context.clone(), _taken: Arc::clone(&self.taken) }
+    fn slot(&self) -> ContextSlot {
+        ContextSlot { context: self.context.clone(), _used: Arc::clone(&self.used) }
     }
 }
 
 /// A place for a connection's sockets, which all lie in one context.
-pub(crate) struct Place {
+pub(crate) struct ContextSlot {
     context: zmq::Context,
-    _taken: Arc<()>,
+    _used: Arc<()>,
 }
 
-impl Place {
+impl ContextSlot {
     pub(crate) fn socket(&self, kind: zmq::SocketType) -> zmq::Result<zmq::Socket> {
         self.context.socket(kind)
     }
@@ -51,22 +51,22 @@ impl Place {
 ///
 /// libzmq closes sockets in the background. So a context may be full although few of its places are
 /// taken: when a daemon ends, all its clients replace their connections at once.
-pub(crate) fn settle<T>(make: impl Fn(Place) -> zmq::Result<T>) -> zmq::Result<T> {
-    let mut rooms = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if rooms.first().is_some_and(|room| room.process != process::id()) {
+pub(crate) fn with_context_slot<T>(make: impl Fn(ContextSlot) -> zmq::Result<T>) -> zmq::Result<T> {
+    let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if contexts.first().is_some_and(|context| context.process != process::id()) {
         // They cannot even be ended here.
-        mem::forget(mem::take(&mut *rooms));
+        mem::forget(mem::take(&mut *contexts));
     }
-    for room in rooms.iter().filter(|room| room.has_place()) {
-        match make(room.place()) {
+    for context in contexts.iter().filter(|context| context.has_free_slot()) {
+        match make(context.slot()) {
             Err(zmq::Error::EMFILE) => {}
             outcome => return outcome,
         }
     }
-    let room = Room::new();
+    let context = SharedContext::new();
     // That it fails here as well is for want of descriptors: nobody has use for one context more.
-    let sockets = make(room.place())?;
-    rooms.push(room);
+    let sockets = make(context.slot())?;
+    contexts.push(context);
     Ok(sockets)
 }
 
@@ -77,13 +77,13 @@ mod tests {
     #[test]
     fn who_replaces_many_connections_at_once_finds_room() {
         for _ in 0..5 {
-            let connect = |place: Place| {
-                let sockets = [(); 3].map(|()| place.socket(zmq::PAIR));
-                sockets.into_iter().collect::<zmq::Result<Vec<_>>>().map(|all| (all, place))
+            let connect = |slot: ContextSlot| {
+                let sockets = [(); 3].map(|()| slot.socket(zmq::PAIR));
+                sockets.into_iter().collect::<zmq::Result<Vec<_>>>().map(|all| (all, slot))
             };
             let connections: zmq::Result<Vec<_>> =
-                (0..CONNECTIONS_EACH).map(|_| settle(connect)).collect();
-            assert_eq!(connections.map(|all| all.len()), Ok(CONNECTIONS_EACH));
+                (0..CONNECTIONS_PER_CONTEXT).map(|_| with_context_slot(connect)).collect();
+            assert_eq!(connections.map(|all| all.len()), Ok(CONNECTIONS_PER_CONTEXT));
         }
     }
 }

@@ -5,25 +5,25 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backoff::Losses;
+use crate::backoff::ReconnectBackoff;
 
 /// How often a request is sent, and how long each time is waited for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct RetryPolicy {
     /// The time that each attempt has, from the moment it begins.
     pub(crate) timeout: Duration,
     /// At least 1.
     pub(crate) attempts: u32,
 }
 
-impl Plan {
+impl RetryPolicy {
     /// The time that all attempts together have.
     pub(crate) fn total(self) -> Duration {
         self.timeout.saturating_mul(self.attempts)
     }
 }
 
-/// What a [`Wait`](crate::wait::Wait) or a [`Feed`](crate::watch::Feed) asks the daemon, once.
+/// What a [`Wait`](crate::wait::Wait) or a [`WatchState`](crate::watch::WatchState) asks the daemon, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
     /// The request's bytes.
@@ -54,13 +54,13 @@ pub(crate) enum Next {
 /// A request under way.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    plan: Plan,
+    policy: RetryPolicy,
     attempt: u32,
     began: Instant,
     sent: bool,
     sendings: u32,
     loss: Option<Loss>,
-    losses: Losses,
+    reconnect_backoff: ReconnectBackoff,
 }
 
 /// A lost connection that is to be replaced.
@@ -71,20 +71,20 @@ struct Loss {
 }
 
 impl Exchange {
-    pub(crate) fn start(plan: Plan, now: Instant) -> Self {
+    pub(crate) fn start(policy: RetryPolicy, now: Instant) -> Self {
         Self {
-            plan,
+            policy,
             attempt: 1,
             began: now,
             sent: false,
             sendings: 0,
             loss: None,
-            losses: Losses::default(),
+            reconnect_backoff: ReconnectBackoff::default(),
         }
     }
 
-    pub(crate) fn plan(&self) -> Plan {
-        self.plan
+    pub(crate) fn policy(&self) -> RetryPolicy {
+        self.policy
     }
 
     /// The attempt under way, counted from 1.
@@ -106,7 +106,7 @@ impl Exchange {
     /// What to do at `now`. Asking again without need changes nothing.
     pub(crate) fn next(&mut self, now: Instant) -> Next {
         // Durations are compared, not instants added: no timeout is too long to be represented.
-        let within = self.plan.timeout.saturating_sub(now.saturating_duration_since(self.began));
+        let within = self.policy.timeout.saturating_sub(now.saturating_duration_since(self.began));
         if !within.is_zero() {
             return match self.loss {
                 Some(loss) => self.replace(loss, now, within),
@@ -114,7 +114,7 @@ impl Exchange {
                 None => Next::Send { within },
             };
         }
-        if self.attempt >= self.plan.attempts {
+        if self.attempt >= self.policy.attempts {
             return Next::GiveUp;
         }
         self.attempt += 1;
@@ -148,7 +148,7 @@ impl Exchange {
         if !self.sent || self.loss.is_some() {
             return;
         }
-        self.loss = Some(Loss { at: now, pause: self.losses.pause(now) });
+        self.loss = Some(Loss { at: now, pause: self.reconnect_backoff.pause(now) });
     }
 }
 
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_single_attempt_sends_waits_and_gives_up() {
         let start = Instant::now();
-        let mut exchange = Exchange::start(Plan { timeout: SECOND, attempts: 1 }, start);
+        let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
         assert_eq!(exchange.next(start), Next::Send { within: SECOND });
         exchange.sent();
         assert_eq!(exchange.next(start + ms(400)), Next::Receive { within: ms(600) });
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn each_further_attempt_has_a_new_connection_and_the_whole_timeout() {
         let start = Instant::now();
-        let mut exchange = Exchange::start(Plan { timeout: SECOND, attempts: 3 }, start);
+        let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 3 }, start);
         for attempt in 1..=3 {
             // Each attempt ends 10 ms late, and the next one is not shorter for it.
             let began = start + ms(1010) * (attempt - 1);
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_request_that_cannot_leave_also_ends() {
         let start = Instant::now();
-        let mut exchange = Exchange::start(Plan { timeout: SECOND, attempts: 1 }, start);
+        let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
         assert_eq!(exchange.next(start + ms(700)), Next::Send { within: ms(300) });
         assert_eq!(exchange.next(start + SECOND), Next::GiveUp);
     }
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_lost_connection_is_replaced_at_once_in_the_time_of_the_attempt() {
         let start = Instant::now();
-        let mut exchange = Exchange::start(Plan { timeout: SECOND, attempts: 1 }, start);
+        let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
         exchange.lost(start);
         assert_eq!(exchange.next(start), Next::Send { within: SECOND }, "nothing was under way");
         exchange.sent();
@@ -227,8 +227,8 @@ mod tests {
     #[test]
     fn a_connection_that_is_lost_again_and_again_is_replaced_ever_more_slowly() {
         let start = Instant::now();
-        let plan = Plan { timeout: 60 * SECOND, attempts: 1 };
-        let mut exchange = Exchange::start(plan, start);
+        let policy = RetryPolicy { timeout: 60 * SECOND, attempts: 1 };
+        let mut exchange = Exchange::start(policy, start);
         let mut now = start;
         let lose = |exchange: &mut Exchange, now: &mut Instant| {
             assert!(matches!(exchange.next(*now), Next::Send { .. }));
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_loss_at_the_end_of_an_attempt_is_the_next_ones_beginning() {
         let start = Instant::now();
-        let mut exchange = Exchange::start(Plan { timeout: SECOND, attempts: 2 }, start);
+        let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 2 }, start);
         for _ in 0..2 {
             exchange.next(start);
             exchange.sent();
@@ -272,16 +272,17 @@ mod tests {
     #[test]
     fn the_ends_of_the_range() {
         let start = Instant::now();
-        let mut none = Exchange::start(Plan { timeout: Duration::ZERO, attempts: 1 }, start);
+        let mut none = Exchange::start(RetryPolicy { timeout: Duration::ZERO, attempts: 1 }, start);
         assert_eq!(none.next(start), Next::GiveUp);
 
-        let plan = Plan { timeout: Duration::MAX, attempts: u32::MAX };
-        let mut endless = Exchange::start(plan, start);
+        let policy = RetryPolicy { timeout: Duration::MAX, attempts: u32::MAX };
+        let mut endless = Exchange::start(policy, start);
         assert_eq!(endless.next(start), Next::Send { within: Duration::MAX });
-        assert_eq!(plan.total(), Duration::MAX);
+        assert_eq!(policy.total(), Duration::MAX);
 
         // A clock that is read by several threads may seem to go back.
-        let mut early = Exchange::start(Plan { timeout: SECOND, attempts: 1 }, start + SECOND);
+        let mut early =
+            Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start + SECOND);
         assert_eq!(early.next(start), Next::Send { within: SECOND });
     }
 

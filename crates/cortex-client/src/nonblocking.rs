@@ -18,11 +18,11 @@ use crate::builder::DiscoveryClientBuilder;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::exchange::Plan;
+use crate::exchange::RetryPolicy;
 use crate::info::{Description, Hello};
 use crate::reply::Reply;
 use crate::wait::{self, Wait};
-use crate::watch::{Feed, parse_filter};
+use crate::watch::{WatchState, parse_filter};
 
 pub use self::watch::AsyncWatch;
 
@@ -66,7 +66,7 @@ pub use self::watch::AsyncWatch;
 #[derive(Clone)]
 pub struct AsyncDiscoveryClient {
     connection: Arc<Connection>,
-    plan: Plan,
+    policy: RetryPolicy,
     poll_interval: Duration,
     advertiser: Arc<Advertiser>,
 }
@@ -100,10 +100,14 @@ impl AsyncDiscoveryClient {
         DiscoveryClientBuilder::default()
     }
 
-    pub(crate) fn start(address: String, plan: Plan, poll_interval: Duration) -> Result<Self> {
-        let advertiser = Arc::new(Advertiser::new(address.clone(), plan.timeout));
-        let connection = Arc::new(Connection::open(address, plan.timeout)?);
-        Ok(Self { connection, plan, poll_interval, advertiser })
+    pub(crate) fn start(
+        address: String,
+        policy: RetryPolicy,
+        poll_interval: Duration,
+    ) -> Result<Self> {
+        let advertiser = Arc::new(Advertiser::new(address.clone(), policy.timeout));
+        let connection = Arc::new(Connection::open(address, policy.timeout)?);
+        Ok(Self { connection, policy, poll_interval, advertiser })
     }
 
     /// Where this client expects the daemon.
@@ -179,8 +183,8 @@ impl AsyncDiscoveryClient {
     /// # Errors
     /// [`Error::Filter`].
     pub fn watch(&self, filter: Option<&str>) -> Result<AsyncWatch> {
-        let feed = Feed::new(parse_filter(filter)?, self.poll_interval, self.plan.timeout);
-        Ok(AsyncWatch::start(Arc::clone(&self.connection), feed))
+        let state = WatchState::new(parse_filter(filter)?, self.poll_interval, self.policy.timeout);
+        Ok(AsyncWatch::start(Arc::clone(&self.connection), state))
     }
 
     /// Asks for all topics, in the order of their first registration.
@@ -262,7 +266,7 @@ impl AsyncDiscoveryClient {
     pub async fn wait_for_topic(&self, topic: &str, timeout: Duration) -> Result<TopicInfo> {
         let connection = &self.connection;
         let now = connection.now();
-        let mut wait = Wait::start(topic, timeout, self.poll_interval, self.plan.timeout, now);
+        let mut wait = Wait::start(topic, timeout, self.poll_interval, self.policy.timeout, now);
         loop {
             match wait.next(connection.now()) {
                 wait::Next::Ask(question) => match connection.ask(question).await? {
@@ -281,7 +285,7 @@ impl AsyncDiscoveryClient {
     }
 
     async fn call(&self, request: &DiscoveryRequest) -> Result<Reply> {
-        self.connection.call(request, self.plan).await
+        self.connection.call(request, self.policy).await
     }
 }
 
@@ -289,7 +293,7 @@ impl fmt::Debug for AsyncDiscoveryClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncDiscoveryClient")
             .field("address", &self.address())
-            .field("plan", &self.plan)
+            .field("policy", &self.policy)
             .field("poll_interval", &self.poll_interval)
             .finish_non_exhaustive()
     }

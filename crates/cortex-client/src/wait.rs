@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
 
-use crate::backoff::{Backoff, Losses};
+use crate::backoff::{Backoff, ReconnectBackoff};
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
 use crate::exchange::Question;
@@ -21,7 +21,7 @@ pub const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the daemon is asked to hold an answer back: a network that fails without a word is
 /// found out about after that.
-pub(crate) const SLICE: Duration = Duration::from_secs(20);
+pub(crate) const LONG_POLL: Duration = Duration::from_secs(20);
 
 /// What the caller has to do now, and then to ask again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) struct Wait {
     is_parking: bool,
     not_before: Option<(Instant, Duration)>,
     early: Backoff,
-    losses: Losses,
+    reconnect_backoff: ReconnectBackoff,
     heard: Option<bool>,
 }
 
@@ -83,7 +83,7 @@ impl Wait {
             is_parking: false,
             not_before: None,
             early: Backoff::default(),
-            losses: Losses::default(),
+            reconnect_backoff: ReconnectBackoff::default(),
             heard: None,
         }
     }
@@ -101,7 +101,7 @@ impl Wait {
             return Next::Pause(pause.min(left));
         }
         self.not_before = None;
-        let parked = self.is_parking.then_some(left.min(SLICE));
+        let parked = self.is_parking.then_some(left.min(LONG_POLL));
         let timeout = parked.unwrap_or_default().saturating_add(self.answer_timeout);
         self.asked = Some(Asked { at: now, parked, is_cut_short: left < timeout });
         self.questions = self.questions.saturating_add(1);
@@ -162,7 +162,7 @@ impl Wait {
     pub(crate) fn lost(&mut self, now: Instant) {
         self.heard = Some(false);
         self.is_parking = false;
-        self.not_before = Some((now, self.losses.pause(now)));
+        self.not_before = Some((now, self.reconnect_backoff.pause(now)));
     }
 
     fn look_at_interval(&mut self) {

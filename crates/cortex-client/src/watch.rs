@@ -17,11 +17,11 @@ use cortex_proto::{
     DiscoveryRequest, EventExt, EventKind, RemovalReason, RequestExt, Since, TopicFilter, TopicInfo,
 };
 
-use crate::backoff::{Backoff, Losses};
+use crate::backoff::{Backoff, ReconnectBackoff};
 use crate::error::{Error, Result};
 use crate::exchange::Question;
 use crate::reply::{Reply, Watched};
-use crate::wait::{SLICE, whole_millis};
+use crate::wait::{LONG_POLL, whole_millis};
 
 /// What a watch tells. A [`Snapshot`](Self::Snapshot) and the changes after it, applied in their
 /// order, are at each moment what the daemon lists, in its order.
@@ -61,8 +61,8 @@ pub struct Change {
 /// What the caller has to do now, and then to ask again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Ask this, then tell [`Feed::answered`], [`Feed::unanswered`], [`Feed::lost`] or
-    /// [`Feed::failed`].
+    /// Ask this, then tell [`WatchState::answered`], [`WatchState::unanswered`], [`WatchState::lost`] or
+    /// [`WatchState::failed`].
     Ask(Question),
     /// Do nothing for this long.
     Pause(Duration),
@@ -70,7 +70,7 @@ pub(crate) enum Next {
 
 /// A watch under way. What it has to tell is to be [taken](Self::take) before it is asked for more.
 #[derive(Debug)]
-pub(crate) struct Feed {
+pub(crate) struct WatchState {
     filter: Option<TopicFilter>,
     interval: Duration,
     answer_timeout: Duration,
@@ -82,7 +82,7 @@ pub(crate) struct Feed {
     asked: Option<Asked>,
     not_before: Option<(Instant, Duration)>,
     backoff: Backoff,
-    losses: Losses,
+    reconnect_backoff: ReconnectBackoff,
     events: VecDeque<WatchEvent>,
 }
 
@@ -105,7 +105,7 @@ struct Asked {
     parked: Duration,
 }
 
-impl Feed {
+impl WatchState {
     /// `interval` is the least time from one LIST's beginning to the next one's, `answer_timeout`
     /// the time that the daemon has for an answer that it does not hold back.
     pub(crate) fn new(
@@ -123,7 +123,7 @@ impl Feed {
             asked: None,
             not_before: None,
             backoff: Backoff::default(),
-            losses: Losses::default(),
+            reconnect_backoff: ReconnectBackoff::default(),
             events: VecDeque::new(),
         }
     }
@@ -145,7 +145,7 @@ impl Feed {
         let (request, parked) = match &self.mode {
             Mode::Fresh => (self.watch(None, Duration::ZERO), Duration::ZERO),
             Mode::Following(since) => {
-                let parked = if self.is_hasty { Duration::ZERO } else { SLICE };
+                let parked = if self.is_hasty { Duration::ZERO } else { LONG_POLL };
                 (self.watch(Some(*since), parked), parked)
             }
             Mode::Polling(_) => {
@@ -206,7 +206,7 @@ impl Feed {
     /// The connection was lost at `now` while the daemon held its answer back.
     pub(crate) fn lost(&mut self, now: Instant) {
         self.is_hasty = true;
-        self.not_before = Some((now, self.losses.pause(now)));
+        self.not_before = Some((now, self.reconnect_backoff.pause(now)));
     }
 
     /// The question could not be asked, or its answer could not be used.

@@ -15,8 +15,8 @@ use cortex_proto::{TopicInfo, TopicName};
 use tracing::{debug, warn};
 
 use super::{Callback, Notice, Standing};
-use crate::advertisement_manager::{Id, Keeper, News, Next, Settings};
-use crate::connection::{Bell, Door, Event, Line};
+use crate::advertisement_manager::{AdvertisementEvent, AdvertisementManager, Id, Next, Settings};
+use crate::connection::{Event, MonitoredSocket, WakeSource, Waker};
 use crate::error::{Error, Result};
 use crate::reply::Reply;
 
@@ -38,7 +38,7 @@ struct Shared {
     settings: Settings,
     last_id: AtomicU64,
     inbox: Mutex<Inbox>,
-    bell: Bell,
+    waker: Waker,
 }
 
 struct Inbox {
@@ -58,8 +58,8 @@ impl Shared {
 
 impl Handle {
     pub(super) fn start(address: String, timeout: Duration) -> Result<Self> {
-        let made = Bell::new();
-        let (bell, door) =
+        let made = Waker::new();
+        let (waker, wake_source) =
             made.map_err(|source| Error::Transport { address: address.clone(), source })?;
         let random = RandomState::new().hash_one(process::id());
         let session_id = format!("{}-{random:016x}", process::id());
@@ -69,13 +69,13 @@ impl Handle {
             settings: settings.clone(),
             last_id: AtomicU64::new(0),
             inbox: Mutex::new(inbox),
-            bell,
+            waker,
         });
         let runner = Runner {
             shared: Arc::clone(&shared),
-            keeper: Keeper::new(settings),
-            door,
-            line: None,
+            manager: AdvertisementManager::new(settings),
+            wake_source,
+            socket: None,
             topics: HashMap::new(),
             alone_since: None,
         };
@@ -103,7 +103,7 @@ impl Handle {
 
     /// Whether the thread is there: not in a forked child, nor after it has panicked.
     pub(super) fn is_served(&self) -> bool {
-        !self.shared.bell.is_inherited() && !self.shared.inbox().is_over
+        !self.shared.waker.is_in_forked_child() && !self.shared.inbox().is_over
     }
 
     pub(super) fn is_this_thread(&self) -> bool {
@@ -112,7 +112,7 @@ impl Handle {
 
     /// Tells the thread what to do. `false` when it is not there.
     pub(super) fn order(&self, order: Order) -> bool {
-        if self.shared.bell.is_inherited() {
+        if self.shared.waker.is_in_forked_child() {
             return false;
         }
         {
@@ -122,14 +122,14 @@ impl Handle {
             }
             inbox.orders.push(order);
         }
-        self.shared.bell.ring();
+        self.shared.waker.wake();
         true
     }
 }
 
 impl Clone for Handle {
     fn clone(&self) -> Self {
-        if !self.shared.bell.is_inherited() {
+        if !self.shared.waker.is_in_forked_child() {
             self.shared.inbox().handles += 1;
         }
         Self { shared: Arc::clone(&self.shared) }
@@ -139,7 +139,7 @@ impl Clone for Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // In a forked child the lock may be held by a thread that was not forked.
-        if self.shared.bell.is_inherited() {
+        if self.shared.waker.is_in_forked_child() {
             return;
         }
         let is_last = {
@@ -148,7 +148,7 @@ impl Drop for Handle {
             inbox.handles == 0
         };
         if is_last {
-            self.shared.bell.ring();
+            self.shared.waker.wake();
         }
     }
 }
@@ -162,9 +162,9 @@ struct Advertised {
 
 struct Runner {
     shared: Arc<Shared>,
-    keeper: Keeper,
-    door: Door,
-    line: Option<Line>,
+    manager: AdvertisementManager,
+    wake_source: WakeSource,
+    socket: Option<MonitoredSocket>,
     topics: HashMap<Id, Advertised>,
     /// Since when nobody has a handle.
     alone_since: Option<Instant>,
@@ -175,19 +175,21 @@ impl Runner {
         debug!(address = self.shared.settings.address, "advertising");
         loop {
             self.take_orders();
-            let next = self.keeper.next(Instant::now());
+            let next = self.manager.next(Instant::now());
             self.tell();
             if self.is_over() {
                 return;
             }
             let done = match next {
                 Next::Connect => self.connect(),
-                Next::Ask(request) => self.line.as_mut().map_or(Ok(()), |line| line.ask(&request)),
+                Next::Ask(request) => {
+                    self.socket.as_mut().map_or(Ok(()), |socket| socket.ask(&request))
+                }
                 Next::Rest(within) => self.rest(within),
             };
             if let Err(error) = done {
-                self.line = None;
-                self.keeper.failed(&error, Instant::now());
+                self.socket = None;
+                self.manager.failed(&error, Instant::now());
             }
         }
     }
@@ -202,9 +204,9 @@ impl Runner {
                 Order::Add { id, info, standing, on_notice } => {
                     let name = info.name.clone();
                     self.topics.insert(id, Advertised { name, standing, on_notice });
-                    self.keeper.add(id, info, Instant::now());
+                    self.manager.add(id, info, Instant::now());
                 }
-                Order::Remove { id } => self.keeper.remove(id),
+                Order::Remove { id } => self.manager.remove(id),
             }
         }
         if is_alone && self.alone_since.is_none() {
@@ -214,13 +216,13 @@ impl Runner {
 
     /// Whether nobody needs the thread any more. A handle cannot come back once there is none.
     fn is_over(&self) -> bool {
-        self.alone_since.is_some_and(|since| self.keeper.is_idle() || since.elapsed() >= LINGER)
+        self.alone_since.is_some_and(|since| self.manager.is_idle() || since.elapsed() >= LINGER)
     }
 
     fn connect(&mut self) -> Result<()> {
         // First the old one goes: one of them is enough to be counted.
-        self.line = None;
-        self.line = Some(Line::open(&self.shared.settings.address)?);
+        self.socket = None;
+        self.socket = Some(MonitoredSocket::open(&self.shared.settings.address)?);
         Ok(())
     }
 
@@ -228,22 +230,22 @@ impl Runner {
     fn rest(&mut self, within: Option<Duration>) -> Result<()> {
         let lingers = self.alone_since.map(|since| LINGER.saturating_sub(since.elapsed()));
         let within = [within, lingers].into_iter().flatten().min().unwrap_or(Duration::MAX);
-        let Some(line) = &mut self.line else {
-            return self.wait_at_the_door(within);
+        let Some(socket) = &mut self.socket else {
+            return self.wait_for_wake(within);
         };
-        line.wait(&self.door, within)?;
-        while let Some(event) = line.next_event()? {
+        socket.wait(&self.wake_source, within)?;
+        while let Some(event) = socket.next_event()? {
             match event {
-                Event::Connected => self.keeper.connected(),
-                Event::Lost => self.keeper.lost(Instant::now()),
-                Event::Answered(raw) => self.keeper.answered(Reply::read(&raw, 1), Instant::now()),
+                Event::Connected => self.manager.connected(),
+                Event::Lost => self.manager.lost(Instant::now()),
+                Event::Answered(raw) => self.manager.answered(Reply::read(&raw, 1), Instant::now()),
             }
         }
         Ok(())
     }
 
-    fn wait_at_the_door(&self, within: Duration) -> Result<()> {
-        match self.door.wait(within) {
+    fn wait_for_wake(&self, within: Duration) -> Result<()> {
+        match self.wake_source.wait(within) {
             Ok(()) | Err(zmq::Error::EINTR) => Ok(()),
             Err(source) => {
                 Err(Error::Transport { address: self.shared.settings.address.clone(), source })
@@ -254,11 +256,11 @@ impl Runner {
     /// Hands on what has become of the topics. The callbacks are the user's: nothing is locked
     /// while they run, and they may end advertisements.
     fn tell(&mut self) {
-        for (id, news) in self.keeper.take_news() {
+        for (id, event) in self.manager.take_events() {
             let Some(topic) = self.topics.get_mut(&id) else { continue };
-            topic.note(&news);
-            let is_gone = matches!(news, News::Gone(_));
-            if let Some(notice) = notice(news)
+            topic.note(&event);
+            let is_gone = matches!(event, AdvertisementEvent::Gone(_));
+            if let Some(notice) = notice(event)
                 && let Some(callback) = &mut topic.on_notice
                 && catch_unwind(AssertUnwindSafe(|| callback(notice))).is_err()
             {
@@ -296,32 +298,38 @@ impl Drop for Runner {
 }
 
 impl Advertised {
-    fn note(&self, news: &News) {
-        match news {
-            News::Registered { hold } => debug!(topic = %self.name, ?hold, "registered"),
-            News::Trouble(error) => warn!(topic = %self.name, %error, "not registered"),
-            News::Unsure | News::Replaced | News::Gone(_) => {}
+    fn note(&self, event: &AdvertisementEvent) {
+        match event {
+            AdvertisementEvent::Registered { hold } => {
+                debug!(topic = %self.name, ?hold, "registered")
+            }
+            AdvertisementEvent::Trouble(error) => {
+                warn!(topic = %self.name, %error, "not registered")
+            }
+            AdvertisementEvent::Unsure
+            | AdvertisementEvent::Replaced
+            | AdvertisementEvent::Gone(_) => {}
         }
         self.standing.change(|present| {
-            present.is_registered = matches!(news, News::Registered { .. });
-            match news {
-                News::Registered { .. } => present.trouble = None,
-                News::Trouble(error) => present.trouble = Some(error.clone()),
-                News::Unsure => {}
-                News::Replaced => present.is_replaced = true,
-                News::Gone(end) => present.end = Some(end.clone()),
+            present.is_registered = matches!(event, AdvertisementEvent::Registered { .. });
+            match event {
+                AdvertisementEvent::Registered { .. } => present.trouble = None,
+                AdvertisementEvent::Trouble(error) => present.trouble = Some(error.clone()),
+                AdvertisementEvent::Unsure => {}
+                AdvertisementEvent::Replaced => present.is_replaced = true,
+                AdvertisementEvent::Gone(end) => present.end = Some(end.clone()),
             }
         });
     }
 }
 
 /// What of it the user is told.
-fn notice(news: News) -> Option<Notice> {
-    match news {
-        News::Registered { hold } => Some(Notice::Registered { hold }),
-        News::Trouble(error) => Some(Notice::Trouble(error)),
-        News::Replaced => Some(Notice::Replaced),
-        News::Unsure | News::Gone(_) => None,
+fn notice(event: AdvertisementEvent) -> Option<Notice> {
+    match event {
+        AdvertisementEvent::Registered { hold } => Some(Notice::Registered { hold }),
+        AdvertisementEvent::Trouble(error) => Some(Notice::Trouble(error)),
+        AdvertisementEvent::Replaced => Some(Notice::Replaced),
+        AdvertisementEvent::Unsure | AdvertisementEvent::Gone(_) => None,
     }
 }
 

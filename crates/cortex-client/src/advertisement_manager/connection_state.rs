@@ -7,20 +7,20 @@ const RECONNECT: Duration = Duration::from_millis(100);
 /// When connections fail without a single answer: the pause before the third, which then doubles …
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// … up to this.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The state of the connection.
 #[derive(Debug)]
-pub(super) struct Reach {
-    link: Link,
-    silence: Option<Silence>,
+pub(super) struct ConnectionState {
+    phase: Phase,
+    outage: Option<Outage>,
     /// Connections lost since the last answer.
     failures: u32,
     last_connect: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
+enum Phase {
     /// None before this time.
     Down {
         until: Option<Instant>,
@@ -32,9 +32,9 @@ enum Link {
 
 /// For how long there has been no answer to be had.
 #[derive(Clone, Copy, Debug)]
-struct Silence {
+struct Outage {
     since: Instant,
-    is_told: bool,
+    is_reported: bool,
 }
 
 /// What can be done with the connection.
@@ -48,75 +48,75 @@ pub(super) enum Step {
     Ask,
 }
 
-impl Reach {
+impl ConnectionState {
     pub(super) fn new() -> Self {
-        let link = Link::Down { until: None };
-        Self { link, silence: None, failures: 0, last_connect: None }
+        let phase = Phase::Down { until: None };
+        Self { phase, outage: None, failures: 0, last_connect: None }
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.link == Link::Up
+        self.phase == Phase::Up
     }
 
     pub(super) fn step(&mut self, now: Instant) -> Step {
-        match self.link {
-            Link::Down { until: Some(at) } if now < at => Step::Wait(Some(at)),
-            Link::Down { .. } => {
-                self.link = Link::Connecting;
+        match self.phase {
+            Phase::Down { until: Some(at) } if now < at => Step::Wait(Some(at)),
+            Phase::Down { .. } => {
+                self.phase = Phase::Connecting;
                 self.last_connect = Some(now);
                 Step::Connect
             }
-            Link::Connecting => Step::Wait(None),
-            Link::Up => Step::Ask,
+            Phase::Connecting => Step::Wait(None),
+            Phase::Up => Step::Ask,
         }
     }
 
     pub(super) fn connected(&mut self) {
-        if self.link == Link::Connecting {
-            self.link = Link::Up;
+        if self.phase == Phase::Connecting {
+            self.phase = Phase::Up;
         }
     }
 
     pub(super) fn answered(&mut self) {
         self.failures = 0;
-        self.silence = None;
+        self.outage = None;
     }
 
     /// The connection is of no use any more; what was asked `since` then stays unanswered.
     pub(super) fn lost(&mut self, since: Instant, now: Instant) {
         // Without an answer in between it is the same silence.
-        if self.failures == 0 || self.silence.is_none() {
-            self.silence = Some(Silence { since, is_told: false });
+        if self.failures == 0 || self.outage.is_none() {
+            self.outage = Some(Outage { since, is_reported: false });
         }
         let pause = match self.failures {
             0 => Duration::ZERO,
-            failures => FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(LONGEST_PAUSE),
+            failures => FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(MAX_PAUSE),
         };
         let earliest = self.last_connect.map_or(now, |last| last + RECONNECT);
         self.failures = self.failures.saturating_add(1);
-        self.link = Link::Down { until: Some(earliest.max(now + pause)) };
+        self.phase = Phase::Down { until: Some(earliest.max(now + pause)) };
     }
 
     /// From now on somebody waits for an answer. The first who does so begins a silence.
     pub(super) fn wanted(&mut self, is_first: bool, now: Instant) {
         if is_first && !self.is_up() {
-            self.silence = Some(Silence { since: now, is_told: false });
+            self.outage = Some(Outage { since: now, is_reported: false });
         }
         // Whoever comes into a silence is told of it as well.
-        if let Some(silence) = &mut self.silence {
-            silence.is_told = false;
+        if let Some(outage) = &mut self.outage {
+            outage.is_reported = false;
         }
     }
 
     /// When it is to be told that nobody answers: after a silence of this length.
-    pub(super) fn silence_ends(&self, length: Duration) -> Option<Instant> {
-        let silence = self.silence.filter(|silence| !silence.is_told)?;
-        Some(silence.since + length)
+    pub(super) fn outage_deadline(&self, length: Duration) -> Option<Instant> {
+        let outage = self.outage.filter(|outage| !outage.is_reported)?;
+        Some(outage.since + length)
     }
 
-    pub(super) fn silence_told(&mut self) {
-        if let Some(silence) = &mut self.silence {
-            silence.is_told = true;
+    pub(super) fn outage_reported(&mut self) {
+        if let Some(outage) = &mut self.outage {
+            outage.is_reported = true;
         }
     }
 }

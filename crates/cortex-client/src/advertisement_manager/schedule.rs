@@ -5,7 +5,7 @@ use std::time::Instant;
 
 /// When something is to be asked about a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Turn {
+pub(super) enum Due {
     /// At once: somebody may wait for the end of it.
     Withdraw,
     /// At once, in the order in which the topics came.
@@ -17,14 +17,14 @@ pub(super) enum Turn {
 /// The turns of topics, which are known by their number. A topic has one turn, or none while it is
 /// being asked about.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    order: BTreeSet<(Turn, u64)>,
-    of: HashMap<u64, Turn>,
+pub(super) struct Schedule {
+    order: BTreeSet<(Due, u64)>,
+    of: HashMap<u64, Due>,
 }
 
-impl Turns {
+impl Schedule {
     /// Gives a topic this turn, and no other.
-    pub(super) fn set(&mut self, topic: u64, turn: Turn) {
+    pub(super) fn set(&mut self, topic: u64, turn: Due) {
         self.take(topic);
         self.of.insert(topic, turn);
         self.order.insert((turn, topic));
@@ -38,7 +38,7 @@ impl Turns {
     }
 
     /// The next one.
-    pub(super) fn first(&self) -> Option<(Turn, u64)> {
+    pub(super) fn first(&self) -> Option<(Due, u64)> {
         self.order.first().copied()
     }
 }

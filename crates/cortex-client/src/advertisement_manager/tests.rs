@@ -203,7 +203,7 @@ enum Coming {
 struct World {
     start: Instant,
     now: Instant,
-    keeper: Keeper,
+    manager: AdvertisementManager,
     daemon: Daemon,
     is_up: bool,
     is_connecting: bool,
@@ -211,7 +211,7 @@ struct World {
     coming: Option<(Instant, Coming)>,
     /// What was asked, and when.
     asked: Vec<(Duration, DiscoveryRequest)>,
-    news: Vec<(Id, News)>,
+    events: Vec<(Id, AdvertisementEvent)>,
 }
 
 impl World {
@@ -222,19 +222,19 @@ impl World {
         Self {
             start,
             now: start,
-            keeper: Keeper::new(settings),
+            manager: AdvertisementManager::new(settings),
             daemon,
             is_up: true,
             is_connecting: false,
             is_connected: false,
             coming: None,
             asked: Vec::new(),
-            news: Vec::new(),
+            events: Vec::new(),
         }
     }
 
     fn add(&mut self, id: Id, info: TopicInfo) {
-        self.keeper.add(id, info, self.now);
+        self.manager.add(id, info, self.now);
     }
 
     /// Passes time, and does what the keeper wants.
@@ -243,8 +243,8 @@ impl World {
         let mut idle_rounds = 0;
         loop {
             self.daemon.expire(self.now);
-            let next = self.keeper.next(self.now);
-            self.news.extend(self.keeper.take_news());
+            let next = self.manager.next(self.now);
+            self.events.extend(self.manager.take_events());
             let rest = match next {
                 Next::Connect => {
                     self.is_connecting = true;
@@ -282,11 +282,11 @@ impl World {
                     Coming::Greeting => {
                         self.is_connected = true;
                         self.is_connecting = false;
-                        self.keeper.connected();
+                        self.manager.connected();
                     }
                     Coming::Answer(answer) => {
                         let raw = RawReply { body: answer.to_bytes(), parts: 1 };
-                        self.keeper.answered(Reply::read(&raw, 1), self.now);
+                        self.manager.answered(Reply::read(&raw, 1), self.now);
                     }
                 }
             }
@@ -298,7 +298,7 @@ impl World {
         self.is_up = false;
         self.coming = None;
         if std::mem::take(&mut self.is_connected) {
-            self.keeper.lost(self.now);
+            self.manager.lost(self.now);
         }
     }
 
@@ -315,9 +315,13 @@ impl World {
         self.up();
     }
 
-    fn news_of(&mut self, id: Id) -> Vec<News> {
-        self.news.extend(self.keeper.take_news());
-        self.news.iter().filter(|(whose, _)| *whose == id).map(|(_, news)| news.clone()).collect()
+    fn events_of(&mut self, id: Id) -> Vec<AdvertisementEvent> {
+        self.events.extend(self.manager.take_events());
+        self.events
+            .iter()
+            .filter(|(whose, _)| *whose == id)
+            .map(|(_, event)| event.clone())
+            .collect()
     }
 
     fn names(&self) -> Vec<&str> {
@@ -336,8 +340,8 @@ impl World {
 
 use DiscoveryCommand::{LookupTopic, RegisterTopic, Renew, UnregisterTopic};
 
-fn registered(hold: impl Into<Option<Hold>>) -> News {
-    News::Registered { hold: hold.into() }
+fn registered(hold: impl Into<Option<Hold>>) -> AdvertisementEvent {
+    AdvertisementEvent::Registered { hold: hold.into() }
 }
 
 #[test]
@@ -348,14 +352,14 @@ fn a_daemon_that_sees_the_process_holds_by_it() {
     world.run(ms(100));
     assert_eq!(world.commands(), [RegisterTopic, LookupTopic, RegisterTopic]);
     assert_eq!(world.names(), ["/b", "/a"], "in the order in which they came");
-    assert_eq!(world.news_of(1), [registered(Hold::Process)]);
-    assert_eq!(world.news_of(2), [registered(Hold::Process)]);
+    assert_eq!(world.events_of(1), [registered(Hold::Process)]);
+    assert_eq!(world.events_of(2), [registered(Hold::Process)]);
     assert!(world.daemon.entries.iter().all(|entry| entry.session.is_none()));
 
     world.run(Duration::from_secs(60));
     assert_eq!(world.commands(), [RegisterTopic; 2 * 12], "each every 5 s, and nothing else");
     assert_eq!(world.daemon.revision, 2, "which changes nothing");
-    assert_eq!(world.news.len(), 2, "and is no news");
+    assert_eq!(world.events.len(), 2, "and is no news");
 }
 
 #[test]
@@ -364,13 +368,13 @@ fn where_the_process_is_not_seen_a_session_holds() {
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     assert_eq!(world.commands(), [RegisterTopic, LookupTopic, RegisterTopic]);
-    assert_eq!(world.news_of(1), [registered(Hold::Session)]);
+    assert_eq!(world.events_of(1), [registered(Hold::Session)]);
 
     let mut world = World::new(TCP, Daemon::new(true, false));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     assert_eq!(world.commands(), [RegisterTopic], "over TCP it is clear from the start");
-    assert_eq!(world.news_of(1), [registered(Hold::Session)]);
+    assert_eq!(world.events_of(1), [registered(Hold::Session)]);
     assert_eq!(world.daemon.entries[0].session.as_deref(), Some("session"));
     for _ in 0..240 {
         world.run(ms(250));
@@ -388,7 +392,7 @@ fn a_reference_daemon_has_nothing_to_hold_with() {
         world.add(1, info("/a", "node"));
         world.run(Duration::from_secs(21));
         assert_eq!(world.commands(), [RegisterTopic; 5]);
-        assert_eq!(world.news_of(1), [registered(None)]);
+        assert_eq!(world.events_of(1), [registered(None)]);
     }
 }
 
@@ -398,17 +402,21 @@ fn a_daemon_that_comes_late_is_told_of_as_missing_and_then_used() {
     world.down();
     world.add(1, info("/a", "node"));
     world.run(ms(4_999));
-    assert_eq!(world.news_of(1), []);
+    assert_eq!(world.events_of(1), []);
     world.run(Duration::from_secs(600));
-    assert_eq!(world.news_of(1), [News::Trouble(no_answer(IPC))], "once");
+    assert_eq!(world.events_of(1), [AdvertisementEvent::Trouble(no_answer(IPC))], "once");
     world.add(2, info("/b", "node"));
     world.run(ms(1));
-    assert_eq!(world.news_of(2), [News::Trouble(no_answer(IPC))], "who comes later hears it, too");
+    assert_eq!(
+        world.events_of(2),
+        [AdvertisementEvent::Trouble(no_answer(IPC))],
+        "who comes later hears it, too"
+    );
     assert!(world.asked.is_empty());
     world.up();
     world.run(ms(10));
     assert_eq!(world.names(), ["/a", "/b"]);
-    assert_eq!(world.news_of(1)[1..], [registered(Hold::Process)]);
+    assert_eq!(world.events_of(1)[1..], [registered(Hold::Process)]);
 }
 
 #[test]
@@ -425,15 +433,15 @@ fn after_a_restart_all_is_registered_again_at_once() {
         world.run(Duration::from_secs(1));
         assert_eq!(world.names(), names);
     }
-    let news = world.news_of(7);
+    let events = world.events_of(7);
     let expected = [
         registered(Hold::Process),
-        News::Unsure,
+        AdvertisementEvent::Unsure,
         registered(None),
-        News::Unsure,
+        AdvertisementEvent::Unsure,
         registered(Hold::Session),
     ];
-    assert_eq!(news[2..], expected, "{news:?}");
+    assert_eq!(events[2..], expected, "{events:?}");
 }
 
 #[test]
@@ -462,12 +470,12 @@ fn another_nodes_topic_is_told_of_once_and_taken_over_when_it_is_free() {
         node: Some("other".into()),
         message: "Topic /a already registered by other".into(),
     };
-    assert_eq!(world.news_of(1), [News::Trouble(taken)]);
+    assert_eq!(world.events_of(1), [AdvertisementEvent::Trouble(taken)]);
     let tries = world.commands().len();
     assert!((20..30).contains(&tries), "{tries}");
     world.daemon.remove("/a");
     world.run(REFRESH);
-    assert_eq!(world.news_of(1)[1..], [registered(Hold::Process)]);
+    assert_eq!(world.events_of(1)[1..], [registered(Hold::Process)]);
     assert_eq!(world.daemon.entries[0].info.publisher_node, "node");
 }
 
@@ -480,7 +488,7 @@ fn what_is_refused_is_tried_again_more_and_more_seldom() {
     let times: Vec<_> = world.asked.iter().map(|(at, _)| at.as_secs()).collect();
     assert_eq!(times, [0, 1, 3, 7, 15, 31, 61, 91]);
     let refused = Error::Refused { message: "not today".into() };
-    assert_eq!(world.news_of(1), [News::Trouble(refused)]);
+    assert_eq!(world.events_of(1), [AdvertisementEvent::Trouble(refused)]);
 }
 
 #[test]
@@ -492,10 +500,10 @@ fn an_end_withdraws_the_topic_and_nobody_elses() {
         }
         world.run(ms(100));
         world.commands();
-        world.keeper.remove(1);
+        world.manager.remove(1);
         world.run(ms(10));
         assert_eq!(world.names(), ["/b", "/c"]);
-        assert_eq!(world.news_of(1)[1..], [News::Gone(Ok(()))]);
+        assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Gone(Ok(()))]);
         let look = if is_extended { &[][..] } else { &[LookupTopic] };
         assert_eq!(world.commands(), [look, &[UnregisterTopic]].concat());
 
@@ -504,12 +512,12 @@ fn an_end_withdraws_the_topic_and_nobody_elses() {
         world.daemon.enter(info("/b", "other"), None, false);
         world.daemon.remove("/c");
         for id in [2, 3] {
-            world.keeper.remove(id);
+            world.manager.remove(id);
             world.run(ms(10));
-            assert_eq!(world.news_of(id)[1..], [News::Gone(Ok(()))]);
+            assert_eq!(world.events_of(id)[1..], [AdvertisementEvent::Gone(Ok(()))]);
         }
         assert_eq!(world.names(), ["/b"]);
-        assert!(world.keeper.is_idle());
+        assert!(world.manager.is_idle());
         world.commands();
         world.run(Duration::from_secs(60));
         assert_eq!(world.commands(), []);
@@ -523,9 +531,9 @@ fn a_new_process_of_the_node_keeps_what_it_has_registered() {
     world.run(ms(100));
     let moved = TopicInfo { address: "ipc:///tmp/new".into(), ..info("/a", "node") };
     world.daemon.enter(moved, None, false);
-    world.keeper.remove(1);
+    world.manager.remove(1);
     world.run(ms(10));
-    assert_eq!(world.news_of(1)[1..], [News::Gone(Ok(()))]);
+    assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Gone(Ok(()))]);
     assert_eq!(world.names(), ["/a"], "it is at another revision");
 }
 
@@ -535,19 +543,23 @@ fn an_end_without_a_daemon_waits_for_nothing_and_is_made_up_for() {
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     world.down();
-    world.keeper.remove(1);
-    assert_eq!(world.news_of(1)[2..], [News::Gone(Err(no_answer(IPC)))]);
+    world.manager.remove(1);
+    assert_eq!(world.events_of(1)[2..], [AdvertisementEvent::Gone(Err(no_answer(IPC)))]);
     world.run(Duration::from_secs(60));
-    assert!(!world.keeper.is_idle(), "the daemon may still have it");
+    assert!(!world.manager.is_idle(), "the daemon may still have it");
     world.up();
     world.run(ms(300));
-    assert!(world.names().is_empty() && world.keeper.is_idle());
+    assert!(world.names().is_empty() && world.manager.is_idle());
 
     world.down();
     world.add(2, info("/b", "node"));
-    world.keeper.remove(2);
-    assert_eq!(world.news_of(2), [News::Gone(Ok(()))], "no daemon was ever told of it");
-    assert!(world.keeper.is_idle());
+    world.manager.remove(2);
+    assert_eq!(
+        world.events_of(2),
+        [AdvertisementEvent::Gone(Ok(()))],
+        "no daemon was ever told of it"
+    );
+    assert!(world.manager.is_idle());
 }
 
 #[test]
@@ -556,13 +568,13 @@ fn an_end_that_the_daemon_refuses_is_told_and_tried_again() {
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     world.daemon.refuses = true;
-    world.keeper.remove(1);
+    world.manager.remove(1);
     world.run(Duration::from_secs(120));
     let refused = Error::Refused { message: "not today".into() };
-    assert_eq!(world.news_of(1)[1..], [News::Gone(Err(refused))]);
+    assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Gone(Err(refused))]);
     world.daemon.refuses = false;
-    world.run(LONGEST_PAUSE);
-    assert!(world.names().is_empty() && world.keeper.is_idle());
+    world.run(MAX_PAUSE);
+    assert!(world.names().is_empty() && world.manager.is_idle());
 }
 
 #[test]
@@ -573,17 +585,17 @@ fn the_last_advertisement_of_a_topic_has_it() {
     let moved = TopicInfo { address: "ipc:///tmp/new".into(), ..info("/a", "node") };
     world.add(2, moved.clone());
     world.run(ms(100));
-    assert_eq!(world.news_of(1)[1..], [News::Replaced]);
+    assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Replaced]);
     assert_eq!(world.daemon.entries[0].info, moved);
-    world.keeper.remove(1);
+    world.manager.remove(1);
     world.run(ms(100));
-    assert_eq!(world.news_of(1)[2..], [News::Gone(Ok(()))]);
+    assert_eq!(world.events_of(1)[2..], [AdvertisementEvent::Gone(Ok(()))]);
     assert_eq!(world.names(), ["/a"]);
 
     // Another node's name is another topic to the daemon.
     world.add(3, info("/a", "another"));
     world.run(ms(100));
-    assert_eq!(world.news_of(3), [registered(Hold::Process)]);
+    assert_eq!(world.events_of(3), [registered(Hold::Process)]);
     assert_eq!(world.daemon.entries[0].info.publisher_node, "another");
 }
 
@@ -593,11 +605,11 @@ fn a_daemon_that_greets_and_says_nothing_is_not_pestered() {
     world.daemon.is_deaf = true;
     world.add(1, info("/a", "node"));
     world.run(Duration::from_secs(600));
-    assert_eq!(world.news_of(1), [News::Trouble(no_answer(IPC))]);
+    assert_eq!(world.events_of(1), [AdvertisementEvent::Trouble(no_answer(IPC))]);
     let asked = world.commands().len();
     assert!((50..=100).contains(&asked), "{asked}");
     world.daemon.is_deaf = false;
-    world.run(TIMEOUT + connection_state::LONGEST_PAUSE + ms(10));
+    world.run(TIMEOUT + connection_state::MAX_PAUSE + ms(10));
     assert_eq!(world.names(), ["/a"]);
 }
 
@@ -617,7 +629,7 @@ fn a_daemon_that_dies_of_every_request_is_not_pestered() {
         }
     }
     assert!((15..30).contains(&deaths), "{deaths} in a minute");
-    assert_eq!(world.news_of(1), [News::Trouble(no_answer(IPC))]);
+    assert_eq!(world.events_of(1), [AdvertisementEvent::Trouble(no_answer(IPC))]);
 }
 
 #[test]
@@ -628,15 +640,15 @@ fn what_fails_on_this_side_is_told_and_tried_again() {
     let error = Error::Transport { address: IPC.into(), source: zmq::Error::EMFILE };
     let mut tries = 0;
     for _ in 0..60_000 {
-        if world.keeper.next(world.now) == Next::Connect {
+        if world.manager.next(world.now) == Next::Connect {
             tries += 1;
-            world.keeper.failed(&error, world.now);
+            world.manager.failed(&error, world.now);
         }
         world.now += ms(1);
     }
     assert!((15..30).contains(&tries), "{tries} in a minute");
-    let news = world.news_of(1);
-    assert_eq!(news[0], News::Trouble(error.clone()));
+    let events = world.events_of(1);
+    assert_eq!(events[0], AdvertisementEvent::Trouble(error.clone()));
 }
 
 #[test]
@@ -734,7 +746,7 @@ impl Users {
                     self.live.retain(|(live, _)| *live != id);
                     self.replaced.retain(|replaced| *replaced != id);
                     self.dropped.push(id);
-                    world.keeper.remove(id);
+                    world.manager.remove(id);
                 }
             }
             Happening::Pass { millis } => world.run(ms(millis)),
@@ -779,7 +791,7 @@ proptest! {
         world.daemon.is_deaf = false;
         world.daemon.entries.retain(|entry| entry.is_ours);
         world.up();
-        world.run(LONGEST_PAUSE + TIMEOUT + connection_state::LONGEST_PAUSE + ms(100));
+        world.run(MAX_PAUSE + TIMEOUT + connection_state::MAX_PAUSE + ms(100));
         let check = |world: &World| {
             let mut has: Vec<_> = world.daemon.entries.iter().map(|entry| &entry.info).collect();
             let mut wanted: Vec<_> = users.live.iter().map(|(_, info)| info).collect();
@@ -792,13 +804,13 @@ proptest! {
 
         // And stays so, at little cost.
         world.commands();
-        let (revision, news) = (world.daemon.revision, world.news.len());
+        let (revision, events) = (world.daemon.revision, world.events.len());
         for _ in 0..60 {
             world.run(Duration::from_secs(1));
             check(&world)?;
         }
         prop_assert_eq!(world.daemon.revision, revision);
-        prop_assert_eq!(world.news.len(), news);
+        prop_assert_eq!(world.events.len(), events);
         let most = users.live.len() * 13 + 25;
         prop_assert!(world.commands().len() <= most);
 
@@ -810,15 +822,17 @@ proptest! {
         };
         for (id, _) in &users.live {
             let expected = registered(hold.clone());
-            prop_assert_eq!(world.news_of(*id).last().cloned(), Some(expected));
+            prop_assert_eq!(world.events_of(*id).last().cloned(), Some(expected));
         }
         for id in &users.replaced {
-            prop_assert_eq!(world.news_of(*id).last().cloned(), Some(News::Replaced));
+            let expected = AdvertisementEvent::Replaced;
+            prop_assert_eq!(world.events_of(*id).last().cloned(), Some(expected));
         }
         for id in &users.dropped {
-            let news = world.news_of(*id);
-            let ends = news.iter().filter(|news| matches!(news, News::Gone(_))).count();
-            prop_assert!(ends == 1 && matches!(news.last(), Some(News::Gone(_))), "{:?}", news);
+            let events = world.events_of(*id);
+            let is_end = |event: &AdvertisementEvent| matches!(event, AdvertisementEvent::Gone(_));
+            let ends = events.iter().filter(|event| is_end(event)).count();
+            prop_assert!(ends == 1 && events.last().is_some_and(is_end), "{:?}", events);
         }
     }
 }

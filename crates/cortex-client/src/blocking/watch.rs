@@ -1,4 +1,4 @@
-//! The blocking watch: carries out on a [`Connection`] what a [`Feed`] asks for.
+//! The blocking watch: carries out on a [`Connection`] what a [`WatchState`] asks for.
 
 use std::fmt;
 use std::thread;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::{Call, Connection, Outcome};
 use crate::error::{Error, Result};
-use crate::watch::{Feed, Next, WatchEvent};
+use crate::watch::{Next, WatchEvent, WatchState};
 
 /// The topics as they come, change and go, told as it happens: made by
 /// [`DiscoveryClient::watch`](crate::DiscoveryClient::watch).
@@ -19,15 +19,15 @@ use crate::watch::{Feed, Next, WatchEvent};
 /// It has a connection of its own, which is closed at once when it is dropped.
 pub struct Watch {
     connection: Connection,
-    feed: Feed,
+    state: WatchState,
     /// The question under way, when the time was over before there was an answer.
     call: Option<Call>,
     trouble: Option<Error>,
 }
 
 impl Watch {
-    pub(crate) fn start(address: String, feed: Feed) -> Result<Self> {
-        Ok(Self { connection: Connection::open(address)?, feed, call: None, trouble: None })
+    pub(crate) fn start(address: String, state: WatchState) -> Result<Self> {
+        Ok(Self { connection: Connection::open(address)?, state, call: None, trouble: None })
     }
 
     /// Waits for the next event, at most `timeout`; `None` when the time is over. With a timeout of
@@ -50,12 +50,12 @@ impl Watch {
 
     fn advance(&mut self, until: Option<Instant>) -> Result<Option<WatchEvent>> {
         loop {
-            if let Some(event) = self.feed.take() {
+            if let Some(event) = self.state.take() {
                 return Ok(Some(event));
             }
             let mut call = match self.call.take() {
                 Some(call) => call,
-                None => match self.feed.next(Instant::now()) {
+                None => match self.state.next(Instant::now()) {
                     Next::Ask(question) => Call::of(question),
                     Next::Pause(pause) => {
                         let left = until.map_or(Duration::MAX, |until| {
@@ -72,11 +72,11 @@ impl Watch {
             match self.connection.proceed(&mut call, until) {
                 Ok(Outcome::Answered(reply)) => {
                     self.trouble = None;
-                    self.feed.answered(reply, Instant::now())?;
+                    self.state.answered(reply, Instant::now())?;
                 }
                 Ok(Outcome::Lost) => {
                     self.trouble = Some(self.disconnected());
-                    self.feed.lost(Instant::now());
+                    self.state.lost(Instant::now());
                 }
                 Ok(Outcome::Pending) => {
                     if call.was_lost() && self.trouble.is_none() {
@@ -87,10 +87,10 @@ impl Watch {
                 }
                 Err(error @ Error::NoAnswer { .. }) => {
                     self.trouble = Some(error);
-                    self.feed.unanswered();
+                    self.state.unanswered();
                 }
                 Err(error) => {
-                    self.feed.failed(Instant::now());
+                    self.state.failed(Instant::now());
                     return Err(error);
                 }
             }

@@ -6,16 +6,16 @@ use cortex_proto::DiscoveryRequest;
 use tracing::debug;
 use zmq::SocketEvent;
 
-use super::{Door, Link, receive};
+use super::{ReqSocket, WakeSource, receive};
 use crate::error::{Error, Result};
 use crate::exchange::poll_millis;
 use crate::reply::RawReply;
 
 /// A connection for one request at a time. It comes back by itself, but a request that was under
 /// way when it went away is lost, and then it takes no other.
-pub(crate) struct Line {
+pub(crate) struct MonitoredSocket {
     address: String,
-    link: Link,
+    req_socket: ReqSocket,
     is_asked: bool,
 }
 
@@ -30,21 +30,21 @@ pub(crate) enum Event {
     Answered(RawReply),
 }
 
-impl Line {
+impl MonitoredSocket {
     /// Connects in the background.
     pub(crate) fn open(address: &str) -> Result<Self> {
         // Before it connects, so that nothing is missed.
         let events = [SocketEvent::HANDSHAKE_SUCCEEDED, SocketEvent::DISCONNECTED];
-        let link = Link::prepare(address, &events)?;
-        link.connect(address)?;
-        Ok(Self { address: address.to_owned(), link, is_asked: false })
+        let req_socket = ReqSocket::prepare(address, &events)?;
+        req_socket.connect(address)?;
+        Ok(Self { address: address.to_owned(), req_socket, is_asked: false })
     }
 
     /// Sends a request, without waiting.
     pub(crate) fn ask(&mut self, request: &DiscoveryRequest) -> Result<()> {
         debug!(address = self.address, command = %request.command, "request");
         loop {
-            match self.link.socket.send(request.to_bytes(), zmq::DONTWAIT) {
+            match self.req_socket.socket.send(request.to_bytes(), zmq::DONTWAIT) {
                 Err(zmq::Error::EINTR) => {}
                 Err(source) => return Err(self.failed(source)),
                 Ok(()) => {
@@ -57,13 +57,15 @@ impl Line {
 
     /// Waits until something has happened here, or somebody rings at the door, at most for so
     /// long. It may end before.
-    pub(crate) fn wait(&self, door: &Door, within: Duration) -> Result<()> {
-        let mut items = vec![door.poll_item()];
-        items.extend(self.link.monitor.as_ref().map(|monitor| monitor.as_poll_item(zmq::POLLIN)));
+    pub(crate) fn wait(&self, wake_source: &WakeSource, within: Duration) -> Result<()> {
+        let mut items = vec![wake_source.poll_item()];
+        items.extend(
+            self.req_socket.monitor.as_ref().map(|monitor| monitor.as_poll_item(zmq::POLLIN)),
+        );
         if self.is_asked {
-            items.push(self.link.socket.as_poll_item(zmq::POLLIN));
+            items.push(self.req_socket.socket.as_poll_item(zmq::POLLIN));
         }
-        let heard = zmq::poll(&mut items, poll_millis(within)).and_then(|_| door.silence());
+        let heard = zmq::poll(&mut items, poll_millis(within)).and_then(|_| wake_source.clear());
         match heard {
             Ok(()) | Err(zmq::Error::EINTR) => Ok(()),
             Err(source) => Err(self.failed(source)),
@@ -74,13 +76,13 @@ impl Line {
     pub(crate) fn next_event(&mut self) -> Result<Option<Event>> {
         // A reply that came before the connection was lost is a reply.
         if self.is_asked
-            && let Some(reply) = self.take(&self.link.socket)?
+            && let Some(reply) = self.take(&self.req_socket.socket)?
         {
             self.is_asked = false;
             debug!(bytes = reply.body.len(), "reply");
             return Ok(Some(Event::Answered(reply)));
         }
-        let Some(monitor) = &self.link.monitor else { return Ok(None) };
+        let Some(monitor) = &self.req_socket.monitor else { return Ok(None) };
         let is_connected = SocketEvent::HANDSHAKE_SUCCEEDED.to_raw().to_ne_bytes();
         let event = self.take(monitor)?;
         Ok(event.map(|event| {

@@ -7,49 +7,53 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::unique_endpoint;
-use crate::context::{Place, settle};
+use crate::context::{ContextSlot, with_context_slot};
 use crate::exchange::poll_millis;
 
-/// Rings at a [`Door`], from any thread.
-pub(crate) struct Bell {
+/// Rings at a [`WakeSource`], from any thread.
+pub(crate) struct Waker {
     /// The process that made it: a forked child must not touch its sockets.
     process: u32,
     socket: Mutex<Option<zmq::Socket>>,
     /// It has rung, and nobody has heard it yet: once is enough.
-    is_rung: Arc<AtomicBool>,
+    is_woken: Arc<AtomicBool>,
 }
 
-/// Where the thread hears the [`Bell`].
-pub(crate) struct Door {
+/// Where the thread hears the [`Waker`].
+pub(crate) struct WakeSource {
     socket: zmq::Socket,
-    is_rung: Arc<AtomicBool>,
-    _place: Place,
+    is_woken: Arc<AtomicBool>,
+    _slot: ContextSlot,
 }
 
-impl Bell {
-    pub(crate) fn new() -> zmq::Result<(Self, Door)> {
-        let (bell, door, place) =
-            settle(|place| Ok((place.socket(zmq::PAIR)?, place.socket(zmq::PAIR)?, place)))?;
+impl Waker {
+    pub(crate) fn new() -> zmq::Result<(Self, WakeSource)> {
+        let (waker, wake_source, slot) =
+            with_context_slot(|slot| Ok((slot.socket(zmq::PAIR)?, slot.socket(zmq::PAIR)?, slot)))?;
         let endpoint = unique_endpoint();
-        for socket in [&door, &bell] {
+        for socket in [&wake_source, &waker] {
             socket.set_linger(0)?;
         }
-        door.bind(&endpoint)?;
-        bell.connect(&endpoint)?;
-        let is_rung = Arc::new(AtomicBool::new(false));
-        let door = Door { socket: door, is_rung: Arc::clone(&is_rung), _place: place };
-        Ok((Self { process: process::id(), socket: Mutex::new(Some(bell)), is_rung }, door))
+        wake_source.bind(&endpoint)?;
+        waker.connect(&endpoint)?;
+        let is_woken = Arc::new(AtomicBool::new(false));
+        let wake_source =
+            WakeSource { socket: wake_source, is_woken: Arc::clone(&is_woken), _slot: slot };
+        Ok((
+            Self { process: process::id(), socket: Mutex::new(Some(waker)), is_woken },
+            wake_source,
+        ))
     }
 
     /// Whether this process is a forked child of the one that made it: there is no thread to wake.
-    pub(crate) fn is_inherited(&self) -> bool {
+    pub(crate) fn is_in_forked_child(&self) -> bool {
         process::id() != self.process
     }
 
     /// Has the thread look; it does not wait for that. What the thread is to find must be there
     /// before.
-    pub(crate) fn ring(&self) {
-        if self.is_inherited() || self.is_rung.swap(true, Ordering::SeqCst) {
+    pub(crate) fn wake(&self) {
+        if self.is_in_forked_child() || self.is_woken.swap(true, Ordering::SeqCst) {
             return;
         }
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,20 +64,20 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for Waker {
     fn drop(&mut self) {
-        if self.is_inherited() {
+        if self.is_in_forked_child() {
             let socket = self.socket.get_mut().unwrap_or_else(PoisonError::into_inner);
             mem::forget(socket.take());
         }
     }
 }
 
-impl Door {
+impl WakeSource {
     /// Waits until the bell rings, at most for so long.
     pub(crate) fn wait(&self, within: Duration) -> zmq::Result<()> {
         self.socket.poll(zmq::POLLIN, poll_millis(within))?;
-        self.silence()
+        self.clear()
     }
 
     pub(super) fn poll_item(&self) -> zmq::PollItem<'_> {
@@ -82,12 +86,12 @@ impl Door {
 
     /// Whoever has rung is heard. Afterwards the thread looks: who rings from now on is heard at the
     /// next wait.
-    pub(super) fn silence(&self) -> zmq::Result<()> {
+    pub(super) fn clear(&self) -> zmq::Result<()> {
         loop {
             match self.socket.recv_bytes(zmq::DONTWAIT) {
                 Ok(_) | Err(zmq::Error::EINTR) => {}
                 Err(zmq::Error::EAGAIN) => {
-                    self.is_rung.store(false, Ordering::SeqCst);
+                    self.is_woken.store(false, Ordering::SeqCst);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -107,19 +111,19 @@ mod tests {
     #[test]
     fn nobody_rings_in_vain() {
         const ROUNDS: usize = 2_000;
-        let (bell, door) = Bell::new().unwrap();
+        let (waker, wake_source) = Waker::new().unwrap();
         let rung = AtomicUsize::new(0);
         thread::scope(|scope| {
             scope.spawn(|| {
                 for round in 1..=ROUNDS {
                     rung.store(round, Ordering::SeqCst);
-                    bell.ring();
+                    waker.wake();
                 }
             });
             while rung.load(Ordering::SeqCst) < ROUNDS {
                 let heard = rung.load(Ordering::SeqCst);
                 let began = Instant::now();
-                door.wait(Duration::from_secs(20)).unwrap();
+                wake_source.wait(Duration::from_secs(20)).unwrap();
                 assert!(began.elapsed() < Duration::from_secs(20), "nothing after {heard}");
             }
         });

@@ -12,13 +12,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Timeout};
 use tracing::debug;
 
-use super::dealer_socket::Link;
+use super::dealer_socket::DealerSocket;
 use super::driver::{Answer, Driver, Order, Request};
 use crate::connection::{OnLoss, no_answer};
 use crate::error::{Error, Result};
-use crate::exchange::{Exchange, Next, Plan, Question};
+use crate::exchange::{Exchange, Next, Question, RetryPolicy};
 use crate::reply::{RawReply, Reply};
-use crate::wait::SLICE;
+use crate::wait::LONG_POLL;
 
 /// A connection for many requests at once. Its [`Driver`] ends with it.
 #[derive(Debug)]
@@ -41,9 +41,9 @@ impl Connection {
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         // So that a runtime without time is noticed here, and not by the first call.
         drop(time::sleep(Duration::ZERO));
-        let link = Link::open(&address)?;
+        let dealer = DealerSocket::open(&address)?;
         let (orders, received) = mpsc::unbounded_channel();
-        runtime.spawn(Driver::new(address.clone(), received, link));
+        runtime.spawn(Driver::new(address.clone(), received, dealer));
         Ok(Self { address, timeout, orders, next_number: AtomicU64::new(0), runtime })
     }
 
@@ -77,12 +77,16 @@ impl Connection {
 
     /// One request and its reply. When the future is dropped, a request that has not left yet
     /// never leaves, and the reply to one that has reaches nobody.
-    pub(super) async fn call(&self, request: &DiscoveryRequest, plan: Plan) -> Result<Reply> {
+    pub(super) async fn call(
+        &self,
+        request: &DiscoveryRequest,
+        policy: RetryPolicy,
+    ) -> Result<Reply> {
         debug!(address = self.address, command = %request.command, "request");
         let is_shutdown = request.command == RequestedCommand::Known(DiscoveryCommand::Shutdown);
         let mut call = Call {
             body: request.to_bytes(),
-            exchange: Exchange::start(plan, self.now()),
+            exchange: Exchange::start(policy, self.now()),
             // A SHUTDOWN that is sent again would end the next daemon.
             on_loss: if is_shutdown { OnLoss::Unnoticed } else { OnLoss::SendAgain },
             patience: self.timeout / 2,
@@ -91,7 +95,7 @@ impl Connection {
         match self.perform(&mut call).await? {
             Heard::Answer(reply) => Ok(reply),
             Heard::Loss | Heard::Nothing { .. } => {
-                Err(no_answer(&self.address, plan.total(), plan.attempts))
+                Err(no_answer(&self.address, policy.total(), policy.attempts))
             }
         }
     }
@@ -101,10 +105,10 @@ impl Connection {
     pub(super) async fn ask(&self, question: Question) -> Result<Heard> {
         let Question { body, timeout, is_parked } = question;
         debug!(within = ?timeout, is_parked, "question");
-        let held_back = if is_parked { SLICE } else { Duration::ZERO };
+        let held_back = if is_parked { LONG_POLL } else { Duration::ZERO };
         let mut call = Call {
             body,
-            exchange: Exchange::start(Plan { timeout, attempts: 1 }, self.now()),
+            exchange: Exchange::start(RetryPolicy { timeout, attempts: 1 }, self.now()),
             on_loss: if is_parked { OnLoss::Tell } else { OnLoss::SendAgain },
             patience: held_back.saturating_add(self.timeout / 2),
             was_lost: false,
@@ -166,7 +170,7 @@ impl Connection {
                     }
                     debug!(attempts = call.exchange.attempt(), "no answer");
                     return Ok(Heard::Nothing {
-                        waited: call.exchange.plan().total(),
+                        waited: call.exchange.policy().total(),
                         was_lost: call.was_lost,
                     });
                 }

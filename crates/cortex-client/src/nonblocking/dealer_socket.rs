@@ -25,7 +25,7 @@ use tracing::debug;
 use zmq::SocketEvent::{CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED};
 
 use crate::connection::{configure, connect, monitor, stop_monitor};
-use crate::context::{Place, settle};
+use crate::context::{ContextSlot, with_context_slot};
 use crate::error::{Error, Result};
 use crate::reply::RawReply;
 
@@ -50,36 +50,36 @@ pub(super) enum Seen {
 }
 
 /// A connection that comes about, lasts, and ends.
-pub(super) struct Link {
+pub(super) struct DealerSocket {
     socket: AsyncFd<zmq::Socket>,
     monitor: AsyncFd<zmq::Socket>,
     up_since: Option<Instant>,
     has_failed: bool,
-    _place: Place,
+    _slot: ContextSlot,
 }
 
-impl Link {
+impl DealerSocket {
     /// Connects in the background. To be called on a runtime.
     pub(super) fn open(address: &str) -> Result<Self> {
         let transport = |source| Error::Transport { address: address.to_owned(), source };
         let events = [CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED];
-        let (socket, monitor, place) = settle(|place| {
-            let socket = place.socket(zmq::DEALER)?;
+        let (socket, monitor, slot) = with_context_slot(|slot| {
+            let socket = slot.socket(zmq::DEALER)?;
             configure(&socket, address)?;
             set_times(&socket)?;
-            let monitor = monitor(&place, &socket, &events)?;
-            Ok((socket, monitor, place))
+            let monitor = monitor(&slot, &socket, &events)?;
+            Ok((socket, monitor, slot))
         })
         .map_err(transport)?;
-        let link = Self {
+        let dealer = Self {
             socket: asynchronous(socket, address)?,
             monitor: asynchronous(monitor, address)?,
             up_since: None,
             has_failed: false,
-            _place: place,
+            _slot: slot,
         };
-        connect(link.socket.get_ref(), address)?;
-        Ok(link)
+        connect(dealer.socket.get_ref(), address)?;
+        Ok(dealer)
     }
 
     /// Since when the daemon is connected, if it ever was.
@@ -167,15 +167,15 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for DealerSocket {
     fn drop(&mut self) {
         stop_monitor(self.socket.get_ref());
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for DealerSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
+        f.debug_struct("DealerSocket")
             .field("up_since", &self.up_since)
             .field("has_failed", &self.has_failed)
             .finish_non_exhaustive()

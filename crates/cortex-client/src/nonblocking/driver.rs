@@ -16,14 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant, Sleep};
 use tracing::debug;
 
-use super::dealer_socket::{Link, Seen};
+use super::dealer_socket::{DealerSocket, Seen};
 use crate::backoff::Backoff;
 use crate::connection::OnLoss;
 use crate::error::Result;
 use crate::reply::RawReply;
 
 /// A daemon that comes back is found within this time, however long it was away.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 /// How many messages are sent and received before the runtime's other tasks have a turn.
 const TURN: usize = 64;
@@ -87,7 +87,7 @@ pub(super) struct Driver {
     queue: BTreeMap<u64, Request>,
     awaited: HashMap<u64, Awaited>,
     /// Nobody connects while there is nothing to send.
-    link: Option<Link>,
+    dealer: Option<DealerSocket>,
     /// Before the next link.
     pause: Option<Pin<Box<Sleep>>>,
     backoff: Backoff,
@@ -95,13 +95,17 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(address: String, orders: mpsc::UnboundedReceiver<Order>, link: Link) -> Self {
+    pub(super) fn new(
+        address: String,
+        orders: mpsc::UnboundedReceiver<Order>,
+        dealer: DealerSocket,
+    ) -> Self {
         Self {
             address,
             orders,
             queue: BTreeMap::new(),
             awaited: HashMap::new(),
-            link: Some(link),
+            dealer: Some(dealer),
             pause: None,
             backoff: Backoff::default(),
             last_heard: None,
@@ -120,52 +124,52 @@ impl Driver {
             Order::Forget { number } => {
                 if self.queue.remove(&number).is_none()
                     && let Some(forgotten) = self.awaited.remove(&number)
-                    && self.is_link_dead(&forgotten)
+                    && self.is_dealer_dead(&forgotten)
                 {
                     debug!("nothing is heard any more");
-                    self.lose_link();
+                    self.drop_dealer();
                 }
             }
         }
     }
 
     fn is_up(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.up_since().is_some())
+        self.dealer.as_ref().is_some_and(|dealer| dealer.up_since().is_some())
     }
 
     /// Whether the connection must be taken for dead although nobody closed it: an answer is
     /// overdue, and nothing else has come since it was asked for.
-    fn is_link_dead(&self, unanswered: &Awaited) -> bool {
+    fn is_dealer_dead(&self, unanswered: &Awaited) -> bool {
         let is_since = |then: Option<Instant>| then.is_some_and(|then| then > unanswered.since);
         unanswered.since.elapsed() >= unanswered.patience
             && !is_since(self.last_heard)
-            && self.link.as_ref().is_some_and(|link| {
+            && self.dealer.as_ref().is_some_and(|dealer| {
                 // After a time in which the runtime did not run there may be something to hear.
-                !is_since(link.up_since()) && !link.has_message()
+                !is_since(dealer.up_since()) && !dealer.has_message()
             })
     }
 
     /// Does what can be done now, as far as a turn goes. Whether there is more.
     fn work(&mut self) -> bool {
-        if self.link.is_none() {
-            self.open_link();
+        if self.dealer.is_none() {
+            self.open_dealer();
         }
-        if let Some(link) = &mut self.link {
-            link.listen();
+        if let Some(dealer) = &mut self.dealer {
+            dealer.listen();
         }
         for _ in 0..TURN {
-            let Some(link) = &mut self.link else { return false };
-            match link.look() {
+            let Some(dealer) = &mut self.dealer else { return false };
+            match dealer.look() {
                 Seen::Nothing => return false,
                 Seen::Room => match next_to_send(&mut self.queue, &mut self.awaited) {
-                    Some((number, body)) => link.send(number, body),
+                    Some((number, body)) => dealer.send(number, body),
                     None => return false,
                 },
                 Seen::Reply { number, reply } => self.deliver(number, reply),
                 Seen::Junk => {}
                 Seen::Lost => {
                     debug!("the connection is lost");
-                    self.lose_link();
+                    self.drop_dealer();
                     return true;
                 }
             }
@@ -173,12 +177,12 @@ impl Driver {
         true
     }
 
-    fn open_link(&mut self) {
+    fn open_dealer(&mut self) {
         if self.queue.is_empty() || self.pause.is_some() {
             return;
         }
-        match Link::open(&self.address) {
-            Ok(link) => self.link = Some(link),
+        match DealerSocket::open(&self.address) {
+            Ok(dealer) => self.dealer = Some(dealer),
             Err(error) => {
                 for (_, request) in std::mem::take(&mut self.queue) {
                     // Who has given up need not know.
@@ -188,11 +192,11 @@ impl Driver {
         }
     }
 
-    fn lose_link(&mut self) {
-        let Some(link) = self.link.take() else { return };
-        let was_heard = link.up_since().is_some_and(|up| self.last_heard >= Some(up));
+    fn drop_dealer(&mut self) {
+        let Some(dealer) = self.dealer.take() else { return };
+        let was_heard = dealer.up_since().is_some_and(|up| self.last_heard >= Some(up));
         self.pause =
-            (!was_heard).then(|| Box::pin(time::sleep(self.backoff.pause().min(LONGEST_PAUSE))));
+            (!was_heard).then(|| Box::pin(time::sleep(self.backoff.pause().min(MAX_PAUSE))));
         for (number, request) in std::mem::take(&mut self.queue) {
             if request.on_loss == OnLoss::Tell {
                 request.tell_loss();
@@ -218,8 +222,8 @@ impl Driver {
 
     /// Ready as soon as there may be something to do, apart from orders.
     fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match (&mut self.link, &mut self.pause) {
-            (Some(link), _) => link.poll_news(cx),
+        match (&mut self.dealer, &mut self.pause) {
+            (Some(dealer), _) => dealer.poll_news(cx),
             (None, Some(pause)) => pause.as_mut().poll(cx).map(|()| {
                 self.pause = None;
                 Ok(())
@@ -283,7 +287,7 @@ mod tests {
     fn driver() -> (Driver, mpsc::UnboundedSender<Order>) {
         let address = "ipc:///nonexistent/discovery.sock";
         let (orders, received) = mpsc::unbounded_channel();
-        (Driver::new(address.to_owned(), received, Link::open(address).unwrap()), orders)
+        (Driver::new(address.to_owned(), received, DealerSocket::open(address).unwrap()), orders)
     }
 
     type Asker = (oneshot::Receiver<Result<()>>, oneshot::Receiver<Answer>);
@@ -362,7 +366,7 @@ mod tests {
             let (waiting, mut waiter) = request(7, OnLoss::SendAgain);
             let (parked, mut told) = request(8, OnLoss::Tell);
             driver.queue.extend([(7, waiting), (8, parked)]);
-            driver.lose_link();
+            driver.drop_dealer();
             let is_told = askers.iter_mut().map(|(_, answer)| answer.try_recv().is_ok());
             assert_eq!(is_told.collect::<Vec<_>>(), [true, false, true]);
             assert!(waiter.0.try_recv().is_err(), "it waits for the next connection");

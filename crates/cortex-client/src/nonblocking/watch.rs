@@ -1,4 +1,4 @@
-//! The asynchronous watch: carries out on a [`Connection`] what a [`Feed`] asks for.
+//! The asynchronous watch: carries out on a [`Connection`] what a [`WatchState`] asks for.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -12,7 +12,7 @@ use futures_core::stream::FusedStream;
 use super::connection::{Connection, Heard};
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
-use crate::watch::{Feed, Next, WatchEvent};
+use crate::watch::{Next, WatchEvent, WatchState};
 
 /// The topics as they come, change and go, told as it happens: made by
 /// [`AsyncDiscoveryClient::watch`](crate::AsyncDiscoveryClient::watch).
@@ -27,7 +27,7 @@ use crate::watch::{Feed, Next, WatchEvent};
 #[must_use = "streams do nothing unless polled"]
 pub struct AsyncWatch {
     connection: Arc<Connection>,
-    feed: Feed,
+    state: WatchState,
     /// What is under way for the feed.
     step: Option<Pin<Box<dyn Future<Output = Result<Step>> + Send>>>,
     trouble: Option<Error>,
@@ -41,8 +41,8 @@ enum Step {
 }
 
 impl AsyncWatch {
-    pub(super) fn start(connection: Arc<Connection>, feed: Feed) -> Self {
-        Self { connection, feed, step: None, trouble: None, is_over: false }
+    pub(super) fn start(connection: Arc<Connection>, state: WatchState) -> Self {
+        Self { connection, state, step: None, trouble: None, is_over: false }
     }
 
     /// Waits for the next event. Dropping the future loses nothing.
@@ -62,7 +62,7 @@ impl AsyncWatch {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<WatchEvent>> {
         loop {
-            if let Some(event) = self.feed.take() {
+            if let Some(event) = self.state.take() {
                 return Poll::Ready(Ok(event));
             }
             if self.is_over {
@@ -70,7 +70,7 @@ impl AsyncWatch {
             }
             let step = self.step.get_or_insert_with(|| {
                 let connection = Arc::clone(&self.connection);
-                match self.feed.next(connection.now()) {
+                match self.state.next(connection.now()) {
                     Next::Ask(question) => {
                         Box::pin(async move { connection.ask(question).await.map(Step::Asked) })
                     }
@@ -93,20 +93,20 @@ impl AsyncWatch {
             Ok(Step::Paused) => {}
             Ok(Step::Asked(Heard::Answer(reply))) => {
                 self.trouble = None;
-                self.feed.answered(reply, now)?;
+                self.state.answered(reply, now)?;
             }
             Ok(Step::Asked(Heard::Loss)) => {
                 let address = self.connection.address().to_owned();
                 self.trouble = Some(Error::Disconnected { address });
-                self.feed.lost(now);
+                self.state.lost(now);
             }
             Ok(Step::Asked(Heard::Nothing { waited, .. })) => {
                 self.trouble = Some(no_answer(self.connection.address(), waited, 1));
-                self.feed.unanswered();
+                self.state.unanswered();
             }
             Err(error) => {
                 self.is_over = error == Error::NoRuntime;
-                self.feed.failed(now);
+                self.state.failed(now);
                 return Err(error);
             }
         }

@@ -213,7 +213,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 struct Play {
     daemon: Daemon,
-    feed: Feed,
+    state: WatchState,
     reader: Reader,
     now: Instant,
 }
@@ -232,21 +232,21 @@ impl Play {
                 limit,
                 lists: BTreeMap::from([((0, 0), Vec::new())]),
             },
-            feed: Feed::new(filter, INTERVAL, ANSWER),
+            state: WatchState::new(filter, INTERVAL, ANSWER),
             reader: Reader::default(),
             now: Instant::now(),
         }
     }
 
     fn watched(&self, topics: &[TopicInfo]) -> Vec<TopicInfo> {
-        let wanted = |name: &str| self.feed.filter.as_ref().is_none_or(|f| f.matches(name));
+        let wanted = |name: &str| self.state.filter.as_ref().is_none_or(|f| f.matches(name));
         topics.iter().filter(|topic| wanted(topic.name.as_str())).cloned().collect()
     }
 
     /// Asks one question; whether nothing is left to tell.
     fn ask(&mut self, fault: Fault) -> bool {
         let question = loop {
-            match self.feed.next(self.now) {
+            match self.state.next(self.now) {
                 Next::Ask(question) => break question,
                 Next::Pause(pause) => self.now += pause,
             }
@@ -259,35 +259,35 @@ impl Play {
                     self.now += question.timeout.saturating_sub(ANSWER);
                 }
                 is_done = is_idle;
-                self.feed.answered(reply, self.now).unwrap();
+                self.state.answered(reply, self.now).unwrap();
             }
-            Fault::Early if is_idle => self.feed.answered(reply, self.now).unwrap(),
+            Fault::Early if is_idle => self.state.answered(reply, self.now).unwrap(),
             Fault::Early => {}
             Fault::Silence => {
                 self.now += question.timeout;
-                self.feed.unanswered();
+                self.state.unanswered();
             }
-            Fault::Lost if question.is_parked => self.feed.lost(self.now),
-            Fault::Lost => self.feed.unanswered(),
+            Fault::Lost if question.is_parked => self.state.lost(self.now),
+            Fault::Lost => self.state.unanswered(),
             Fault::Garbage => {
                 let ext = self.daemon.is_ours.then(ResponseExt::default);
                 let topics = vec![info("/garbage", 0); 2];
                 // Without a place in the history, or a list that the reference might give.
-                if self.daemon.is_ours && !matches!(self.feed.mode, Mode::Polling(_)) {
-                    let error = self.feed.answered(ok(topics, ext), self.now);
+                if self.daemon.is_ours && !matches!(self.state.mode, Mode::Polling(_)) {
+                    let error = self.state.answered(ok(topics, ext), self.now);
                     assert_eq!(error, Err(UnreadableReply::NoPlace.into()));
                 }
             }
             Fault::Refusal => {
-                let is_polling = matches!(self.feed.mode, Mode::Polling(_));
+                let is_polling = matches!(self.state.mode, Mode::Polling(_));
                 if self.daemon.is_ours != is_polling {
                     let ext = self.daemon.is_ours.then(ResponseExt::default);
-                    let error = self.feed.answered(refusal(ext), self.now);
+                    let error = self.state.answered(refusal(ext), self.now);
                     assert_eq!(error, Err(Error::Refused { message: "why".into() }));
                 }
             }
         }
-        while let Some(event) = self.feed.take() {
+        while let Some(event) = self.state.take() {
             self.reader.hear(event);
             if let Some(revision) = self.reader.revision {
                 let list = &self.daemon.lists[&(self.daemon.epoch, revision)];
@@ -389,20 +389,20 @@ fn a_difference_says_no_more_than_it_must() {
 }
 
 /// Counts the questions of a minute, in which each is answered, at once, as `answer` does.
-fn questions_in_a_minute(mut answer: impl FnMut(&mut Feed, &Question, Instant)) -> usize {
+fn questions_in_a_minute(mut answer: impl FnMut(&mut WatchState, &Question, Instant)) -> usize {
     let start = Instant::now();
     let mut now = start;
-    let mut feed = Feed::new(None, INTERVAL, Duration::from_millis(1));
+    let mut state = WatchState::new(None, INTERVAL, Duration::from_millis(1));
     let mut questions = 0;
     while now - start < Duration::from_secs(60) {
-        match feed.next(now) {
+        match state.next(now) {
             Next::Pause(pause) => now += pause,
             Next::Ask(question) => {
                 questions += 1;
-                answer(&mut feed, &question, now);
+                answer(&mut state, &question, now);
             }
         }
-        while feed.take().is_some() {}
+        while state.take().is_some() {}
         assert!(questions < 10_000, "it spins");
     }
     questions
@@ -422,29 +422,29 @@ fn no_daemon_makes_a_watch_spin() {
         request.command == DiscoveryCommand::WatchTopics.into()
     };
 
-    let always_all = questions_in_a_minute(|feed, _, now| {
-        feed.answered(snapshot(), now).unwrap();
+    let always_all = questions_in_a_minute(|state, _, now| {
+        state.answered(snapshot(), now).unwrap();
     });
     let mut is_first = true;
-    let never_parks = questions_in_a_minute(|feed, _, now| {
+    let never_parks = questions_in_a_minute(|state, _, now| {
         let first = std::mem::take(&mut is_first);
         let reply = if first { snapshot() } else { ok(Vec::new(), Some(place(None))) };
-        feed.answered(reply, now).unwrap();
+        state.answered(reply, now).unwrap();
     });
-    let silent = questions_in_a_minute(|feed, _, _| feed.unanswered());
-    let garbage = questions_in_a_minute(|feed, _, now| {
-        assert!(feed.answered(ok(Vec::new(), Some(ResponseExt::default())), now).is_err());
+    let silent = questions_in_a_minute(|state, _, _| state.unanswered());
+    let garbage = questions_in_a_minute(|state, _, now| {
+        assert!(state.answered(ok(Vec::new(), Some(ResponseExt::default())), now).is_err());
     });
-    let broken = questions_in_a_minute(|feed, _, now| feed.failed(now));
-    let two_kinds = questions_in_a_minute(|feed, question, now| {
+    let broken = questions_in_a_minute(|state, _, now| state.failed(now));
+    let two_kinds = questions_in_a_minute(|state, question, now| {
         let ext = (!is_watch(question)).then(ResponseExt::default);
-        feed.answered(ok(Vec::new(), ext), now).unwrap();
+        state.answered(ok(Vec::new(), ext), now).unwrap();
     });
-    let closes = questions_in_a_minute(|feed, question, now| {
+    let closes = questions_in_a_minute(|state, question, now| {
         if question.is_parked {
-            feed.lost(now);
+            state.lost(now);
         } else {
-            feed.answered(snapshot(), now).unwrap();
+            state.answered(snapshot(), now).unwrap();
         }
     });
     for (what, questions) in [
@@ -459,9 +459,9 @@ fn no_daemon_makes_a_watch_spin() {
         assert!(questions < 160, "{what}: {questions} questions");
     }
 
-    let polled = questions_in_a_minute(|feed, question, now| {
+    let polled = questions_in_a_minute(|state, question, now| {
         let reply = if is_watch(question) { refusal(None) } else { ok(Vec::new(), None) };
-        feed.answered(reply, now).unwrap();
+        state.answered(reply, now).unwrap();
     });
     assert_eq!(polled, 1 + 120, "at each interval");
 }
@@ -470,11 +470,11 @@ fn no_daemon_makes_a_watch_spin() {
 fn a_slow_list_is_not_asked_for_all_the_time() {
     let mut play = Play::new(None, false, 0, 1);
     play.ask(Fault::None);
-    let Next::Ask(_) = play.feed.next(play.now) else { panic!("the first list, at once") };
+    let Next::Ask(_) = play.state.next(play.now) else { panic!("the first list, at once") };
     let took = Duration::from_secs(3);
     play.now += took;
-    play.feed.answered(ok(Vec::new(), None), play.now).unwrap();
-    assert_eq!(play.feed.next(play.now), Next::Pause(took));
+    play.state.answered(ok(Vec::new(), None), play.now).unwrap();
+    assert_eq!(play.state.next(play.now), Next::Pause(took));
 }
 
 #[test]
@@ -490,11 +490,11 @@ fn a_list_of_a_daemon_that_names_a_topic_twice_is_made_one() {
 fn after_a_loss_the_daemon_is_asked_for_a_word_at_once() {
     let mut play = Play::new(None, true, 8, 4);
     play.catch_up();
-    let Next::Ask(question) = play.feed.next(play.now) else { panic!("no reason to pause") };
+    let Next::Ask(question) = play.state.next(play.now) else { panic!("no reason to pause") };
     assert!(question.is_parked);
-    assert_eq!(question.timeout, SLICE + ANSWER);
-    play.feed.lost(play.now);
-    let Next::Ask(question) = play.feed.next(play.now) else { panic!("at once") };
+    assert_eq!(question.timeout, LONG_POLL + ANSWER);
+    play.state.lost(play.now);
+    let Next::Ask(question) = play.state.next(play.now) else { panic!("at once") };
     let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
     assert_eq!(request.ext.unwrap().wait_ms, Some(0));
     assert!(!question.is_parked);
@@ -529,8 +529,8 @@ fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
         let events = Some(revisions.iter().map(event).collect());
         ok(Vec::new(), Some(ResponseExt { events, ..place(epoch, revision) }))
     };
-    let asks_since = |feed: &mut Feed, now: &mut Instant| loop {
-        match feed.next(*now) {
+    let asks_since = |state: &mut WatchState, now: &mut Instant| loop {
+        match state.next(*now) {
             Next::Pause(pause) => *now += pause,
             Next::Ask(question) => {
                 let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
@@ -547,18 +547,18 @@ fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
         (events(1, 7, &[6, 7], "moved"), &[], None),
     ] {
         let mut now = Instant::now();
-        let mut feed = Feed::new(None, INTERVAL, ANSWER);
-        assert_eq!(asks_since(&mut feed, &mut now), None);
+        let mut state = WatchState::new(None, INTERVAL, ANSWER);
+        assert_eq!(asks_since(&mut state, &mut now), None);
         let all = ResponseExt { snapshot: Some(true), ..place(1, 5) };
-        feed.answered(ok(Vec::new(), Some(all)), now).unwrap();
-        assert!(matches!(feed.take(), Some(WatchEvent::Snapshot { .. })));
-        assert_eq!(asks_since(&mut feed, &mut now), Some((1, 5)));
-        feed.answered(answer, now).unwrap();
-        let heard = std::iter::from_fn(|| feed.take()).map(|event| match event {
+        state.answered(ok(Vec::new(), Some(all)), now).unwrap();
+        assert!(matches!(state.take(), Some(WatchEvent::Snapshot { .. })));
+        assert_eq!(asks_since(&mut state, &mut now), Some((1, 5)));
+        state.answered(answer, now).unwrap();
+        let heard = std::iter::from_fn(|| state.take()).map(|event| match event {
             WatchEvent::Changed(change) => change.info.name.to_string(),
             WatchEvent::Snapshot { .. } => "a snapshot".to_owned(),
         });
         assert_eq!(heard.collect::<Vec<_>>(), told);
-        assert_eq!(asks_since(&mut feed, &mut now), since, "{told:?}");
+        assert_eq!(asks_since(&mut state, &mut now), since, "{told:?}");
     }
 }
