@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::{Hold, TopicInfo};
 
-use self::thread::{Handle, Order};
-use crate::advertisement_manager::Id;
+use self::thread::{Handle, ThreadCommand};
+use crate::advertisement_manager::AdvertisementId;
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
 
@@ -56,9 +56,9 @@ pub enum Notice {
 /// In a forked child it does nothing: the topic stays the parent's.
 #[must_use = "the topic is unregistered when this is dropped"]
 pub struct Advertisement {
-    id: Id,
+    id: AdvertisementId,
     info: TopicInfo,
-    standing: Arc<Standing>,
+    status: Arc<SharedStatus>,
     handle: Handle,
     /// How long dropping it waits.
     close_timeout: Duration,
@@ -76,7 +76,7 @@ impl Advertisement {
     /// connection has not been lost since.
     #[must_use]
     pub fn is_registered(&self) -> bool {
-        self.standing.lock().is_registered
+        self.status.lock().is_registered
     }
 
     /// Waits until the daemon has the topic, at most `timeout`. Not for the callback of an
@@ -86,16 +86,16 @@ impl Advertisement {
     /// When the time is over: the present trouble, as in [`Notice::Trouble`], or
     /// [`Error::NoAnswer`]. [`Error::Replaced`] at once.
     pub fn wait_registered(&self, timeout: Duration) -> Result<()> {
-        let standing = self.standing.wait(timeout, |standing| {
-            standing.is_registered || standing.is_replaced || standing.end.is_some()
+        let status = self.status.wait(timeout, |status| {
+            status.is_registered || status.is_replaced || status.end.is_some()
         });
-        if standing.is_registered {
+        if status.is_registered {
             return Ok(());
         }
-        if standing.is_replaced {
+        if status.is_replaced {
             return Err(Error::Replaced { topic: self.info.name.clone().into() });
         }
-        let trouble = standing.trouble.clone();
+        let trouble = status.trouble.clone();
         Err(trouble.unwrap_or_else(|| no_answer(self.handle.address(), timeout, 1)))
     }
 
@@ -116,7 +116,7 @@ impl Advertisement {
     /// been heard yet.
     #[must_use]
     pub fn trouble(&self) -> Option<Error> {
-        self.standing.lock().trouble.clone()
+        self.status.lock().trouble.clone()
     }
 
     /// Waits until the daemon has the topic, however long that takes, on any executor.
@@ -125,16 +125,16 @@ impl Advertisement {
     /// [`Error::Replaced`]; [`Error::Thread`] when the thread has come to an end.
     #[cfg(feature = "tokio")]
     pub async fn registered(&self) -> Result<()> {
-        let outcome = |present: &Present| {
-            if present.is_registered {
+        let outcome = |status: &AdvertisementStatus| {
+            if status.is_registered {
                 return Some(Ok(()));
             }
-            if present.is_replaced {
+            if status.is_replaced {
                 return Some(Err(Error::Replaced { topic: self.info.name.clone().into() }));
             }
-            present.end.clone()
+            status.end.clone()
         };
-        poll_fn(|cx| self.standing.poll(cx, outcome)).await
+        poll_fn(|cx| self.status.poll(cx, outcome)).await
     }
 
     /// The same as [`unregister`](Self::unregister), on any executor. Dropping the future does not
@@ -145,23 +145,23 @@ impl Advertisement {
     #[cfg(feature = "tokio")]
     pub async fn unregister_async(mut self) -> Result<()> {
         self.is_ended = true;
-        if !self.handle.order(Order::Remove { id: self.id }) {
+        if !self.handle.send_command(ThreadCommand::Remove { id: self.id }) {
             return Ok(());
         }
-        poll_fn(|cx| self.standing.poll(cx, |present| present.end.clone())).await
+        poll_fn(|cx| self.status.poll(cx, |status| status.end.clone())).await
     }
 
     /// Has the topic withdrawn. `None` when that has not come to an end within the time.
     fn end(&mut self, patience: Duration) -> Option<Result<()>> {
         self.is_ended = true;
-        if !self.handle.order(Order::Remove { id: self.id }) {
+        if !self.handle.send_command(ThreadCommand::Remove { id: self.id }) {
             return Some(Ok(()));
         }
         // On the thread itself, in a callback, nothing would come of waiting.
         if self.handle.is_this_thread() {
             return Some(Ok(()));
         }
-        self.standing.wait(patience, |standing| standing.end.is_some()).end.clone()
+        self.status.wait(patience, |status| status.end.is_some()).end.clone()
     }
 }
 
@@ -208,17 +208,17 @@ impl Advertiser {
         close_timeout: Duration,
     ) -> Result<Advertisement> {
         let handle = self.handle()?;
-        let standing = Arc::new(Standing::default());
+        let status = Arc::new(SharedStatus::default());
         let id = handle.new_id();
-        let (wanted, told) = (info.clone(), Arc::clone(&standing));
-        handle.order(Order::Add { id, info: wanted, standing: told, on_notice });
-        Ok(Advertisement { id, info, standing, handle, close_timeout, is_ended: false })
+        let (wanted, told) = (info.clone(), Arc::clone(&status));
+        handle.send_command(ThreadCommand::Add { id, info: wanted, status: told, on_notice });
+        Ok(Advertisement { id, info, status, handle, close_timeout, is_ended: false })
     }
 
     fn handle(&self) -> Result<Handle> {
         let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         match &*handle {
-            Some(handle) if handle.is_served() => Ok(handle.clone()),
+            Some(handle) if handle.is_running() => Ok(handle.clone()),
             _ => {
                 let new = Handle::start(self.address.clone(), self.timeout)?;
                 Ok(handle.insert(new).clone())
@@ -229,13 +229,13 @@ impl Advertiser {
 
 /// What is known of an advertisement; the thread writes it.
 #[derive(Debug, Default)]
-struct Standing {
-    present: Mutex<Present>,
+struct SharedStatus {
+    status: Mutex<AdvertisementStatus>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Present {
+struct AdvertisementStatus {
     is_registered: bool,
     is_replaced: bool,
     trouble: Option<Error>,
@@ -245,16 +245,16 @@ struct Present {
     wakers: Vec<Waker>,
 }
 
-impl Standing {
-    fn lock(&self) -> MutexGuard<'_, Present> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+impl SharedStatus {
+    fn lock(&self) -> MutexGuard<'_, AdvertisementStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Present)) {
+    fn change(&self, change: impl FnOnce(&mut AdvertisementStatus)) {
         let wakers = {
-            let mut present = self.lock();
-            change(&mut present);
-            mem::take(&mut present.wakers)
+            let mut status = self.lock();
+            change(&mut status);
+            mem::take(&mut status.wakers)
         };
         self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);
@@ -262,13 +262,17 @@ impl Standing {
 
     /// Ready as soon as `look` finds something.
     #[cfg(feature = "tokio")]
-    fn poll<T>(&self, cx: &Context<'_>, look: impl Fn(&Present) -> Option<T>) -> Poll<T> {
-        let mut present = self.lock();
-        if let Some(found) = look(&present) {
+    fn poll<T>(
+        &self,
+        cx: &Context<'_>,
+        look: impl Fn(&AdvertisementStatus) -> Option<T>,
+    ) -> Poll<T> {
+        let mut status = self.lock();
+        if let Some(found) = look(&status) {
             return Poll::Ready(found);
         }
-        if !present.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            present.wakers.push(cx.waker().clone());
+        if !status.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            status.wakers.push(cx.waker().clone());
         }
         Poll::Pending
     }
@@ -277,17 +281,17 @@ impl Standing {
     fn wait(
         &self,
         timeout: Duration,
-        is_wanted: impl Fn(&Present) -> bool,
-    ) -> MutexGuard<'_, Present> {
+        is_wanted: impl Fn(&AdvertisementStatus) -> bool,
+    ) -> MutexGuard<'_, AdvertisementStatus> {
         let began = Instant::now();
-        let mut present = self.lock();
+        let mut status = self.lock();
         loop {
             let left = timeout.saturating_sub(began.elapsed());
-            if is_wanted(&present) || left.is_zero() {
-                return present;
+            if is_wanted(&status) || left.is_zero() {
+                return status;
             }
-            let waited = self.changed.wait_timeout(present, left);
-            present = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.changed.wait_timeout(status, left);
+            status = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -20,9 +20,9 @@ use cortex_proto::{
     DiscoveryRequest, Hold, RequestExt, ResponseExt, Session, TopicInfo, TopicName,
 };
 
-use self::connection_state::{ConnectionState, Step};
+use self::connection_state::{ConnectionAction, ConnectionState};
 use self::schedule::{Due, Schedule};
-use self::topic::{Placed, Standing, Topic, Wanted};
+use self::topic::{CurrentAdvertisement, Registration, RegistrationState, Topic};
 use crate::error::{Error, Result};
 use crate::reply::Reply;
 
@@ -41,7 +41,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
 /// The number of an advertisement; the driver gives each another one.
-pub(crate) type Id = u64;
+pub(crate) type AdvertisementId = u64;
 
 /// What does not change.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub(crate) struct Settings {
 
 /// What the driver has to do now, and then to ask again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum ManagerAction {
     /// Give up the connection there is, and make a new one. When the daemon has greeted, tell
     /// [`AdvertisementManager::connected`].
     Connect,
@@ -72,13 +72,13 @@ pub(crate) enum AdvertisementEvent {
     /// The daemon has the topic.
     Registered { hold: Option<Hold> },
     /// The connection is lost, so nobody knows what the daemon has.
-    Unsure,
+    Unconfirmed,
     /// It is not registered, and that does not pass by itself at once.
     Trouble(Error),
     /// A later advertisement has the topic.
     Replaced,
     /// It is withdrawn, or cannot be at present; that is the last that is heard of it.
-    Gone(Result<()>),
+    Ended(Result<()>),
 }
 
 /// Keeps topics registered.
@@ -87,52 +87,52 @@ pub(crate) struct AdvertisementManager {
     settings: Settings,
     topics: BTreeMap<u64, Topic>,
     by_name: HashMap<TopicName, u64>,
-    by_id: HashMap<Id, u64>,
+    by_id: HashMap<AdvertisementId, u64>,
     last_number: u64,
     schedule: Schedule,
     /// Not before this a topic is registered again that needs not be.
     paced_until: Option<Instant>,
     connection: ConnectionState,
-    daemon: Daemon,
-    asked: Option<Asked>,
-    events: VecDeque<(Id, AdvertisementEvent)>,
+    daemon: DaemonFeatures,
+    in_flight: Option<InFlight>,
+    events: VecDeque<(AdvertisementId, AdvertisementEvent)>,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct InFlight {
     at: Instant,
-    question: Question,
+    kind: RequestKind,
 }
 
 #[derive(Clone, Debug)]
-enum Question {
+enum RequestKind {
     /// Whether the daemon saw who registered this topic.
-    DoesItSee {
+    CheckIdentity {
         topic: u64,
-        id: Id,
+        id: AdvertisementId,
     },
     Renew,
     Register {
         topic: u64,
-        id: Id,
+        id: AdvertisementId,
         in_session: bool,
-        before: Option<Placed>,
+        before: Option<Registration>,
     },
     /// Whether it has this topic from here; asked before it is withdrawn from a daemon that may
     /// not heed conditions.
-    HasIt(u64),
+    CheckRegistration(u64),
     Withdraw(u64),
 }
 
 /// What is known of the daemon at the other end of this connection.
 #[derive(Debug, Default)]
-struct Daemon {
+struct DaemonFeatures {
     /// Whether its last answer had an extension: level 1.
     is_extended: Option<bool>,
     /// Whether it sees which process registers.
     sees: Option<bool>,
     /// The topic at which that can be told, and whose it is.
-    shows: Option<(u64, Id)>,
+    shows: Option<(u64, AdvertisementId)>,
     /// When the session is to be renewed.
     renew_at: Option<Instant>,
 }
@@ -148,14 +148,14 @@ impl AdvertisementManager {
             schedule: Schedule::default(),
             paced_until: None,
             connection: ConnectionState::new(),
-            daemon: Daemon::default(),
-            asked: None,
+            daemon: DaemonFeatures::default(),
+            in_flight: None,
             events: VecDeque::new(),
         }
     }
 
     /// Keeps a topic registered from now on, in place of an earlier advertisement of it.
-    pub(crate) fn add(&mut self, id: Id, info: TopicInfo, now: Instant) {
+    pub(crate) fn add(&mut self, id: AdvertisementId, info: TopicInfo, now: Instant) {
         self.connection.wanted(self.topics.is_empty(), now);
         let number = self.by_name.get(&info.name).copied().unwrap_or_else(|| {
             self.last_number += 1;
@@ -164,7 +164,8 @@ impl AdvertisementManager {
         });
         let name = info.name.clone();
         let topic = self.topics.entry(number).or_insert_with(|| Topic::new(name));
-        let wanted = Wanted { id, info, standing: Standing::Unsure, told: None };
+        let wanted =
+            CurrentAdvertisement { id, info, state: RegistrationState::Unconfirmed, told: None };
         if let Some(replaced) = topic.wanted.replace(wanted) {
             self.by_id.remove(&replaced.id);
             self.events.push_back((replaced.id, AdvertisementEvent::Replaced));
@@ -175,19 +176,19 @@ impl AdvertisementManager {
     }
 
     /// Ends an advertisement: its topic is withdrawn, unless a later one has it.
-    pub(crate) fn remove(&mut self, id: Id) {
+    pub(crate) fn remove(&mut self, id: AdvertisementId) {
         let number = self.by_id.remove(&id);
         let Some((number, topic)) =
             number.and_then(|number| Some((number, self.topics.get_mut(&number)?)))
         else {
-            self.events.push_back((id, AdvertisementEvent::Gone(Ok(()))));
+            self.events.push_back((id, AdvertisementEvent::Ended(Ok(()))));
             return;
         };
         topic.wanted = None;
         topic.pause = FIRST_PAUSE;
-        if topic.placed.is_some() && !self.connection.is_up() {
+        if topic.registration.is_some() && !self.connection.is_up() {
             // It is withdrawn when the daemon is back; nobody has to wait for that.
-            self.events.push_back((id, AdvertisementEvent::Gone(Err(self.settings.no_answer()))));
+            self.events.push_back((id, AdvertisementEvent::Ended(Err(self.settings.no_answer()))));
         } else {
             topic.leaving.push(id);
         }
@@ -200,34 +201,34 @@ impl AdvertisementManager {
     }
 
     /// What has happened since the last call, in order.
-    pub(crate) fn take_events(&mut self) -> VecDeque<(Id, AdvertisementEvent)> {
+    pub(crate) fn take_events(&mut self) -> VecDeque<(AdvertisementId, AdvertisementEvent)> {
         mem::take(&mut self.events)
     }
 
     /// What to do at `now`. Asking again without need changes nothing, but that a request under
     /// way is not given again.
-    pub(crate) fn next(&mut self, now: Instant) -> Next {
-        if let Some(asked) = &self.asked {
-            let left = until(asked.at + self.settings.timeout, now);
+    pub(crate) fn next(&mut self, now: Instant) -> ManagerAction {
+        if let Some(in_flight) = &self.in_flight {
+            let left = until(in_flight.at + self.settings.timeout, now);
             if !left.is_zero() {
-                return Next::Rest(Some(left));
+                return ManagerAction::Rest(Some(left));
             }
             self.disconnect(now);
         }
         let told_at = self.report_outage(now);
         if self.topics.is_empty() {
-            return Next::Rest(None);
+            return ManagerAction::Rest(None);
         }
-        let turn = match self.connection.step(now) {
-            Step::Connect => return Next::Connect,
-            Step::Wait(until) => until,
-            Step::Ask => match self.choose(now) {
-                Some(question) => return Next::Ask(Box::new(self.ask(question, now))),
+        let turn = match self.connection.next_action(now) {
+            ConnectionAction::Connect => return ManagerAction::Connect,
+            ConnectionAction::Wait(until) => until,
+            ConnectionAction::Ask => match self.choose(now) {
+                Some(kind) => return ManagerAction::Ask(Box::new(self.ask(kind, now))),
                 None => self.next_turn(),
             },
         };
         let at = [turn, told_at].into_iter().flatten().min();
-        Next::Rest(at.map(|at| until(at, now)))
+        ManagerAction::Rest(at.map(|at| until(at, now)))
     }
 
     /// The daemon has greeted on the connection that was asked for last.
@@ -253,35 +254,36 @@ impl AdvertisementManager {
 
     /// The answer to the request under way.
     pub(crate) fn answered(&mut self, reply: Result<Reply>, now: Instant) {
-        let Some(Asked { at, question }) = self.asked.take() else { return };
+        let Some(InFlight { at, kind }) = self.in_flight.take() else { return };
         self.connection.answered();
         if let Ok(reply) = &reply {
             self.daemon.is_extended = Some(reply.ext().is_some());
         }
-        match question {
-            Question::DoesItSee { topic, id } => self.saw(topic, id, reply),
-            Question::Renew => self.renewed(&reply, at),
-            Question::Register { topic, id, in_session, before } => {
+        match kind {
+            RequestKind::CheckIdentity { topic, id } => self.saw(topic, id, reply),
+            RequestKind::Renew => self.renewed(&reply, at),
+            RequestKind::Register { topic, id, in_session, before } => {
                 let ext = reply.as_ref().ok().and_then(Reply::ext).cloned();
                 let is_done = self.registered(topic, id, before, reply, now);
                 if is_done && in_session {
                     self.extend_lease(ext.as_ref(), at);
                 }
             }
-            Question::HasIt(number) => self.looked(number, reply, now),
-            Question::Withdraw(number) => self.withdrew(number, reply),
+            RequestKind::CheckRegistration(number) => self.looked(number, reply, now),
+            RequestKind::Withdraw(number) => self.withdrew(number, reply),
         }
     }
 
     /// Gives a topic its turn at once, unless it is being asked about: then its answer does that.
     fn hurry(&mut self, number: u64) {
-        let is_asked = self.asked.as_ref().is_some_and(|asked| asked.topic() == Some(number));
+        let is_asked =
+            self.in_flight.as_ref().is_some_and(|in_flight| in_flight.topic() == Some(number));
         let Some(topic) = self.topics.get_mut(&number) else { return };
         if !topic.is_misplaced() {
-            let gone = topic.leaving.drain(..).map(|id| (id, AdvertisementEvent::Gone(Ok(()))));
+            let gone = topic.leaving.drain(..).map(|id| (id, AdvertisementEvent::Ended(Ok(()))));
             self.events.extend(gone);
         }
-        if topic.wanted.is_none() && topic.placed.is_none() {
+        if topic.wanted.is_none() && topic.registration.is_none() {
             self.by_name.remove(&topic.name);
             self.topics.remove(&number);
             self.schedule.take(number);
@@ -300,9 +302,9 @@ impl AdvertisementManager {
     }
 
     fn disconnect(&mut self, now: Instant) {
-        let since = self.asked.take().map_or(now, |asked| asked.at);
+        let since = self.in_flight.take().map_or(now, |in_flight| in_flight.at);
         self.connection.lost(since, now);
-        self.daemon = Daemon::default();
+        self.daemon = DaemonFeatures::default();
         let numbers: Vec<_> = self.topics.keys().copied().collect();
         for number in numbers {
             if let Some(topic) = self.topics.get_mut(&number) {
@@ -310,15 +312,16 @@ impl AdvertisementManager {
                 topic.refusal = None;
                 topic.pause = FIRST_PAUSE;
                 if let Some(wanted) = &mut topic.wanted
-                    && mem::replace(&mut wanted.standing, Standing::Unsure) != Standing::Unsure
+                    && mem::replace(&mut wanted.state, RegistrationState::Unconfirmed)
+                        != RegistrationState::Unconfirmed
                 {
-                    self.events.push_back((wanted.id, AdvertisementEvent::Unsure));
+                    self.events.push_back((wanted.id, AdvertisementEvent::Unconfirmed));
                 }
                 let error = self.settings.no_answer();
                 let gone = topic
                     .leaving
                     .drain(..)
-                    .map(|id| (id, AdvertisementEvent::Gone(Err(error.clone()))));
+                    .map(|id| (id, AdvertisementEvent::Ended(Err(error.clone()))));
                 self.events.extend(gone);
             }
             self.hurry(number);
@@ -341,12 +344,12 @@ impl AdvertisementManager {
     }
 
     /// What to ask now.
-    fn choose(&mut self, now: Instant) -> Option<Question> {
+    fn choose(&mut self, now: Instant) -> Option<RequestKind> {
         if let Some((topic, id)) = self.daemon.shows.take() {
-            return Some(Question::DoesItSee { topic, id });
+            return Some(RequestKind::CheckIdentity { topic, id });
         }
         if self.daemon.renew_at.is_some_and(|at| at <= now) {
-            return Some(Question::Renew);
+            return Some(RequestKind::Renew);
         }
         let (turn, number) = self.schedule.first()?;
         if let Due::At(at) = turn {
@@ -360,14 +363,19 @@ impl AdvertisementManager {
         if let Some(wanted) = &topic.wanted
             && !topic.is_misplaced()
         {
-            let (id, in_session, before) = (wanted.id, self.in_session(), topic.placed.clone());
-            return Some(Question::Register { topic: number, id, in_session, before });
+            let (id, in_session, before) =
+                (wanted.id, self.in_session(), topic.registration.clone());
+            return Some(RequestKind::Register { topic: number, id, in_session, before });
         }
         // The condition of an UNREGISTER is heeded by a daemon of level 1 alone; and when it is
         // refused, the topic may be another one's by now.
         let is_heeded = self.daemon.is_extended == Some(true) && topic.refusal.is_none();
         let may_withdraw = topic.is_found || is_heeded;
-        Some(if may_withdraw { Question::Withdraw(number) } else { Question::HasIt(number) })
+        Some(if may_withdraw {
+            RequestKind::Withdraw(number)
+        } else {
+            RequestKind::CheckRegistration(number)
+        })
     }
 
     /// When there is something to ask again.
@@ -379,22 +387,23 @@ impl AdvertisementManager {
         [turn, self.daemon.renew_at].into_iter().flatten().min()
     }
 
-    fn ask(&mut self, question: Question, now: Instant) -> DiscoveryRequest {
-        let request = self.request(&question);
-        self.asked = Some(Asked { at: now, question });
+    fn ask(&mut self, kind: RequestKind, now: Instant) -> DiscoveryRequest {
+        let request = self.request(&kind);
+        self.in_flight = Some(InFlight { at: now, kind });
         request
     }
 
-    fn request(&mut self, question: &Question) -> DiscoveryRequest {
+    fn request(&mut self, kind: &RequestKind) -> DiscoveryRequest {
         let name = |number| {
             self.topics.get(&number).map_or_else(String::new, |topic| topic.name.clone().into())
         };
-        match *question {
-            Question::DoesItSee { topic: number, .. } | Question::HasIt(number) => {
+        match *kind {
+            RequestKind::CheckIdentity { topic: number, .. }
+            | RequestKind::CheckRegistration(number) => {
                 DiscoveryRequest::lookup(name(number)).with_ext(RequestExt::default())
             }
-            Question::Renew => DiscoveryRequest::renew(self.session()),
-            Question::Register { topic: number, in_session, .. } => {
+            RequestKind::Renew => DiscoveryRequest::renew(self.session()),
+            RequestKind::Register { topic: number, in_session, .. } => {
                 let ext = RequestExt {
                     hold: in_session.then_some(Hold::Session),
                     session: in_session.then(|| self.session()),
@@ -405,18 +414,19 @@ impl AdvertisementManager {
                     let info = topic.wanted.as_ref()?.info.clone();
                     // From here on the daemon may have it, at a revision that is not known yet.
                     let node = info.publisher_node.clone();
-                    topic.placed = Some(Placed { node, revision: None });
+                    topic.registration = Some(Registration { node, revision: None });
                     topic.is_found = false;
                     Some(info)
                 });
                 // A topic whose turn it is to be registered is wanted.
                 info.map_or_else(DiscoveryRequest::ping, DiscoveryRequest::register).with_ext(ext)
             }
-            Question::Withdraw(number) => {
-                let placed = self.topics.get(&number).and_then(|topic| topic.placed.clone());
+            RequestKind::Withdraw(number) => {
+                let registration =
+                    self.topics.get(&number).and_then(|topic| topic.registration.clone());
                 DiscoveryRequest::unregister(name(number)).with_ext(RequestExt {
-                    revision: placed.as_ref().and_then(|placed| placed.revision),
-                    publisher_node: placed.map(|placed| placed.node),
+                    revision: registration.as_ref().and_then(|registration| registration.revision),
+                    publisher_node: registration.map(|registration| registration.node),
                     ..RequestExt::default()
                 })
             }
@@ -445,8 +455,8 @@ impl AdvertisementManager {
     fn registered(
         &mut self,
         number: u64,
-        id: Id,
-        before: Option<Placed>,
+        id: AdvertisementId,
+        before: Option<Registration>,
         reply: Result<Reply>,
         now: Instant,
     ) -> bool {
@@ -458,13 +468,13 @@ impl AdvertisementManager {
         match &error {
             None => {
                 topic.pause = FIRST_PAUSE;
-                if let Some(placed) = &mut topic.placed {
-                    placed.revision = revision;
+                if let Some(registration) = &mut topic.registration {
+                    registration.revision = revision;
                 }
             }
-            Some(Error::AlreadyRegistered { .. }) => topic.placed = None,
+            Some(Error::AlreadyRegistered { .. }) => topic.registration = None,
             // The daemon has changed nothing.
-            Some(Error::Refused { .. }) => topic.placed = before,
+            Some(Error::Refused { .. }) => topic.registration = before,
             Some(_) => {}
         }
         let is_done = error.is_none();
@@ -490,15 +500,15 @@ impl AdvertisementManager {
     }
 
     /// Tells that a topic is registered, if that is new.
-    fn confirm(&mut self, number: u64, id: Id) {
+    fn confirm(&mut self, number: u64, id: AdvertisementId) {
         let hold = self.hold();
         let wanted = self.topics.get_mut(&number).and_then(|topic| topic.wanted.as_mut());
-        let standing = Standing::Registered { hold: hold.clone() };
+        let state = RegistrationState::Registered { hold: hold.clone() };
         if let Some(wanted) = wanted
             && wanted.id == id
-            && wanted.standing != standing
+            && wanted.state != state
         {
-            wanted.standing = standing;
+            wanted.state = state;
             wanted.told = None;
             self.events.push_back((wanted.id, AdvertisementEvent::Registered { hold }));
         }
@@ -508,7 +518,7 @@ impl AdvertisementManager {
     fn trouble(&mut self, number: u64, error: Error) {
         let wanted = self.topics.get_mut(&number).and_then(|topic| topic.wanted.as_mut());
         if let Some(wanted) = wanted {
-            wanted.standing = Standing::Unsure;
+            wanted.state = RegistrationState::Unconfirmed;
             if wanted.told.as_ref() != Some(&error) {
                 wanted.told = Some(error.clone());
                 self.events.push_back((wanted.id, AdvertisementEvent::Trouble(error)));
@@ -516,7 +526,7 @@ impl AdvertisementManager {
         }
     }
 
-    fn saw(&mut self, number: u64, id: Id, reply: Result<Reply>) {
+    fn saw(&mut self, number: u64, id: AdvertisementId, reply: Result<Reply>) {
         if self.daemon.is_extended == Some(true) {
             let entry = reply.ok().and_then(|reply| reply.ext()?.entry.clone());
             // Where it cannot be told, the next REGISTER's turn is the next chance.
@@ -557,18 +567,21 @@ impl AdvertisementManager {
         let revision = ext.and_then(|ext| Some(ext.entry.as_ref()?.revision));
         match reply.and_then(|reply| reply.found(topic.name.as_str())) {
             Ok(info) => {
-                topic.placed = topic.placed.take().filter(|placed| placed.is(&info, revision));
+                topic.registration = topic
+                    .registration
+                    .take()
+                    .filter(|registration| registration.is(&info, revision));
                 topic.is_found = true;
             }
-            Err(Error::NoSuchTopic { .. }) => topic.placed = None,
+            Err(Error::NoSuchTopic { .. }) => topic.registration = None,
             Err(error) => topic.refusal = Some(error),
         }
         match topic.refusal.take() {
-            Some(error) if topic.placed.is_some() => {
+            Some(error) if topic.registration.is_some() => {
                 let gone = topic
                     .leaving
                     .drain(..)
-                    .map(|id| (id, AdvertisementEvent::Gone(Err(error.clone()))));
+                    .map(|id| (id, AdvertisementEvent::Ended(Err(error.clone()))));
                 self.events.extend(gone);
                 self.trouble(number, error);
                 self.defer(number, MAX_PAUSE, now);
@@ -580,7 +593,7 @@ impl AdvertisementManager {
     fn withdrew(&mut self, number: u64, reply: Result<Reply>) {
         let Some(topic) = self.topics.get_mut(&number) else { return };
         match reply.and_then(|reply| reply.unregistered(topic.name.as_str())) {
-            Ok(()) | Err(Error::NoSuchTopic { .. }) => topic.placed = None,
+            Ok(()) | Err(Error::NoSuchTopic { .. }) => topic.registration = None,
             Err(error) => topic.refusal = Some(error),
         }
         topic.is_found = false;
@@ -594,14 +607,14 @@ impl Settings {
     }
 }
 
-impl Asked {
+impl InFlight {
     /// The topic whose next turn comes with the answer.
     fn topic(&self) -> Option<u64> {
-        match self.question {
-            Question::Register { topic, .. }
-            | Question::HasIt(topic)
-            | Question::Withdraw(topic) => Some(topic),
-            Question::DoesItSee { .. } | Question::Renew => None,
+        match self.kind {
+            RequestKind::Register { topic, .. }
+            | RequestKind::CheckRegistration(topic)
+            | RequestKind::Withdraw(topic) => Some(topic),
+            RequestKind::CheckIdentity { .. } | RequestKind::Renew => None,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::connection::{Call, Connection, Outcome};
 use crate::error::{Error, Result};
 use crate::exchange::RetryPolicy;
 use crate::info::{Description, Hello};
-use crate::wait::{self, Wait};
+use crate::wait::{Wait, WaitAction};
 use crate::watch::{WatchState, parse_filter};
 
 pub use watch::Watch;
@@ -119,15 +119,15 @@ impl DiscoveryClient {
         let now = Instant::now();
         let mut wait = Wait::start(topic, timeout, self.poll_interval, self.policy.timeout, now);
         loop {
-            let question = match wait.next(Instant::now()) {
-                wait::Next::Ask(question) => question,
-                wait::Next::Pause(pause) => {
+            let query = match wait.next(Instant::now()) {
+                WaitAction::Ask(query) => query,
+                WaitAction::Pause(pause) => {
                     thread::sleep(pause);
                     continue;
                 }
-                wait::Next::Over => return Err(wait.failure(self.address())),
+                WaitAction::Over => return Err(wait.failure(self.address())),
             };
-            let mut call = Call::of(question);
+            let mut call = Call::of(query);
             match self.connection.proceed(&mut call, None) {
                 Ok(Outcome::Answered(reply)) => {
                     if let Some(info) = wait.answered(reply, Instant::now())? {

@@ -13,10 +13,10 @@ use tracing::debug;
 
 use crate::context::{ContextSlot, with_context_slot};
 use crate::error::{Error, Result};
-use crate::exchange::{Exchange, Next, Question, RetryPolicy, poll_millis};
+use crate::exchange::{Exchange, ExchangeAction, Query, RetryPolicy, poll_millis};
 use crate::reply::{RawReply, Reply};
 
-pub(crate) use monitored_socket::{Event, MonitoredSocket};
+pub(crate) use monitored_socket::{ConnectionEvent, MonitoredSocket};
 pub(crate) use waker::{WakeSource, Waker};
 
 /// A daemon that comes back is found about this soon, in ms, …
@@ -37,7 +37,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects in the background: a daemon need not be there yet.
     pub(crate) fn open(address: String) -> Result<Self> {
-        let req_socket = Some(ReqSocket::open(&address, OnLoss::Unnoticed)?);
+        let req_socket = Some(ReqSocket::open(&address, OnLoss::Ignore)?);
         Ok(Self { address, req_socket })
     }
 
@@ -54,7 +54,7 @@ impl Connection {
         policy: RetryPolicy,
     ) -> Result<Reply> {
         debug!(address = self.address, command = %request.command, "request");
-        let mut call = Call::new(request.to_bytes(), policy, OnLoss::Unnoticed);
+        let mut call = Call::new(request.to_bytes(), policy, OnLoss::Ignore);
         loop {
             if let Outcome::Answered(reply) = self.proceed(&mut call, None)? {
                 return Ok(reply);
@@ -71,12 +71,12 @@ impl Connection {
     /// then the call is over.
     pub(crate) fn proceed(&mut self, call: &mut Call, until: Option<Instant>) -> Result<Outcome> {
         let raw = match self.exchange(call, until) {
-            Ok(Step::Received(raw)) => raw,
-            Ok(Step::Lost) => {
+            Ok(Progress::Received(raw)) => raw,
+            Ok(Progress::Lost) => {
                 self.req_socket = None;
                 return Ok(Outcome::Lost);
             }
-            Ok(Step::Sent | Step::Nothing) => return Ok(Outcome::Pending),
+            Ok(Progress::Sent | Progress::Nothing) => return Ok(Outcome::Pending),
             Err(error) => {
                 self.req_socket = None;
                 return Err(error);
@@ -95,64 +95,68 @@ impl Connection {
         }
     }
 
-    /// Ends with what was received, with [`Step::Lost`] where that is to be told, or with
-    /// [`Step::Nothing`] at `until`.
-    fn exchange(&mut self, call: &mut Call, until: Option<Instant>) -> Result<Step> {
+    /// Ends with what was received, with [`Progress::Lost`] where that is to be told, or with
+    /// [`Progress::Nothing`] at `until`.
+    fn exchange(&mut self, call: &mut Call, until: Option<Instant>) -> Result<Progress> {
         let exchange = &mut call.exchange;
         // An answer that came while nobody looked is one, also when its time is over meanwhile.
         if exchange.is_sent()
             && let Some(req_socket) = &self.req_socket
             && let Ok(raw) = receive(&req_socket.socket)
         {
-            return Ok(Step::Received(raw));
+            return Ok(Progress::Received(raw));
         }
         loop {
             let now = Instant::now();
             let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
             let next = match exchange.next(now) {
-                Next::GiveUp => {
+                ExchangeAction::GiveUp => {
                     let policy = exchange.policy();
                     debug!(attempts = policy.attempts, "no answer");
                     return Err(no_answer(&self.address, policy.total(), policy.attempts));
                 }
-                Next::Reconnect => {
+                ExchangeAction::Reconnect => {
                     debug!(attempt = exchange.attempt(), "sending again");
                     self.req_socket = None;
                     continue;
                 }
-                Next::Pause { .. } if left.is_zero() => return Ok(Step::Nothing),
-                Next::Pause { within } => {
+                ExchangeAction::Pause { .. } if left.is_zero() => return Ok(Progress::Nothing),
+                ExchangeAction::Pause { within } => {
                     // It would connect all the same, and more often.
                     self.req_socket = None;
                     thread::sleep(within.min(left));
                     continue;
                 }
-                Next::Send { within } => Next::Send { within: within.min(left) },
-                Next::Receive { within } => Next::Receive { within: within.min(left) },
+                ExchangeAction::Send { within } => {
+                    ExchangeAction::Send { within: within.min(left) }
+                }
+                ExchangeAction::Receive { within } => {
+                    ExchangeAction::Receive { within: within.min(left) }
+                }
             };
             let req_socket = match self.req_socket.take() {
                 Some(req_socket) => req_socket,
                 None => ReqSocket::open(&self.address, call.on_loss)?,
             };
             let req_socket = self.req_socket.insert(req_socket);
-            if call.on_loss != OnLoss::Unnoticed {
+            if call.on_loss != OnLoss::Ignore {
                 req_socket.start_monitor();
             }
             match req_socket.step(next, &call.body) {
-                Ok(Step::Sent) => exchange.sent(),
-                Ok(received @ Step::Received(_)) => return Ok(received),
-                Ok(Step::Lost) => {
+                Ok(Progress::Sent) => exchange.sent(),
+                Ok(received @ Progress::Received(_)) => return Ok(received),
+                Ok(Progress::Lost) => {
                     debug!("the connection is lost");
                     call.was_lost = true;
-                    if call.on_loss == OnLoss::Tell {
-                        return Ok(Step::Lost);
+                    if call.on_loss == OnLoss::Report {
+                        return Ok(Progress::Lost);
                     }
                     exchange.lost(Instant::now());
                 }
                 // What could be done without waiting is done.
-                Ok(Step::Nothing) if left.is_zero() => return Ok(Step::Nothing),
+                Ok(Progress::Nothing) if left.is_zero() => return Ok(Progress::Nothing),
                 // Nothing yet, or a signal came: the deadline decides.
-                Ok(Step::Nothing) | Err(zmq::Error::EINTR) => {}
+                Ok(Progress::Nothing) | Err(zmq::Error::EINTR) => {}
                 Err(source) => {
                     debug!(%source, "the socket failed");
                     return Err(Error::Transport { address: self.address.clone(), source });
@@ -166,11 +170,11 @@ impl Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnLoss {
     /// It shows only at the end of the time.
-    Unnoticed,
+    Ignore,
     /// Send the request again. Not for a SHUTDOWN.
-    SendAgain,
+    Resend,
     /// The call is over with [`Outcome::Lost`], also when the connection was lost before it.
-    Tell,
+    Report,
 }
 
 /// A request under way.
@@ -189,11 +193,11 @@ impl Call {
     }
 
     /// A question of a wait or a watch.
-    pub(crate) fn of(question: Question) -> Self {
-        debug!(within = ?question.timeout, is_parked = question.is_parked, "question");
-        let on_loss = if question.is_parked { OnLoss::Tell } else { OnLoss::SendAgain };
-        let policy = RetryPolicy { timeout: question.timeout, attempts: 1 };
-        Self::new(question.body, policy, on_loss)
+    pub(crate) fn of(query: Query) -> Self {
+        debug!(within = ?query.timeout, may_park = query.may_park, "question");
+        let on_loss = if query.may_park { OnLoss::Report } else { OnLoss::Resend };
+        let policy = RetryPolicy { timeout: query.timeout, attempts: 1 };
+        Self::new(query.body, policy, on_loss)
     }
 
     /// Whether a connection was lost since the last answer.
@@ -224,7 +228,7 @@ impl fmt::Debug for Connection {
 }
 
 /// What one step gave.
-enum Step {
+enum Progress {
     Sent,
     Received(RawReply),
     Lost,
@@ -240,7 +244,7 @@ struct ReqSocket {
 
 impl ReqSocket {
     fn open(address: &str, on_loss: OnLoss) -> Result<Self> {
-        let monitored = (on_loss != OnLoss::Unnoticed)
+        let monitored = (on_loss != OnLoss::Ignore)
             .then(|| Self::prepare(address, &[zmq::SocketEvent::DISCONNECTED]));
         let req_socket = match monitored {
             Some(Ok(req_socket)) => req_socket,
@@ -288,31 +292,34 @@ impl ReqSocket {
     }
 
     /// Does what `next` says, once.
-    fn step(&self, next: Next, body: &[u8]) -> zmq::Result<Step> {
+    fn step(&self, next: ExchangeAction, body: &[u8]) -> zmq::Result<Progress> {
         match next {
-            Next::Send { within } => {
+            ExchangeAction::Send { within } => {
                 if self.take_losses()? {
-                    return Ok(Step::Lost);
+                    return Ok(Progress::Lost);
                 }
                 match self.socket.send(body, zmq::DONTWAIT) {
-                    Ok(()) => Ok(Step::Sent),
-                    Err(zmq::Error::EAGAIN) => {
-                        self.socket.poll(zmq::POLLOUT, poll_millis(within)).map(|_| Step::Nothing)
-                    }
+                    Ok(()) => Ok(Progress::Sent),
+                    Err(zmq::Error::EAGAIN) => self
+                        .socket
+                        .poll(zmq::POLLOUT, poll_millis(within))
+                        .map(|_| Progress::Nothing),
                     Err(error) => Err(error),
                 }
             }
-            Next::Receive { within } => {
+            ExchangeAction::Receive { within } => {
                 self.poll(within)?;
                 // A reply that came before the connection was lost is a reply.
                 match receive(&self.socket) {
-                    Ok(raw) => Ok(Step::Received(raw)),
-                    Err(zmq::Error::EAGAIN) if self.take_losses()? => Ok(Step::Lost),
-                    Err(zmq::Error::EAGAIN) => Ok(Step::Nothing),
+                    Ok(raw) => Ok(Progress::Received(raw)),
+                    Err(zmq::Error::EAGAIN) if self.take_losses()? => Ok(Progress::Lost),
+                    Err(zmq::Error::EAGAIN) => Ok(Progress::Nothing),
                     Err(error) => Err(error),
                 }
             }
-            Next::Pause { .. } | Next::Reconnect | Next::GiveUp => Ok(Step::Nothing),
+            ExchangeAction::Pause { .. } | ExchangeAction::Reconnect | ExchangeAction::GiveUp => {
+                Ok(Progress::Nothing)
+            }
         }
     }
 

@@ -25,19 +25,19 @@ impl RetryPolicy {
 
 /// What a [`Wait`](crate::wait::Wait) or a [`WatchState`](crate::watch::WatchState) asks the daemon, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Question {
+pub(crate) struct Query {
     /// The request's bytes.
     pub(crate) body: Vec<u8>,
     /// The time for the answer.
     pub(crate) timeout: Duration,
     /// The daemon may hold the answer back. Then a lost connection is to be told, and not the same
     /// request to be sent again.
-    pub(crate) is_parked: bool,
+    pub(crate) may_park: bool,
 }
 
 /// What the caller has to do now, and then to ask again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum ExchangeAction {
     /// Send the request, then tell [`Exchange::sent`]; it may wait this long for room.
     Send { within: Duration },
     /// Wait this long for the answer.
@@ -104,34 +104,34 @@ impl Exchange {
     }
 
     /// What to do at `now`. Asking again without need changes nothing.
-    pub(crate) fn next(&mut self, now: Instant) -> Next {
+    pub(crate) fn next(&mut self, now: Instant) -> ExchangeAction {
         // Durations are compared, not instants added: no timeout is too long to be represented.
         let within = self.policy.timeout.saturating_sub(now.saturating_duration_since(self.began));
         if !within.is_zero() {
             return match self.loss {
                 Some(loss) => self.replace(loss, now, within),
-                None if self.sent => Next::Receive { within },
-                None => Next::Send { within },
+                None if self.sent => ExchangeAction::Receive { within },
+                None => ExchangeAction::Send { within },
             };
         }
         if self.attempt >= self.policy.attempts {
-            return Next::GiveUp;
+            return ExchangeAction::GiveUp;
         }
         self.attempt += 1;
         self.began = now;
         self.sent = false;
         self.loss = None;
-        Next::Reconnect
+        ExchangeAction::Reconnect
     }
 
-    fn replace(&mut self, loss: Loss, now: Instant, within: Duration) -> Next {
+    fn replace(&mut self, loss: Loss, now: Instant, within: Duration) -> ExchangeAction {
         let pause = loss.pause.saturating_sub(now.saturating_duration_since(loss.at));
         if !pause.is_zero() {
-            return Next::Pause { within: pause.min(within) };
+            return ExchangeAction::Pause { within: pause.min(within) };
         }
         self.loss = None;
         self.sent = false;
-        Next::Reconnect
+        ExchangeAction::Reconnect
     }
 
     /// The request has left.
@@ -174,12 +174,12 @@ mod tests {
     fn a_single_attempt_sends_waits_and_gives_up() {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
-        assert_eq!(exchange.next(start), Next::Send { within: SECOND });
+        assert_eq!(exchange.next(start), ExchangeAction::Send { within: SECOND });
         exchange.sent();
-        assert_eq!(exchange.next(start + ms(400)), Next::Receive { within: ms(600) });
-        assert_eq!(exchange.next(start + ms(999)), Next::Receive { within: ms(1) });
-        assert_eq!(exchange.next(start + ms(1000)), Next::GiveUp);
-        assert_eq!(exchange.next(start + ms(5000)), Next::GiveUp);
+        assert_eq!(exchange.next(start + ms(400)), ExchangeAction::Receive { within: ms(600) });
+        assert_eq!(exchange.next(start + ms(999)), ExchangeAction::Receive { within: ms(1) });
+        assert_eq!(exchange.next(start + ms(1000)), ExchangeAction::GiveUp);
+        assert_eq!(exchange.next(start + ms(5000)), ExchangeAction::GiveUp);
         assert_eq!(exchange.attempt(), 1);
     }
 
@@ -191,10 +191,10 @@ mod tests {
             // Each attempt ends 10 ms late, and the next one is not shorter for it.
             let began = start + ms(1010) * (attempt - 1);
             assert_eq!(exchange.attempt(), attempt);
-            assert_eq!(exchange.next(began), Next::Send { within: SECOND });
+            assert_eq!(exchange.next(began), ExchangeAction::Send { within: SECOND });
             exchange.sent();
-            assert_eq!(exchange.next(began + ms(1)), Next::Receive { within: ms(999) });
-            let over = if attempt < 3 { Next::Reconnect } else { Next::GiveUp };
+            assert_eq!(exchange.next(began + ms(1)), ExchangeAction::Receive { within: ms(999) });
+            let over = if attempt < 3 { ExchangeAction::Reconnect } else { ExchangeAction::GiveUp };
             assert_eq!(exchange.next(began + ms(1010)), over);
         }
     }
@@ -203,8 +203,8 @@ mod tests {
     fn a_request_that_cannot_leave_also_ends() {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
-        assert_eq!(exchange.next(start + ms(700)), Next::Send { within: ms(300) });
-        assert_eq!(exchange.next(start + SECOND), Next::GiveUp);
+        assert_eq!(exchange.next(start + ms(700)), ExchangeAction::Send { within: ms(300) });
+        assert_eq!(exchange.next(start + SECOND), ExchangeAction::GiveUp);
     }
 
     #[test]
@@ -212,16 +212,20 @@ mod tests {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
         exchange.lost(start);
-        assert_eq!(exchange.next(start), Next::Send { within: SECOND }, "nothing was under way");
+        assert_eq!(
+            exchange.next(start),
+            ExchangeAction::Send { within: SECOND },
+            "nothing was under way"
+        );
         exchange.sent();
         assert_eq!(exchange.sendings(), 1);
         exchange.lost(start + ms(300));
-        assert_eq!(exchange.next(start + ms(300)), Next::Reconnect);
-        assert_eq!(exchange.next(start + ms(301)), Next::Send { within: ms(699) });
+        assert_eq!(exchange.next(start + ms(300)), ExchangeAction::Reconnect);
+        assert_eq!(exchange.next(start + ms(301)), ExchangeAction::Send { within: ms(699) });
         exchange.sent();
         assert_eq!((exchange.sendings(), exchange.attempt()), (2, 1));
-        assert_eq!(exchange.next(start + ms(999)), Next::Receive { within: ms(1) });
-        assert_eq!(exchange.next(start + SECOND), Next::GiveUp);
+        assert_eq!(exchange.next(start + ms(999)), ExchangeAction::Receive { within: ms(1) });
+        assert_eq!(exchange.next(start + SECOND), ExchangeAction::GiveUp);
     }
 
     #[test]
@@ -231,12 +235,12 @@ mod tests {
         let mut exchange = Exchange::start(policy, start);
         let mut now = start;
         let lose = |exchange: &mut Exchange, now: &mut Instant| {
-            assert!(matches!(exchange.next(*now), Next::Send { .. }));
+            assert!(matches!(exchange.next(*now), ExchangeAction::Send { .. }));
             exchange.sent();
             exchange.lost(*now);
             exchange.lost(*now);
             let from = *now;
-            while let Next::Pause { within } = exchange.next(*now) {
+            while let ExchangeAction::Pause { within } = exchange.next(*now) {
                 *now += within;
             }
             *now - from
@@ -260,30 +264,30 @@ mod tests {
             exchange.next(start + ms(995));
         }
         // It would pause for 10 ms now, and has 5 ms.
-        assert_eq!(exchange.next(start + ms(995)), Next::Pause { within: ms(5) });
-        assert_eq!(exchange.next(start + SECOND), Next::Reconnect);
+        assert_eq!(exchange.next(start + ms(995)), ExchangeAction::Pause { within: ms(5) });
+        assert_eq!(exchange.next(start + SECOND), ExchangeAction::Reconnect);
         assert_eq!(exchange.attempt(), 2);
-        assert_eq!(exchange.next(start + SECOND), Next::Send { within: SECOND });
+        assert_eq!(exchange.next(start + SECOND), ExchangeAction::Send { within: SECOND });
         exchange.sent();
         exchange.lost(start + SECOND);
-        assert_eq!(exchange.next(start + 2 * SECOND), Next::GiveUp);
+        assert_eq!(exchange.next(start + 2 * SECOND), ExchangeAction::GiveUp);
     }
 
     #[test]
     fn the_ends_of_the_range() {
         let start = Instant::now();
         let mut none = Exchange::start(RetryPolicy { timeout: Duration::ZERO, attempts: 1 }, start);
-        assert_eq!(none.next(start), Next::GiveUp);
+        assert_eq!(none.next(start), ExchangeAction::GiveUp);
 
         let policy = RetryPolicy { timeout: Duration::MAX, attempts: u32::MAX };
         let mut endless = Exchange::start(policy, start);
-        assert_eq!(endless.next(start), Next::Send { within: Duration::MAX });
+        assert_eq!(endless.next(start), ExchangeAction::Send { within: Duration::MAX });
         assert_eq!(policy.total(), Duration::MAX);
 
         // A clock that is read by several threads may seem to go back.
         let mut early =
             Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start + SECOND);
-        assert_eq!(early.next(start), Next::Send { within: SECOND });
+        assert_eq!(early.next(start), ExchangeAction::Send { within: SECOND });
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The asynchronous client: any number of requests at once on one [`Connection`].
+//! The asynchronous client: any number of requests at once on one [`AsyncConnection`].
 
 mod connection;
 mod dealer_socket;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
 
-use self::connection::{Connection, Heard};
+use self::connection::{AsyncConnection, QueryOutcome};
 use crate::advertise::{Advertisement, Advertiser, Notice};
 use crate::builder::DiscoveryClientBuilder;
 #[cfg(doc)]
@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::exchange::RetryPolicy;
 use crate::info::{Description, Hello};
 use crate::reply::Reply;
-use crate::wait::{self, Wait};
+use crate::wait::{Wait, WaitAction};
 use crate::watch::{WatchState, parse_filter};
 
 pub use self::watch::AsyncWatch;
@@ -65,7 +65,7 @@ pub use self::watch::AsyncWatch;
 /// ```
 #[derive(Clone)]
 pub struct AsyncDiscoveryClient {
-    connection: Arc<Connection>,
+    connection: Arc<AsyncConnection>,
     policy: RetryPolicy,
     poll_interval: Duration,
     advertiser: Arc<Advertiser>,
@@ -106,7 +106,7 @@ impl AsyncDiscoveryClient {
         poll_interval: Duration,
     ) -> Result<Self> {
         let advertiser = Arc::new(Advertiser::new(address.clone(), policy.timeout));
-        let connection = Arc::new(Connection::open(address, policy.timeout)?);
+        let connection = Arc::new(AsyncConnection::open(address, policy.timeout)?);
         Ok(Self { connection, policy, poll_interval, advertiser })
     }
 
@@ -269,17 +269,17 @@ impl AsyncDiscoveryClient {
         let mut wait = Wait::start(topic, timeout, self.poll_interval, self.policy.timeout, now);
         loop {
             match wait.next(connection.now()) {
-                wait::Next::Ask(question) => match connection.ask(question).await? {
-                    Heard::Answer(reply) => {
+                WaitAction::Ask(query) => match connection.ask(query).await? {
+                    QueryOutcome::Answer(reply) => {
                         if let Some(info) = wait.answered(reply, connection.now())? {
                             return Ok(info);
                         }
                     }
-                    Heard::Loss => wait.lost(connection.now()),
-                    Heard::Nothing { was_lost, .. } => wait.unanswered(was_lost),
+                    QueryOutcome::Loss => wait.lost(connection.now()),
+                    QueryOutcome::Nothing { was_lost, .. } => wait.unanswered(was_lost),
                 },
-                wait::Next::Pause(pause) => connection.pause(pause).await?,
-                wait::Next::Over => return Err(wait.failure(self.address())),
+                WaitAction::Pause(pause) => connection.pause(pause).await?,
+                WaitAction::Over => return Err(wait.failure(self.address())),
             }
         }
     }

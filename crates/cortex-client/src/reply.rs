@@ -22,7 +22,7 @@ pub(crate) struct RawReply {
 
 /// What a daemon answers to WATCH, and to which place in its history that leads.
 #[derive(Debug)]
-pub(crate) enum Watched {
+pub(crate) enum WatchReply {
     /// All topics.
     Snapshot { topics: Vec<TopicInfo>, since: Since },
     /// What has happened.
@@ -160,7 +160,7 @@ impl Reply {
     }
 
     /// The answer to WATCH of a daemon that knows it.
-    pub(crate) fn watched(mut self) -> Result<Watched> {
+    pub(crate) fn watched(mut self) -> Result<WatchReply> {
         let ext = self.response.ext.take().unwrap_or_default();
         let topics = self.listed()?;
         let (Some(epoch), Some(revision)) = (ext.epoch, ext.revision) else {
@@ -168,7 +168,7 @@ impl Reply {
         };
         let since = Since { epoch, revision };
         if ext.snapshot == Some(true) {
-            return Ok(Watched::Snapshot { topics, since });
+            return Ok(WatchReply::Snapshot { topics, since });
         }
         let events = ext.events.unwrap_or_default();
         let other = events.iter().find(|event| event.topic_name != event.topic_info.name.as_str());
@@ -176,7 +176,7 @@ impl Reply {
             let found = event.topic_info.name.as_str().to_owned();
             return Err(UnreadableReply::OtherTopic { found }.into());
         }
-        Ok(Watched::Events { events, since })
+        Ok(WatchReply::Events { events, since })
     }
 
     /// What the daemon said beyond the legacy protocol. To a request with an extension every

@@ -13,7 +13,7 @@ use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
 use crate::backoff::{Backoff, ReconnectBackoff};
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
-use crate::exchange::Question;
+use crate::exchange::Query;
 use crate::reply::Reply;
 
 /// A sensible time to wait for a topic: long enough for a whole system to start.
@@ -25,9 +25,9 @@ pub(crate) const LONG_POLL: Duration = Duration::from_secs(20);
 
 /// What the caller has to do now, and then to ask again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum WaitAction {
     /// Ask this, then tell [`Wait::answered`], [`Wait::unanswered`] or [`Wait::lost`].
-    Ask(Question),
+    Ask(Query),
     /// Do nothing for this long.
     Pause(Duration),
     /// The time is over, and [`Wait::failure`] tells how.
@@ -42,8 +42,8 @@ pub(crate) struct Wait {
     interval: Duration,
     answer_timeout: Duration,
     started: Instant,
-    asked: Option<Asked>,
-    questions: u32,
+    asked: Option<WaitQuery>,
+    queries: u32,
     /// The daemon holds answers back: it said so in its last one.
     is_parking: bool,
     not_before: Option<(Instant, Duration)>,
@@ -54,7 +54,7 @@ pub(crate) struct Wait {
 
 /// The last question.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct WaitQuery {
     at: Instant,
     /// How long the daemon was to hold its answer back.
     parked: Option<Duration>,
@@ -79,7 +79,7 @@ impl Wait {
             answer_timeout,
             started: now,
             asked: None,
-            questions: 0,
+            queries: 0,
             is_parking: false,
             not_before: None,
             early: Backoff::default(),
@@ -89,28 +89,28 @@ impl Wait {
     }
 
     /// What to do at `now`.
-    pub(crate) fn next(&mut self, now: Instant) -> Next {
+    pub(crate) fn next(&mut self, now: Instant) -> WaitAction {
         let left = self.timeout.saturating_sub(now.saturating_duration_since(self.started));
         if left.is_zero() {
-            return Next::Over;
+            return WaitAction::Over;
         }
         let pause = self.not_before.map_or(Duration::ZERO, |(since, pause)| {
             pause.saturating_sub(now.saturating_duration_since(since))
         });
         if !pause.is_zero() {
-            return Next::Pause(pause.min(left));
+            return WaitAction::Pause(pause.min(left));
         }
         self.not_before = None;
         let parked = self.is_parking.then_some(left.min(LONG_POLL));
         let timeout = parked.unwrap_or_default().saturating_add(self.answer_timeout);
-        self.asked = Some(Asked { at: now, parked, is_cut_short: left < timeout });
-        self.questions = self.questions.saturating_add(1);
+        self.asked = Some(WaitQuery { at: now, parked, is_cut_short: left < timeout });
+        self.queries = self.queries.saturating_add(1);
         let request = match parked {
             Some(parked) => DiscoveryRequest::wait(&self.topic, whole_millis(parked)),
             None => DiscoveryRequest::lookup(&self.topic).with_ext(RequestExt::default()),
         };
         let timeout = timeout.min(left);
-        Next::Ask(Question { body: request.to_bytes(), timeout, is_parked: parked.is_some() })
+        WaitAction::Ask(Query { body: request.to_bytes(), timeout, may_park: parked.is_some() })
     }
 
     /// The daemon answered at `now`: with the topic, or that it is not there.
@@ -175,7 +175,7 @@ impl Wait {
         if self.heard == Some(true) {
             Error::WaitTimedOut { topic: self.topic.clone(), waited: self.timeout }
         } else {
-            no_answer(address, self.timeout, self.questions)
+            no_answer(address, self.timeout, self.queries)
         }
     }
 }
@@ -200,7 +200,7 @@ mod tests {
 
     /// A daemon as a wait sees it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Daemon {
+    enum DaemonKind {
         Missing,
         Reference,
         Ours,
@@ -212,14 +212,14 @@ mod tests {
 
     struct Played {
         /// When questions began, and whether they were to be held back.
-        questions: Vec<(Duration, bool)>,
+        queries: Vec<(Duration, bool)>,
         ended: Duration,
         outcome: Result<TopicInfo>,
     }
 
     impl Played {
         fn lookups(&self) -> Vec<Duration> {
-            let lookups = self.questions.iter().filter(|(_, is_parked)| !is_parked);
+            let lookups = self.queries.iter().filter(|(_, may_park)| !may_park);
             lookups.map(|(at, _)| *at).collect()
         }
 
@@ -228,7 +228,7 @@ mod tests {
         }
     }
 
-    fn reply(daemon: Daemon, status: DiscoveryStatus) -> Reply {
+    fn reply(daemon: DaemonKind, status: DiscoveryStatus) -> Reply {
         let topic_info = (status == DiscoveryStatus::Ok).then(|| TopicInfo {
             name: TopicName::new("/a").unwrap(),
             address: String::new(),
@@ -236,7 +236,7 @@ mod tests {
             fingerprint: 0,
             publisher_node: String::new(),
         });
-        let ext = (daemon != Daemon::Reference).then(ResponseExt::default);
+        let ext = (daemon != DaemonKind::Reference).then(ResponseExt::default);
         let response =
             DiscoveryResponse { topic_info, ext, ..DiscoveryResponse::new(status, "why") };
         Reply::read(&RawReply { body: response.to_bytes(), parts: 1 }, 1).unwrap()
@@ -244,40 +244,40 @@ mod tests {
 
     /// Plays a wait of `timeout` ms, with the daemon that is there at each moment, for a topic that
     /// appears after `appears` ms. Each change of the daemon loses the connection.
-    fn play(timeout: u64, appears: u64, daemon: impl Fn(u64) -> Daemon) -> Played {
+    fn play(timeout: u64, appears: u64, daemon: impl Fn(u64) -> DaemonKind) -> Played {
         let start = Instant::now();
         let at = |now: Instant| u64::try_from((now - start).as_millis()).unwrap();
         let mut now = start;
-        let mut questions = Vec::new();
+        let mut queries = Vec::new();
         let mut wait = Wait::start("/a", ms(timeout), ms(500), ms(2000), now);
         let outcome = loop {
-            let question = match wait.next(now) {
-                Next::Ask(question) => question,
-                Next::Pause(pause) => {
+            let query = match wait.next(now) {
+                WaitAction::Ask(query) => query,
+                WaitAction::Pause(pause) => {
                     now += pause;
                     continue;
                 }
-                Next::Over => break Err(wait.failure("ipc://x")),
+                WaitAction::Over => break Err(wait.failure("ipc://x")),
             };
-            questions.push((now - start, question.is_parked));
+            queries.push((now - start, query.may_park));
             let asked = daemon(at(now));
             let mut held = 0;
-            let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
-            if question.is_parked && asked == Daemon::Ours {
+            let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
+            if query.may_park && asked == DaemonKind::Ours {
                 held = request.ext.unwrap().wait_ms.unwrap();
             }
             let is_wait = request.command == DiscoveryCommand::WaitTopic.into();
-            assert_eq!(is_wait, question.is_parked);
+            assert_eq!(is_wait, query.may_park);
             // Looks at each millisecond at which something could happen.
-            let end = now + question.timeout;
+            let end = now + query.timeout;
             let answer = loop {
                 if daemon(at(now)) != asked {
                     break None;
                 }
-                if is_wait && matches!(asked, Daemon::Reference | Daemon::Stubborn) {
+                if is_wait && matches!(asked, DaemonKind::Reference | DaemonKind::Stubborn) {
                     break Some(DiscoveryStatus::Error);
                 }
-                if asked != Daemon::Missing {
+                if asked != DaemonKind::Missing {
                     if at(now) >= appears {
                         break Some(DiscoveryStatus::Ok);
                     }
@@ -297,49 +297,49 @@ mod tests {
                     Ok(Some(info)) => break Ok(info),
                     Err(error) => break Err(error),
                 },
-                None if question.is_parked && now < end => wait.lost(now),
+                None if query.may_park && now < end => wait.lost(now),
                 None => {
                     now = end;
                     wait.unanswered(false);
                 }
             }
         };
-        Played { questions, ended: now - start, outcome }
+        Played { queries, ended: now - start, outcome }
     }
 
     const NEVER: u64 = u64::MAX;
 
     #[test]
     fn asks_a_reference_at_every_interval_and_ends_in_time() {
-        let played = play(1800, NEVER, |_| Daemon::Reference);
+        let played = play(1800, NEVER, |_| DaemonKind::Reference);
         assert_eq!(played.lookups(), [ms(0), ms(500), ms(1000), ms(1500)]);
-        assert_eq!((played.questions.len(), played.ended), (4, ms(1800)));
+        assert_eq!((played.queries.len(), played.ended), (4, ms(1800)));
         assert!(played.heard());
-        let played = play(1800, 700, |_| Daemon::Reference);
+        let played = play(1800, 700, |_| DaemonKind::Reference);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(1000)));
     }
 
     #[test]
     fn our_daemon_holds_the_answer_back() {
-        let played = play(30_000, 700, |_| Daemon::Ours);
+        let played = play(30_000, 700, |_| DaemonKind::Ours);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(700)));
-        assert_eq!(played.questions, [(ms(0), false), (ms(0), true)]);
-        let played = play(45_000, NEVER, |_| Daemon::Ours);
+        assert_eq!(played.queries, [(ms(0), false), (ms(0), true)]);
+        let played = play(45_000, NEVER, |_| DaemonKind::Ours);
         let parked = [0, 0, 20_000, 40_000].map(ms);
-        assert_eq!(played.questions.iter().map(|(at, _)| *at).collect::<Vec<_>>(), parked);
+        assert_eq!(played.queries.iter().map(|(at, _)| *at).collect::<Vec<_>>(), parked);
         assert_eq!((played.heard(), played.ended), (true, ms(45_000)));
     }
 
     #[test]
     fn a_lookup_never_outlives_the_wait() {
-        let played = play(5000, NEVER, |_| Daemon::Missing);
+        let played = play(5000, NEVER, |_| DaemonKind::Missing);
         assert_eq!(played.lookups(), [ms(0), ms(2000), ms(4000)], "the last one has 1 s left");
         assert_eq!((played.heard(), played.ended), (false, ms(5000)));
     }
 
     #[test]
     fn a_daemon_that_comes_late_is_heard() {
-        let late = |at| if at < 2000 { Daemon::Missing } else { Daemon::Reference };
+        let late = |at| if at < 2000 { DaemonKind::Missing } else { DaemonKind::Reference };
         let played = play(5000, NEVER, late);
         assert_eq!(played.lookups()[..3], [ms(0), ms(2000), ms(2500)]);
         assert!(played.heard());
@@ -347,42 +347,43 @@ mod tests {
 
     #[test]
     fn a_daemon_that_goes_is_missed_but_not_for_a_lookup_cut_short() {
-        let until = |end| move |at| if at < end { Daemon::Reference } else { Daemon::Missing };
+        let until =
+            |end| move |at| if at < end { DaemonKind::Reference } else { DaemonKind::Missing };
         assert!(!play(5000, NEVER, until(1000)).heard());
         assert!(play(3000, NEVER, until(2500)).heard());
     }
 
     #[test]
     fn a_daemon_that_is_killed_is_missed_at_once_and_its_successor_asked_at_once() {
-        let gone = |at| if at < 1000 { Daemon::Ours } else { Daemon::Missing };
+        let gone = |at| if at < 1000 { DaemonKind::Ours } else { DaemonKind::Missing };
         assert!(!play(1500, NEVER, gone).heard(), "lost, not merely cut short");
 
-        let killed = |at| if at == 1000 { Daemon::Missing } else { Daemon::Ours };
+        let killed = |at| if at == 1000 { DaemonKind::Missing } else { DaemonKind::Ours };
         let played = play(10_000, 4000, killed);
-        assert_eq!(played.questions[2].0, ms(1000), "at once");
+        assert_eq!(played.queries[2].0, ms(1000), "at once");
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(4000)));
     }
 
     #[test]
     fn the_level_is_found_out_again_when_the_daemon_is_replaced() {
-        let downgraded = |at| if at < 1000 { Daemon::Ours } else { Daemon::Reference };
+        let downgraded = |at| if at < 1000 { DaemonKind::Ours } else { DaemonKind::Reference };
         let played = play(10_000, 3200, downgraded);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(3500)));
-        let upgraded = |at| if at < 1000 { Daemon::Reference } else { Daemon::Ours };
+        let upgraded = |at| if at < 1000 { DaemonKind::Reference } else { DaemonKind::Ours };
         let played = play(10_000, 3200, upgraded);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(3200)));
     }
 
     #[test]
     fn a_daemon_that_holds_nothing_back_is_asked_ever_more_slowly() {
-        let played = play(10_000, NEVER, |_| Daemon::Full);
-        assert!(played.questions.len() < 40, "{}", played.questions.len());
+        let played = play(10_000, NEVER, |_| DaemonKind::Full);
+        assert!(played.queries.len() < 40, "{}", played.queries.len());
         assert!(played.heard());
     }
 
     #[test]
     fn a_daemon_that_refuses_to_wait_is_asked_at_every_interval() {
-        let played = play(10_000, 1700, |_| Daemon::Stubborn);
+        let played = play(10_000, 1700, |_| DaemonKind::Stubborn);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(2000)));
         assert_eq!(played.lookups(), [ms(0), ms(500), ms(1000), ms(1500), ms(2000)]);
     }
@@ -392,27 +393,27 @@ mod tests {
         let start = Instant::now();
         let mut now = start;
         let mut wait = Wait::start("/a", ms(10_000), ms(500), ms(2000), now);
-        let mut questions = 0;
+        let mut queries = 0;
         while now - start < ms(9000) {
             match wait.next(now) {
-                Next::Ask(question) if question.is_parked => {
-                    questions += 1;
+                WaitAction::Ask(query) if query.may_park => {
+                    queries += 1;
                     wait.lost(now);
                 }
-                Next::Ask(_) => {
-                    let absent = reply(Daemon::Ours, DiscoveryStatus::NotFound);
+                WaitAction::Ask(_) => {
+                    let absent = reply(DaemonKind::Ours, DiscoveryStatus::NotFound);
                     assert_eq!(wait.answered(absent, now), Ok(None));
                 }
-                Next::Pause(pause) => now += pause,
-                Next::Over => break,
+                WaitAction::Pause(pause) => now += pause,
+                WaitAction::Over => break,
             }
         }
-        assert!((5..20).contains(&questions), "{questions}");
+        assert!((5..20).contains(&queries), "{queries}");
     }
 
     #[test]
     fn refusals_end_the_wait() {
-        for daemon in [Daemon::Ours, Daemon::Reference] {
+        for daemon in [DaemonKind::Ours, DaemonKind::Reference] {
             let mut wait = Wait::start("/a", ms(1000), ms(500), ms(2000), Instant::now());
             wait.next(Instant::now());
             let refused = wait.answered(reply(daemon, DiscoveryStatus::Error), Instant::now());
@@ -422,8 +423,8 @@ mod tests {
 
     #[test]
     fn no_time_at_all_is_over_at_once() {
-        let played = play(0, 0, |_| Daemon::Ours);
-        assert_eq!((played.questions.len(), played.heard()), (0, false));
+        let played = play(0, 0, |_| DaemonKind::Ours);
+        assert_eq!((played.queries.len(), played.heard()), (0, false));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use cortex_proto::{
 
 use crate::backoff::{Backoff, ReconnectBackoff};
 use crate::error::{Error, Result};
-use crate::exchange::Question;
-use crate::reply::{Reply, Watched};
+use crate::exchange::Query;
+use crate::reply::{Reply, WatchReply};
 use crate::wait::{LONG_POLL, whole_millis};
 
 /// What a watch tells. A [`Snapshot`](Self::Snapshot) and the changes after it, applied in their
@@ -60,10 +60,10 @@ pub struct Change {
 
 /// What the caller has to do now, and then to ask again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum WatchAction {
     /// Ask this, then tell [`WatchState::answered`], [`WatchState::unanswered`], [`WatchState::lost`] or
     /// [`WatchState::failed`].
-    Ask(Question),
+    Ask(Query),
     /// Do nothing for this long.
     Pause(Duration),
 }
@@ -79,7 +79,7 @@ pub(crate) struct WatchState {
     has_started: bool,
     /// The next question is to be answered at once, to see whether a daemon is there.
     is_hasty: bool,
-    asked: Option<Asked>,
+    asked: Option<WatchQuery>,
     not_before: Option<(Instant, Duration)>,
     backoff: Backoff,
     reconnect_backoff: ReconnectBackoff,
@@ -99,7 +99,7 @@ enum Mode {
 
 /// The last question.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct WatchQuery {
     at: Instant,
     /// How long the daemon was to hold its answer back.
     parked: Duration,
@@ -134,12 +134,12 @@ impl WatchState {
     }
 
     /// What to do at `now`.
-    pub(crate) fn next(&mut self, now: Instant) -> Next {
+    pub(crate) fn next(&mut self, now: Instant) -> WatchAction {
         let pause = self.not_before.map_or(Duration::ZERO, |(since, pause)| {
             pause.saturating_sub(now.saturating_duration_since(since))
         });
         if !pause.is_zero() {
-            return Next::Pause(pause);
+            return WatchAction::Pause(pause);
         }
         self.not_before = None;
         let (request, parked) = match &self.mode {
@@ -152,11 +152,11 @@ impl WatchState {
                 (DiscoveryRequest::list().with_ext(RequestExt::default()), Duration::ZERO)
             }
         };
-        self.asked = Some(Asked { at: now, parked });
-        Next::Ask(Question {
+        self.asked = Some(WatchQuery { at: now, parked });
+        WatchAction::Ask(Query {
             body: request.to_bytes(),
             timeout: parked.saturating_add(self.answer_timeout),
-            is_parked: !parked.is_zero(),
+            may_park: !parked.is_zero(),
         })
     }
 
@@ -228,7 +228,7 @@ impl WatchState {
     fn watched(&mut self, reply: Reply, now: Instant) -> Result<()> {
         let was_hasty = std::mem::take(&mut self.is_hasty);
         match (reply.watched()?, &self.mode) {
-            (Watched::Snapshot { topics, since }, mode) => {
+            (WatchReply::Snapshot { topics, since }, mode) => {
                 // A daemon that always gives all is not asked for it all the time.
                 let is_asked_for = !matches!(mode, Mode::Following(_));
                 self.mode = Mode::Following(since);
@@ -237,13 +237,13 @@ impl WatchState {
                     self.not_before = Some((now, self.backoff.pause()));
                 }
             }
-            (Watched::Events { events, since }, &Mode::Following(from))
+            (WatchReply::Events { events, since }, &Mode::Following(from))
                 if since.epoch == from.epoch && since.revision >= from.revision =>
             {
                 self.follow(events, from, since, now);
                 self.pace(was_hasty, now);
             }
-            (Watched::Events { .. }, _) => {
+            (WatchReply::Events { .. }, _) => {
                 // Where this leads from is not known.
                 self.mode = Mode::Fresh;
                 self.not_before = Some((now, self.backoff.pause()));

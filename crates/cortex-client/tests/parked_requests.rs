@@ -22,22 +22,22 @@ use tempfile::TempDir;
 const LONG: Duration = Duration::from_secs(20);
 
 /// A daemon's place, and the daemon that the test plays.
-struct Stage {
+struct FakeDaemon {
     directory: TempDir,
     router: Option<zmq::Socket>,
 }
 
 /// A request, and whom to answer.
-struct Asked {
+struct ReceivedRequest {
     envelope: Vec<Vec<u8>>,
     request: DiscoveryRequest,
 }
 
-impl Stage {
+impl FakeDaemon {
     fn new() -> Self {
-        let mut stage = Self { directory: tempfile::tempdir().unwrap(), router: None };
-        stage.start();
-        stage
+        let mut daemon = Self { directory: tempfile::tempdir().unwrap(), router: None };
+        daemon.start();
+        daemon
     }
 
     fn address(&self) -> String {
@@ -57,21 +57,21 @@ impl Stage {
         self.router = None;
     }
 
-    fn asked(&self) -> Asked {
+    fn received(&self) -> ReceivedRequest {
         let mut envelope = self.router.as_ref().unwrap().recv_multipart(0).unwrap();
         let body = envelope.pop().unwrap();
-        Asked { envelope, request: DiscoveryRequest::from_bytes(&body).unwrap() }
+        ReceivedRequest { envelope, request: DiscoveryRequest::from_bytes(&body).unwrap() }
     }
 
-    fn expect(&self, expected: &DiscoveryRequest) -> Asked {
-        let asked = self.asked();
-        assert_eq!(asked.request, *expected);
-        asked
+    fn expect(&self, expected: &DiscoveryRequest) -> ReceivedRequest {
+        let received = self.received();
+        assert_eq!(received.request, *expected);
+        received
     }
 
-    fn answer(&self, asked: &Asked, response: &DiscoveryResponse) {
+    fn answer(&self, received: &ReceivedRequest, response: &DiscoveryResponse) {
         let body = response.to_bytes();
-        let frames = asked.envelope.iter().cloned().chain([body]);
+        let frames = received.envelope.iter().cloned().chain([body]);
         self.router.as_ref().unwrap().send_multipart(frames, 0).unwrap();
     }
 
@@ -138,7 +138,7 @@ fn registered(names: &[(&str, u64)], revision: u64) -> DiscoveryResponse {
     response(DiscoveryStatus::Ok, ext)
 }
 
-fn told(event: WatchEvent) -> String {
+fn describe(event: WatchEvent) -> String {
     match event {
         WatchEvent::Snapshot { topics, is_resync, .. } => {
             let names: Vec<_> = topics.iter().map(|topic| topic.name.as_str()).collect();
@@ -150,42 +150,42 @@ fn told(event: WatchEvent) -> String {
 }
 
 fn next(watch: &mut Watch) -> String {
-    told(watch.next().unwrap().unwrap())
+    describe(watch.next().unwrap().unwrap())
 }
 
 #[test]
 fn a_wait_that_is_held_back_is_asked_again_at_once_when_the_daemon_is_killed() {
-    let mut stage = Stage::new();
-    let mut client = stage.client();
+    let mut daemon = FakeDaemon::new();
+    let mut client = daemon.client();
     let waiting = thread::spawn(move || (client.wait_for_topic("/a", LONG), client.ping()));
-    stage.answer(&stage.expect(&lookup("/a")), &absent());
-    let parked = stage.asked();
+    daemon.answer(&daemon.expect(&lookup("/a")), &absent());
+    let parked = daemon.received();
     assert_eq!(parked.request.command, DiscoveryCommand::WaitTopic.into());
     assert!(parked.request.ext.unwrap().wait_ms > Some(15_000), "held back for long");
 
-    stage.kill();
-    stage.start();
-    stage.answer(&stage.expect(&lookup("/a")), &absent());
-    let parked = stage.asked();
+    daemon.kill();
+    daemon.start();
+    daemon.answer(&daemon.expect(&lookup("/a")), &absent());
+    let parked = daemon.received();
     assert_eq!(parked.request.command, DiscoveryCommand::WaitTopic.into());
-    stage.answer(&parked, &found("/a"));
+    daemon.answer(&parked, &found("/a"));
 
     let pong = response(DiscoveryStatus::Ok, ResponseExt::default());
-    stage.answer(&stage.expect(&DiscoveryRequest::ping()), &pong);
+    daemon.answer(&daemon.expect(&DiscoveryRequest::ping()), &pong);
     assert_eq!(waiting.join().unwrap(), (Ok(info("/a")), Ok(())), "and the connection is of use");
 }
 
 #[test]
 fn a_wait_is_over_on_time_whatever_the_daemon_does() {
-    let stage = Stage::new();
-    let mut client = stage.client();
+    let daemon = FakeDaemon::new();
+    let mut client = daemon.client();
     let timeout = Duration::from_millis(300);
     let waiting = thread::spawn(move || {
         let began = Instant::now();
         (client.wait_for_topic("/a", timeout), began.elapsed())
     });
-    stage.answer(&stage.expect(&lookup("/a")), &absent());
-    let _unanswered = stage.asked();
+    daemon.answer(&daemon.expect(&lookup("/a")), &absent());
+    let _unanswered = daemon.received();
     let (outcome, took) = waiting.join().unwrap();
     assert_eq!(outcome, Err(Error::WaitTimedOut { topic: "/a".into(), waited: timeout }));
     assert!(took >= timeout, "{took:?}");
@@ -193,25 +193,25 @@ fn a_wait_is_over_on_time_whatever_the_daemon_does() {
 
 #[test]
 fn a_watch_goes_on_where_it_was_when_the_daemon_is_killed() {
-    let mut stage = Stage::new();
-    let mut watching = stage.client().watch(None).unwrap();
+    let mut daemon = FakeDaemon::new();
+    let mut watching = daemon.client().watch(None).unwrap();
     let reader = thread::spawn(move || {
         let heard: Vec<_> = (0..5).map(|_| next(&mut watching)).collect();
         (heard, watching)
     });
-    stage.answer(&stage.expect(&watch_all()), &snapshot(&["/a", "/b"], 2));
-    stage.answer(&stage.expect(&watch(since(2), 20_000)), &registered(&[("/c", 3)], 3));
-    let _lost_with_the_daemon = stage.expect(&watch(since(3), 20_000));
+    daemon.answer(&daemon.expect(&watch_all()), &snapshot(&["/a", "/b"], 2));
+    daemon.answer(&daemon.expect(&watch(since(2), 20_000)), &registered(&[("/c", 3)], 3));
+    let _lost_with_the_daemon = daemon.expect(&watch(since(3), 20_000));
 
-    stage.kill();
-    stage.start();
+    daemon.kill();
+    daemon.start();
     // One that was heard before is not told twice.
     let news = registered(&[("/c", 3), ("/d", 4)], 5);
-    stage.answer(&stage.expect(&watch(since(3), 0)), &news);
-    stage.answer(&stage.expect(&watch(since(5), 20_000)), &registered(&[], 5));
+    daemon.answer(&daemon.expect(&watch(since(3), 0)), &news);
+    daemon.answer(&daemon.expect(&watch(since(5), 20_000)), &registered(&[], 5));
     // It came at once, so the question is repeated a little later.
-    stage.answer(&stage.expect(&watch(since(5), 20_000)), &snapshot(&["/x"], 9));
-    stage.answer(&stage.expect(&watch(since(9), 20_000)), &registered(&[("/y", 10)], 10));
+    daemon.answer(&daemon.expect(&watch(since(5), 20_000)), &snapshot(&["/x"], 9));
+    daemon.answer(&daemon.expect(&watch(since(9), 20_000)), &registered(&[("/y", 10)], 10));
     let (heard, watching) = reader.join().unwrap();
     assert_eq!(
         heard,
@@ -222,41 +222,41 @@ fn a_watch_goes_on_where_it_was_when_the_daemon_is_killed() {
 
 #[test]
 fn a_watch_may_be_looked_at_often_without_asking_often() {
-    let mut stage = Stage::new();
-    let mut watching = stage.client().watch(Some("/camera/*")).unwrap();
+    let mut daemon = FakeDaemon::new();
+    let mut watching = daemon.client().watch(Some("/camera/*")).unwrap();
     assert_eq!(watching.next_within(Duration::ZERO), Ok(None), "it has asked, no more");
-    let asked = stage.asked();
-    assert_eq!(asked.request.ext.as_ref().unwrap().filter.as_deref(), Some("/camera/*"));
-    stage.answer(&asked, &snapshot(&[], 0));
+    let received = daemon.received();
+    assert_eq!(received.request.ext.as_ref().unwrap().filter.as_deref(), Some("/camera/*"));
+    daemon.answer(&received, &snapshot(&[], 0));
     assert_eq!(next(&mut watching), "first ");
 
     for _ in 0..20 {
         assert_eq!(watching.next_within(Duration::from_millis(1)), Ok(None));
     }
-    let asked = stage.asked();
-    assert_eq!(asked.request.ext.as_ref().unwrap().since, Some(since(0)));
-    let only = stage.router.as_ref().unwrap().poll(zmq::POLLIN, 0).unwrap();
+    let received = daemon.received();
+    assert_eq!(received.request.ext.as_ref().unwrap().since, Some(since(0)));
+    let only = daemon.router.as_ref().unwrap().poll(zmq::POLLIN, 0).unwrap();
     assert_eq!(only, 0, "one question is under way");
-    stage.answer(&asked, &registered(&[("/camera/left", 1), ("/camera/right", 2)], 2));
+    daemon.answer(&received, &registered(&[("/camera/left", 1), ("/camera/right", 2)], 2));
     let event = watching.next_within(LONG).unwrap().unwrap();
-    assert_eq!(told(event), "registered /camera/left");
+    assert_eq!(describe(event), "registered /camera/left");
     let event = watching.next_within(Duration::ZERO).unwrap().unwrap();
-    assert_eq!(told(event), "registered /camera/right", "it was there already");
+    assert_eq!(describe(event), "registered /camera/right", "it was there already");
 
     assert_eq!(watching.trouble(), None);
     assert_eq!(watching.next_within(Duration::from_millis(1)), Ok(None));
-    stage.kill();
-    let gone = || Error::Disconnected { address: stage.address() };
+    daemon.kill();
+    let gone = || Error::Disconnected { address: daemon.address() };
     let deadline = Instant::now() + LONG;
     while watching.trouble() != Some(&gone()) {
         assert_eq!(watching.next_within(Duration::from_millis(5)), Ok(None));
         assert!(Instant::now() < deadline, "{:?}", watching.trouble());
     }
-    stage.start();
+    daemon.start();
     let back = thread::spawn(move || {
-        let asked = stage.asked();
-        stage.answer(&asked, &registered(&[("/camera/top", 3)], 3));
-        stage
+        let received = daemon.received();
+        daemon.answer(&received, &registered(&[("/camera/top", 3)], 3));
+        daemon
     });
     assert_eq!(next(&mut watching), "registered /camera/top");
     assert_eq!(watching.trouble(), None);
@@ -265,8 +265,8 @@ fn a_watch_may_be_looked_at_often_without_asking_often() {
 
 #[test]
 fn a_watch_goes_on_after_an_answer_that_it_cannot_use() {
-    let stage = Stage::new();
-    let mut watching = stage.client().watch(None).unwrap();
+    let daemon = FakeDaemon::new();
+    let mut watching = daemon.client().watch(None).unwrap();
     let reader = thread::spawn(move || {
         let refused = watching.next().unwrap();
         let unreadable = watching.next().unwrap();
@@ -276,9 +276,9 @@ fn a_watch_goes_on_after_an_answer_that_it_cannot_use() {
         message: "not today".into(),
         ..response(DiscoveryStatus::Error, ResponseExt::default())
     };
-    stage.answer(&stage.asked(), &refusal);
-    stage.answer(&stage.asked(), &response(DiscoveryStatus::Ok, ResponseExt::default()));
-    stage.answer(&stage.asked(), &snapshot(&["/a"], 1));
+    daemon.answer(&daemon.received(), &refusal);
+    daemon.answer(&daemon.received(), &response(DiscoveryStatus::Ok, ResponseExt::default()));
+    daemon.answer(&daemon.received(), &snapshot(&["/a"], 1));
     let (refused, unreadable, first) = reader.join().unwrap();
     assert_eq!(refused, Err(Error::Refused { message: "not today".into() }));
     assert_eq!(unreadable, Err(UnreadableReply::NoPlace.into()));
@@ -287,18 +287,18 @@ fn a_watch_goes_on_after_an_answer_that_it_cannot_use() {
 
 #[test]
 fn a_pattern_that_is_none_is_told_before_anything_is_asked() {
-    let stage = Stage::new();
-    let error = stage.client().watch(Some("/a[")).unwrap_err();
+    let daemon = FakeDaemon::new();
+    let error = daemon.client().watch(Some("/a[")).unwrap_err();
     assert!(matches!(error, Error::Filter { .. }), "{error:?}");
     assert!(error.to_string().starts_with("\"/a[\" is not a pattern: "), "{error}");
 }
 
 #[test]
 fn nothing_is_asked_before_somebody_looks() {
-    let stage = Stage::new();
-    let watching = stage.client().watch(None).unwrap();
+    let daemon = FakeDaemon::new();
+    let watching = daemon.client().watch(None).unwrap();
     assert_eq!(
-        stage.router.as_ref().unwrap().poll(zmq::POLLIN, 50).unwrap(),
+        daemon.router.as_ref().unwrap().poll(zmq::POLLIN, 50).unwrap(),
         0,
         "it asks when asked"
     );

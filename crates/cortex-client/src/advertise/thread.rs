@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use cortex_proto::{TopicInfo, TopicName};
 use tracing::{debug, warn};
 
-use super::{Callback, Notice, Standing};
-use crate::advertisement_manager::{AdvertisementEvent, AdvertisementManager, Id, Next, Settings};
-use crate::connection::{Event, MonitoredSocket, WakeSource, Waker};
+use super::{Callback, Notice, SharedStatus};
+use crate::advertisement_manager::{
+    AdvertisementEvent, AdvertisementId, AdvertisementManager, ManagerAction, Settings,
+};
+use crate::connection::{ConnectionEvent, MonitoredSocket, WakeSource, Waker};
 use crate::error::{Error, Result};
 use crate::reply::Reply;
 
@@ -24,9 +26,16 @@ use crate::reply::Reply;
 const LINGER: Duration = Duration::from_secs(30);
 
 /// What the thread is to do.
-pub(super) enum Order {
-    Add { id: Id, info: TopicInfo, standing: Arc<Standing>, on_notice: Option<Callback> },
-    Remove { id: Id },
+pub(super) enum ThreadCommand {
+    Add {
+        id: AdvertisementId,
+        info: TopicInfo,
+        status: Arc<SharedStatus>,
+        on_notice: Option<Callback>,
+    },
+    Remove {
+        id: AdvertisementId,
+    },
 }
 
 /// Reaches the thread, which ends some time after the last handle.
@@ -37,12 +46,12 @@ pub(super) struct Handle {
 struct Shared {
     settings: Settings,
     last_id: AtomicU64,
-    inbox: Mutex<Inbox>,
+    queue: Mutex<CommandQueue>,
     waker: Waker,
 }
 
-struct Inbox {
-    orders: Vec<Order>,
+struct CommandQueue {
+    commands: Vec<ThreadCommand>,
     handles: usize,
     thread: Option<ThreadId>,
     /// The thread is gone, or goes.
@@ -51,8 +60,8 @@ struct Inbox {
 
 impl Shared {
     /// Never while something of the user's runs.
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, CommandQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -64,11 +73,11 @@ impl Handle {
         let random = RandomState::new().hash_one(process::id());
         let session_id = format!("{}-{random:016x}", process::id());
         let settings = Settings { address, timeout, session_id };
-        let inbox = Inbox { orders: Vec::new(), handles: 1, thread: None, is_over: false };
+        let queue = CommandQueue { commands: Vec::new(), handles: 1, thread: None, is_over: false };
         let shared = Arc::new(Shared {
             settings: settings.clone(),
             last_id: AtomicU64::new(0),
-            inbox: Mutex::new(inbox),
+            queue: Mutex::new(queue),
             waker,
         });
         let runner = Runner {
@@ -77,14 +86,14 @@ impl Handle {
             wake_source,
             socket: None,
             topics: HashMap::new(),
-            alone_since: None,
+            unused_since: None,
         };
         let handle = Self { shared };
         let thread = thread::Builder::new()
             .name("cortex-advertise".into())
             .spawn(|| runner.run())
             .map_err(|error| Error::Thread { reason: error.kind() })?;
-        handle.shared.inbox().thread = Some(thread.thread().id());
+        handle.shared.queue().thread = Some(thread.thread().id());
         Ok(handle)
     }
 
@@ -97,30 +106,30 @@ impl Handle {
         self.shared.settings.timeout
     }
 
-    pub(super) fn new_id(&self) -> Id {
+    pub(super) fn new_id(&self) -> AdvertisementId {
         self.shared.last_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether the thread is there: not in a forked child, nor after it has panicked.
-    pub(super) fn is_served(&self) -> bool {
-        !self.shared.waker.is_in_forked_child() && !self.shared.inbox().is_over
+    pub(super) fn is_running(&self) -> bool {
+        !self.shared.waker.is_in_forked_child() && !self.shared.queue().is_over
     }
 
     pub(super) fn is_this_thread(&self) -> bool {
-        self.shared.inbox().thread == Some(thread::current().id())
+        self.shared.queue().thread == Some(thread::current().id())
     }
 
     /// Tells the thread what to do. `false` when it is not there.
-    pub(super) fn order(&self, order: Order) -> bool {
+    pub(super) fn send_command(&self, command: ThreadCommand) -> bool {
         if self.shared.waker.is_in_forked_child() {
             return false;
         }
         {
-            let mut inbox = self.shared.inbox();
-            if inbox.is_over {
+            let mut queue = self.shared.queue();
+            if queue.is_over {
                 return false;
             }
-            inbox.orders.push(order);
+            queue.commands.push(command);
         }
         self.shared.waker.wake();
         true
@@ -130,7 +139,7 @@ impl Handle {
 impl Clone for Handle {
     fn clone(&self) -> Self {
         if !self.shared.waker.is_in_forked_child() {
-            self.shared.inbox().handles += 1;
+            self.shared.queue().handles += 1;
         }
         Self { shared: Arc::clone(&self.shared) }
     }
@@ -143,9 +152,9 @@ impl Drop for Handle {
             return;
         }
         let is_last = {
-            let mut inbox = self.shared.inbox();
-            inbox.handles -= 1;
-            inbox.handles == 0
+            let mut queue = self.shared.queue();
+            queue.handles -= 1;
+            queue.handles == 0
         };
         if is_last {
             self.shared.waker.wake();
@@ -154,9 +163,9 @@ impl Drop for Handle {
 }
 
 /// A topic as the thread knows it.
-struct Advertised {
+struct AdvertisedTopic {
     name: TopicName,
-    standing: Arc<Standing>,
+    status: Arc<SharedStatus>,
     on_notice: Option<Callback>,
 }
 
@@ -165,27 +174,27 @@ struct Runner {
     manager: AdvertisementManager,
     wake_source: WakeSource,
     socket: Option<MonitoredSocket>,
-    topics: HashMap<Id, Advertised>,
+    topics: HashMap<AdvertisementId, AdvertisedTopic>,
     /// Since when nobody has a handle.
-    alone_since: Option<Instant>,
+    unused_since: Option<Instant>,
 }
 
 impl Runner {
     fn run(mut self) {
         debug!(address = self.shared.settings.address, "advertising");
         loop {
-            self.take_orders();
+            self.take_commands();
             let next = self.manager.next(Instant::now());
             self.tell();
             if self.is_over() {
                 return;
             }
             let done = match next {
-                Next::Connect => self.connect(),
-                Next::Ask(request) => {
+                ManagerAction::Connect => self.connect(),
+                ManagerAction::Ask(request) => {
                     self.socket.as_mut().map_or(Ok(()), |socket| socket.ask(&request))
                 }
-                Next::Rest(within) => self.rest(within),
+                ManagerAction::Rest(within) => self.rest(within),
             };
             if let Err(error) = done {
                 self.socket = None;
@@ -194,29 +203,29 @@ impl Runner {
         }
     }
 
-    fn take_orders(&mut self) {
-        let (orders, is_alone) = {
-            let mut inbox = self.shared.inbox();
-            (mem::take(&mut inbox.orders), inbox.handles == 0)
+    fn take_commands(&mut self) {
+        let (commands, is_alone) = {
+            let mut queue = self.shared.queue();
+            (mem::take(&mut queue.commands), queue.handles == 0)
         };
-        for order in orders {
-            match order {
-                Order::Add { id, info, standing, on_notice } => {
+        for command in commands {
+            match command {
+                ThreadCommand::Add { id, info, status, on_notice } => {
                     let name = info.name.clone();
-                    self.topics.insert(id, Advertised { name, standing, on_notice });
+                    self.topics.insert(id, AdvertisedTopic { name, status, on_notice });
                     self.manager.add(id, info, Instant::now());
                 }
-                Order::Remove { id } => self.manager.remove(id),
+                ThreadCommand::Remove { id } => self.manager.remove(id),
             }
         }
-        if is_alone && self.alone_since.is_none() {
-            self.alone_since = Some(Instant::now());
+        if is_alone && self.unused_since.is_none() {
+            self.unused_since = Some(Instant::now());
         }
     }
 
     /// Whether nobody needs the thread any more. A handle cannot come back once there is none.
     fn is_over(&self) -> bool {
-        self.alone_since.is_some_and(|since| self.manager.is_idle() || since.elapsed() >= LINGER)
+        self.unused_since.is_some_and(|since| self.manager.is_idle() || since.elapsed() >= LINGER)
     }
 
     fn connect(&mut self) -> Result<()> {
@@ -228,7 +237,7 @@ impl Runner {
 
     /// Waits for what happens, and hands it on.
     fn rest(&mut self, within: Option<Duration>) -> Result<()> {
-        let lingers = self.alone_since.map(|since| LINGER.saturating_sub(since.elapsed()));
+        let lingers = self.unused_since.map(|since| LINGER.saturating_sub(since.elapsed()));
         let within = [within, lingers].into_iter().flatten().min().unwrap_or(Duration::MAX);
         let Some(socket) = &mut self.socket else {
             return self.wait_for_wake(within);
@@ -236,9 +245,11 @@ impl Runner {
         socket.wait(&self.wake_source, within)?;
         while let Some(event) = socket.next_event()? {
             match event {
-                Event::Connected => self.manager.connected(),
-                Event::Lost => self.manager.lost(Instant::now()),
-                Event::Answered(raw) => self.manager.answered(Reply::read(&raw, 1), Instant::now()),
+                ConnectionEvent::Connected => self.manager.connected(),
+                ConnectionEvent::Lost => self.manager.lost(Instant::now()),
+                ConnectionEvent::Answered(raw) => {
+                    self.manager.answered(Reply::read(&raw, 1), Instant::now())
+                }
             }
         }
         Ok(())
@@ -259,7 +270,7 @@ impl Runner {
         for (id, event) in self.manager.take_events() {
             let Some(topic) = self.topics.get_mut(&id) else { continue };
             topic.note(&event);
-            let is_gone = matches!(event, AdvertisementEvent::Gone(_));
+            let is_gone = matches!(event, AdvertisementEvent::Ended(_));
             if let Some(notice) = notice(event)
                 && let Some(callback) = &mut topic.on_notice
                 && catch_unwind(AssertUnwindSafe(|| callback(notice))).is_err()
@@ -276,28 +287,28 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        let orders = {
-            let mut inbox = self.shared.inbox();
-            inbox.is_over = true;
-            mem::take(&mut inbox.orders)
+        let commands = {
+            let mut queue = self.shared.queue();
+            queue.is_over = true;
+            mem::take(&mut queue.commands)
         };
-        let added = orders.into_iter().filter_map(|order| match order {
-            Order::Add { standing, on_notice, .. } => Some((standing, on_notice)),
-            Order::Remove { .. } => None,
+        let added = commands.into_iter().filter_map(|command| match command {
+            ThreadCommand::Add { status, on_notice, .. } => Some((status, on_notice)),
+            ThreadCommand::Remove { .. } => None,
         });
         let known = mem::take(&mut self.topics).into_values();
         // There are some only after a panic: then nobody must wait for the thread.
-        for (standing, on_notice) in known.map(|it| (it.standing, it.on_notice)).chain(added) {
-            standing.change(|present| {
-                present.is_registered = false;
-                present.end = Some(Err(Error::Thread { reason: io::ErrorKind::BrokenPipe }));
+        for (status, on_notice) in known.map(|it| (it.status, it.on_notice)).chain(added) {
+            status.change(|status| {
+                status.is_registered = false;
+                status.end = Some(Err(Error::Thread { reason: io::ErrorKind::BrokenPipe }));
             });
             discard(on_notice);
         }
     }
 }
 
-impl Advertised {
+impl AdvertisedTopic {
     fn note(&self, event: &AdvertisementEvent) {
         match event {
             AdvertisementEvent::Registered { hold } => {
@@ -306,18 +317,18 @@ impl Advertised {
             AdvertisementEvent::Trouble(error) => {
                 warn!(topic = %self.name, %error, "not registered")
             }
-            AdvertisementEvent::Unsure
+            AdvertisementEvent::Unconfirmed
             | AdvertisementEvent::Replaced
-            | AdvertisementEvent::Gone(_) => {}
+            | AdvertisementEvent::Ended(_) => {}
         }
-        self.standing.change(|present| {
-            present.is_registered = matches!(event, AdvertisementEvent::Registered { .. });
+        self.status.change(|status| {
+            status.is_registered = matches!(event, AdvertisementEvent::Registered { .. });
             match event {
-                AdvertisementEvent::Registered { .. } => present.trouble = None,
-                AdvertisementEvent::Trouble(error) => present.trouble = Some(error.clone()),
-                AdvertisementEvent::Unsure => {}
-                AdvertisementEvent::Replaced => present.is_replaced = true,
-                AdvertisementEvent::Gone(end) => present.end = Some(end.clone()),
+                AdvertisementEvent::Registered { .. } => status.trouble = None,
+                AdvertisementEvent::Trouble(error) => status.trouble = Some(error.clone()),
+                AdvertisementEvent::Unconfirmed => {}
+                AdvertisementEvent::Replaced => status.is_replaced = true,
+                AdvertisementEvent::Ended(end) => status.end = Some(end.clone()),
             }
         });
     }
@@ -329,7 +340,7 @@ fn notice(event: AdvertisementEvent) -> Option<Notice> {
         AdvertisementEvent::Registered { hold } => Some(Notice::Registered { hold }),
         AdvertisementEvent::Trouble(error) => Some(Notice::Trouble(error)),
         AdvertisementEvent::Replaced => Some(Notice::Replaced),
-        AdvertisementEvent::Unsure | AdvertisementEvent::Gone(_) => None,
+        AdvertisementEvent::Unconfirmed | AdvertisementEvent::Ended(_) => None,
     }
 }
 

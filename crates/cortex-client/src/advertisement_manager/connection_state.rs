@@ -39,7 +39,7 @@ struct Outage {
 
 /// What can be done with the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ConnectionAction {
     /// Make a new one.
     Connect,
     /// Nothing before this time, or before it is there.
@@ -58,16 +58,16 @@ impl ConnectionState {
         self.phase == Phase::Up
     }
 
-    pub(super) fn step(&mut self, now: Instant) -> Step {
+    pub(super) fn next_action(&mut self, now: Instant) -> ConnectionAction {
         match self.phase {
-            Phase::Down { until: Some(at) } if now < at => Step::Wait(Some(at)),
+            Phase::Down { until: Some(at) } if now < at => ConnectionAction::Wait(Some(at)),
             Phase::Down { .. } => {
                 self.phase = Phase::Connecting;
                 self.last_connect = Some(now);
-                Step::Connect
+                ConnectionAction::Connect
             }
-            Phase::Connecting => Step::Wait(None),
-            Phase::Up => Step::Ask,
+            Phase::Connecting => ConnectionAction::Wait(None),
+            Phase::Up => ConnectionAction::Ask,
         }
     }
 

@@ -44,7 +44,7 @@ struct Entry {
 /// A daemon with one peer, the keeper, and others that come and go as the test says.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "what a test turns on and off")]
-struct Daemon {
+struct SimulatedDaemon {
     is_extended: bool,
     sees: bool,
     refuses: bool,
@@ -56,7 +56,7 @@ struct Daemon {
     revision: u64,
 }
 
-impl Daemon {
+impl SimulatedDaemon {
     fn new(is_extended: bool, sees: bool) -> Self {
         Self {
             is_extended,
@@ -194,7 +194,7 @@ impl Daemon {
 }
 
 #[derive(Debug)]
-enum Coming {
+enum Delivery {
     Greeting,
     Answer(Box<DiscoveryResponse>),
 }
@@ -204,18 +204,18 @@ struct World {
     start: Instant,
     now: Instant,
     manager: AdvertisementManager,
-    daemon: Daemon,
+    daemon: SimulatedDaemon,
     is_up: bool,
     is_connecting: bool,
     is_connected: bool,
-    coming: Option<(Instant, Coming)>,
+    coming: Option<(Instant, Delivery)>,
     /// What was asked, and when.
     asked: Vec<(Duration, DiscoveryRequest)>,
-    events: Vec<(Id, AdvertisementEvent)>,
+    events: Vec<(AdvertisementId, AdvertisementEvent)>,
 }
 
 impl World {
-    fn new(address: &str, daemon: Daemon) -> Self {
+    fn new(address: &str, daemon: SimulatedDaemon) -> Self {
         let start = Instant::now();
         let settings =
             Settings { address: address.into(), timeout: TIMEOUT, session_id: "session".into() };
@@ -233,7 +233,7 @@ impl World {
         }
     }
 
-    fn add(&mut self, id: Id, info: TopicInfo) {
+    fn add(&mut self, id: AdvertisementId, info: TopicInfo) {
         self.manager.add(id, info, self.now);
     }
 
@@ -246,24 +246,25 @@ impl World {
             let next = self.manager.next(self.now);
             self.events.extend(self.manager.take_events());
             let rest = match next {
-                Next::Connect => {
+                ManagerAction::Connect => {
                     self.is_connecting = true;
                     self.is_connected = false;
-                    self.coming = self.is_up.then(|| (self.now + LATENCY, Coming::Greeting));
+                    self.coming = self.is_up.then(|| (self.now + LATENCY, Delivery::Greeting));
                     continue;
                 }
-                Next::Ask(request) => {
+                ManagerAction::Ask(request) => {
                     let request = *request;
                     assert!(self.is_connected, "nobody is there to be asked: {request:?}");
                     assert!(self.coming.is_none(), "one at a time: {request:?}");
                     self.asked.push((self.now - self.start, request.clone()));
                     if !self.daemon.is_deaf {
                         let answer = self.daemon.answer(&request, self.now);
-                        self.coming = Some((self.now + LATENCY, Coming::Answer(Box::new(answer))));
+                        self.coming =
+                            Some((self.now + LATENCY, Delivery::Answer(Box::new(answer))));
                     }
                     continue;
                 }
-                Next::Rest(rest) => rest,
+                ManagerAction::Rest(rest) => rest,
             };
             let wake = rest.map(|rest| self.now + rest);
             let comes = self.coming.as_ref().map(|(at, _)| *at);
@@ -279,12 +280,12 @@ impl World {
                 && let Some((_, coming)) = self.coming.take()
             {
                 match coming {
-                    Coming::Greeting => {
+                    Delivery::Greeting => {
                         self.is_connected = true;
                         self.is_connecting = false;
                         self.manager.connected();
                     }
-                    Coming::Answer(answer) => {
+                    Delivery::Answer(answer) => {
                         let raw = RawReply { body: answer.to_bytes(), parts: 1 };
                         self.manager.answered(Reply::read(&raw, 1), self.now);
                     }
@@ -305,17 +306,17 @@ impl World {
     fn up(&mut self) {
         self.is_up = true;
         if self.is_connecting && self.coming.is_none() {
-            self.coming = Some((self.now + LATENCY, Coming::Greeting));
+            self.coming = Some((self.now + LATENCY, Delivery::Greeting));
         }
     }
 
-    fn replace(&mut self, daemon: Daemon) {
+    fn replace(&mut self, daemon: SimulatedDaemon) {
         self.down();
         self.daemon = daemon;
         self.up();
     }
 
-    fn events_of(&mut self, id: Id) -> Vec<AdvertisementEvent> {
+    fn events_of(&mut self, id: AdvertisementId) -> Vec<AdvertisementEvent> {
         self.events.extend(self.manager.take_events());
         self.events
             .iter()
@@ -346,7 +347,7 @@ fn registered(hold: impl Into<Option<Hold>>) -> AdvertisementEvent {
 
 #[test]
 fn a_daemon_that_sees_the_process_holds_by_it() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/b", "node"));
     world.add(2, info("/a", "node"));
     world.run(ms(100));
@@ -364,13 +365,13 @@ fn a_daemon_that_sees_the_process_holds_by_it() {
 
 #[test]
 fn where_the_process_is_not_seen_a_session_holds() {
-    let mut world = World::new(IPC, Daemon::new(true, false));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, false));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     assert_eq!(world.commands(), [RegisterTopic, LookupTopic, RegisterTopic]);
     assert_eq!(world.events_of(1), [registered(Hold::Session)]);
 
-    let mut world = World::new(TCP, Daemon::new(true, false));
+    let mut world = World::new(TCP, SimulatedDaemon::new(true, false));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     assert_eq!(world.commands(), [RegisterTopic], "over TCP it is clear from the start");
@@ -388,7 +389,7 @@ fn where_the_process_is_not_seen_a_session_holds() {
 #[test]
 fn a_reference_daemon_has_nothing_to_hold_with() {
     for address in [IPC, TCP] {
-        let mut world = World::new(address, Daemon::new(false, false));
+        let mut world = World::new(address, SimulatedDaemon::new(false, false));
         world.add(1, info("/a", "node"));
         world.run(Duration::from_secs(21));
         assert_eq!(world.commands(), [RegisterTopic; 5]);
@@ -398,7 +399,7 @@ fn a_reference_daemon_has_nothing_to_hold_with() {
 
 #[test]
 fn a_daemon_that_comes_late_is_told_of_as_missing_and_then_used() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.down();
     world.add(1, info("/a", "node"));
     world.run(ms(4_999));
@@ -421,8 +422,12 @@ fn a_daemon_that_comes_late_is_told_of_as_missing_and_then_used() {
 
 #[test]
 fn after_a_restart_all_is_registered_again_at_once() {
-    let daemons = [Daemon::new(true, true), Daemon::new(false, false), Daemon::new(true, false)];
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let daemons = [
+        SimulatedDaemon::new(true, true),
+        SimulatedDaemon::new(false, false),
+        SimulatedDaemon::new(true, false),
+    ];
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     let names: Vec<_> = (0..100).map(|number| format!("/{number:03}")).collect();
     for (id, name) in (1..).zip(&names) {
         world.add(id, info(name, "node"));
@@ -436,9 +441,9 @@ fn after_a_restart_all_is_registered_again_at_once() {
     let events = world.events_of(7);
     let expected = [
         registered(Hold::Process),
-        AdvertisementEvent::Unsure,
+        AdvertisementEvent::Unconfirmed,
         registered(None),
-        AdvertisementEvent::Unsure,
+        AdvertisementEvent::Unconfirmed,
         registered(Hold::Session),
     ];
     assert_eq!(events[2..], expected, "{events:?}");
@@ -446,7 +451,7 @@ fn after_a_restart_all_is_registered_again_at_once() {
 
 #[test]
 fn a_forgotten_session_and_a_topic_taken_away_come_back() {
-    let mut world = World::new(TCP, Daemon::new(true, false));
+    let mut world = World::new(TCP, SimulatedDaemon::new(true, false));
     for (id, name) in [(1, "/a"), (2, "/b")] {
         world.add(id, info(name, "node"));
     }
@@ -461,7 +466,7 @@ fn a_forgotten_session_and_a_topic_taken_away_come_back() {
 
 #[test]
 fn another_nodes_topic_is_told_of_once_and_taken_over_when_it_is_free() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.daemon.enter(info("/a", "other"), None, false);
     world.add(1, info("/a", "node"));
     world.run(Duration::from_secs(120));
@@ -481,7 +486,7 @@ fn another_nodes_topic_is_told_of_once_and_taken_over_when_it_is_free() {
 
 #[test]
 fn what_is_refused_is_tried_again_more_and_more_seldom() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.daemon.refuses = true;
     world.add(1, info("/a", "node"));
     world.run(Duration::from_secs(121));
@@ -494,7 +499,7 @@ fn what_is_refused_is_tried_again_more_and_more_seldom() {
 #[test]
 fn an_end_withdraws_the_topic_and_nobody_elses() {
     for is_extended in [true, false] {
-        let mut world = World::new(IPC, Daemon::new(is_extended, is_extended));
+        let mut world = World::new(IPC, SimulatedDaemon::new(is_extended, is_extended));
         for (id, name) in [(1, "/a"), (2, "/b"), (3, "/c")] {
             world.add(id, info(name, "node"));
         }
@@ -503,7 +508,7 @@ fn an_end_withdraws_the_topic_and_nobody_elses() {
         world.manager.remove(1);
         world.run(ms(10));
         assert_eq!(world.names(), ["/b", "/c"]);
-        assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Gone(Ok(()))]);
+        assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Ended(Ok(()))]);
         let look = if is_extended { &[][..] } else { &[LookupTopic] };
         assert_eq!(world.commands(), [look, &[UnregisterTopic]].concat());
 
@@ -514,7 +519,7 @@ fn an_end_withdraws_the_topic_and_nobody_elses() {
         for id in [2, 3] {
             world.manager.remove(id);
             world.run(ms(10));
-            assert_eq!(world.events_of(id)[1..], [AdvertisementEvent::Gone(Ok(()))]);
+            assert_eq!(world.events_of(id)[1..], [AdvertisementEvent::Ended(Ok(()))]);
         }
         assert_eq!(world.names(), ["/b"]);
         assert!(world.manager.is_idle());
@@ -526,25 +531,25 @@ fn an_end_withdraws_the_topic_and_nobody_elses() {
 
 #[test]
 fn a_new_process_of_the_node_keeps_what_it_has_registered() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     let moved = TopicInfo { address: "ipc:///tmp/new".into(), ..info("/a", "node") };
     world.daemon.enter(moved, None, false);
     world.manager.remove(1);
     world.run(ms(10));
-    assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Gone(Ok(()))]);
+    assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Ended(Ok(()))]);
     assert_eq!(world.names(), ["/a"], "it is at another revision");
 }
 
 #[test]
 fn an_end_without_a_daemon_waits_for_nothing_and_is_made_up_for() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     world.down();
     world.manager.remove(1);
-    assert_eq!(world.events_of(1)[2..], [AdvertisementEvent::Gone(Err(no_answer(IPC)))]);
+    assert_eq!(world.events_of(1)[2..], [AdvertisementEvent::Ended(Err(no_answer(IPC)))]);
     world.run(Duration::from_secs(60));
     assert!(!world.manager.is_idle(), "the daemon may still have it");
     world.up();
@@ -556,7 +561,7 @@ fn an_end_without_a_daemon_waits_for_nothing_and_is_made_up_for() {
     world.manager.remove(2);
     assert_eq!(
         world.events_of(2),
-        [AdvertisementEvent::Gone(Ok(()))],
+        [AdvertisementEvent::Ended(Ok(()))],
         "no daemon was ever told of it"
     );
     assert!(world.manager.is_idle());
@@ -564,14 +569,14 @@ fn an_end_without_a_daemon_waits_for_nothing_and_is_made_up_for() {
 
 #[test]
 fn an_end_that_the_daemon_refuses_is_told_and_tried_again() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     world.daemon.refuses = true;
     world.manager.remove(1);
     world.run(Duration::from_secs(120));
     let refused = Error::Refused { message: "not today".into() };
-    assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Gone(Err(refused))]);
+    assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Ended(Err(refused))]);
     world.daemon.refuses = false;
     world.run(MAX_PAUSE);
     assert!(world.names().is_empty() && world.manager.is_idle());
@@ -579,7 +584,7 @@ fn an_end_that_the_daemon_refuses_is_told_and_tried_again() {
 
 #[test]
 fn the_last_advertisement_of_a_topic_has_it() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     let moved = TopicInfo { address: "ipc:///tmp/new".into(), ..info("/a", "node") };
@@ -589,7 +594,7 @@ fn the_last_advertisement_of_a_topic_has_it() {
     assert_eq!(world.daemon.entries[0].info, moved);
     world.manager.remove(1);
     world.run(ms(100));
-    assert_eq!(world.events_of(1)[2..], [AdvertisementEvent::Gone(Ok(()))]);
+    assert_eq!(world.events_of(1)[2..], [AdvertisementEvent::Ended(Ok(()))]);
     assert_eq!(world.names(), ["/a"]);
 
     // Another node's name is another topic to the daemon.
@@ -601,7 +606,7 @@ fn the_last_advertisement_of_a_topic_has_it() {
 
 #[test]
 fn a_daemon_that_greets_and_says_nothing_is_not_pestered() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.daemon.is_deaf = true;
     world.add(1, info("/a", "node"));
     world.run(Duration::from_secs(600));
@@ -615,7 +620,7 @@ fn a_daemon_that_greets_and_says_nothing_is_not_pestered() {
 
 #[test]
 fn a_daemon_that_dies_of_every_request_is_not_pestered() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.daemon.is_deaf = true;
     world.add(1, info("/a", "node"));
     let mut deaths = 0;
@@ -634,13 +639,13 @@ fn a_daemon_that_dies_of_every_request_is_not_pestered() {
 
 #[test]
 fn what_fails_on_this_side_is_told_and_tried_again() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.is_up = false;
     world.add(1, info("/a", "node"));
     let error = Error::Transport { address: IPC.into(), source: zmq::Error::EMFILE };
     let mut tries = 0;
     for _ in 0..60_000 {
-        if world.manager.next(world.now) == Next::Connect {
+        if world.manager.next(world.now) == ManagerAction::Connect {
             tries += 1;
             world.manager.failed(&error, world.now);
         }
@@ -653,7 +658,7 @@ fn what_fails_on_this_side_is_told_and_tried_again() {
 
 #[test]
 fn many_topics_are_registered_in_a_burst_and_again_at_a_pace() {
-    let mut world = World::new(IPC, Daemon::new(true, true));
+    let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     for id in 0..1000 {
         world.add(id, info(&format!("/{id}"), "node"));
     }
@@ -666,7 +671,7 @@ fn many_topics_are_registered_in_a_burst_and_again_at_a_pace() {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Happening {
+enum Operation {
     Add {
         name: usize,
         node: usize,
@@ -696,21 +701,21 @@ enum Happening {
     },
 }
 
-fn steps() -> impl Strategy<Value = Happening> {
+fn operations() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        6 => (0..4_usize, 0..2_usize).prop_map(|(name, node)| Happening::Add { name, node }),
-        4 => (0..8_usize).prop_map(|which| Happening::Drop { which }),
+        6 => (0..4_usize, 0..2_usize).prop_map(|(name, node)| Operation::Add { name, node }),
+        4 => (0..8_usize).prop_map(|which| Operation::Drop { which }),
         8 => prop_oneof![0..5_u64, 0..3_000_u64, 0..40_000_u64]
-            .prop_map(|millis| Happening::Pass { millis }),
-        2 => Just(Happening::Down),
-        3 => Just(Happening::Up),
+            .prop_map(|millis| Operation::Pass { millis }),
+        2 => Just(Operation::Down),
+        3 => Just(Operation::Up),
         2 => any::<(bool, bool)>()
-            .prop_map(|(is_extended, sees)| Happening::Replace { is_extended, sees }),
-        1 => Just(Happening::ForgetSessions),
-        2 => any::<bool>().prop_map(Happening::Refuses),
-        2 => any::<bool>().prop_map(Happening::Deaf),
-        2 => (0..4_usize).prop_map(|name| Happening::Take { name }),
-        2 => (0..4_usize).prop_map(|name| Happening::Remove { name }),
+            .prop_map(|(is_extended, sees)| Operation::Replace { is_extended, sees }),
+        1 => Just(Operation::ForgetSessions),
+        2 => any::<bool>().prop_map(Operation::Refuses),
+        2 => any::<bool>().prop_map(Operation::Deaf),
+        2 => (0..4_usize).prop_map(|name| Operation::Take { name }),
+        2 => (0..4_usize).prop_map(|name| Operation::Remove { name }),
     ]
 }
 
@@ -720,26 +725,26 @@ const NODES: [&str; 2] = ["n0", "n1"];
 /// The advertisements as their users see them.
 #[derive(Default)]
 struct Users {
-    live: Vec<(Id, TopicInfo)>,
-    replaced: Vec<Id>,
-    dropped: Vec<Id>,
-    last_id: Id,
+    live: Vec<(AdvertisementId, TopicInfo)>,
+    replaced: Vec<AdvertisementId>,
+    dropped: Vec<AdvertisementId>,
+    last_id: AdvertisementId,
 }
 
 impl Users {
-    fn take(&mut self, step: Happening, world: &mut World) {
-        match step {
-            Happening::Add { name, node } => {
+    fn take(&mut self, operation: Operation, world: &mut World) {
+        match operation {
+            Operation::Add { name, node } => {
                 self.last_id += 1;
                 let info = info(NAMES[name], NODES[node]);
-                let is_same = |(_, other): &(Id, TopicInfo)| other.name == info.name;
+                let is_same = |(_, other): &(AdvertisementId, TopicInfo)| other.name == info.name;
                 if let Some(place) = self.live.iter().position(is_same) {
                     self.replaced.push(self.live.remove(place).0);
                 }
                 self.live.push((self.last_id, info.clone()));
                 world.add(self.last_id, info);
             }
-            Happening::Drop { which } => {
+            Operation::Drop { which } => {
                 let all = self.live.iter().map(|(id, _)| *id).chain(self.replaced.iter().copied());
                 let all: Vec<_> = all.collect();
                 if let Some(id) = all.get(which).copied() {
@@ -749,24 +754,24 @@ impl Users {
                     world.manager.remove(id);
                 }
             }
-            Happening::Pass { millis } => world.run(ms(millis)),
-            Happening::Down => world.down(),
-            Happening::Up => world.up(),
-            Happening::Replace { is_extended, sees } => {
-                let daemon = Daemon::new(is_extended, sees);
+            Operation::Pass { millis } => world.run(ms(millis)),
+            Operation::Down => world.down(),
+            Operation::Up => world.up(),
+            Operation::Replace { is_extended, sees } => {
+                let daemon = SimulatedDaemon::new(is_extended, sees);
                 world.replace(daemon);
             }
-            Happening::ForgetSessions => world.daemon.sessions.clear(),
-            Happening::Refuses(refuses) => world.daemon.refuses = refuses,
-            Happening::Deaf(is_deaf) => world.daemon.is_deaf = is_deaf,
+            Operation::ForgetSessions => world.daemon.sessions.clear(),
+            Operation::Refuses(refuses) => world.daemon.refuses = refuses,
+            Operation::Deaf(is_deaf) => world.daemon.is_deaf = is_deaf,
             // Between its look and its withdrawal a keeper cannot hear of this from a reference.
-            Happening::Take { .. } | Happening::Remove { .. } if world.coming.is_some() => {}
-            Happening::Take { name } => {
+            Operation::Take { .. } | Operation::Remove { .. } if world.coming.is_some() => {}
+            Operation::Take { name } => {
                 if world.daemon.find(NAMES[name]).is_none() {
                     world.daemon.enter(info(NAMES[name], "other"), None, false);
                 }
             }
-            Happening::Remove { name } => world.daemon.remove(NAMES[name]),
+            Operation::Remove { name } => world.daemon.remove(NAMES[name]),
         }
     }
 }
@@ -777,13 +782,13 @@ proptest! {
     #[test]
     fn whatever_happens_in_the_end_the_daemon_has_what_is_advertised_and_no_more(
         address in prop_oneof![Just(IPC), Just(TCP)],
-        steps in vec(steps(), 0..60),
+        operations in vec(operations(), 0..60),
         (is_extended, sees) in any::<(bool, bool)>(),
     ) {
-        let mut world = World::new(address, Daemon::new(is_extended, sees));
+        let mut world = World::new(address, SimulatedDaemon::new(is_extended, sees));
         let mut users = Users::default();
-        for step in steps {
-            users.take(step, &mut world);
+        for operation in operations {
+            users.take(operation, &mut world);
         }
 
         // All is well from here on.
@@ -830,7 +835,7 @@ proptest! {
         }
         for id in &users.dropped {
             let events = world.events_of(*id);
-            let is_end = |event: &AdvertisementEvent| matches!(event, AdvertisementEvent::Gone(_));
+            let is_end = |event: &AdvertisementEvent| matches!(event, AdvertisementEvent::Ended(_));
             let ends = events.iter().filter(|event| is_end(event)).count();
             prop_assert!(ends == 1 && events.last().is_some_and(is_end), "{:?}", events);
         }

@@ -4,45 +4,45 @@ use std::time::Duration;
 
 use cortex_proto::{Hold, TopicInfo, TopicName};
 
-use super::{FIRST_PAUSE, Id};
+use super::{AdvertisementId, FIRST_PAUSE};
 use crate::error::Error;
 
 /// A topic that is to be registered, or may still be at the daemon.
 #[derive(Debug)]
 pub(super) struct Topic {
     pub(super) name: TopicName,
-    pub(super) wanted: Option<Wanted>,
+    pub(super) wanted: Option<CurrentAdvertisement>,
     /// What the daemon may have from this keeper.
-    pub(super) placed: Option<Placed>,
+    pub(super) registration: Option<Registration>,
     /// Whether this connection's daemon has been found to have it.
     pub(super) is_found: bool,
     /// Why it could not be withdrawn.
     pub(super) refusal: Option<Error>,
     /// The advertisements whose end waits for the withdrawal.
-    pub(super) leaving: Vec<Id>,
+    pub(super) leaving: Vec<AdvertisementId>,
     pub(super) pause: Duration,
 }
 
 #[derive(Debug)]
-pub(super) struct Wanted {
-    pub(super) id: Id,
+pub(super) struct CurrentAdvertisement {
+    pub(super) id: AdvertisementId,
     pub(super) info: TopicInfo,
-    pub(super) standing: Standing,
+    pub(super) state: RegistrationState,
     /// The trouble that was told since it was last registered.
     pub(super) told: Option<Error>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum RegistrationState {
     /// Not registered, or nobody knows.
-    Unsure,
+    Unconfirmed,
     Registered {
         hold: Option<Hold>,
     },
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Placed {
+pub(super) struct Registration {
     pub(super) node: String,
     /// The change at the daemon that is known to be this REGISTER's.
     pub(super) revision: Option<u64>,
@@ -54,7 +54,7 @@ impl Topic {
         Self {
             name,
             wanted: None,
-            placed: None,
+            registration: None,
             is_found: false,
             refusal: None,
             leaving: Vec::new(),
@@ -63,17 +63,17 @@ impl Topic {
     }
 
     pub(super) fn is_registered(&self) -> bool {
-        self.wanted.as_ref().is_some_and(|wanted| wanted.standing != Standing::Unsure)
+        self.wanted.as_ref().is_some_and(|wanted| wanted.state != RegistrationState::Unconfirmed)
     }
 
     /// Whether the daemon may have it in a form in which nobody wants it any more.
     pub(super) fn is_misplaced(&self) -> bool {
         let wanted = self.wanted.as_ref().map(|wanted| &wanted.info.publisher_node);
-        self.placed.as_ref().is_some_and(|placed| wanted != Some(&placed.node))
+        self.registration.as_ref().is_some_and(|registration| wanted != Some(&registration.node))
     }
 }
 
-impl Placed {
+impl Registration {
     /// Whether this is what a daemon has, as far as it tells.
     pub(super) fn is(&self, info: &TopicInfo, revision: Option<u64>) -> bool {
         let is_other = |known| revision.is_some_and(|revision| revision != known);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::{Call, Connection, Outcome};
 use crate::error::{Error, Result};
-use crate::watch::{Next, WatchEvent, WatchState};
+use crate::watch::{WatchAction, WatchEvent, WatchState};
 
 /// The topics as they come, change and go, told as it happens: made by
 /// [`DiscoveryClient::watch`](crate::DiscoveryClient::watch).
@@ -56,8 +56,8 @@ impl Watch {
             let mut call = match self.call.take() {
                 Some(call) => call,
                 None => match self.state.next(Instant::now()) {
-                    Next::Ask(question) => Call::of(question),
-                    Next::Pause(pause) => {
+                    WatchAction::Ask(query) => Call::of(query),
+                    WatchAction::Pause(pause) => {
                         let left = until.map_or(Duration::MAX, |until| {
                             until.saturating_duration_since(Instant::now())
                         });

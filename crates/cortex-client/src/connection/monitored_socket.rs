@@ -21,7 +21,7 @@ pub(crate) struct MonitoredSocket {
 
 /// What has happened to a connection.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum ConnectionEvent {
     /// The daemon has greeted: somebody is there who takes requests.
     Connected,
     /// It is gone.
@@ -73,20 +73,24 @@ impl MonitoredSocket {
     }
 
     /// What has happened, one thing after the other.
-    pub(crate) fn next_event(&mut self) -> Result<Option<Event>> {
+    pub(crate) fn next_event(&mut self) -> Result<Option<ConnectionEvent>> {
         // A reply that came before the connection was lost is a reply.
         if self.is_asked
             && let Some(reply) = self.take(&self.req_socket.socket)?
         {
             self.is_asked = false;
             debug!(bytes = reply.body.len(), "reply");
-            return Ok(Some(Event::Answered(reply)));
+            return Ok(Some(ConnectionEvent::Answered(reply)));
         }
         let Some(monitor) = &self.req_socket.monitor else { return Ok(None) };
         let is_connected = SocketEvent::HANDSHAKE_SUCCEEDED.to_raw().to_ne_bytes();
         let event = self.take(monitor)?;
         Ok(event.map(|event| {
-            if event.body.starts_with(&is_connected) { Event::Connected } else { Event::Lost }
+            if event.body.starts_with(&is_connected) {
+                ConnectionEvent::Connected
+            } else {
+                ConnectionEvent::Lost
+            }
         }))
     }
 

@@ -13,26 +13,26 @@ use tokio::time::{self, Timeout};
 use tracing::debug;
 
 use super::dealer_socket::DealerSocket;
-use super::driver::{Answer, Driver, Order, Request};
+use super::driver::{Answer, Driver, DriverCommand, QueuedRequest};
 use crate::connection::{OnLoss, no_answer};
 use crate::error::{Error, Result};
-use crate::exchange::{Exchange, Next, Question, RetryPolicy};
+use crate::exchange::{Exchange, ExchangeAction, Query, RetryPolicy};
 use crate::reply::{RawReply, Reply};
 use crate::wait::LONG_POLL;
 
 /// A connection for many requests at once. Its [`Driver`] ends with it.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct AsyncConnection {
     address: String,
     /// How long an answer may take that the daemon does not hold back.
     timeout: Duration,
-    orders: mpsc::UnboundedSender<Order>,
+    commands: mpsc::UnboundedSender<DriverCommand>,
     next_number: AtomicU64,
     /// Where the driver runs, and whose clock counts, wherever a call is awaited.
     runtime: Handle,
 }
 
-impl Connection {
+impl AsyncConnection {
     /// Connects in the background: a daemon need not be there yet.
     ///
     /// # Panics
@@ -42,9 +42,9 @@ impl Connection {
         // So that a runtime without time is noticed here, and not by the first call.
         drop(time::sleep(Duration::ZERO));
         let dealer = DealerSocket::open(&address)?;
-        let (orders, received) = mpsc::unbounded_channel();
+        let (commands, received) = mpsc::unbounded_channel();
         runtime.spawn(Driver::new(address.clone(), received, dealer));
-        Ok(Self { address, timeout, orders, next_number: AtomicU64::new(0), runtime })
+        Ok(Self { address, timeout, commands, next_number: AtomicU64::new(0), runtime })
     }
 
     /// Where the daemon is expected.
@@ -63,7 +63,7 @@ impl Connection {
     /// # Errors
     /// [`Error::NoRuntime`] as soon as the runtime ends: a timer of it would panic then.
     pub(super) async fn pause(&self, pause: Duration) -> Result<()> {
-        match self.timeout(pause, self.orders.closed()).await {
+        match self.timeout(pause, self.commands.closed()).await {
             Ok(()) => Err(Error::NoRuntime),
             Err(_) => Ok(()),
         }
@@ -84,17 +84,17 @@ impl Connection {
     ) -> Result<Reply> {
         debug!(address = self.address, command = %request.command, "request");
         let is_shutdown = request.command == RequestedCommand::Known(DiscoveryCommand::Shutdown);
-        let mut call = Call {
+        let mut call = AsyncCall {
             body: request.to_bytes(),
             exchange: Exchange::start(policy, self.now()),
             // A SHUTDOWN that is sent again would end the next daemon.
-            on_loss: if is_shutdown { OnLoss::Unnoticed } else { OnLoss::SendAgain },
+            on_loss: if is_shutdown { OnLoss::Ignore } else { OnLoss::Resend },
             patience: self.timeout / 2,
             was_lost: false,
         };
         match self.perform(&mut call).await? {
-            Heard::Answer(reply) => Ok(reply),
-            Heard::Loss | Heard::Nothing { .. } => {
+            QueryOutcome::Answer(reply) => Ok(reply),
+            QueryOutcome::Loss | QueryOutcome::Nothing { .. } => {
                 Err(no_answer(&self.address, policy.total(), policy.attempts))
             }
         }
@@ -102,26 +102,26 @@ impl Connection {
 
     /// A question of a wait or a watch, asked once. Dropping the future is as with
     /// [`call`](Self::call).
-    pub(super) async fn ask(&self, question: Question) -> Result<Heard> {
-        let Question { body, timeout, is_parked } = question;
-        debug!(within = ?timeout, is_parked, "question");
-        let held_back = if is_parked { LONG_POLL } else { Duration::ZERO };
-        let mut call = Call {
+    pub(super) async fn ask(&self, query: Query) -> Result<QueryOutcome> {
+        let Query { body, timeout, may_park } = query;
+        debug!(within = ?timeout, may_park, "question");
+        let held_back = if may_park { LONG_POLL } else { Duration::ZERO };
+        let mut call = AsyncCall {
             body,
             exchange: Exchange::start(RetryPolicy { timeout, attempts: 1 }, self.now()),
-            on_loss: if is_parked { OnLoss::Tell } else { OnLoss::SendAgain },
+            on_loss: if may_park { OnLoss::Report } else { OnLoss::Resend },
             patience: held_back.saturating_add(self.timeout / 2),
             was_lost: false,
         };
         self.perform(&mut call).await
     }
 
-    async fn perform(&self, call: &mut Call) -> Result<Heard> {
+    async fn perform(&self, call: &mut AsyncCall) -> Result<QueryOutcome> {
         // The present sending, until it is answered, lost or taken back.
         let mut sending = None;
         loop {
             match call.exchange.next(self.now()) {
-                Next::Send { within } => {
+                ExchangeAction::Send { within } => {
                     let sent = sending.get_or_insert_with(|| self.send(call));
                     match self.timeout(within, &mut sent.has_left).await {
                         Ok(has_left) => has_left.map_err(|_| Error::NoRuntime)??,
@@ -134,15 +134,17 @@ impl Connection {
                     }
                     call.exchange.sent();
                 }
-                Next::Receive { within } => {
+                ExchangeAction::Receive { within } => {
                     let sent = sending.get_or_insert_with(|| self.send(call));
                     match self.timeout(within, &mut sent.answer).await {
                         Ok(Ok(answer)) => {
                             sent.is_over = true;
                             match answer {
-                                Answer::Reply(raw) => return call.read(&raw).map(Heard::Answer),
-                                Answer::Lost if call.on_loss == OnLoss::Tell => {
-                                    return Ok(Heard::Loss);
+                                Answer::Reply(raw) => {
+                                    return call.read(&raw).map(QueryOutcome::Answer);
+                                }
+                                Answer::Lost if call.on_loss == OnLoss::Report => {
+                                    return Ok(QueryOutcome::Loss);
                                 }
                                 Answer::Lost => {
                                     call.was_lost = true;
@@ -155,21 +157,21 @@ impl Connection {
                         Err(_) => {}
                     }
                 }
-                Next::Pause { within } => self.pause(within).await?,
-                Next::Reconnect => {
+                ExchangeAction::Pause { within } => self.pause(within).await?,
+                ExchangeAction::Reconnect => {
                     debug!(attempt = call.exchange.attempt(), "sending again");
                     sending = None;
                 }
-                Next::GiveUp => {
+                ExchangeAction::GiveUp => {
                     // An answer that came while nobody polled is one.
                     if let Some(sent) = &mut sending
                         && let Ok(Answer::Reply(raw)) = sent.answer.try_recv()
                     {
                         sent.is_over = true;
-                        return call.read(&raw).map(Heard::Answer);
+                        return call.read(&raw).map(QueryOutcome::Answer);
                     }
                     debug!(attempts = call.exchange.attempt(), "no answer");
-                    return Ok(Heard::Nothing {
+                    return Ok(QueryOutcome::Nothing {
                         waited: call.exchange.policy().total(),
                         was_lost: call.was_lost,
                     });
@@ -179,11 +181,11 @@ impl Connection {
     }
 
     /// Has the driver send the request of `call`, once.
-    fn send(&self, call: &Call) -> Sending<'_> {
+    fn send(&self, call: &AsyncCall) -> Sending<'_> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (sent, has_left) = oneshot::channel();
         let (answerer, answer) = oneshot::channel();
-        let request = Request {
+        let request = QueuedRequest {
             number,
             body: call.body.clone(),
             on_loss: call.on_loss,
@@ -192,14 +194,14 @@ impl Connection {
             answer: answerer,
         };
         // Where there is no driver any more, the channels above close.
-        let _ = self.orders.send(Order::Send(request));
-        Sending { number, has_left, answer, is_over: false, orders: &self.orders }
+        let _ = self.commands.send(DriverCommand::Send(request));
+        Sending { number, has_left, answer, is_over: false, commands: &self.commands }
     }
 }
 
 /// What came of a question.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum QueryOutcome {
     Answer(Reply),
     /// The connection was lost before the daemon gave the answer that it may hold back.
     Loss,
@@ -212,7 +214,7 @@ pub(super) enum Heard {
 
 /// A request in all its attempts.
 #[derive(Debug)]
-struct Call {
+struct AsyncCall {
     body: Vec<u8>,
     exchange: Exchange,
     on_loss: OnLoss,
@@ -221,7 +223,7 @@ struct Call {
     was_lost: bool,
 }
 
-impl Call {
+impl AsyncCall {
     fn read(&self, raw: &RawReply) -> Result<Reply> {
         let reply = Reply::read(raw, self.exchange.sendings());
         let attempt = self.exchange.attempt();
@@ -237,7 +239,7 @@ struct Sending<'a> {
     has_left: oneshot::Receiver<Result<()>>,
     answer: oneshot::Receiver<Answer>,
     is_over: bool,
-    orders: &'a mpsc::UnboundedSender<Order>,
+    commands: &'a mpsc::UnboundedSender<DriverCommand>,
 }
 
 impl Sending<'_> {
@@ -255,7 +257,7 @@ impl Drop for Sending<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             // Where there is no driver any more, nothing is kept either.
-            let _ = self.orders.send(Order::Forget { number: self.number });
+            let _ = self.commands.send(DriverCommand::Forget { number: self.number });
         }
     }
 }

@@ -36,7 +36,7 @@ const HANDSHAKE_TIMEOUT: i32 = 10_000;
 
 /// What a look at the link shows.
 #[derive(Debug)]
-pub(super) enum Seen {
+pub(super) enum SocketState {
     /// A reply to the request of this number.
     Reply { number: u64, reply: RawReply },
     /// A message that is no reply.
@@ -123,12 +123,12 @@ impl DealerSocket {
     }
 
     /// Receives a message, or tells what else can be done.
-    pub(super) fn look(&mut self) -> Seen {
+    pub(super) fn look(&mut self) -> SocketState {
         let events = match self.socket.get_ref().get_events() {
             Ok(events) => events,
             Err(error) => {
                 self.fail(error);
-                return Seen::Lost;
+                return SocketState::Lost;
             }
         };
         if events.contains(zmq::POLLIN) {
@@ -138,11 +138,11 @@ impl DealerSocket {
             }
         }
         if self.has_failed {
-            Seen::Lost
+            SocketState::Lost
         } else if self.up_since.is_some() && events.contains(zmq::POLLOUT) {
-            Seen::Room
+            SocketState::Room
         } else {
-            Seen::Nothing
+            SocketState::Nothing
         }
     }
 
@@ -200,19 +200,19 @@ fn set_times(socket: &zmq::Socket) -> zmq::Result<()> {
 }
 
 /// Takes a reply out of its envelope.
-fn read(message: Vec<Vec<u8>>) -> Seen {
+fn read(message: Vec<Vec<u8>>) -> SocketState {
     let count = message.len();
     let mut frames = message.into_iter();
     let number = frames.next().and_then(|number| number.try_into().ok());
     let has_delimiter = frames.next().is_some_and(|delimiter| delimiter.is_empty());
     match (number, frames.next()) {
-        (Some(number), Some(body)) if has_delimiter => Seen::Reply {
+        (Some(number), Some(body)) if has_delimiter => SocketState::Reply {
             number: u64::from_be_bytes(number),
             reply: RawReply { body, parts: count - 2 },
         },
         _ => {
             debug!(frames = count, "a message that is no reply");
-            Seen::Junk
+            SocketState::Junk
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant, Sleep};
 use tracing::debug;
 
-use super::dealer_socket::{DealerSocket, Seen};
+use super::dealer_socket::{DealerSocket, SocketState};
 use crate::backoff::Backoff;
 use crate::connection::OnLoss;
 use crate::error::Result;
@@ -30,16 +30,16 @@ const TURN: usize = 64;
 
 /// What an asker wants.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum DriverCommand {
     /// Send this.
-    Send(Request),
+    Send(QueuedRequest),
     /// Nobody waits for the request of this number any more.
     Forget { number: u64 },
 }
 
 /// A request that is to be sent once.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct QueuedRequest {
     /// Different for each sending of this client, and rising.
     pub(super) number: u64,
     pub(super) body: Vec<u8>,
@@ -51,7 +51,7 @@ pub(super) struct Request {
     pub(super) answer: oneshot::Sender<Answer>,
 }
 
-impl Request {
+impl QueuedRequest {
     /// There is no connection any more to send it on.
     fn tell_loss(self) {
         if self.sent.send(Ok(())).is_ok() {
@@ -71,7 +71,7 @@ pub(super) enum Answer {
 
 /// A request that was sent, and nobody knows yet what became of it.
 #[derive(Debug)]
-struct Awaited {
+struct AwaitedReply {
     since: Instant,
     on_loss: OnLoss,
     patience: Duration,
@@ -82,10 +82,10 @@ struct Awaited {
 #[derive(Debug)]
 pub(super) struct Driver {
     address: String,
-    orders: mpsc::UnboundedReceiver<Order>,
+    commands: mpsc::UnboundedReceiver<DriverCommand>,
     /// What is to be sent, by its number, and so in the order in which it came.
-    queue: BTreeMap<u64, Request>,
-    awaited: HashMap<u64, Awaited>,
+    queue: BTreeMap<u64, QueuedRequest>,
+    awaited: HashMap<u64, AwaitedReply>,
     /// Nobody connects while there is nothing to send.
     dealer: Option<DealerSocket>,
     /// Before the next link.
@@ -97,12 +97,12 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         address: String,
-        orders: mpsc::UnboundedReceiver<Order>,
+        commands: mpsc::UnboundedReceiver<DriverCommand>,
         dealer: DealerSocket,
     ) -> Self {
         Self {
             address,
-            orders,
+            commands,
             queue: BTreeMap::new(),
             awaited: HashMap::new(),
             dealer: Some(dealer),
@@ -112,16 +112,16 @@ impl Driver {
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
+    fn obey(&mut self, command: DriverCommand) {
+        match command {
             // Whoever wants to hear of a loss spoke to a daemon before.
-            Order::Send(request) if request.on_loss == OnLoss::Tell && !self.is_up() => {
+            DriverCommand::Send(request) if request.on_loss == OnLoss::Report && !self.is_up() => {
                 request.tell_loss();
             }
-            Order::Send(request) => {
+            DriverCommand::Send(request) => {
                 self.queue.insert(request.number, request);
             }
-            Order::Forget { number } => {
+            DriverCommand::Forget { number } => {
                 if self.queue.remove(&number).is_none()
                     && let Some(forgotten) = self.awaited.remove(&number)
                     && self.is_dealer_dead(&forgotten)
@@ -139,7 +139,7 @@ impl Driver {
 
     /// Whether the connection must be taken for dead although nobody closed it: an answer is
     /// overdue, and nothing else has come since it was asked for.
-    fn is_dealer_dead(&self, unanswered: &Awaited) -> bool {
+    fn is_dealer_dead(&self, unanswered: &AwaitedReply) -> bool {
         let is_since = |then: Option<Instant>| then.is_some_and(|then| then > unanswered.since);
         unanswered.since.elapsed() >= unanswered.patience
             && !is_since(self.last_heard)
@@ -160,14 +160,14 @@ impl Driver {
         for _ in 0..TURN {
             let Some(dealer) = &mut self.dealer else { return false };
             match dealer.look() {
-                Seen::Nothing => return false,
-                Seen::Room => match next_to_send(&mut self.queue, &mut self.awaited) {
+                SocketState::Nothing => return false,
+                SocketState::Room => match next_to_send(&mut self.queue, &mut self.awaited) {
                     Some((number, body)) => dealer.send(number, body),
                     None => return false,
                 },
-                Seen::Reply { number, reply } => self.deliver(number, reply),
-                Seen::Junk => {}
-                Seen::Lost => {
+                SocketState::Reply { number, reply } => self.deliver(number, reply),
+                SocketState::Junk => {}
+                SocketState::Lost => {
                     debug!("the connection is lost");
                     self.drop_dealer();
                     return true;
@@ -198,13 +198,13 @@ impl Driver {
         self.pause =
             (!was_heard).then(|| Box::pin(time::sleep(self.backoff.pause().min(MAX_PAUSE))));
         for (number, request) in std::mem::take(&mut self.queue) {
-            if request.on_loss == OnLoss::Tell {
+            if request.on_loss == OnLoss::Report {
                 request.tell_loss();
             } else {
                 self.queue.insert(number, request);
             }
         }
-        let lost = |_: &u64, awaited: &mut Awaited| awaited.on_loss != OnLoss::Unnoticed;
+        let lost = |_: &u64, awaited: &mut AwaitedReply| awaited.on_loss != OnLoss::Ignore;
         for (_, awaited) in self.awaited.extract_if(lost) {
             let _ = awaited.answer.send(Answer::Lost);
         }
@@ -235,14 +235,14 @@ impl Driver {
 
 /// Takes the next request of the queue whose asker still wants it sent.
 fn next_to_send(
-    queue: &mut BTreeMap<u64, Request>,
-    awaited: &mut HashMap<u64, Awaited>,
+    queue: &mut BTreeMap<u64, QueuedRequest>,
+    awaited: &mut HashMap<u64, AwaitedReply>,
 ) -> Option<(u64, Vec<u8>)> {
     while let Some((number, request)) = queue.pop_first() {
-        let Request { body, on_loss, patience, sent, answer, .. } = request;
+        let QueuedRequest { body, on_loss, patience, sent, answer, .. } = request;
         if sent.send(Ok(())).is_ok() {
             let since = Instant::now();
-            awaited.insert(number, Awaited { since, on_loss, patience, answer });
+            awaited.insert(number, AwaitedReply { since, on_loss, patience, answer });
             return Some((number, body));
         }
     }
@@ -255,9 +255,9 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = &mut *self;
         loop {
-            while let Poll::Ready(order) = driver.orders.poll_recv(cx) {
-                let Some(order) = order else { return Poll::Ready(()) };
-                driver.obey(order);
+            while let Poll::Ready(command) = driver.commands.poll_recv(cx) {
+                let Some(command) = command else { return Poll::Ready(()) };
+                driver.obey(command);
             }
             if driver.work() {
                 cx.waker().wake_by_ref();
@@ -284,19 +284,19 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// A driver that finds no daemon, and what gives it orders.
-    fn driver() -> (Driver, mpsc::UnboundedSender<Order>) {
+    fn driver() -> (Driver, mpsc::UnboundedSender<DriverCommand>) {
         let address = "ipc:///nonexistent/discovery.sock";
-        let (orders, received) = mpsc::unbounded_channel();
-        (Driver::new(address.to_owned(), received, DealerSocket::open(address).unwrap()), orders)
+        let (commands, received) = mpsc::unbounded_channel();
+        (Driver::new(address.to_owned(), received, DealerSocket::open(address).unwrap()), commands)
     }
 
     type Asker = (oneshot::Receiver<Result<()>>, oneshot::Receiver<Answer>);
 
-    fn request(number: u64, on_loss: OnLoss) -> (Request, Asker) {
+    fn request(number: u64, on_loss: OnLoss) -> (QueuedRequest, Asker) {
         let (sent, has_left) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
         let body = b"request".to_vec();
-        let request = Request { number, body, on_loss, patience: MINUTE, sent, answer };
+        let request = QueuedRequest { number, body, on_loss, patience: MINUTE, sent, answer };
         (request, (has_left, answered))
     }
 
@@ -311,11 +311,11 @@ mod tests {
     #[test]
     fn what_is_taken_back_leaves_nothing_behind() {
         on_a_runtime(async || {
-            let (mut driver, orders) = driver();
+            let (mut driver, commands) = driver();
             for number in 0..10_000 {
-                let (request, _) = request(number, OnLoss::SendAgain);
-                orders.send(Order::Send(request)).unwrap();
-                orders.send(Order::Forget { number }).unwrap();
+                let (request, _) = request(number, OnLoss::Resend);
+                commands.send(DriverCommand::Send(request)).unwrap();
+                commands.send(DriverCommand::Forget { number }).unwrap();
                 if number % 100 == 0 {
                     run_once(&mut driver).await;
                     assert!(driver.queue.is_empty() && driver.awaited.is_empty());
@@ -330,7 +330,7 @@ mod tests {
         let mut awaited = HashMap::new();
         let mut askers = Vec::new();
         for number in [3, 1, 2, 5, 4] {
-            let (request, asker) = request(number, OnLoss::SendAgain);
+            let (request, asker) = request(number, OnLoss::Resend);
             queue.insert(number, request);
             askers.push((number, asker));
         }
@@ -356,15 +356,15 @@ mod tests {
             let (mut driver, _orders) = driver();
             let mut askers = Vec::new();
             for (number, on_loss) in
-                [OnLoss::SendAgain, OnLoss::Unnoticed, OnLoss::Tell].into_iter().enumerate()
+                [OnLoss::Resend, OnLoss::Ignore, OnLoss::Report].into_iter().enumerate()
             {
                 let (request, asker) = request(number as u64, on_loss);
                 driver.queue.insert(request.number, request);
                 next_to_send(&mut driver.queue, &mut driver.awaited).unwrap();
                 askers.push(asker);
             }
-            let (waiting, mut waiter) = request(7, OnLoss::SendAgain);
-            let (parked, mut told) = request(8, OnLoss::Tell);
+            let (waiting, mut waiter) = request(7, OnLoss::Resend);
+            let (parked, mut told) = request(8, OnLoss::Report);
             driver.queue.extend([(7, waiting), (8, parked)]);
             driver.drop_dealer();
             let is_told = askers.iter_mut().map(|(_, answer)| answer.try_recv().is_ok());
@@ -373,7 +373,7 @@ mod tests {
             assert!(matches!(told.1.try_recv(), Ok(Answer::Lost)));
             assert_eq!((driver.queue.len(), driver.awaited.len()), (1, 1));
 
-            driver.obey(Order::Send(request(9, OnLoss::Tell).0));
+            driver.obey(DriverCommand::Send(request(9, OnLoss::Report).0));
             assert_eq!(driver.queue.len(), 1, "there is nothing to park it on");
         });
     }
@@ -381,9 +381,9 @@ mod tests {
     #[test]
     fn the_driver_ends_with_those_who_give_it_orders() {
         on_a_runtime(async || {
-            let (driver, orders) = driver();
+            let (driver, commands) = driver();
             let running = tokio::spawn(driver);
-            drop(orders);
+            drop(commands);
             running.await.unwrap();
         });
     }

@@ -1,4 +1,4 @@
-//! The asynchronous watch: carries out on a [`Connection`] what a [`WatchState`] asks for.
+//! The asynchronous watch: carries out on a [`AsyncConnection`] what a [`WatchState`] asks for.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
 
-use super::connection::{Connection, Heard};
+use super::connection::{AsyncConnection, QueryOutcome};
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
-use crate::watch::{Next, WatchEvent, WatchState};
+use crate::watch::{WatchAction, WatchEvent, WatchState};
 
 /// The topics as they come, change and go, told as it happens: made by
 /// [`AsyncDiscoveryClient::watch`](crate::AsyncDiscoveryClient::watch).
@@ -26,23 +26,23 @@ use crate::watch::{Next, WatchEvent, WatchState};
 /// dropped.
 #[must_use = "streams do nothing unless polled"]
 pub struct AsyncWatch {
-    connection: Arc<Connection>,
+    connection: Arc<AsyncConnection>,
     state: WatchState,
     /// What is under way for the feed.
-    step: Option<Pin<Box<dyn Future<Output = Result<Step>> + Send>>>,
+    running: Option<Pin<Box<dyn Future<Output = Result<Finished>> + Send>>>,
     trouble: Option<Error>,
     is_over: bool,
 }
 
 /// What was done for the feed.
-enum Step {
-    Asked(Heard),
+enum Finished {
+    Asked(QueryOutcome),
     Paused,
 }
 
 impl AsyncWatch {
-    pub(super) fn start(connection: Arc<Connection>, state: WatchState) -> Self {
-        Self { connection, state, step: None, trouble: None, is_over: false }
+    pub(super) fn start(connection: Arc<AsyncConnection>, state: WatchState) -> Self {
+        Self { connection, state, running: None, trouble: None, is_over: false }
     }
 
     /// Waits for the next event. Dropping the future loses nothing.
@@ -68,39 +68,39 @@ impl AsyncWatch {
             if self.is_over {
                 return Poll::Ready(Err(Error::NoRuntime));
             }
-            let step = self.step.get_or_insert_with(|| {
+            let running = self.running.get_or_insert_with(|| {
                 let connection = Arc::clone(&self.connection);
                 match self.state.next(connection.now()) {
-                    Next::Ask(question) => {
-                        Box::pin(async move { connection.ask(question).await.map(Step::Asked) })
+                    WatchAction::Ask(query) => {
+                        Box::pin(async move { connection.ask(query).await.map(Finished::Asked) })
                     }
-                    Next::Pause(pause) => {
+                    WatchAction::Pause(pause) => {
                         Box::pin(
-                            async move { connection.pause(pause).await.map(|()| Step::Paused) },
+                            async move { connection.pause(pause).await.map(|()| Finished::Paused) },
                         )
                     }
                 }
             });
-            let done = ready!(step.as_mut().poll(cx));
-            self.step = None;
+            let done = ready!(running.as_mut().poll(cx));
+            self.running = None;
             self.apply(done)?;
         }
     }
 
-    fn apply(&mut self, done: Result<Step>) -> Result<()> {
+    fn apply(&mut self, done: Result<Finished>) -> Result<()> {
         let now = self.connection.now();
         match done {
-            Ok(Step::Paused) => {}
-            Ok(Step::Asked(Heard::Answer(reply))) => {
+            Ok(Finished::Paused) => {}
+            Ok(Finished::Asked(QueryOutcome::Answer(reply))) => {
                 self.trouble = None;
                 self.state.answered(reply, now)?;
             }
-            Ok(Step::Asked(Heard::Loss)) => {
+            Ok(Finished::Asked(QueryOutcome::Loss)) => {
                 let address = self.connection.address().to_owned();
                 self.trouble = Some(Error::Disconnected { address });
                 self.state.lost(now);
             }
-            Ok(Step::Asked(Heard::Nothing { waited, .. })) => {
+            Ok(Finished::Asked(QueryOutcome::Nothing { waited, .. })) => {
                 self.trouble = Some(no_answer(self.connection.address(), waited, 1));
                 self.state.unanswered();
             }

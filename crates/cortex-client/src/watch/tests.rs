@@ -35,7 +35,7 @@ fn refusal(ext: Option<ResponseExt>) -> Reply {
 }
 
 /// A daemon: its list and, unless it is the reference, its history.
-struct Daemon {
+struct ModelDaemon {
     topics: Vec<TopicInfo>,
     is_ours: bool,
     epoch: u64,
@@ -48,7 +48,7 @@ struct Daemon {
     lists: BTreeMap<(u64, u64), Vec<TopicInfo>>,
 }
 
-impl Daemon {
+impl ModelDaemon {
     fn change(&mut self, kind: EventKind, info: TopicInfo, reason: Option<RemovalReason>) {
         self.revision += 1;
         let topic_name = info.name.as_str().to_owned();
@@ -211,18 +211,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..60)
 }
 
-struct Play {
-    daemon: Daemon,
+struct Simulation {
+    daemon: ModelDaemon,
     state: WatchState,
     reader: Reader,
     now: Instant,
 }
 
-impl Play {
+impl Simulation {
     fn new(filter: Option<&str>, is_ours: bool, kept: usize, limit: usize) -> Self {
         let filter = filter.map(|filter| TopicFilter::new(filter).unwrap());
         Self {
-            daemon: Daemon {
+            daemon: ModelDaemon {
                 topics: Vec::new(),
                 is_ours,
                 epoch: 0,
@@ -245,18 +245,18 @@ impl Play {
 
     /// Asks one question; whether nothing is left to tell.
     fn ask(&mut self, fault: Fault) -> bool {
-        let question = loop {
+        let query = loop {
             match self.state.next(self.now) {
-                Next::Ask(question) => break question,
-                Next::Pause(pause) => self.now += pause,
+                WatchAction::Ask(query) => break query,
+                WatchAction::Pause(pause) => self.now += pause,
             }
         };
-        let (reply, is_idle) = self.daemon.answer(&question.body);
+        let (reply, is_idle) = self.daemon.answer(&query.body);
         let mut is_done = false;
         match fault {
             Fault::None => {
                 if is_idle {
-                    self.now += question.timeout.saturating_sub(ANSWER);
+                    self.now += query.timeout.saturating_sub(ANSWER);
                 }
                 is_done = is_idle;
                 self.state.answered(reply, self.now).unwrap();
@@ -264,10 +264,10 @@ impl Play {
             Fault::Early if is_idle => self.state.answered(reply, self.now).unwrap(),
             Fault::Early => {}
             Fault::Silence => {
-                self.now += question.timeout;
+                self.now += query.timeout;
                 self.state.unanswered();
             }
-            Fault::Lost if question.is_parked => self.state.lost(self.now),
+            Fault::Lost if query.may_park => self.state.lost(self.now),
             Fault::Lost => self.state.unanswered(),
             Fault::Garbage => {
                 let ext = self.daemon.is_ours.then(ResponseExt::default);
@@ -298,13 +298,13 @@ impl Play {
     }
 
     fn catch_up(&mut self) {
-        let questions = (0..1000).take_while(|_| !self.ask(Fault::None)).count();
-        assert!(questions < 1000, "it never catches up");
+        let queries = (0..1000).take_while(|_| !self.ask(Fault::None)).count();
+        assert!(queries < 1000, "it never catches up");
         // With the reference what it says once more has been heard by now.
         assert_eq!(self.reader.topics, Some(self.watched(&self.daemon.topics)));
     }
 
-    fn play(&mut self, step: Step) {
+    fn apply(&mut self, step: Step) {
         let name = |number: u8| format!("/{}", char::from(b'a' + number));
         let daemon = &mut self.daemon;
         match step {
@@ -343,11 +343,11 @@ proptest! {
         kept in 0..8_usize,
         limit in 1..5_usize,
     ) {
-        let mut play = Play::new(is_filtered.then_some("/[a-c]"), is_ours, kept, limit);
+        let mut simulation = Simulation::new(is_filtered.then_some("/[a-c]"), is_ours, kept, limit);
         for step in steps {
-            play.play(step);
+            simulation.apply(step);
         }
-        play.catch_up();
+        simulation.catch_up();
     }
 
     #[test]
@@ -389,23 +389,23 @@ fn a_difference_says_no_more_than_it_must() {
 }
 
 /// Counts the questions of a minute, in which each is answered, at once, as `answer` does.
-fn questions_in_a_minute(mut answer: impl FnMut(&mut WatchState, &Question, Instant)) -> usize {
+fn queries_in_a_minute(mut answer: impl FnMut(&mut WatchState, &Query, Instant)) -> usize {
     let start = Instant::now();
     let mut now = start;
     let mut state = WatchState::new(None, INTERVAL, Duration::from_millis(1));
-    let mut questions = 0;
+    let mut queries = 0;
     while now - start < Duration::from_secs(60) {
         match state.next(now) {
-            Next::Pause(pause) => now += pause,
-            Next::Ask(question) => {
-                questions += 1;
-                answer(&mut state, &question, now);
+            WatchAction::Pause(pause) => now += pause,
+            WatchAction::Ask(query) => {
+                queries += 1;
+                answer(&mut state, &query, now);
             }
         }
         while state.take().is_some() {}
-        assert!(questions < 10_000, "it spins");
+        assert!(queries < 10_000, "it spins");
     }
-    questions
+    queries
 }
 
 #[test]
@@ -417,37 +417,37 @@ fn no_daemon_makes_a_watch_spin() {
         ..ResponseExt::default()
     };
     let snapshot = || ok(Vec::new(), Some(place(Some(true))));
-    let is_watch = |question: &Question| {
-        let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
+    let is_watch = |query: &Query| {
+        let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
         request.command == DiscoveryCommand::WatchTopics.into()
     };
 
-    let always_all = questions_in_a_minute(|state, _, now| {
+    let always_all = queries_in_a_minute(|state, _, now| {
         state.answered(snapshot(), now).unwrap();
     });
     let mut is_first = true;
-    let never_parks = questions_in_a_minute(|state, _, now| {
+    let never_parks = queries_in_a_minute(|state, _, now| {
         let first = std::mem::take(&mut is_first);
         let reply = if first { snapshot() } else { ok(Vec::new(), Some(place(None))) };
         state.answered(reply, now).unwrap();
     });
-    let silent = questions_in_a_minute(|state, _, _| state.unanswered());
-    let garbage = questions_in_a_minute(|state, _, now| {
+    let silent = queries_in_a_minute(|state, _, _| state.unanswered());
+    let garbage = queries_in_a_minute(|state, _, now| {
         assert!(state.answered(ok(Vec::new(), Some(ResponseExt::default())), now).is_err());
     });
-    let broken = questions_in_a_minute(|state, _, now| state.failed(now));
-    let two_kinds = questions_in_a_minute(|state, question, now| {
-        let ext = (!is_watch(question)).then(ResponseExt::default);
+    let broken = queries_in_a_minute(|state, _, now| state.failed(now));
+    let two_kinds = queries_in_a_minute(|state, query, now| {
+        let ext = (!is_watch(query)).then(ResponseExt::default);
         state.answered(ok(Vec::new(), ext), now).unwrap();
     });
-    let closes = questions_in_a_minute(|state, question, now| {
-        if question.is_parked {
+    let closes = queries_in_a_minute(|state, query, now| {
+        if query.may_park {
             state.lost(now);
         } else {
             state.answered(snapshot(), now).unwrap();
         }
     });
-    for (what, questions) in [
+    for (what, queries) in [
         ("a daemon that always tells all", always_all),
         ("one that holds nothing back", never_parks),
         ("a silent one", silent),
@@ -456,11 +456,11 @@ fn no_daemon_makes_a_watch_spin() {
         ("two kinds of daemon by turns", two_kinds),
         ("one that closes the connection", closes),
     ] {
-        assert!(questions < 160, "{what}: {questions} questions");
+        assert!(queries < 160, "{what}: {queries} questions");
     }
 
-    let polled = questions_in_a_minute(|state, question, now| {
-        let reply = if is_watch(question) { refusal(None) } else { ok(Vec::new(), None) };
+    let polled = queries_in_a_minute(|state, query, now| {
+        let reply = if is_watch(query) { refusal(None) } else { ok(Vec::new(), None) };
         state.answered(reply, now).unwrap();
     });
     assert_eq!(polled, 1 + 120, "at each interval");
@@ -468,38 +468,42 @@ fn no_daemon_makes_a_watch_spin() {
 
 #[test]
 fn a_slow_list_is_not_asked_for_all_the_time() {
-    let mut play = Play::new(None, false, 0, 1);
-    play.ask(Fault::None);
-    let Next::Ask(_) = play.state.next(play.now) else { panic!("the first list, at once") };
+    let mut simulation = Simulation::new(None, false, 0, 1);
+    simulation.ask(Fault::None);
+    let WatchAction::Ask(_) = simulation.state.next(simulation.now) else {
+        panic!("the first list, at once")
+    };
     let took = Duration::from_secs(3);
-    play.now += took;
-    play.state.answered(ok(Vec::new(), None), play.now).unwrap();
-    assert_eq!(play.state.next(play.now), Next::Pause(took));
+    simulation.now += took;
+    simulation.state.answered(ok(Vec::new(), None), simulation.now).unwrap();
+    assert_eq!(simulation.state.next(simulation.now), WatchAction::Pause(took));
 }
 
 #[test]
 fn a_list_of_a_daemon_that_names_a_topic_twice_is_made_one() {
-    let mut play = Play::new(None, false, 0, 1);
-    play.daemon.topics = vec![info("/a", 0), info("/b", 0), info("/a", 1)];
-    play.ask(Fault::None);
-    play.ask(Fault::None);
-    assert_eq!(play.reader.topics, Some(vec![info("/a", 0), info("/b", 0)]));
+    let mut simulation = Simulation::new(None, false, 0, 1);
+    simulation.daemon.topics = vec![info("/a", 0), info("/b", 0), info("/a", 1)];
+    simulation.ask(Fault::None);
+    simulation.ask(Fault::None);
+    assert_eq!(simulation.reader.topics, Some(vec![info("/a", 0), info("/b", 0)]));
 }
 
 #[test]
 fn after_a_loss_the_daemon_is_asked_for_a_word_at_once() {
-    let mut play = Play::new(None, true, 8, 4);
-    play.catch_up();
-    let Next::Ask(question) = play.state.next(play.now) else { panic!("no reason to pause") };
-    assert!(question.is_parked);
-    assert_eq!(question.timeout, LONG_POLL + ANSWER);
-    play.state.lost(play.now);
-    let Next::Ask(question) = play.state.next(play.now) else { panic!("at once") };
-    let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
+    let mut simulation = Simulation::new(None, true, 8, 4);
+    simulation.catch_up();
+    let WatchAction::Ask(query) = simulation.state.next(simulation.now) else {
+        panic!("no reason to pause")
+    };
+    assert!(query.may_park);
+    assert_eq!(query.timeout, LONG_POLL + ANSWER);
+    simulation.state.lost(simulation.now);
+    let WatchAction::Ask(query) = simulation.state.next(simulation.now) else { panic!("at once") };
+    let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
     assert_eq!(request.ext.unwrap().wait_ms, Some(0));
-    assert!(!question.is_parked);
-    play.daemon.register(info("/a", 0));
-    play.catch_up();
+    assert!(!query.may_park);
+    simulation.daemon.register(info("/a", 0));
+    simulation.catch_up();
 }
 
 #[test]
@@ -531,9 +535,9 @@ fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
     };
     let asks_since = |state: &mut WatchState, now: &mut Instant| loop {
         match state.next(*now) {
-            Next::Pause(pause) => *now += pause,
-            Next::Ask(question) => {
-                let request = DiscoveryRequest::from_bytes(&question.body).unwrap();
+            WatchAction::Pause(pause) => *now += pause,
+            WatchAction::Ask(query) => {
+                let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
                 break request.ext.unwrap().since.map(|since| (since.epoch, since.revision));
             }
         }
