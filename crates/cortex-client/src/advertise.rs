@@ -152,7 +152,7 @@ impl Advertisement {
     }
 
     /// Has the topic withdrawn. `None` when that has not come to an end within the time.
-    fn end(&mut self, patience: Duration) -> Option<Result<()>> {
+    fn end(&mut self, timeout: Duration) -> Option<Result<()>> {
         self.is_ended = true;
         if !self.handle.send_command(ThreadCommand::Remove { id: self.id }) {
             return Some(Ok(()));
@@ -161,7 +161,7 @@ impl Advertisement {
         if self.handle.is_this_thread() {
             return Some(Ok(()));
         }
-        self.status.wait(patience, |status| status.end.is_some()).end.clone()
+        self.status.wait(timeout, |status| status.end.is_some()).end.clone()
     }
 }
 
@@ -260,15 +260,15 @@ impl SharedStatus {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ready as soon as `look` finds something.
+    /// Ready as soon as `check` finds something.
     #[cfg(feature = "tokio")]
     fn poll<T>(
         &self,
         cx: &Context<'_>,
-        look: impl Fn(&AdvertisementStatus) -> Option<T>,
+        check: impl Fn(&AdvertisementStatus) -> Option<T>,
     ) -> Poll<T> {
         let mut status = self.lock();
-        if let Some(found) = look(&status) {
+        if let Some(found) = check(&status) {
             return Poll::Ready(found);
         }
         if !status.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {

@@ -1,7 +1,7 @@
 //! Which topics must be registered, renewed or taken back at the daemon, and when.
 //!
 //! As in [`exchange`](crate::exchange), there is no socket and no clock: the driver carries out
-//! what [`AdvertisementManager::next`] says, tells what came of it, and hands on what [`AdvertisementManager::take_events`]
+//! what [`AdvertisementManager::next_action`] says, tells what came of it, and hands on what [`AdvertisementManager::take_events`]
 //! gives. It has one connection, with one request at a time on it.
 //!
 //! Everything that is known of the daemon belongs to a connection. With a new one all topics are
@@ -61,9 +61,9 @@ pub(crate) enum ManagerAction {
     /// [`AdvertisementManager::connected`].
     Connect,
     /// Send this, and tell [`AdvertisementManager::answered`] when the answer is there.
-    Ask(Box<DiscoveryRequest>),
+    Send(Box<DiscoveryRequest>),
     /// Wait for what happens, at most this long; `None` is for ever.
-    Rest(Option<Duration>),
+    Wait(Option<Duration>),
 }
 
 /// What has become of an advertisement.
@@ -116,7 +116,7 @@ enum RequestKind {
         topic: u64,
         id: AdvertisementId,
         in_session: bool,
-        before: Option<Registration>,
+        previous: Option<Registration>,
     },
     /// Whether it has this topic from here; asked before it is withdrawn from a daemon that may
     /// not heed conditions.
@@ -130,9 +130,9 @@ struct DaemonFeatures {
     /// Whether its last answer had an extension: level 1.
     is_extended: Option<bool>,
     /// Whether it sees which process registers.
-    sees: Option<bool>,
+    sees_process: Option<bool>,
     /// The topic at which that can be told, and whose it is.
-    shows: Option<(u64, AdvertisementId)>,
+    identity_check: Option<(u64, AdvertisementId)>,
     /// When the session is to be renewed.
     renew_at: Option<Instant>,
 }
@@ -156,7 +156,7 @@ impl AdvertisementManager {
 
     /// Keeps a topic registered from now on, in place of an earlier advertisement of it.
     pub(crate) fn add(&mut self, id: AdvertisementId, info: TopicInfo, now: Instant) {
-        self.connection.wanted(self.topics.is_empty(), now);
+        self.connection.advertisement_added(self.topics.is_empty(), now);
         let number = self.by_name.get(&info.name).copied().unwrap_or_else(|| {
             self.last_number += 1;
             self.by_name.insert(info.name.clone(), self.last_number);
@@ -164,15 +164,19 @@ impl AdvertisementManager {
         });
         let name = info.name.clone();
         let topic = self.topics.entry(number).or_insert_with(|| Topic::new(name));
-        let wanted =
-            CurrentAdvertisement { id, info, state: RegistrationState::Unconfirmed, told: None };
-        if let Some(replaced) = topic.wanted.replace(wanted) {
+        let advertisement = CurrentAdvertisement {
+            id,
+            info,
+            state: RegistrationState::Unconfirmed,
+            reported_error: None,
+        };
+        if let Some(replaced) = topic.advertisement.replace(advertisement) {
             self.by_id.remove(&replaced.id);
             self.events.push_back((replaced.id, AdvertisementEvent::Replaced));
         }
-        topic.pause = FIRST_PAUSE;
+        topic.retry_pause = FIRST_PAUSE;
         self.by_id.insert(id, number);
-        self.hurry(number);
+        self.schedule_now(number);
     }
 
     /// Ends an advertisement: its topic is withdrawn, unless a later one has it.
@@ -184,15 +188,15 @@ impl AdvertisementManager {
             self.events.push_back((id, AdvertisementEvent::Ended(Ok(()))));
             return;
         };
-        topic.wanted = None;
-        topic.pause = FIRST_PAUSE;
+        topic.advertisement = None;
+        topic.retry_pause = FIRST_PAUSE;
         if topic.registration.is_some() && !self.connection.is_up() {
             // It is withdrawn when the daemon is back; nobody has to wait for that.
             self.events.push_back((id, AdvertisementEvent::Ended(Err(self.settings.no_answer()))));
         } else {
-            topic.leaving.push(id);
+            topic.ending.push(id);
         }
-        self.hurry(number);
+        self.schedule_now(number);
     }
 
     /// Whether there is nothing to keep and nothing to withdraw.
@@ -207,28 +211,28 @@ impl AdvertisementManager {
 
     /// What to do at `now`. Asking again without need changes nothing, but that a request under
     /// way is not given again.
-    pub(crate) fn next(&mut self, now: Instant) -> ManagerAction {
+    pub(crate) fn next_action(&mut self, now: Instant) -> ManagerAction {
         if let Some(in_flight) = &self.in_flight {
             let left = until(in_flight.at + self.settings.timeout, now);
             if !left.is_zero() {
-                return ManagerAction::Rest(Some(left));
+                return ManagerAction::Wait(Some(left));
             }
             self.disconnect(now);
         }
-        let told_at = self.report_outage(now);
+        let report_at = self.report_outage(now);
         if self.topics.is_empty() {
-            return ManagerAction::Rest(None);
+            return ManagerAction::Wait(None);
         }
-        let turn = match self.connection.next_action(now) {
+        let due = match self.connection.next_action(now) {
             ConnectionAction::Connect => return ManagerAction::Connect,
             ConnectionAction::Wait(until) => until,
-            ConnectionAction::Ask => match self.choose(now) {
-                Some(kind) => return ManagerAction::Ask(Box::new(self.ask(kind, now))),
-                None => self.next_turn(),
+            ConnectionAction::Send => match self.next_request_kind(now) {
+                Some(kind) => return ManagerAction::Send(Box::new(self.start_request(kind, now))),
+                None => self.next_due(),
             },
         };
-        let at = [turn, told_at].into_iter().flatten().min();
-        ManagerAction::Rest(at.map(|at| until(at, now)))
+        let at = [due, report_at].into_iter().flatten().min();
+        ManagerAction::Wait(at.map(|at| until(at, now)))
     }
 
     /// The daemon has greeted on the connection that was asked for last.
@@ -248,7 +252,7 @@ impl AdvertisementManager {
         self.disconnect(now);
         let numbers: Vec<_> = self.topics.keys().copied().collect();
         for number in numbers {
-            self.trouble(number, error.clone());
+            self.report_error(number, error.clone());
         }
     }
 
@@ -260,45 +264,45 @@ impl AdvertisementManager {
             self.daemon.is_extended = Some(reply.ext().is_some());
         }
         match kind {
-            RequestKind::CheckIdentity { topic, id } => self.saw(topic, id, reply),
-            RequestKind::Renew => self.renewed(&reply, at),
-            RequestKind::Register { topic, id, in_session, before } => {
+            RequestKind::CheckIdentity { topic, id } => self.identity_checked(topic, id, reply),
+            RequestKind::Renew => self.session_renewed(&reply, at),
+            RequestKind::Register { topic, id, in_session, previous } => {
                 let ext = reply.as_ref().ok().and_then(Reply::ext).cloned();
-                let is_done = self.registered(topic, id, before, reply, now);
+                let is_done = self.registered(topic, id, previous, reply, now);
                 if is_done && in_session {
                     self.extend_lease(ext.as_ref(), at);
                 }
             }
-            RequestKind::CheckRegistration(number) => self.looked(number, reply, now),
-            RequestKind::Withdraw(number) => self.withdrew(number, reply),
+            RequestKind::CheckRegistration(number) => self.registration_checked(number, reply, now),
+            RequestKind::Withdraw(number) => self.topic_withdrawn(number, reply),
         }
     }
 
     /// Gives a topic its turn at once, unless it is being asked about: then its answer does that.
-    fn hurry(&mut self, number: u64) {
+    fn schedule_now(&mut self, number: u64) {
         let is_asked =
             self.in_flight.as_ref().is_some_and(|in_flight| in_flight.topic() == Some(number));
         let Some(topic) = self.topics.get_mut(&number) else { return };
-        if !topic.is_misplaced() {
-            let gone = topic.leaving.drain(..).map(|id| (id, AdvertisementEvent::Ended(Ok(()))));
+        if !topic.must_withdraw() {
+            let gone = topic.ending.drain(..).map(|id| (id, AdvertisementEvent::Ended(Ok(()))));
             self.events.extend(gone);
         }
-        if topic.wanted.is_none() && topic.registration.is_none() {
+        if topic.advertisement.is_none() && topic.registration.is_none() {
             self.by_name.remove(&topic.name);
             self.topics.remove(&number);
-            self.schedule.take(number);
+            self.schedule.remove(number);
         } else if !is_asked {
-            let turn = if topic.is_misplaced() { Due::Withdraw } else { Due::Register };
-            self.schedule.set(number, turn);
+            let due = if topic.must_withdraw() { Due::Withdraw } else { Due::Register };
+            self.schedule.set(number, due);
         }
     }
 
     /// Gives a topic its turn after a pause, which grows.
-    fn defer(&mut self, number: u64, longest: Duration, now: Instant) {
+    fn schedule_after_pause(&mut self, number: u64, longest: Duration, now: Instant) {
         let Some(topic) = self.topics.get_mut(&number) else { return };
-        let pause = topic.pause.min(longest);
-        topic.pause = pause * 2;
-        self.schedule.set(number, Due::At(now + pause));
+        let retry_pause = topic.retry_pause.min(longest);
+        topic.retry_pause = retry_pause * 2;
+        self.schedule.set(number, Due::At(now + retry_pause));
     }
 
     fn disconnect(&mut self, now: Instant) {
@@ -308,23 +312,23 @@ impl AdvertisementManager {
         let numbers: Vec<_> = self.topics.keys().copied().collect();
         for number in numbers {
             if let Some(topic) = self.topics.get_mut(&number) {
-                topic.is_found = false;
-                topic.refusal = None;
-                topic.pause = FIRST_PAUSE;
-                if let Some(wanted) = &mut topic.wanted
-                    && mem::replace(&mut wanted.state, RegistrationState::Unconfirmed)
+                topic.is_verified = false;
+                topic.withdraw_error = None;
+                topic.retry_pause = FIRST_PAUSE;
+                if let Some(advertisement) = &mut topic.advertisement
+                    && mem::replace(&mut advertisement.state, RegistrationState::Unconfirmed)
                         != RegistrationState::Unconfirmed
                 {
-                    self.events.push_back((wanted.id, AdvertisementEvent::Unconfirmed));
+                    self.events.push_back((advertisement.id, AdvertisementEvent::Unconfirmed));
                 }
                 let error = self.settings.no_answer();
                 let gone = topic
-                    .leaving
+                    .ending
                     .drain(..)
                     .map(|id| (id, AdvertisementEvent::Ended(Err(error.clone()))));
                 self.events.extend(gone);
             }
-            self.hurry(number);
+            self.schedule_now(number);
         }
     }
 
@@ -338,39 +342,39 @@ impl AdvertisementManager {
         self.connection.outage_reported();
         let numbers: Vec<_> = self.topics.keys().copied().collect();
         for number in numbers {
-            self.trouble(number, self.settings.no_answer());
+            self.report_error(number, self.settings.no_answer());
         }
         None
     }
 
     /// What to ask now.
-    fn choose(&mut self, now: Instant) -> Option<RequestKind> {
-        if let Some((topic, id)) = self.daemon.shows.take() {
+    fn next_request_kind(&mut self, now: Instant) -> Option<RequestKind> {
+        if let Some((topic, id)) = self.daemon.identity_check.take() {
             return Some(RequestKind::CheckIdentity { topic, id });
         }
         if self.daemon.renew_at.is_some_and(|at| at <= now) {
             return Some(RequestKind::Renew);
         }
-        let (turn, number) = self.schedule.first()?;
-        if let Due::At(at) = turn {
+        let (due, number) = self.schedule.first()?;
+        if let Due::At(at) = due {
             if now < self.paced_until.map_or(at, |paced| paced.max(at)) {
                 return None;
             }
             self.paced_until = Some(now + PACE);
         }
-        self.schedule.take(number);
+        self.schedule.remove(number);
         let topic = self.topics.get(&number)?;
-        if let Some(wanted) = &topic.wanted
-            && !topic.is_misplaced()
+        if let Some(advertisement) = &topic.advertisement
+            && !topic.must_withdraw()
         {
-            let (id, in_session, before) =
-                (wanted.id, self.in_session(), topic.registration.clone());
-            return Some(RequestKind::Register { topic: number, id, in_session, before });
+            let (id, in_session, previous) =
+                (advertisement.id, self.in_session(), topic.registration.clone());
+            return Some(RequestKind::Register { topic: number, id, in_session, previous });
         }
         // The condition of an UNREGISTER is heeded by a daemon of level 1 alone; and when it is
         // refused, the topic may be another one's by now.
-        let is_heeded = self.daemon.is_extended == Some(true) && topic.refusal.is_none();
-        let may_withdraw = topic.is_found || is_heeded;
+        let is_heeded = self.daemon.is_extended == Some(true) && topic.withdraw_error.is_none();
+        let may_withdraw = topic.is_verified || is_heeded;
         Some(if may_withdraw {
             RequestKind::Withdraw(number)
         } else {
@@ -379,15 +383,15 @@ impl AdvertisementManager {
     }
 
     /// When there is something to ask again.
-    fn next_turn(&self) -> Option<Instant> {
-        let turn = self.schedule.first().and_then(|(turn, _)| match turn {
+    fn next_due(&self) -> Option<Instant> {
+        let due = self.schedule.first().and_then(|(due, _)| match due {
             Due::At(at) => Some(self.paced_until.map_or(at, |paced| paced.max(at))),
             Due::Withdraw | Due::Register => None,
         });
-        [turn, self.daemon.renew_at].into_iter().flatten().min()
+        [due, self.daemon.renew_at].into_iter().flatten().min()
     }
 
-    fn ask(&mut self, kind: RequestKind, now: Instant) -> DiscoveryRequest {
+    fn start_request(&mut self, kind: RequestKind, now: Instant) -> DiscoveryRequest {
         let request = self.request(&kind);
         self.in_flight = Some(InFlight { at: now, kind });
         request
@@ -411,11 +415,11 @@ impl AdvertisementManager {
                 };
                 let topic = self.topics.get_mut(&number);
                 let info = topic.and_then(|topic| {
-                    let info = topic.wanted.as_ref()?.info.clone();
+                    let info = topic.advertisement.as_ref()?.info.clone();
                     // From here on the daemon may have it, at a revision that is not known yet.
                     let node = info.publisher_node.clone();
                     topic.registration = Some(Registration { node, revision: None });
-                    topic.is_found = false;
+                    topic.is_verified = false;
                     Some(info)
                 });
                 // A topic whose turn it is to be registered is wanted.
@@ -440,7 +444,7 @@ impl AdvertisementManager {
     /// Whether topics are to be registered in a session: over ipc only once it has shown that the
     /// daemon does not see who registers.
     fn in_session(&self) -> bool {
-        !self.settings.address.starts_with("ipc://") || self.daemon.sees == Some(false)
+        !self.settings.address.starts_with("ipc://") || self.daemon.sees_process == Some(false)
     }
 
     fn hold(&self) -> Option<Hold> {
@@ -456,86 +460,89 @@ impl AdvertisementManager {
         &mut self,
         number: u64,
         id: AdvertisementId,
-        before: Option<Registration>,
+        previous: Option<Registration>,
         reply: Result<Reply>,
         now: Instant,
     ) -> bool {
         let Some(topic) = self.topics.get_mut(&number) else { return false };
-        let is_current = topic.wanted.as_ref().is_some_and(|wanted| wanted.id == id);
+        let is_current =
+            topic.advertisement.as_ref().is_some_and(|advertisement| advertisement.id == id);
         let ext = reply.as_ref().ok().and_then(Reply::ext);
         let revision = ext.and_then(|ext| ext.revision);
         let error = reply.and_then(|reply| reply.registered(topic.name.as_str())).err();
         match &error {
             None => {
-                topic.pause = FIRST_PAUSE;
+                topic.retry_pause = FIRST_PAUSE;
                 if let Some(registration) = &mut topic.registration {
                     registration.revision = revision;
                 }
             }
             Some(Error::AlreadyRegistered { .. }) => topic.registration = None,
             // The daemon has changed nothing.
-            Some(Error::Refused { .. }) => topic.registration = before,
+            Some(Error::Refused { .. }) => topic.registration = previous,
             Some(_) => {}
         }
         let is_done = error.is_none();
         match error {
-            _ if !is_current => self.hurry(number),
+            _ if !is_current => self.schedule_now(number),
             None => {
                 self.schedule.set(number, Due::At(now + REFRESH));
                 let is_extended = self.daemon.is_extended == Some(true);
-                if is_extended && !self.in_session() && self.daemon.sees.is_none() {
-                    self.daemon.shows = Some((number, id));
+                if is_extended && !self.in_session() && self.daemon.sees_process.is_none() {
+                    self.daemon.identity_check = Some((number, id));
                 } else {
-                    self.confirm(number, id);
+                    self.report_registered(number, id);
                 }
             }
             Some(error) => {
                 let is_taken = matches!(error, Error::AlreadyRegistered { .. });
                 let longest = if is_taken { MAX_PAUSE_WHEN_TAKEN } else { MAX_PAUSE };
-                self.trouble(number, error);
-                self.defer(number, longest, now);
+                self.report_error(number, error);
+                self.schedule_after_pause(number, longest, now);
             }
         }
         is_done
     }
 
     /// Tells that a topic is registered, if that is new.
-    fn confirm(&mut self, number: u64, id: AdvertisementId) {
+    fn report_registered(&mut self, number: u64, id: AdvertisementId) {
         let hold = self.hold();
-        let wanted = self.topics.get_mut(&number).and_then(|topic| topic.wanted.as_mut());
+        let advertisement =
+            self.topics.get_mut(&number).and_then(|topic| topic.advertisement.as_mut());
         let state = RegistrationState::Registered { hold: hold.clone() };
-        if let Some(wanted) = wanted
-            && wanted.id == id
-            && wanted.state != state
+        if let Some(advertisement) = advertisement
+            && advertisement.id == id
+            && advertisement.state != state
         {
-            wanted.state = state;
-            wanted.told = None;
-            self.events.push_back((wanted.id, AdvertisementEvent::Registered { hold }));
+            advertisement.state = state;
+            advertisement.reported_error = None;
+            self.events.push_back((advertisement.id, AdvertisementEvent::Registered { hold }));
         }
     }
 
     /// Tells why a topic is not registered, if that is new.
-    fn trouble(&mut self, number: u64, error: Error) {
-        let wanted = self.topics.get_mut(&number).and_then(|topic| topic.wanted.as_mut());
-        if let Some(wanted) = wanted {
-            wanted.state = RegistrationState::Unconfirmed;
-            if wanted.told.as_ref() != Some(&error) {
-                wanted.told = Some(error.clone());
-                self.events.push_back((wanted.id, AdvertisementEvent::Trouble(error)));
+    fn report_error(&mut self, number: u64, error: Error) {
+        let advertisement =
+            self.topics.get_mut(&number).and_then(|topic| topic.advertisement.as_mut());
+        if let Some(advertisement) = advertisement {
+            advertisement.state = RegistrationState::Unconfirmed;
+            if advertisement.reported_error.as_ref() != Some(&error) {
+                advertisement.reported_error = Some(error.clone());
+                self.events.push_back((advertisement.id, AdvertisementEvent::Trouble(error)));
             }
         }
     }
 
-    fn saw(&mut self, number: u64, id: AdvertisementId, reply: Result<Reply>) {
+    fn identity_checked(&mut self, number: u64, id: AdvertisementId, reply: Result<Reply>) {
         if self.daemon.is_extended == Some(true) {
             let entry = reply.ok().and_then(|reply| reply.ext()?.entry.clone());
             // Where it cannot be told, the next REGISTER's turn is the next chance.
-            self.daemon.sees = entry.map(|entry| entry.pid.is_some());
+            self.daemon.sees_process = entry.map(|entry| entry.pid.is_some());
         }
         if self.in_session() {
-            self.hurry(number);
+            self.schedule_now(number);
         } else {
-            self.confirm(number, id);
+            self.report_registered(number, id);
         }
     }
 
@@ -547,7 +554,7 @@ impl AdvertisementManager {
         });
     }
 
-    fn renewed(&mut self, reply: &Result<Reply>, asked_at: Instant) {
+    fn session_renewed(&mut self, reply: &Result<Reply>, asked_at: Instant) {
         let ext = reply.as_ref().ok().and_then(Reply::ext);
         self.extend_lease(ext, asked_at);
         if ext.and_then(|ext| ext.known) == Some(false) {
@@ -556,12 +563,12 @@ impl AdvertisementManager {
             let lost = self.topics.iter().filter(|(_, topic)| topic.is_registered());
             let lost: Vec<_> = lost.map(|(number, _)| *number).collect();
             for number in lost {
-                self.hurry(number);
+                self.schedule_now(number);
             }
         }
     }
 
-    fn looked(&mut self, number: u64, reply: Result<Reply>, now: Instant) {
+    fn registration_checked(&mut self, number: u64, reply: Result<Reply>, now: Instant) {
         let Some(topic) = self.topics.get_mut(&number) else { return };
         let ext = reply.as_ref().ok().and_then(Reply::ext);
         let revision = ext.and_then(|ext| Some(ext.entry.as_ref()?.revision));
@@ -571,33 +578,33 @@ impl AdvertisementManager {
                     .registration
                     .take()
                     .filter(|registration| registration.is(&info, revision));
-                topic.is_found = true;
+                topic.is_verified = true;
             }
             Err(Error::NoSuchTopic { .. }) => topic.registration = None,
-            Err(error) => topic.refusal = Some(error),
+            Err(error) => topic.withdraw_error = Some(error),
         }
-        match topic.refusal.take() {
+        match topic.withdraw_error.take() {
             Some(error) if topic.registration.is_some() => {
                 let gone = topic
-                    .leaving
+                    .ending
                     .drain(..)
                     .map(|id| (id, AdvertisementEvent::Ended(Err(error.clone()))));
                 self.events.extend(gone);
-                self.trouble(number, error);
-                self.defer(number, MAX_PAUSE, now);
+                self.report_error(number, error);
+                self.schedule_after_pause(number, MAX_PAUSE, now);
             }
-            _ => self.hurry(number),
+            _ => self.schedule_now(number),
         }
     }
 
-    fn withdrew(&mut self, number: u64, reply: Result<Reply>) {
+    fn topic_withdrawn(&mut self, number: u64, reply: Result<Reply>) {
         let Some(topic) = self.topics.get_mut(&number) else { return };
         match reply.and_then(|reply| reply.unregistered(topic.name.as_str())) {
             Ok(()) | Err(Error::NoSuchTopic { .. }) => topic.registration = None,
-            Err(error) => topic.refusal = Some(error),
+            Err(error) => topic.withdraw_error = Some(error),
         }
-        topic.is_found = false;
-        self.hurry(number);
+        topic.is_verified = false;
+        self.schedule_now(number);
     }
 }
 

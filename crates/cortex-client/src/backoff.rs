@@ -27,22 +27,23 @@ impl Backoff {
 }
 
 /// A connection that lasted longer than this, and than twice the pause before it, was a good one.
-const CALM: Duration = Duration::from_millis(500);
+const GOOD_CONNECTION: Duration = Duration::from_millis(500);
 
 /// Connections that were lost, and how long to wait before the next one: not at all after a good
 /// one, since a daemon that was killed may be back already.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ReconnectBackoff {
     /// When the last one was, and the pause after it.
-    last: Option<(Instant, Duration)>,
+    last_loss: Option<(Instant, Duration)>,
     backoff: Backoff,
 }
 
 impl ReconnectBackoff {
     /// A connection was lost at `now`: how long to wait.
     pub(crate) fn pause(&mut self, now: Instant) -> Duration {
-        let was_good = self.last.is_none_or(|(at, pause)| {
-            now.saturating_duration_since(at).saturating_sub(pause) >= CALM.max(2 * pause)
+        let was_good = self.last_loss.is_none_or(|(at, pause)| {
+            now.saturating_duration_since(at).saturating_sub(pause)
+                >= GOOD_CONNECTION.max(2 * pause)
         });
         let pause = if was_good {
             self.backoff = Backoff::default();
@@ -50,7 +51,7 @@ impl ReconnectBackoff {
         } else {
             self.backoff.pause()
         };
-        self.last = Some((now, pause));
+        self.last_loss = Some((now, pause));
         pause
     }
 }
@@ -76,11 +77,11 @@ mod tests {
             now += pause;
             pause.as_millis()
         };
-        let short = CALM * 9 / 10;
+        let short = GOOD_CONNECTION * 9 / 10;
         assert_eq!(after(Duration::ZERO), 0);
         assert_eq!(after(short), 10);
-        assert_eq!(after(CALM), 0, "a good one");
-        assert_eq!(after(CALM), 0);
+        assert_eq!(after(GOOD_CONNECTION), 0, "a good one");
+        assert_eq!(after(GOOD_CONNECTION), 0);
         for pause in [10, 20, 40, 80, 160, 320, 640, 1000, 1000] {
             assert_eq!(after(short), pause);
         }

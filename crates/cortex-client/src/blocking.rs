@@ -11,7 +11,7 @@ use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
 
 use crate::advertise::{Advertisement, Advertiser, CLOSE_TIMEOUT, Notice};
 use crate::builder::DiscoveryClientBuilder;
-use crate::connection::{Call, Connection, Outcome};
+use crate::connection::{Call, CallOutcome, Connection};
 use crate::error::{Error, Result};
 use crate::exchange::RetryPolicy;
 use crate::info::{Description, Hello};
@@ -119,25 +119,25 @@ impl DiscoveryClient {
         let now = Instant::now();
         let mut wait = Wait::start(topic, timeout, self.poll_interval, self.policy.timeout, now);
         loop {
-            let query = match wait.next(Instant::now()) {
-                WaitAction::Ask(query) => query,
+            let query = match wait.next_action(Instant::now()) {
+                WaitAction::Send(query) => query,
                 WaitAction::Pause(pause) => {
                     thread::sleep(pause);
                     continue;
                 }
-                WaitAction::Over => return Err(wait.failure(self.address())),
+                WaitAction::Expired => return Err(wait.failure(self.address())),
             };
             let mut call = Call::of(query);
-            match self.connection.proceed(&mut call, None) {
-                Ok(Outcome::Answered(reply)) => {
+            match self.connection.advance(&mut call, None) {
+                Ok(CallOutcome::Answered(reply)) => {
                     if let Some(info) = wait.answered(reply, Instant::now())? {
                         return Ok(info);
                     }
                 }
-                Ok(Outcome::Lost) => wait.lost(Instant::now()),
+                Ok(CallOutcome::Lost) => wait.lost(Instant::now()),
                 Err(Error::NoAnswer { .. }) => wait.unanswered(call.was_lost()),
                 // Without a time of its own the call goes on to an outcome.
-                Ok(Outcome::Pending) => {}
+                Ok(CallOutcome::Pending) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -216,7 +216,7 @@ impl DiscoveryClient {
     /// As [`ping`](Self::ping).
     pub fn hello(&mut self) -> Result<Hello> {
         let request = DiscoveryRequest::ping().with_ext(RequestExt::default());
-        self.connection.call(&request, self.policy)?.greeted()
+        self.connection.call(&request, self.policy)?.daemon_info()
     }
 
     /// Asks for one topic, and for what the daemon knows of it.
@@ -244,7 +244,7 @@ impl DiscoveryClient {
     /// [`Error::Unsupported`] when the daemon has none, as one that speaks the legacy protocol
     /// alone; [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`].
     pub fn stats(&mut self) -> Result<BTreeMap<String, u64>> {
-        self.connection.call(&DiscoveryRequest::stats(), self.policy)?.counted()
+        self.connection.call(&DiscoveryRequest::stats(), self.policy)?.stats()
     }
 
     /// Asks the daemon to end. It may still be there for a moment after it agreed.

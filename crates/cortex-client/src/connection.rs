@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cortex_proto::DiscoveryRequest;
 use tracing::debug;
 
-use crate::context::{ContextSlot, with_context_slot};
+use crate::context::{ContextSlot, create_sockets};
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, ExchangeAction, Query, RetryPolicy, poll_millis};
 use crate::reply::{RawReply, Reply};
@@ -56,7 +56,7 @@ impl Connection {
         debug!(address = self.address, command = %request.command, "request");
         let mut call = Call::new(request.to_bytes(), policy, OnLoss::Ignore);
         loop {
-            if let Outcome::Answered(reply) = self.proceed(&mut call, None)? {
+            if let CallOutcome::Answered(reply) = self.advance(&mut call, None)? {
                 return Ok(reply);
             }
         }
@@ -69,23 +69,27 @@ impl Connection {
     /// # Errors
     /// [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Address`] and [`Error::Transport`];
     /// then the call is over.
-    pub(crate) fn proceed(&mut self, call: &mut Call, until: Option<Instant>) -> Result<Outcome> {
+    pub(crate) fn advance(
+        &mut self,
+        call: &mut Call,
+        until: Option<Instant>,
+    ) -> Result<CallOutcome> {
         let raw = match self.exchange(call, until) {
             Ok(Progress::Received(raw)) => raw,
             Ok(Progress::Lost) => {
                 self.req_socket = None;
-                return Ok(Outcome::Lost);
+                return Ok(CallOutcome::Lost);
             }
-            Ok(Progress::Sent | Progress::Nothing) => return Ok(Outcome::Pending),
+            Ok(Progress::Sent | Progress::None) => return Ok(CallOutcome::Pending),
             Err(error) => {
                 self.req_socket = None;
                 return Err(error);
             }
         };
-        let reply = Reply::read(&raw, call.exchange.sendings());
+        let reply = Reply::read(&raw, call.exchange.times_sent());
         let attempt = call.exchange.attempt();
         debug!(attempt, bytes = raw.body.len(), readable = reply.is_ok(), "reply");
-        reply.map(Outcome::Answered)
+        reply.map(CallOutcome::Answered)
     }
 
     /// Listens no more to what becomes of the connection, and frees what that costs.
@@ -96,7 +100,7 @@ impl Connection {
     }
 
     /// Ends with what was received, with [`Progress::Lost`] where that is to be told, or with
-    /// [`Progress::Nothing`] at `until`.
+    /// [`Progress::None`] at `until`.
     fn exchange(&mut self, call: &mut Call, until: Option<Instant>) -> Result<Progress> {
         let exchange = &mut call.exchange;
         // An answer that came while nobody looked is one, also when its time is over meanwhile.
@@ -109,7 +113,7 @@ impl Connection {
         loop {
             let now = Instant::now();
             let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
-            let next = match exchange.next(now) {
+            let next = match exchange.next_action(now) {
                 ExchangeAction::GiveUp => {
                     let policy = exchange.policy();
                     debug!(attempts = policy.attempts, "no answer");
@@ -120,7 +124,7 @@ impl Connection {
                     self.req_socket = None;
                     continue;
                 }
-                ExchangeAction::Pause { .. } if left.is_zero() => return Ok(Progress::Nothing),
+                ExchangeAction::Pause { .. } if left.is_zero() => return Ok(Progress::None),
                 ExchangeAction::Pause { within } => {
                     // It would connect all the same, and more often.
                     self.req_socket = None;
@@ -154,9 +158,9 @@ impl Connection {
                     exchange.lost(Instant::now());
                 }
                 // What could be done without waiting is done.
-                Ok(Progress::Nothing) if left.is_zero() => return Ok(Progress::Nothing),
+                Ok(Progress::None) if left.is_zero() => return Ok(Progress::None),
                 // Nothing yet, or a signal came: the deadline decides.
-                Ok(Progress::Nothing) | Err(zmq::Error::EINTR) => {}
+                Ok(Progress::None) | Err(zmq::Error::EINTR) => {}
                 Err(source) => {
                     debug!(%source, "the socket failed");
                     return Err(Error::Transport { address: self.address.clone(), source });
@@ -173,7 +177,7 @@ pub(crate) enum OnLoss {
     Ignore,
     /// Send the request again. Not for a SHUTDOWN.
     Resend,
-    /// The call is over with [`Outcome::Lost`], also when the connection was lost before it.
+    /// The call is over with [`CallOutcome::Lost`], also when the connection was lost before it.
     Report,
 }
 
@@ -208,7 +212,7 @@ impl Call {
 
 /// What has become of a call.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum CallOutcome {
     Answered(Reply),
     /// The connection was lost, and the call is over.
     Lost,
@@ -232,7 +236,7 @@ enum Progress {
     Sent,
     Received(RawReply),
     Lost,
-    Nothing,
+    None,
 }
 
 /// A REQ socket, and the monitor that tells when its connection goes away.
@@ -257,7 +261,7 @@ impl ReqSocket {
 
     /// One that is yet to be connected. It is monitored where there are events to listen to.
     fn prepare(address: &str, events: &[zmq::SocketEvent]) -> Result<Self> {
-        let made = with_context_slot(|slot| {
+        let made = create_sockets(|slot| {
             let socket = slot.socket(zmq::REQ)?;
             configure(&socket, address)?;
             let mut req_socket = Self { socket, monitor: None, slot };
@@ -295,15 +299,14 @@ impl ReqSocket {
     fn step(&self, next: ExchangeAction, body: &[u8]) -> zmq::Result<Progress> {
         match next {
             ExchangeAction::Send { within } => {
-                if self.take_losses()? {
+                if self.take_disconnects()? {
                     return Ok(Progress::Lost);
                 }
                 match self.socket.send(body, zmq::DONTWAIT) {
                     Ok(()) => Ok(Progress::Sent),
-                    Err(zmq::Error::EAGAIN) => self
-                        .socket
-                        .poll(zmq::POLLOUT, poll_millis(within))
-                        .map(|_| Progress::Nothing),
+                    Err(zmq::Error::EAGAIN) => {
+                        self.socket.poll(zmq::POLLOUT, poll_millis(within)).map(|_| Progress::None)
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -312,13 +315,13 @@ impl ReqSocket {
                 // A reply that came before the connection was lost is a reply.
                 match receive(&self.socket) {
                     Ok(raw) => Ok(Progress::Received(raw)),
-                    Err(zmq::Error::EAGAIN) if self.take_losses()? => Ok(Progress::Lost),
-                    Err(zmq::Error::EAGAIN) => Ok(Progress::Nothing),
+                    Err(zmq::Error::EAGAIN) if self.take_disconnects()? => Ok(Progress::Lost),
+                    Err(zmq::Error::EAGAIN) => Ok(Progress::None),
                     Err(error) => Err(error),
                 }
             }
             ExchangeAction::Pause { .. } | ExchangeAction::Reconnect | ExchangeAction::GiveUp => {
-                Ok(Progress::Nothing)
+                Ok(Progress::None)
             }
         }
     }
@@ -333,7 +336,7 @@ impl ReqSocket {
     }
 
     /// Takes all events from the monitor: there is only one kind.
-    fn take_losses(&self) -> zmq::Result<bool> {
+    fn take_disconnects(&self) -> zmq::Result<bool> {
         let Some(monitor) = &self.monitor else { return Ok(false) };
         let mut is_lost = false;
         loop {

@@ -51,7 +51,7 @@ impl ContextSlot {
 ///
 /// libzmq closes sockets in the background. So a context may be full although few of its places are
 /// taken: when a daemon ends, all its clients replace their connections at once.
-pub(crate) fn with_context_slot<T>(make: impl Fn(ContextSlot) -> zmq::Result<T>) -> zmq::Result<T> {
+pub(crate) fn create_sockets<T>(make: impl Fn(ContextSlot) -> zmq::Result<T>) -> zmq::Result<T> {
     let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
     if contexts.first().is_some_and(|context| context.process != process::id()) {
         // They cannot even be ended here.
@@ -82,7 +82,7 @@ mod tests {
                 sockets.into_iter().collect::<zmq::Result<Vec<_>>>().map(|all| (all, slot))
             };
             let connections: zmq::Result<Vec<_>> =
-                (0..CONNECTIONS_PER_CONTEXT).map(|_| with_context_slot(connect)).collect();
+                (0..CONNECTIONS_PER_CONTEXT).map(|_| create_sockets(connect)).collect();
             assert_eq!(connections.map(|all| all.len()), Ok(CONNECTIONS_PER_CONTEXT));
         }
     }

@@ -1,7 +1,7 @@
 //! One request and its attempts: what to do next, and until when.
 //!
 //! Nothing here has a socket or reads a clock: `now` is an argument, and the caller carries out
-//! what [`Exchange::next`] says. A blocking and an asynchronous client can share it.
+//! what [`Exchange::next_action`] says. A blocking and an asynchronous client can share it.
 
 use std::time::{Duration, Instant};
 
@@ -56,9 +56,9 @@ pub(crate) enum ExchangeAction {
 pub(crate) struct Exchange {
     policy: RetryPolicy,
     attempt: u32,
-    began: Instant,
-    sent: bool,
-    sendings: u32,
+    attempt_started: Instant,
+    is_sent: bool,
+    times_sent: u32,
     loss: Option<Loss>,
     reconnect_backoff: ReconnectBackoff,
 }
@@ -75,9 +75,9 @@ impl Exchange {
         Self {
             policy,
             attempt: 1,
-            began: now,
-            sent: false,
-            sendings: 0,
+            attempt_started: now,
+            is_sent: false,
+            times_sent: 0,
             loss: None,
             reconnect_backoff: ReconnectBackoff::default(),
         }
@@ -94,23 +94,24 @@ impl Exchange {
 
     /// How often the request has left. From the second time on the daemon may have carried it out
     /// before.
-    pub(crate) fn sendings(&self) -> u32 {
-        self.sendings
+    pub(crate) fn times_sent(&self) -> u32 {
+        self.times_sent
     }
 
     /// Whether the request of this attempt has left.
     pub(crate) fn is_sent(&self) -> bool {
-        self.sent
+        self.is_sent
     }
 
     /// What to do at `now`. Asking again without need changes nothing.
-    pub(crate) fn next(&mut self, now: Instant) -> ExchangeAction {
+    pub(crate) fn next_action(&mut self, now: Instant) -> ExchangeAction {
         // Durations are compared, not instants added: no timeout is too long to be represented.
-        let within = self.policy.timeout.saturating_sub(now.saturating_duration_since(self.began));
+        let within =
+            self.policy.timeout.saturating_sub(now.saturating_duration_since(self.attempt_started));
         if !within.is_zero() {
             return match self.loss {
                 Some(loss) => self.replace(loss, now, within),
-                None if self.sent => ExchangeAction::Receive { within },
+                None if self.is_sent => ExchangeAction::Receive { within },
                 None => ExchangeAction::Send { within },
             };
         }
@@ -118,8 +119,8 @@ impl Exchange {
             return ExchangeAction::GiveUp;
         }
         self.attempt += 1;
-        self.began = now;
-        self.sent = false;
+        self.attempt_started = now;
+        self.is_sent = false;
         self.loss = None;
         ExchangeAction::Reconnect
     }
@@ -130,14 +131,14 @@ impl Exchange {
             return ExchangeAction::Pause { within: pause.min(within) };
         }
         self.loss = None;
-        self.sent = false;
+        self.is_sent = false;
         ExchangeAction::Reconnect
     }
 
     /// The request has left.
     pub(crate) fn sent(&mut self) {
-        self.sent = true;
-        self.sendings = self.sendings.saturating_add(1);
+        self.is_sent = true;
+        self.times_sent = self.times_sent.saturating_add(1);
     }
 
     /// The connection on which the answer was awaited is gone, and with it the request: it is sent
@@ -145,7 +146,7 @@ impl Exchange {
     ///
     /// Not for a SHUTDOWN, which would end the next daemon.
     pub(crate) fn lost(&mut self, now: Instant) {
-        if !self.sent || self.loss.is_some() {
+        if !self.is_sent || self.loss.is_some() {
             return;
         }
         self.loss = Some(Loss { at: now, pause: self.reconnect_backoff.pause(now) });
@@ -174,12 +175,18 @@ mod tests {
     fn a_single_attempt_sends_waits_and_gives_up() {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
-        assert_eq!(exchange.next(start), ExchangeAction::Send { within: SECOND });
+        assert_eq!(exchange.next_action(start), ExchangeAction::Send { within: SECOND });
         exchange.sent();
-        assert_eq!(exchange.next(start + ms(400)), ExchangeAction::Receive { within: ms(600) });
-        assert_eq!(exchange.next(start + ms(999)), ExchangeAction::Receive { within: ms(1) });
-        assert_eq!(exchange.next(start + ms(1000)), ExchangeAction::GiveUp);
-        assert_eq!(exchange.next(start + ms(5000)), ExchangeAction::GiveUp);
+        assert_eq!(
+            exchange.next_action(start + ms(400)),
+            ExchangeAction::Receive { within: ms(600) }
+        );
+        assert_eq!(
+            exchange.next_action(start + ms(999)),
+            ExchangeAction::Receive { within: ms(1) }
+        );
+        assert_eq!(exchange.next_action(start + ms(1000)), ExchangeAction::GiveUp);
+        assert_eq!(exchange.next_action(start + ms(5000)), ExchangeAction::GiveUp);
         assert_eq!(exchange.attempt(), 1);
     }
 
@@ -189,13 +196,19 @@ mod tests {
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 3 }, start);
         for attempt in 1..=3 {
             // Each attempt ends 10 ms late, and the next one is not shorter for it.
-            let began = start + ms(1010) * (attempt - 1);
+            let attempt_started = start + ms(1010) * (attempt - 1);
             assert_eq!(exchange.attempt(), attempt);
-            assert_eq!(exchange.next(began), ExchangeAction::Send { within: SECOND });
+            assert_eq!(
+                exchange.next_action(attempt_started),
+                ExchangeAction::Send { within: SECOND }
+            );
             exchange.sent();
-            assert_eq!(exchange.next(began + ms(1)), ExchangeAction::Receive { within: ms(999) });
+            assert_eq!(
+                exchange.next_action(attempt_started + ms(1)),
+                ExchangeAction::Receive { within: ms(999) }
+            );
             let over = if attempt < 3 { ExchangeAction::Reconnect } else { ExchangeAction::GiveUp };
-            assert_eq!(exchange.next(began + ms(1010)), over);
+            assert_eq!(exchange.next_action(attempt_started + ms(1010)), over);
         }
     }
 
@@ -203,8 +216,8 @@ mod tests {
     fn a_request_that_cannot_leave_also_ends() {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
-        assert_eq!(exchange.next(start + ms(700)), ExchangeAction::Send { within: ms(300) });
-        assert_eq!(exchange.next(start + SECOND), ExchangeAction::GiveUp);
+        assert_eq!(exchange.next_action(start + ms(700)), ExchangeAction::Send { within: ms(300) });
+        assert_eq!(exchange.next_action(start + SECOND), ExchangeAction::GiveUp);
     }
 
     #[test]
@@ -213,19 +226,22 @@ mod tests {
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
         exchange.lost(start);
         assert_eq!(
-            exchange.next(start),
+            exchange.next_action(start),
             ExchangeAction::Send { within: SECOND },
             "nothing was under way"
         );
         exchange.sent();
-        assert_eq!(exchange.sendings(), 1);
+        assert_eq!(exchange.times_sent(), 1);
         exchange.lost(start + ms(300));
-        assert_eq!(exchange.next(start + ms(300)), ExchangeAction::Reconnect);
-        assert_eq!(exchange.next(start + ms(301)), ExchangeAction::Send { within: ms(699) });
+        assert_eq!(exchange.next_action(start + ms(300)), ExchangeAction::Reconnect);
+        assert_eq!(exchange.next_action(start + ms(301)), ExchangeAction::Send { within: ms(699) });
         exchange.sent();
-        assert_eq!((exchange.sendings(), exchange.attempt()), (2, 1));
-        assert_eq!(exchange.next(start + ms(999)), ExchangeAction::Receive { within: ms(1) });
-        assert_eq!(exchange.next(start + SECOND), ExchangeAction::GiveUp);
+        assert_eq!((exchange.times_sent(), exchange.attempt()), (2, 1));
+        assert_eq!(
+            exchange.next_action(start + ms(999)),
+            ExchangeAction::Receive { within: ms(1) }
+        );
+        assert_eq!(exchange.next_action(start + SECOND), ExchangeAction::GiveUp);
     }
 
     #[test]
@@ -235,12 +251,12 @@ mod tests {
         let mut exchange = Exchange::start(policy, start);
         let mut now = start;
         let lose = |exchange: &mut Exchange, now: &mut Instant| {
-            assert!(matches!(exchange.next(*now), ExchangeAction::Send { .. }));
+            assert!(matches!(exchange.next_action(*now), ExchangeAction::Send { .. }));
             exchange.sent();
             exchange.lost(*now);
             exchange.lost(*now);
             let from = *now;
-            while let ExchangeAction::Pause { within } = exchange.next(*now) {
+            while let ExchangeAction::Pause { within } = exchange.next_action(*now) {
                 *now += within;
             }
             *now - from
@@ -258,36 +274,36 @@ mod tests {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 2 }, start);
         for _ in 0..2 {
-            exchange.next(start);
+            exchange.next_action(start);
             exchange.sent();
             exchange.lost(start + ms(995));
-            exchange.next(start + ms(995));
+            exchange.next_action(start + ms(995));
         }
         // It would pause for 10 ms now, and has 5 ms.
-        assert_eq!(exchange.next(start + ms(995)), ExchangeAction::Pause { within: ms(5) });
-        assert_eq!(exchange.next(start + SECOND), ExchangeAction::Reconnect);
+        assert_eq!(exchange.next_action(start + ms(995)), ExchangeAction::Pause { within: ms(5) });
+        assert_eq!(exchange.next_action(start + SECOND), ExchangeAction::Reconnect);
         assert_eq!(exchange.attempt(), 2);
-        assert_eq!(exchange.next(start + SECOND), ExchangeAction::Send { within: SECOND });
+        assert_eq!(exchange.next_action(start + SECOND), ExchangeAction::Send { within: SECOND });
         exchange.sent();
         exchange.lost(start + SECOND);
-        assert_eq!(exchange.next(start + 2 * SECOND), ExchangeAction::GiveUp);
+        assert_eq!(exchange.next_action(start + 2 * SECOND), ExchangeAction::GiveUp);
     }
 
     #[test]
     fn the_ends_of_the_range() {
         let start = Instant::now();
         let mut none = Exchange::start(RetryPolicy { timeout: Duration::ZERO, attempts: 1 }, start);
-        assert_eq!(none.next(start), ExchangeAction::GiveUp);
+        assert_eq!(none.next_action(start), ExchangeAction::GiveUp);
 
         let policy = RetryPolicy { timeout: Duration::MAX, attempts: u32::MAX };
         let mut endless = Exchange::start(policy, start);
-        assert_eq!(endless.next(start), ExchangeAction::Send { within: Duration::MAX });
+        assert_eq!(endless.next_action(start), ExchangeAction::Send { within: Duration::MAX });
         assert_eq!(policy.total(), Duration::MAX);
 
         // A clock that is read by several threads may seem to go back.
         let mut early =
             Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start + SECOND);
-        assert_eq!(early.next(start), ExchangeAction::Send { within: SECOND });
+        assert_eq!(early.next_action(start), ExchangeAction::Send { within: SECOND });
     }
 
     #[test]

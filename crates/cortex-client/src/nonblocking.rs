@@ -212,7 +212,7 @@ impl AsyncDiscoveryClient {
     /// As [`ping`](Self::ping).
     pub async fn hello(&self) -> Result<Hello> {
         let request = DiscoveryRequest::ping().with_ext(RequestExt::default());
-        self.call(&request).await?.greeted()
+        self.call(&request).await?.daemon_info()
     }
 
     /// Asks for one topic, and for what the daemon knows of it.
@@ -241,7 +241,7 @@ impl AsyncDiscoveryClient {
     /// alone; and those of every call: [`Error::Refused`], [`Error::NoAnswer`],
     /// [`Error::Unreadable`], [`Error::Transport`], [`Error::NoRuntime`].
     pub async fn stats(&self) -> Result<BTreeMap<String, u64>> {
-        self.call(&DiscoveryRequest::stats()).await?.counted()
+        self.call(&DiscoveryRequest::stats()).await?.stats()
     }
 
     /// Asks the daemon to end. It may still be there for a moment after it agreed.
@@ -268,18 +268,18 @@ impl AsyncDiscoveryClient {
         let now = connection.now();
         let mut wait = Wait::start(topic, timeout, self.poll_interval, self.policy.timeout, now);
         loop {
-            match wait.next(connection.now()) {
-                WaitAction::Ask(query) => match connection.ask(query).await? {
-                    QueryOutcome::Answer(reply) => {
+            match wait.next_action(connection.now()) {
+                WaitAction::Send(query) => match connection.query(query).await? {
+                    QueryOutcome::Reply(reply) => {
                         if let Some(info) = wait.answered(reply, connection.now())? {
                             return Ok(info);
                         }
                     }
-                    QueryOutcome::Loss => wait.lost(connection.now()),
-                    QueryOutcome::Nothing { was_lost, .. } => wait.unanswered(was_lost),
+                    QueryOutcome::Disconnected => wait.lost(connection.now()),
+                    QueryOutcome::NoAnswer { was_lost, .. } => wait.unanswered(was_lost),
                 },
                 WaitAction::Pause(pause) => connection.pause(pause).await?,
-                WaitAction::Over => return Err(wait.failure(self.address())),
+                WaitAction::Expired => return Err(wait.failure(self.address())),
             }
         }
     }

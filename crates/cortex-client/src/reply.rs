@@ -33,16 +33,16 @@ pub(crate) enum WatchReply {
 #[derive(Debug)]
 pub(crate) struct Reply {
     response: Box<DiscoveryResponse>,
-    sendings: u32,
+    times_sent: u32,
 }
 
 impl Reply {
-    pub(crate) fn read(raw: &RawReply, sendings: u32) -> Result<Self> {
+    pub(crate) fn read(raw: &RawReply, times_sent: u32) -> Result<Self> {
         if raw.parts != 1 {
             return Err(UnreadableReply::Parts { count: raw.parts }.into());
         }
         let response = DiscoveryResponse::from_bytes(&raw.body).map_err(UnreadableReply::Decode)?;
-        Ok(Self { response: Box::new(response), sendings })
+        Ok(Self { response: Box::new(response), times_sent })
     }
 
     /// The answer to REGISTER.
@@ -67,7 +67,7 @@ impl Reply {
         match self.response.status {
             DiscoveryStatus::Ok => Ok(()),
             // An earlier sending did it, and only its answer was lost.
-            DiscoveryStatus::NotFound if self.sendings > 1 => Ok(()),
+            DiscoveryStatus::NotFound if self.times_sent > 1 => Ok(()),
             DiscoveryStatus::NotFound => Err(Error::NoSuchTopic { topic: topic.to_owned() }),
             DiscoveryStatus::AlreadyExists | DiscoveryStatus::Error => Err(self.failure()),
         }
@@ -102,7 +102,7 @@ impl Reply {
     }
 
     /// The answer to a PING that asks for an extension.
-    pub(crate) fn greeted(self) -> Result<Hello> {
+    pub(crate) fn daemon_info(self) -> Result<Hello> {
         let ext = self.response.ext.clone();
         self.done()?;
         Ok(ext.map_or_else(Hello::default, |ext| Hello {
@@ -140,7 +140,7 @@ impl Reply {
     }
 
     /// The answer to STATS: every number that the daemon sends, by its name.
-    pub(crate) fn counted(mut self) -> Result<BTreeMap<String, u64>> {
+    pub(crate) fn stats(mut self) -> Result<BTreeMap<String, u64>> {
         let Some(ext) = self.response.ext.take() else {
             return Err(Error::Unsupported { request: DiscoveryCommand::Stats.into() });
         };
@@ -202,8 +202,8 @@ mod tests {
 
     use super::*;
 
-    fn reply(status: DiscoveryStatus, message: &str, sendings: u32) -> Reply {
-        Reply { response: Box::new(DiscoveryResponse::new(status, message)), sendings }
+    fn reply(status: DiscoveryStatus, message: &str, times_sent: u32) -> Reply {
+        Reply { response: Box::new(DiscoveryResponse::new(status, message)), times_sent }
     }
 
     fn info(name: &str) -> TopicInfo {
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(register(AlreadyExists), Err(taken()));
         assert_eq!(register(Failed), Err(refused()));
 
-        let unregister = |status, sendings| reply(status, "why", sendings).unregistered("/a");
+        let unregister = |status, times_sent| reply(status, "why", times_sent).unregistered("/a");
         assert_eq!(unregister(Done, 1), Ok(()));
         assert_eq!(unregister(NotFound, 1), Err(missing()));
         assert_eq!(unregister(NotFound, 2), Ok(()));
@@ -283,7 +283,7 @@ mod tests {
                 topic_info: Some(info(name)),
                 ..DiscoveryResponse::new(DiscoveryStatus::Ok, "")
             }),
-            sendings: 1,
+            times_sent: 1,
         };
         assert_eq!(answer("/a").found("/a"), Ok(info("/a")));
         let other = UnreadableReply::OtherTopic { found: "/b".into() };
@@ -298,7 +298,7 @@ mod tests {
             ext,
             ..DiscoveryResponse::new(DiscoveryStatus::Ok, "")
         };
-        Reply { response: Box::new(response), sendings: 1 }
+        Reply { response: Box::new(response), times_sent: 1 }
     }
 
     fn entry(revision: u64) -> EntryExt {
@@ -314,16 +314,16 @@ mod tests {
 
     #[test]
     fn a_daemon_of_level_0_says_nothing_of_itself() {
-        assert_eq!(extended(Vec::new(), None).greeted(), Ok(Hello::default()));
+        assert_eq!(extended(Vec::new(), None).daemon_info(), Ok(Hello::default()));
         let ext = ResponseExt {
             server: Some("cortex-discovery/1.2.3".into()),
             uptime_ms: Some(1500),
             ..ResponseExt::default()
         };
-        let hello = extended(Vec::new(), Some(ext)).greeted().unwrap();
+        let hello = extended(Vec::new(), Some(ext)).daemon_info().unwrap();
         assert_eq!((hello.level, hello.uptime), (1, Some(Duration::from_millis(1500))));
         assert_eq!((hello.server.as_deref(), hello.topics), (Some("cortex-discovery/1.2.3"), None));
-        let refused = reply(DiscoveryStatus::Error, "why", 1).greeted();
+        let refused = reply(DiscoveryStatus::Error, "why", 1).daemon_info();
         assert_eq!(refused, Err(Error::Refused { message: "why".into() }));
     }
 
@@ -355,9 +355,9 @@ mod tests {
     fn statistics_are_all_numbers_that_were_sent() {
         let counts = BTreeMap::from([("requests".to_owned(), 5)]);
         let ext = ResponseExt { topics: Some(2), counts, ..ResponseExt::default() };
-        let counted = extended(Vec::new(), Some(ext)).counted();
-        assert_eq!(counted, Ok(BTreeMap::from([("requests".into(), 5), ("topics".into(), 2)])));
-        let unsupported = reply(DiscoveryStatus::Error, "Failed to parse request", 1).counted();
+        let stats = extended(Vec::new(), Some(ext)).stats();
+        assert_eq!(stats, Ok(BTreeMap::from([("requests".into(), 5), ("topics".into(), 2)])));
+        let unsupported = reply(DiscoveryStatus::Error, "Failed to parse request", 1).stats();
         let request = DiscoveryCommand::Stats.into();
         assert_eq!(unsupported, Err(Error::Unsupported { request }));
     }

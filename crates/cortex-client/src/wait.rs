@@ -27,11 +27,11 @@ pub(crate) const LONG_POLL: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WaitAction {
     /// Ask this, then tell [`Wait::answered`], [`Wait::unanswered`] or [`Wait::lost`].
-    Ask(Query),
+    Send(Query),
     /// Do nothing for this long.
     Pause(Duration),
     /// The time is over, and [`Wait::failure`] tells how.
-    Over,
+    Expired,
 }
 
 /// A wait under way.
@@ -42,24 +42,24 @@ pub(crate) struct Wait {
     interval: Duration,
     answer_timeout: Duration,
     started: Instant,
-    asked: Option<WaitQuery>,
+    last_query: Option<WaitQuery>,
     queries: u32,
     /// The daemon holds answers back: it said so in its last one.
-    is_parking: bool,
+    parks_requests: bool,
     not_before: Option<(Instant, Duration)>,
-    early: Backoff,
+    early_replies: Backoff,
     reconnect_backoff: ReconnectBackoff,
-    heard: Option<bool>,
+    was_answered: Option<bool>,
 }
 
 /// The last question.
 #[derive(Clone, Copy, Debug)]
 struct WaitQuery {
-    at: Instant,
+    sent_at: Instant,
     /// How long the daemon was to hold its answer back.
-    parked: Option<Duration>,
+    park_time: Option<Duration>,
     /// The wait's end left it less than its own time.
-    is_cut_short: bool,
+    is_shortened: bool,
 }
 
 impl Wait {
@@ -78,21 +78,21 @@ impl Wait {
             interval,
             answer_timeout,
             started: now,
-            asked: None,
+            last_query: None,
             queries: 0,
-            is_parking: false,
+            parks_requests: false,
             not_before: None,
-            early: Backoff::default(),
+            early_replies: Backoff::default(),
             reconnect_backoff: ReconnectBackoff::default(),
-            heard: None,
+            was_answered: None,
         }
     }
 
     /// What to do at `now`.
-    pub(crate) fn next(&mut self, now: Instant) -> WaitAction {
+    pub(crate) fn next_action(&mut self, now: Instant) -> WaitAction {
         let left = self.timeout.saturating_sub(now.saturating_duration_since(self.started));
         if left.is_zero() {
-            return WaitAction::Over;
+            return WaitAction::Expired;
         }
         let pause = self.not_before.map_or(Duration::ZERO, |(since, pause)| {
             pause.saturating_sub(now.saturating_duration_since(since))
@@ -101,16 +101,16 @@ impl Wait {
             return WaitAction::Pause(pause.min(left));
         }
         self.not_before = None;
-        let parked = self.is_parking.then_some(left.min(LONG_POLL));
-        let timeout = parked.unwrap_or_default().saturating_add(self.answer_timeout);
-        self.asked = Some(WaitQuery { at: now, parked, is_cut_short: left < timeout });
+        let park_time = self.parks_requests.then_some(left.min(LONG_POLL));
+        let timeout = park_time.unwrap_or_default().saturating_add(self.answer_timeout);
+        self.last_query = Some(WaitQuery { sent_at: now, park_time, is_shortened: left < timeout });
         self.queries = self.queries.saturating_add(1);
-        let request = match parked {
-            Some(parked) => DiscoveryRequest::wait(&self.topic, whole_millis(parked)),
+        let request = match park_time {
+            Some(park_time) => DiscoveryRequest::wait(&self.topic, whole_millis(park_time)),
             None => DiscoveryRequest::lookup(&self.topic).with_ext(RequestExt::default()),
         };
         let timeout = timeout.min(left);
-        WaitAction::Ask(Query { body: request.to_bytes(), timeout, may_park: parked.is_some() })
+        WaitAction::Send(Query { body: request.to_bytes(), timeout, may_park: park_time.is_some() })
     }
 
     /// The daemon answered at `now`: with the topic, or that it is not there.
@@ -118,30 +118,30 @@ impl Wait {
     /// # Errors
     /// [`Error::Refused`], [`Error::Unreadable`]: then the wait is over.
     pub(crate) fn answered(&mut self, reply: Reply, now: Instant) -> Result<Option<TopicInfo>> {
-        self.heard = Some(true);
-        let parked = self.asked.and_then(|asked| asked.parked);
+        self.was_answered = Some(true);
+        let park_time = self.last_query.and_then(|last_query| last_query.park_time);
         let speaks_extensions = reply.ext().is_some();
         match reply.found(&self.topic) {
             Err(Error::NoSuchTopic { .. }) => {}
             // The daemon does not know WAIT: it was replaced. If it refuses more than that, so it
             // will with the next LOOKUP.
-            Err(Error::Refused { .. }) if parked.is_some() => {
-                self.is_parking = false;
-                self.look_at_interval();
+            Err(Error::Refused { .. }) if park_time.is_some() => {
+                self.parks_requests = false;
+                self.retry_after_interval();
                 return Ok(None);
             }
             found_or_failed => return found_or_failed.map(Some),
         }
-        self.is_parking = speaks_extensions;
+        self.parks_requests = speaks_extensions;
         if !speaks_extensions {
-            self.look_at_interval();
-        } else if let (Some(asked), Some(parked)) = (self.asked, parked) {
-            if now.saturating_duration_since(asked.at) < parked / 2 {
+            self.retry_after_interval();
+        } else if let (Some(last_query), Some(park_time)) = (self.last_query, park_time) {
+            if now.saturating_duration_since(last_query.sent_at) < park_time / 2 {
                 // It is full, or about to end.
-                self.is_parking = false;
-                self.not_before = Some((now, self.early.pause()));
+                self.parks_requests = false;
+                self.not_before = Some((now, self.early_replies.pause()));
             } else {
-                self.early = Backoff::default();
+                self.early_replies = Backoff::default();
             }
         }
         Ok(None)
@@ -150,29 +150,29 @@ impl Wait {
     /// No answer came in time. `was_lost`: a connection was lost meanwhile.
     pub(crate) fn unanswered(&mut self, was_lost: bool) {
         // A question that was cut short says nothing against a daemon that answered before.
-        let is_cut_short = self.asked.is_some_and(|asked| asked.is_cut_short);
-        if was_lost || !is_cut_short || self.heard.is_none() {
-            self.heard = Some(false);
+        let is_shortened = self.last_query.is_some_and(|last_query| last_query.is_shortened);
+        if was_lost || !is_shortened || self.was_answered.is_none() {
+            self.was_answered = Some(false);
         }
-        self.is_parking = false;
-        self.look_at_interval();
+        self.parks_requests = false;
+        self.retry_after_interval();
     }
 
     /// The connection was lost at `now` while the daemon held its answer back.
     pub(crate) fn lost(&mut self, now: Instant) {
-        self.heard = Some(false);
-        self.is_parking = false;
+        self.was_answered = Some(false);
+        self.parks_requests = false;
         self.not_before = Some((now, self.reconnect_backoff.pause(now)));
     }
 
-    fn look_at_interval(&mut self) {
-        self.not_before = self.asked.map(|asked| (asked.at, self.interval));
+    fn retry_after_interval(&mut self) {
+        self.not_before = self.last_query.map(|last_query| (last_query.sent_at, self.interval));
     }
 
     /// Why the topic was not found when the time is over: it did not appear, or there was no daemon
     /// lately.
     pub(crate) fn failure(&self, address: &str) -> Error {
-        if self.heard == Some(true) {
+        if self.was_answered == Some(true) {
             Error::WaitTimedOut { topic: self.topic.clone(), waited: self.timeout }
         } else {
             no_answer(address, self.timeout, self.queries)
@@ -205,9 +205,9 @@ mod tests {
         Reference,
         Ours,
         /// Ours, but it holds nothing back.
-        Full,
+        NeverParks,
         /// Ours, but it refuses every WAIT.
-        Stubborn,
+        RefusesWait,
     }
 
     struct Played {
@@ -223,7 +223,7 @@ mod tests {
             lookups.map(|(at, _)| *at).collect()
         }
 
-        fn heard(&self) -> bool {
+        fn was_answered(&self) -> bool {
             matches!(self.outcome, Err(Error::WaitTimedOut { .. }))
         }
     }
@@ -251,40 +251,42 @@ mod tests {
         let mut queries = Vec::new();
         let mut wait = Wait::start("/a", ms(timeout), ms(500), ms(2000), now);
         let outcome = loop {
-            let query = match wait.next(now) {
-                WaitAction::Ask(query) => query,
+            let query = match wait.next_action(now) {
+                WaitAction::Send(query) => query,
                 WaitAction::Pause(pause) => {
                     now += pause;
                     continue;
                 }
-                WaitAction::Over => break Err(wait.failure("ipc://x")),
+                WaitAction::Expired => break Err(wait.failure("ipc://x")),
             };
             queries.push((now - start, query.may_park));
-            let asked = daemon(at(now));
-            let mut held = 0;
+            let asked_daemon = daemon(at(now));
+            let mut parked_for = 0;
             let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
-            if query.may_park && asked == DaemonKind::Ours {
-                held = request.ext.unwrap().wait_ms.unwrap();
+            if query.may_park && asked_daemon == DaemonKind::Ours {
+                parked_for = request.ext.unwrap().wait_ms.unwrap();
             }
             let is_wait = request.command == DiscoveryCommand::WaitTopic.into();
             assert_eq!(is_wait, query.may_park);
             // Looks at each millisecond at which something could happen.
             let end = now + query.timeout;
             let answer = loop {
-                if daemon(at(now)) != asked {
+                if daemon(at(now)) != asked_daemon {
                     break None;
                 }
-                if is_wait && matches!(asked, DaemonKind::Reference | DaemonKind::Stubborn) {
+                if is_wait
+                    && matches!(asked_daemon, DaemonKind::Reference | DaemonKind::RefusesWait)
+                {
                     break Some(DiscoveryStatus::Error);
                 }
-                if asked != DaemonKind::Missing {
+                if asked_daemon != DaemonKind::Missing {
                     if at(now) >= appears {
                         break Some(DiscoveryStatus::Ok);
                     }
-                    if held == 0 {
+                    if parked_for == 0 {
                         break Some(DiscoveryStatus::NotFound);
                     }
-                    held -= 1;
+                    parked_for -= 1;
                 }
                 if now >= end {
                     break None;
@@ -292,7 +294,7 @@ mod tests {
                 now = (now + ms(1)).min(end);
             };
             match answer {
-                Some(status) => match wait.answered(reply(asked, status), now) {
+                Some(status) => match wait.answered(reply(asked_daemon, status), now) {
                     Ok(None) => {}
                     Ok(Some(info)) => break Ok(info),
                     Err(error) => break Err(error),
@@ -314,7 +316,7 @@ mod tests {
         let played = play(1800, NEVER, |_| DaemonKind::Reference);
         assert_eq!(played.lookups(), [ms(0), ms(500), ms(1000), ms(1500)]);
         assert_eq!((played.queries.len(), played.ended), (4, ms(1800)));
-        assert!(played.heard());
+        assert!(played.was_answered());
         let played = play(1800, 700, |_| DaemonKind::Reference);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(1000)));
     }
@@ -325,16 +327,16 @@ mod tests {
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(700)));
         assert_eq!(played.queries, [(ms(0), false), (ms(0), true)]);
         let played = play(45_000, NEVER, |_| DaemonKind::Ours);
-        let parked = [0, 0, 20_000, 40_000].map(ms);
-        assert_eq!(played.queries.iter().map(|(at, _)| *at).collect::<Vec<_>>(), parked);
-        assert_eq!((played.heard(), played.ended), (true, ms(45_000)));
+        let times = [0, 0, 20_000, 40_000].map(ms);
+        assert_eq!(played.queries.iter().map(|(at, _)| *at).collect::<Vec<_>>(), times);
+        assert_eq!((played.was_answered(), played.ended), (true, ms(45_000)));
     }
 
     #[test]
     fn a_lookup_never_outlives_the_wait() {
         let played = play(5000, NEVER, |_| DaemonKind::Missing);
         assert_eq!(played.lookups(), [ms(0), ms(2000), ms(4000)], "the last one has 1 s left");
-        assert_eq!((played.heard(), played.ended), (false, ms(5000)));
+        assert_eq!((played.was_answered(), played.ended), (false, ms(5000)));
     }
 
     #[test]
@@ -342,21 +344,21 @@ mod tests {
         let late = |at| if at < 2000 { DaemonKind::Missing } else { DaemonKind::Reference };
         let played = play(5000, NEVER, late);
         assert_eq!(played.lookups()[..3], [ms(0), ms(2000), ms(2500)]);
-        assert!(played.heard());
+        assert!(played.was_answered());
     }
 
     #[test]
     fn a_daemon_that_goes_is_missed_but_not_for_a_lookup_cut_short() {
         let until =
             |end| move |at| if at < end { DaemonKind::Reference } else { DaemonKind::Missing };
-        assert!(!play(5000, NEVER, until(1000)).heard());
-        assert!(play(3000, NEVER, until(2500)).heard());
+        assert!(!play(5000, NEVER, until(1000)).was_answered());
+        assert!(play(3000, NEVER, until(2500)).was_answered());
     }
 
     #[test]
     fn a_daemon_that_is_killed_is_missed_at_once_and_its_successor_asked_at_once() {
         let gone = |at| if at < 1000 { DaemonKind::Ours } else { DaemonKind::Missing };
-        assert!(!play(1500, NEVER, gone).heard(), "lost, not merely cut short");
+        assert!(!play(1500, NEVER, gone).was_answered(), "lost, not merely cut short");
 
         let killed = |at| if at == 1000 { DaemonKind::Missing } else { DaemonKind::Ours };
         let played = play(10_000, 4000, killed);
@@ -376,14 +378,14 @@ mod tests {
 
     #[test]
     fn a_daemon_that_holds_nothing_back_is_asked_ever_more_slowly() {
-        let played = play(10_000, NEVER, |_| DaemonKind::Full);
+        let played = play(10_000, NEVER, |_| DaemonKind::NeverParks);
         assert!(played.queries.len() < 40, "{}", played.queries.len());
-        assert!(played.heard());
+        assert!(played.was_answered());
     }
 
     #[test]
     fn a_daemon_that_refuses_to_wait_is_asked_at_every_interval() {
-        let played = play(10_000, 1700, |_| DaemonKind::Stubborn);
+        let played = play(10_000, 1700, |_| DaemonKind::RefusesWait);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(2000)));
         assert_eq!(played.lookups(), [ms(0), ms(500), ms(1000), ms(1500), ms(2000)]);
     }
@@ -395,17 +397,17 @@ mod tests {
         let mut wait = Wait::start("/a", ms(10_000), ms(500), ms(2000), now);
         let mut queries = 0;
         while now - start < ms(9000) {
-            match wait.next(now) {
-                WaitAction::Ask(query) if query.may_park => {
+            match wait.next_action(now) {
+                WaitAction::Send(query) if query.may_park => {
                     queries += 1;
                     wait.lost(now);
                 }
-                WaitAction::Ask(_) => {
+                WaitAction::Send(_) => {
                     let absent = reply(DaemonKind::Ours, DiscoveryStatus::NotFound);
                     assert_eq!(wait.answered(absent, now), Ok(None));
                 }
                 WaitAction::Pause(pause) => now += pause,
-                WaitAction::Over => break,
+                WaitAction::Expired => break,
             }
         }
         assert!((5..20).contains(&queries), "{queries}");
@@ -415,7 +417,7 @@ mod tests {
     fn refusals_end_the_wait() {
         for daemon in [DaemonKind::Ours, DaemonKind::Reference] {
             let mut wait = Wait::start("/a", ms(1000), ms(500), ms(2000), Instant::now());
-            wait.next(Instant::now());
+            wait.next_action(Instant::now());
             let refused = wait.answered(reply(daemon, DiscoveryStatus::Error), Instant::now());
             assert_eq!(refused, Err(Error::Refused { message: "why".into() }), "{daemon:?}");
         }
@@ -424,7 +426,7 @@ mod tests {
     #[test]
     fn no_time_at_all_is_over_at_once() {
         let played = play(0, 0, |_| DaemonKind::Ours);
-        assert_eq!((played.queries.len(), played.heard()), (0, false));
+        assert_eq!((played.queries.len(), played.was_answered()), (0, false));
     }
 
     #[test]

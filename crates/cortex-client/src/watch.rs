@@ -63,12 +63,12 @@ pub struct Change {
 pub(crate) enum WatchAction {
     /// Ask this, then tell [`WatchState::answered`], [`WatchState::unanswered`], [`WatchState::lost`] or
     /// [`WatchState::failed`].
-    Ask(Query),
+    Send(Query),
     /// Do nothing for this long.
     Pause(Duration),
 }
 
-/// A watch under way. What it has to tell is to be [taken](Self::take) before it is asked for more.
+/// A watch under way. What it has to tell is to be [taken](Self::take_event) before it is asked for more.
 #[derive(Debug)]
 pub(crate) struct WatchState {
     filter: Option<TopicFilter>,
@@ -78,8 +78,8 @@ pub(crate) struct WatchState {
     /// There was a snapshot: the next one is a resync.
     has_started: bool,
     /// The next question is to be answered at once, to see whether a daemon is there.
-    is_hasty: bool,
-    asked: Option<WatchQuery>,
+    wants_immediate_reply: bool,
+    last_query: Option<WatchQuery>,
     not_before: Option<(Instant, Duration)>,
     backoff: Backoff,
     reconnect_backoff: ReconnectBackoff,
@@ -90,7 +90,7 @@ pub(crate) struct WatchState {
 #[derive(Debug)]
 enum Mode {
     /// Nothing.
-    Fresh,
+    Initial,
     /// All up to this place in its history.
     Following(Since),
     /// That it speaks the legacy protocol alone, and what it listed last.
@@ -117,10 +117,10 @@ impl WatchState {
             filter,
             interval,
             answer_timeout,
-            mode: Mode::Fresh,
+            mode: Mode::Initial,
             has_started: false,
-            is_hasty: false,
-            asked: None,
+            wants_immediate_reply: false,
+            last_query: None,
             not_before: None,
             backoff: Backoff::default(),
             reconnect_backoff: ReconnectBackoff::default(),
@@ -129,12 +129,12 @@ impl WatchState {
     }
 
     /// The next thing to tell.
-    pub(crate) fn take(&mut self) -> Option<WatchEvent> {
+    pub(crate) fn take_event(&mut self) -> Option<WatchEvent> {
         self.events.pop_front()
     }
 
     /// What to do at `now`.
-    pub(crate) fn next(&mut self, now: Instant) -> WatchAction {
+    pub(crate) fn next_action(&mut self, now: Instant) -> WatchAction {
         let pause = self.not_before.map_or(Duration::ZERO, |(since, pause)| {
             pause.saturating_sub(now.saturating_duration_since(since))
         });
@@ -143,17 +143,17 @@ impl WatchState {
         }
         self.not_before = None;
         let (request, parked) = match &self.mode {
-            Mode::Fresh => (self.watch(None, Duration::ZERO), Duration::ZERO),
+            Mode::Initial => (self.watch(None, Duration::ZERO), Duration::ZERO),
             Mode::Following(since) => {
-                let parked = if self.is_hasty { Duration::ZERO } else { LONG_POLL };
+                let parked = if self.wants_immediate_reply { Duration::ZERO } else { LONG_POLL };
                 (self.watch(Some(*since), parked), parked)
             }
             Mode::Polling(_) => {
                 (DiscoveryRequest::list().with_ext(RequestExt::default()), Duration::ZERO)
             }
         };
-        self.asked = Some(WatchQuery { at: now, parked });
-        WatchAction::Ask(Query {
+        self.last_query = Some(WatchQuery { at: now, parked });
+        WatchAction::Send(Query {
             body: request.to_bytes(),
             timeout: parked.saturating_add(self.answer_timeout),
             may_park: !parked.is_zero(),
@@ -177,21 +177,21 @@ impl WatchState {
         let speaks_extensions = reply.ext().is_some();
         let understood = match (&self.mode, speaks_extensions) {
             (Mode::Polling(_), false) => self.listed(reply, now),
-            (Mode::Fresh | Mode::Following(_), true) => self.watched(reply, now),
+            (Mode::Initial | Mode::Following(_), true) => self.watched(reply, now),
             // Another daemon than before, or the first look at one.
             (Mode::Polling(_), true) => {
-                self.switch(Mode::Fresh, now);
+                self.switch_mode(Mode::Initial, now);
                 Ok(())
             }
-            (Mode::Fresh | Mode::Following(_), false) => {
-                self.switch(Mode::Polling(None), now);
+            (Mode::Initial | Mode::Following(_), false) => {
+                self.switch_mode(Mode::Polling(None), now);
                 Ok(())
             }
         };
         understood.inspect_err(|error| {
             if matches!((error, &self.mode), (Error::Unreadable(_), Mode::Following(_))) {
                 // What could not be read will not be better the second time.
-                self.mode = Mode::Fresh;
+                self.mode = Mode::Initial;
             }
             self.failed(now);
         })
@@ -199,26 +199,26 @@ impl WatchState {
 
     /// No answer came in time.
     pub(crate) fn unanswered(&mut self) {
-        self.is_hasty = true;
-        self.not_before = self.asked.map(|asked| (asked.at, self.backoff.pause()));
+        self.wants_immediate_reply = true;
+        self.not_before = self.last_query.map(|last_query| (last_query.at, self.backoff.pause()));
     }
 
     /// The connection was lost at `now` while the daemon held its answer back.
     pub(crate) fn lost(&mut self, now: Instant) {
-        self.is_hasty = true;
+        self.wants_immediate_reply = true;
         self.not_before = Some((now, self.reconnect_backoff.pause(now)));
     }
 
     /// The question could not be asked, or its answer could not be used.
     pub(crate) fn failed(&mut self, now: Instant) {
-        self.is_hasty = true;
+        self.wants_immediate_reply = true;
         self.not_before = Some((now, self.backoff.pause()));
     }
 
     /// Goes over to what another kind of daemon needs: at once the first time, then ever more
     /// slowly, as long as the answers come from two kinds by turns.
-    fn switch(&mut self, mode: Mode, now: Instant) {
-        let is_first = matches!(self.mode, Mode::Fresh) && !self.has_started;
+    fn switch_mode(&mut self, mode: Mode, now: Instant) {
+        let is_first = matches!(self.mode, Mode::Initial) && !self.has_started;
         if !is_first {
             self.not_before = Some((now, self.backoff.pause()));
         }
@@ -226,7 +226,7 @@ impl WatchState {
     }
 
     fn watched(&mut self, reply: Reply, now: Instant) -> Result<()> {
-        let was_hasty = std::mem::take(&mut self.is_hasty);
+        let was_immediate = std::mem::take(&mut self.wants_immediate_reply);
         match (reply.watched()?, &self.mode) {
             (WatchReply::Snapshot { topics, since }, mode) => {
                 // A daemon that always gives all is not asked for it all the time.
@@ -241,11 +241,11 @@ impl WatchState {
                 if since.epoch == from.epoch && since.revision >= from.revision =>
             {
                 self.follow(events, from, since, now);
-                self.pace(was_hasty, now);
+                self.schedule_next_query(was_immediate, now);
             }
             (WatchReply::Events { .. }, _) => {
                 // Where this leads from is not known.
-                self.mode = Mode::Fresh;
+                self.mode = Mode::Initial;
                 self.not_before = Some((now, self.backoff.pause()));
             }
         }
@@ -260,7 +260,7 @@ impl WatchState {
             }
             if matches!(kind, EventKind::Other(_)) {
                 // It may have changed the list, in a way that only a look at the list tells.
-                self.mode = Mode::Fresh;
+                self.mode = Mode::Initial;
                 self.not_before = Some((now, self.backoff.pause()));
                 return;
             }
@@ -272,13 +272,13 @@ impl WatchState {
     }
 
     /// Says when to ask on after an answer with events or none.
-    fn pace(&mut self, was_hasty: bool, now: Instant) {
-        let Some(asked) = self.asked else { return };
-        let was_held =
-            !asked.parked.is_zero() && now.saturating_duration_since(asked.at) >= asked.parked / 2;
-        if was_held || !self.events.is_empty() {
+    fn schedule_next_query(&mut self, was_immediate: bool, now: Instant) {
+        let Some(last_query) = self.last_query else { return };
+        let was_parked = !last_query.parked.is_zero()
+            && now.saturating_duration_since(last_query.at) >= last_query.parked / 2;
+        if was_parked || !self.events.is_empty() {
             self.backoff = Backoff::default();
-        } else if !was_hasty {
+        } else if !was_immediate {
             // The daemon is full, or about to end.
             self.not_before = Some((now, self.backoff.pause()));
         }
@@ -299,8 +299,9 @@ impl WatchState {
             }
         }
         // A daemon for which a list is much work has at least as long without.
-        let took =
-            self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked.at));
+        let took = self
+            .last_query
+            .map_or(Duration::ZERO, |last_query| now.saturating_duration_since(last_query.at));
         self.not_before = Some((now, self.interval.saturating_sub(took).max(took)));
         Ok(())
     }

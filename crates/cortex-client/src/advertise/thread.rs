@@ -184,17 +184,17 @@ impl Runner {
         debug!(address = self.shared.settings.address, "advertising");
         loop {
             self.take_commands();
-            let next = self.manager.next(Instant::now());
-            self.tell();
+            let next = self.manager.next_action(Instant::now());
+            self.deliver_events();
             if self.is_over() {
                 return;
             }
             let done = match next {
                 ManagerAction::Connect => self.connect(),
-                ManagerAction::Ask(request) => {
-                    self.socket.as_mut().map_or(Ok(()), |socket| socket.ask(&request))
+                ManagerAction::Send(request) => {
+                    self.socket.as_mut().map_or(Ok(()), |socket| socket.send(&request))
                 }
-                ManagerAction::Rest(within) => self.rest(within),
+                ManagerAction::Wait(within) => self.wait_for_events(within),
             };
             if let Err(error) = done {
                 self.socket = None;
@@ -204,7 +204,7 @@ impl Runner {
     }
 
     fn take_commands(&mut self) {
-        let (commands, is_alone) = {
+        let (commands, is_unused) = {
             let mut queue = self.shared.queue();
             (mem::take(&mut queue.commands), queue.handles == 0)
         };
@@ -218,7 +218,7 @@ impl Runner {
                 ThreadCommand::Remove { id } => self.manager.remove(id),
             }
         }
-        if is_alone && self.unused_since.is_none() {
+        if is_unused && self.unused_since.is_none() {
             self.unused_since = Some(Instant::now());
         }
     }
@@ -236,7 +236,7 @@ impl Runner {
     }
 
     /// Waits for what happens, and hands it on.
-    fn rest(&mut self, within: Option<Duration>) -> Result<()> {
+    fn wait_for_events(&mut self, within: Option<Duration>) -> Result<()> {
         let lingers = self.unused_since.map(|since| LINGER.saturating_sub(since.elapsed()));
         let within = [within, lingers].into_iter().flatten().min().unwrap_or(Duration::MAX);
         let Some(socket) = &mut self.socket else {
@@ -246,8 +246,8 @@ impl Runner {
         while let Some(event) = socket.next_event()? {
             match event {
                 ConnectionEvent::Connected => self.manager.connected(),
-                ConnectionEvent::Lost => self.manager.lost(Instant::now()),
-                ConnectionEvent::Answered(raw) => {
+                ConnectionEvent::Disconnected => self.manager.lost(Instant::now()),
+                ConnectionEvent::Reply(raw) => {
                     self.manager.answered(Reply::read(&raw, 1), Instant::now())
                 }
             }
@@ -266,20 +266,20 @@ impl Runner {
 
     /// Hands on what has become of the topics. The callbacks are the user's: nothing is locked
     /// while they run, and they may end advertisements.
-    fn tell(&mut self) {
+    fn deliver_events(&mut self) {
         for (id, event) in self.manager.take_events() {
             let Some(topic) = self.topics.get_mut(&id) else { continue };
-            topic.note(&event);
+            topic.apply(&event);
             let is_gone = matches!(event, AdvertisementEvent::Ended(_));
-            if let Some(notice) = notice(event)
+            if let Some(notice) = to_notice(event)
                 && let Some(callback) = &mut topic.on_notice
                 && catch_unwind(AssertUnwindSafe(|| callback(notice))).is_err()
             {
                 warn!(topic = %topic.name, "the callback of an advertisement panicked");
-                discard(topic.on_notice.take());
+                drop_callback(topic.on_notice.take());
             }
             if is_gone && let Some(topic) = self.topics.remove(&id) {
-                discard(topic.on_notice);
+                drop_callback(topic.on_notice);
             }
         }
     }
@@ -303,13 +303,13 @@ impl Drop for Runner {
                 status.is_registered = false;
                 status.end = Some(Err(Error::Thread { reason: io::ErrorKind::BrokenPipe }));
             });
-            discard(on_notice);
+            drop_callback(on_notice);
         }
     }
 }
 
 impl AdvertisedTopic {
-    fn note(&self, event: &AdvertisementEvent) {
+    fn apply(&self, event: &AdvertisementEvent) {
         match event {
             AdvertisementEvent::Registered { hold } => {
                 debug!(topic = %self.name, ?hold, "registered")
@@ -335,7 +335,7 @@ impl AdvertisedTopic {
 }
 
 /// What of it the user is told.
-fn notice(event: AdvertisementEvent) -> Option<Notice> {
+fn to_notice(event: AdvertisementEvent) -> Option<Notice> {
     match event {
         AdvertisementEvent::Registered { hold } => Some(Notice::Registered { hold }),
         AdvertisementEvent::Trouble(error) => Some(Notice::Trouble(error)),
@@ -345,7 +345,7 @@ fn notice(event: AdvertisementEvent) -> Option<Notice> {
 }
 
 /// Drops a callback, and with it what it owns: that is the user's, too, and may panic.
-fn discard(callback: Option<Callback>) {
+fn drop_callback(callback: Option<Callback>) {
     if catch_unwind(AssertUnwindSafe(|| drop(callback))).is_err() {
         warn!("the callback of an advertisement panicked when it was dropped");
     }

@@ -45,7 +45,7 @@ pub(super) enum ConnectionAction {
     /// Nothing before this time, or before it is there.
     Wait(Option<Instant>),
     /// Ask.
-    Ask,
+    Send,
 }
 
 impl ConnectionState {
@@ -67,7 +67,7 @@ impl ConnectionState {
                 ConnectionAction::Connect
             }
             Phase::Connecting => ConnectionAction::Wait(None),
-            Phase::Up => ConnectionAction::Ask,
+            Phase::Up => ConnectionAction::Send,
         }
     }
 
@@ -98,7 +98,7 @@ impl ConnectionState {
     }
 
     /// From now on somebody waits for an answer. The first who does so begins a silence.
-    pub(super) fn wanted(&mut self, is_first: bool, now: Instant) {
+    pub(super) fn advertisement_added(&mut self, is_first: bool, now: Instant) {
         if is_first && !self.is_up() {
             self.outage = Some(Outage { since: now, is_reported: false });
         }

@@ -19,21 +19,21 @@ pub(super) enum Due {
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     order: BTreeSet<(Due, u64)>,
-    of: HashMap<u64, Due>,
+    by_topic: HashMap<u64, Due>,
 }
 
 impl Schedule {
     /// Gives a topic this turn, and no other.
-    pub(super) fn set(&mut self, topic: u64, turn: Due) {
-        self.take(topic);
-        self.of.insert(topic, turn);
-        self.order.insert((turn, topic));
+    pub(super) fn set(&mut self, topic: u64, due: Due) {
+        self.remove(topic);
+        self.by_topic.insert(topic, due);
+        self.order.insert((due, topic));
     }
 
     /// Leaves a topic without a turn.
-    pub(super) fn take(&mut self, topic: u64) {
-        if let Some(turn) = self.of.remove(&topic) {
-            self.order.remove(&(turn, topic));
+    pub(super) fn remove(&mut self, topic: u64) {
+        if let Some(due) = self.by_topic.remove(&topic) {
+            self.order.remove(&(due, topic));
         }
     }
 

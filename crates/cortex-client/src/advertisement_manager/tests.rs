@@ -46,10 +46,10 @@ struct Entry {
 #[expect(clippy::struct_excessive_bools, reason = "what a test turns on and off")]
 struct SimulatedDaemon {
     is_extended: bool,
-    sees: bool,
+    sees_process: bool,
     refuses: bool,
     /// It greets, but neither does what it is told nor answers.
-    is_deaf: bool,
+    is_unresponsive: bool,
     entries: Vec<Entry>,
     /// When each session ends.
     sessions: HashMap<String, Instant>,
@@ -57,12 +57,12 @@ struct SimulatedDaemon {
 }
 
 impl SimulatedDaemon {
-    fn new(is_extended: bool, sees: bool) -> Self {
+    fn new(is_extended: bool, sees_process: bool) -> Self {
         Self {
             is_extended,
-            sees,
+            sees_process,
             refuses: false,
-            is_deaf: false,
+            is_unresponsive: false,
             entries: Vec::new(),
             sessions: HashMap::new(),
             revision: 0,
@@ -84,7 +84,7 @@ impl SimulatedDaemon {
             .retain(|entry| entry.session.as_ref().is_none_or(|id| sessions.contains_key(id)));
     }
 
-    fn enter(&mut self, info: TopicInfo, session: Option<String>, is_ours: bool) -> u64 {
+    fn insert(&mut self, info: TopicInfo, session: Option<String>, is_ours: bool) -> u64 {
         self.revision += 1;
         let revision = self.revision;
         let entry = Entry { info, session, is_ours, revision };
@@ -136,7 +136,7 @@ impl SimulatedDaemon {
                 let unchanged = existing.filter(|entry| entry.info == info && entry.session == id);
                 ext.revision = match unchanged {
                     Some(entry) => Some(entry.revision),
-                    None => Some(self.enter(info, id.clone(), true)),
+                    None => Some(self.insert(info, id.clone(), true)),
                 };
                 if let Some(id) = id {
                     self.sessions.insert(id, now + LEASE);
@@ -158,13 +158,13 @@ impl SimulatedDaemon {
                 respond(DiscoveryStatus::Ok, "unregistered")
             }
             DiscoveryCommand::LookupTopic => {
-                let sees = self.sees;
+                let sees_process = self.sees_process;
                 let Some(entry) = self.find(&name) else {
                     return respond(DiscoveryStatus::NotFound, "not found");
                 };
                 ext.entry = Some(EntryExt {
                     uid: None,
-                    pid: sees.then_some(7),
+                    pid: sees_process.then_some(7),
                     hold: Hold::Process,
                     revision: entry.revision,
                     age_ms: 0,
@@ -208,9 +208,9 @@ struct World {
     is_up: bool,
     is_connecting: bool,
     is_connected: bool,
-    coming: Option<(Instant, Delivery)>,
+    in_transit: Option<(Instant, Delivery)>,
     /// What was asked, and when.
-    asked: Vec<(Duration, DiscoveryRequest)>,
+    requests: Vec<(Duration, DiscoveryRequest)>,
     events: Vec<(AdvertisementId, AdvertisementEvent)>,
 }
 
@@ -227,8 +227,8 @@ impl World {
             is_up: true,
             is_connecting: false,
             is_connected: false,
-            coming: None,
-            asked: Vec::new(),
+            in_transit: None,
+            requests: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -243,32 +243,32 @@ impl World {
         let mut idle_rounds = 0;
         loop {
             self.daemon.expire(self.now);
-            let next = self.manager.next(self.now);
+            let next = self.manager.next_action(self.now);
             self.events.extend(self.manager.take_events());
             let rest = match next {
                 ManagerAction::Connect => {
                     self.is_connecting = true;
                     self.is_connected = false;
-                    self.coming = self.is_up.then(|| (self.now + LATENCY, Delivery::Greeting));
+                    self.in_transit = self.is_up.then(|| (self.now + LATENCY, Delivery::Greeting));
                     continue;
                 }
-                ManagerAction::Ask(request) => {
+                ManagerAction::Send(request) => {
                     let request = *request;
                     assert!(self.is_connected, "nobody is there to be asked: {request:?}");
-                    assert!(self.coming.is_none(), "one at a time: {request:?}");
-                    self.asked.push((self.now - self.start, request.clone()));
-                    if !self.daemon.is_deaf {
+                    assert!(self.in_transit.is_none(), "one at a time: {request:?}");
+                    self.requests.push((self.now - self.start, request.clone()));
+                    if !self.daemon.is_unresponsive {
                         let answer = self.daemon.answer(&request, self.now);
-                        self.coming =
+                        self.in_transit =
                             Some((self.now + LATENCY, Delivery::Answer(Box::new(answer))));
                     }
                     continue;
                 }
-                ManagerAction::Rest(rest) => rest,
+                ManagerAction::Wait(rest) => rest,
             };
             let wake = rest.map(|rest| self.now + rest);
-            let comes = self.coming.as_ref().map(|(at, _)| *at);
-            let event = [wake, comes].into_iter().flatten().min().filter(|at| *at <= end);
+            let arrives = self.in_transit.as_ref().map(|(at, _)| *at);
+            let event = [wake, arrives].into_iter().flatten().min().filter(|at| *at <= end);
             idle_rounds = if event == Some(self.now) { idle_rounds + 1 } else { 0 };
             assert!(idle_rounds < 10, "it spins");
             let Some(at) = event else {
@@ -276,10 +276,10 @@ impl World {
                 return;
             };
             self.now = at;
-            if comes == Some(at)
-                && let Some((_, coming)) = self.coming.take()
+            if arrives == Some(at)
+                && let Some((_, in_transit)) = self.in_transit.take()
             {
-                match coming {
+                match in_transit {
                     Delivery::Greeting => {
                         self.is_connected = true;
                         self.is_connecting = false;
@@ -297,7 +297,7 @@ impl World {
     /// A connection that is under way goes on by itself.
     fn down(&mut self) {
         self.is_up = false;
-        self.coming = None;
+        self.in_transit = None;
         if std::mem::take(&mut self.is_connected) {
             self.manager.lost(self.now);
         }
@@ -305,8 +305,8 @@ impl World {
 
     fn up(&mut self) {
         self.is_up = true;
-        if self.is_connecting && self.coming.is_none() {
-            self.coming = Some((self.now + LATENCY, Delivery::Greeting));
+        if self.is_connecting && self.in_transit.is_none() {
+            self.in_transit = Some((self.now + LATENCY, Delivery::Greeting));
         }
     }
 
@@ -331,7 +331,7 @@ impl World {
 
     /// The commands that were asked since the last call.
     fn commands(&mut self) -> Vec<DiscoveryCommand> {
-        let commands = self.asked.drain(..).map(|(_, request)| match request.command {
+        let commands = self.requests.drain(..).map(|(_, request)| match request.command {
             RequestedCommand::Known(command) => command,
             RequestedCommand::Unknown(number) => panic!("{number}"),
         });
@@ -413,7 +413,7 @@ fn a_daemon_that_comes_late_is_told_of_as_missing_and_then_used() {
         [AdvertisementEvent::Trouble(no_answer(IPC))],
         "who comes later hears it, too"
     );
-    assert!(world.asked.is_empty());
+    assert!(world.requests.is_empty());
     world.up();
     world.run(ms(10));
     assert_eq!(world.names(), ["/a", "/b"]);
@@ -467,7 +467,7 @@ fn a_forgotten_session_and_a_topic_taken_away_come_back() {
 #[test]
 fn another_nodes_topic_is_told_of_once_and_taken_over_when_it_is_free() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
-    world.daemon.enter(info("/a", "other"), None, false);
+    world.daemon.insert(info("/a", "other"), None, false);
     world.add(1, info("/a", "node"));
     world.run(Duration::from_secs(120));
     let taken = Error::AlreadyRegistered {
@@ -490,7 +490,7 @@ fn what_is_refused_is_tried_again_more_and_more_seldom() {
     world.daemon.refuses = true;
     world.add(1, info("/a", "node"));
     world.run(Duration::from_secs(121));
-    let times: Vec<_> = world.asked.iter().map(|(at, _)| at.as_secs()).collect();
+    let times: Vec<_> = world.requests.iter().map(|(at, _)| at.as_secs()).collect();
     assert_eq!(times, [0, 1, 3, 7, 15, 31, 61, 91]);
     let refused = Error::Refused { message: "not today".into() };
     assert_eq!(world.events_of(1), [AdvertisementEvent::Trouble(refused)]);
@@ -514,7 +514,7 @@ fn an_end_withdraws_the_topic_and_nobody_elses() {
 
         // Meanwhile somebody else has it, or nobody.
         world.daemon.remove("/b");
-        world.daemon.enter(info("/b", "other"), None, false);
+        world.daemon.insert(info("/b", "other"), None, false);
         world.daemon.remove("/c");
         for id in [2, 3] {
             world.manager.remove(id);
@@ -535,7 +535,7 @@ fn a_new_process_of_the_node_keeps_what_it_has_registered() {
     world.add(1, info("/a", "node"));
     world.run(ms(100));
     let moved = TopicInfo { address: "ipc:///tmp/new".into(), ..info("/a", "node") };
-    world.daemon.enter(moved, None, false);
+    world.daemon.insert(moved, None, false);
     world.manager.remove(1);
     world.run(ms(10));
     assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Ended(Ok(()))]);
@@ -607,13 +607,13 @@ fn the_last_advertisement_of_a_topic_has_it() {
 #[test]
 fn a_daemon_that_greets_and_says_nothing_is_not_pestered() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
-    world.daemon.is_deaf = true;
+    world.daemon.is_unresponsive = true;
     world.add(1, info("/a", "node"));
     world.run(Duration::from_secs(600));
     assert_eq!(world.events_of(1), [AdvertisementEvent::Trouble(no_answer(IPC))]);
-    let asked = world.commands().len();
-    assert!((50..=100).contains(&asked), "{asked}");
-    world.daemon.is_deaf = false;
+    let requests = world.commands().len();
+    assert!((50..=100).contains(&requests), "{requests}");
+    world.daemon.is_unresponsive = false;
     world.run(TIMEOUT + connection_state::MAX_PAUSE + ms(10));
     assert_eq!(world.names(), ["/a"]);
 }
@@ -621,13 +621,13 @@ fn a_daemon_that_greets_and_says_nothing_is_not_pestered() {
 #[test]
 fn a_daemon_that_dies_of_every_request_is_not_pestered() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
-    world.daemon.is_deaf = true;
+    world.daemon.is_unresponsive = true;
     world.add(1, info("/a", "node"));
     let mut deaths = 0;
     for _ in 0..60_000 {
         world.run(ms(1));
-        if !world.asked.is_empty() {
-            world.asked.clear();
+        if !world.requests.is_empty() {
+            world.requests.clear();
             deaths += 1;
             world.down();
             world.up();
@@ -645,7 +645,7 @@ fn what_fails_on_this_side_is_told_and_tried_again() {
     let error = Error::Transport { address: IPC.into(), source: zmq::Error::EMFILE };
     let mut tries = 0;
     for _ in 0..60_000 {
-        if world.manager.next(world.now) == ManagerAction::Connect {
+        if world.manager.next_action(world.now) == ManagerAction::Connect {
             tries += 1;
             world.manager.failed(&error, world.now);
         }
@@ -686,11 +686,11 @@ enum Operation {
     Up,
     Replace {
         is_extended: bool,
-        sees: bool,
+        sees_process: bool,
     },
     ForgetSessions,
     Refuses(bool),
-    Deaf(bool),
+    Unresponsive(bool),
     /// Another process registers a topic that is free.
     Take {
         name: usize,
@@ -710,10 +710,10 @@ fn operations() -> impl Strategy<Value = Operation> {
         2 => Just(Operation::Down),
         3 => Just(Operation::Up),
         2 => any::<(bool, bool)>()
-            .prop_map(|(is_extended, sees)| Operation::Replace { is_extended, sees }),
+            .prop_map(|(is_extended, sees_process)| Operation::Replace { is_extended, sees_process }),
         1 => Just(Operation::ForgetSessions),
         2 => any::<bool>().prop_map(Operation::Refuses),
-        2 => any::<bool>().prop_map(Operation::Deaf),
+        2 => any::<bool>().prop_map(Operation::Unresponsive),
         2 => (0..4_usize).prop_map(|name| Operation::Take { name }),
         2 => (0..4_usize).prop_map(|name| Operation::Remove { name }),
     ]
@@ -757,18 +757,20 @@ impl Users {
             Operation::Pass { millis } => world.run(ms(millis)),
             Operation::Down => world.down(),
             Operation::Up => world.up(),
-            Operation::Replace { is_extended, sees } => {
-                let daemon = SimulatedDaemon::new(is_extended, sees);
+            Operation::Replace { is_extended, sees_process } => {
+                let daemon = SimulatedDaemon::new(is_extended, sees_process);
                 world.replace(daemon);
             }
             Operation::ForgetSessions => world.daemon.sessions.clear(),
             Operation::Refuses(refuses) => world.daemon.refuses = refuses,
-            Operation::Deaf(is_deaf) => world.daemon.is_deaf = is_deaf,
+            Operation::Unresponsive(is_unresponsive) => {
+                world.daemon.is_unresponsive = is_unresponsive
+            }
             // Between its look and its withdrawal a keeper cannot hear of this from a reference.
-            Operation::Take { .. } | Operation::Remove { .. } if world.coming.is_some() => {}
+            Operation::Take { .. } | Operation::Remove { .. } if world.in_transit.is_some() => {}
             Operation::Take { name } => {
                 if world.daemon.find(NAMES[name]).is_none() {
-                    world.daemon.enter(info(NAMES[name], "other"), None, false);
+                    world.daemon.insert(info(NAMES[name], "other"), None, false);
                 }
             }
             Operation::Remove { name } => world.daemon.remove(NAMES[name]),
@@ -783,9 +785,9 @@ proptest! {
     fn whatever_happens_in_the_end_the_daemon_has_what_is_advertised_and_no_more(
         address in prop_oneof![Just(IPC), Just(TCP)],
         operations in vec(operations(), 0..60),
-        (is_extended, sees) in any::<(bool, bool)>(),
+        (is_extended, sees_process) in any::<(bool, bool)>(),
     ) {
-        let mut world = World::new(address, SimulatedDaemon::new(is_extended, sees));
+        let mut world = World::new(address, SimulatedDaemon::new(is_extended, sees_process));
         let mut users = Users::default();
         for operation in operations {
             users.take(operation, &mut world);
@@ -793,7 +795,7 @@ proptest! {
 
         // All is well from here on.
         world.daemon.refuses = false;
-        world.daemon.is_deaf = false;
+        world.daemon.is_unresponsive = false;
         world.daemon.entries.retain(|entry| entry.is_ours);
         world.up();
         world.run(MAX_PAUSE + TIMEOUT + connection_state::MAX_PAUSE + ms(100));
@@ -820,7 +822,7 @@ proptest! {
         prop_assert!(world.commands().len() <= most);
 
         let extended = world.daemon.is_extended;
-        let hold = match (extended, address == IPC && world.daemon.sees) {
+        let hold = match (extended, address == IPC && world.daemon.sees_process) {
             (false, _) => None,
             (true, true) => Some(Hold::Process),
             (true, false) => Some(Hold::Session),

@@ -11,16 +11,16 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(super) struct Topic {
     pub(super) name: TopicName,
-    pub(super) wanted: Option<CurrentAdvertisement>,
+    pub(super) advertisement: Option<CurrentAdvertisement>,
     /// What the daemon may have from this keeper.
     pub(super) registration: Option<Registration>,
     /// Whether this connection's daemon has been found to have it.
-    pub(super) is_found: bool,
+    pub(super) is_verified: bool,
     /// Why it could not be withdrawn.
-    pub(super) refusal: Option<Error>,
+    pub(super) withdraw_error: Option<Error>,
     /// The advertisements whose end waits for the withdrawal.
-    pub(super) leaving: Vec<AdvertisementId>,
-    pub(super) pause: Duration,
+    pub(super) ending: Vec<AdvertisementId>,
+    pub(super) retry_pause: Duration,
 }
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct CurrentAdvertisement {
     pub(super) info: TopicInfo,
     pub(super) state: RegistrationState,
     /// The trouble that was told since it was last registered.
-    pub(super) told: Option<Error>,
+    pub(super) reported_error: Option<Error>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,23 +53,25 @@ impl Topic {
     pub(super) fn new(name: TopicName) -> Self {
         Self {
             name,
-            wanted: None,
+            advertisement: None,
             registration: None,
-            is_found: false,
-            refusal: None,
-            leaving: Vec::new(),
-            pause: FIRST_PAUSE,
+            is_verified: false,
+            withdraw_error: None,
+            ending: Vec::new(),
+            retry_pause: FIRST_PAUSE,
         }
     }
 
     pub(super) fn is_registered(&self) -> bool {
-        self.wanted.as_ref().is_some_and(|wanted| wanted.state != RegistrationState::Unconfirmed)
+        self.advertisement
+            .as_ref()
+            .is_some_and(|advertisement| advertisement.state != RegistrationState::Unconfirmed)
     }
 
     /// Whether the daemon may have it in a form in which nobody wants it any more.
-    pub(super) fn is_misplaced(&self) -> bool {
-        let wanted = self.wanted.as_ref().map(|wanted| &wanted.info.publisher_node);
-        self.registration.as_ref().is_some_and(|registration| wanted != Some(&registration.node))
+    pub(super) fn must_withdraw(&self) -> bool {
+        let node = self.advertisement.as_ref().map(|current| &current.info.publisher_node);
+        self.registration.as_ref().is_some_and(|registration| node != Some(&registration.node))
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::connection::{Call, Connection, Outcome};
+use crate::connection::{Call, CallOutcome, Connection};
 use crate::error::{Error, Result};
 use crate::watch::{WatchAction, WatchEvent, WatchState};
 
@@ -50,13 +50,13 @@ impl Watch {
 
     fn advance(&mut self, until: Option<Instant>) -> Result<Option<WatchEvent>> {
         loop {
-            if let Some(event) = self.state.take() {
+            if let Some(event) = self.state.take_event() {
                 return Ok(Some(event));
             }
             let mut call = match self.call.take() {
                 Some(call) => call,
-                None => match self.state.next(Instant::now()) {
-                    WatchAction::Ask(query) => Call::of(query),
+                None => match self.state.next_action(Instant::now()) {
+                    WatchAction::Send(query) => Call::of(query),
                     WatchAction::Pause(pause) => {
                         let left = until.map_or(Duration::MAX, |until| {
                             until.saturating_duration_since(Instant::now())
@@ -69,16 +69,16 @@ impl Watch {
                     }
                 },
             };
-            match self.connection.proceed(&mut call, until) {
-                Ok(Outcome::Answered(reply)) => {
+            match self.connection.advance(&mut call, until) {
+                Ok(CallOutcome::Answered(reply)) => {
                     self.trouble = None;
                     self.state.answered(reply, Instant::now())?;
                 }
-                Ok(Outcome::Lost) => {
+                Ok(CallOutcome::Lost) => {
                     self.trouble = Some(self.disconnected());
                     self.state.lost(Instant::now());
                 }
-                Ok(Outcome::Pending) => {
+                Ok(CallOutcome::Pending) => {
                     if call.was_lost() && self.trouble.is_none() {
                         self.trouble = Some(self.disconnected());
                     }

@@ -16,7 +16,7 @@ use crate::reply::RawReply;
 pub(crate) struct MonitoredSocket {
     address: String,
     req_socket: ReqSocket,
-    is_asked: bool,
+    awaits_reply: bool,
 }
 
 /// What has happened to a connection.
@@ -25,9 +25,9 @@ pub(crate) enum ConnectionEvent {
     /// The daemon has greeted: somebody is there who takes requests.
     Connected,
     /// It is gone.
-    Lost,
+    Disconnected,
     /// The answer to the request is there.
-    Answered(RawReply),
+    Reply(RawReply),
 }
 
 impl MonitoredSocket {
@@ -37,18 +37,18 @@ impl MonitoredSocket {
         let events = [SocketEvent::HANDSHAKE_SUCCEEDED, SocketEvent::DISCONNECTED];
         let req_socket = ReqSocket::prepare(address, &events)?;
         req_socket.connect(address)?;
-        Ok(Self { address: address.to_owned(), req_socket, is_asked: false })
+        Ok(Self { address: address.to_owned(), req_socket, awaits_reply: false })
     }
 
     /// Sends a request, without waiting.
-    pub(crate) fn ask(&mut self, request: &DiscoveryRequest) -> Result<()> {
+    pub(crate) fn send(&mut self, request: &DiscoveryRequest) -> Result<()> {
         debug!(address = self.address, command = %request.command, "request");
         loop {
             match self.req_socket.socket.send(request.to_bytes(), zmq::DONTWAIT) {
                 Err(zmq::Error::EINTR) => {}
                 Err(source) => return Err(self.failed(source)),
                 Ok(()) => {
-                    self.is_asked = true;
+                    self.awaits_reply = true;
                     return Ok(());
                 }
             }
@@ -62,11 +62,11 @@ impl MonitoredSocket {
         items.extend(
             self.req_socket.monitor.as_ref().map(|monitor| monitor.as_poll_item(zmq::POLLIN)),
         );
-        if self.is_asked {
+        if self.awaits_reply {
             items.push(self.req_socket.socket.as_poll_item(zmq::POLLIN));
         }
-        let heard = zmq::poll(&mut items, poll_millis(within)).and_then(|_| wake_source.clear());
-        match heard {
+        let polled = zmq::poll(&mut items, poll_millis(within)).and_then(|_| wake_source.clear());
+        match polled {
             Ok(()) | Err(zmq::Error::EINTR) => Ok(()),
             Err(source) => Err(self.failed(source)),
         }
@@ -75,12 +75,12 @@ impl MonitoredSocket {
     /// What has happened, one thing after the other.
     pub(crate) fn next_event(&mut self) -> Result<Option<ConnectionEvent>> {
         // A reply that came before the connection was lost is a reply.
-        if self.is_asked
+        if self.awaits_reply
             && let Some(reply) = self.take(&self.req_socket.socket)?
         {
-            self.is_asked = false;
+            self.awaits_reply = false;
             debug!(bytes = reply.body.len(), "reply");
-            return Ok(Some(ConnectionEvent::Answered(reply)));
+            return Ok(Some(ConnectionEvent::Reply(reply)));
         }
         let Some(monitor) = &self.req_socket.monitor else { return Ok(None) };
         let is_connected = SocketEvent::HANDSHAKE_SUCCEEDED.to_raw().to_ne_bytes();
@@ -89,7 +89,7 @@ impl MonitoredSocket {
             if event.body.starts_with(&is_connected) {
                 ConnectionEvent::Connected
             } else {
-                ConnectionEvent::Lost
+                ConnectionEvent::Disconnected
             }
         }))
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::unique_endpoint;
-use crate::context::{ContextSlot, with_context_slot};
+use crate::context::{ContextSlot, create_sockets};
 use crate::exchange::poll_millis;
 
 /// Rings at a [`WakeSource`], from any thread.
@@ -29,7 +29,7 @@ pub(crate) struct WakeSource {
 impl Waker {
     pub(crate) fn new() -> zmq::Result<(Self, WakeSource)> {
         let (waker, wake_source, slot) =
-            with_context_slot(|slot| Ok((slot.socket(zmq::PAIR)?, slot.socket(zmq::PAIR)?, slot)))?;
+            create_sockets(|slot| Ok((slot.socket(zmq::PAIR)?, slot.socket(zmq::PAIR)?, slot)))?;
         let endpoint = unique_endpoint();
         for socket in [&wake_source, &waker] {
             socket.set_linger(0)?;

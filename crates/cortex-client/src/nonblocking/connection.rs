@@ -13,7 +13,7 @@ use tokio::time::{self, Timeout};
 use tracing::debug;
 
 use super::dealer_socket::DealerSocket;
-use super::driver::{Answer, Driver, DriverCommand, QueuedRequest};
+use super::driver::{Driver, DriverCommand, QueuedRequest, RequestOutcome};
 use crate::connection::{OnLoss, no_answer};
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, ExchangeAction, Query, RetryPolicy};
@@ -89,12 +89,12 @@ impl AsyncConnection {
             exchange: Exchange::start(policy, self.now()),
             // A SHUTDOWN that is sent again would end the next daemon.
             on_loss: if is_shutdown { OnLoss::Ignore } else { OnLoss::Resend },
-            patience: self.timeout / 2,
+            overdue_after: self.timeout / 2,
             was_lost: false,
         };
         match self.perform(&mut call).await? {
-            QueryOutcome::Answer(reply) => Ok(reply),
-            QueryOutcome::Loss | QueryOutcome::Nothing { .. } => {
+            QueryOutcome::Reply(reply) => Ok(reply),
+            QueryOutcome::Disconnected | QueryOutcome::NoAnswer { .. } => {
                 Err(no_answer(&self.address, policy.total(), policy.attempts))
             }
         }
@@ -102,15 +102,15 @@ impl AsyncConnection {
 
     /// A question of a wait or a watch, asked once. Dropping the future is as with
     /// [`call`](Self::call).
-    pub(super) async fn ask(&self, query: Query) -> Result<QueryOutcome> {
+    pub(super) async fn query(&self, query: Query) -> Result<QueryOutcome> {
         let Query { body, timeout, may_park } = query;
         debug!(within = ?timeout, may_park, "question");
-        let held_back = if may_park { LONG_POLL } else { Duration::ZERO };
+        let park_time = if may_park { LONG_POLL } else { Duration::ZERO };
         let mut call = AsyncCall {
             body,
             exchange: Exchange::start(RetryPolicy { timeout, attempts: 1 }, self.now()),
             on_loss: if may_park { OnLoss::Report } else { OnLoss::Resend },
-            patience: held_back.saturating_add(self.timeout / 2),
+            overdue_after: park_time.saturating_add(self.timeout / 2),
             was_lost: false,
         };
         self.perform(&mut call).await
@@ -120,7 +120,7 @@ impl AsyncConnection {
         // The present sending, until it is answered, lost or taken back.
         let mut sending = None;
         loop {
-            match call.exchange.next(self.now()) {
+            match call.exchange.next_action(self.now()) {
                 ExchangeAction::Send { within } => {
                     let sent = sending.get_or_insert_with(|| self.send(call));
                     match self.timeout(within, &mut sent.has_left).await {
@@ -140,13 +140,13 @@ impl AsyncConnection {
                         Ok(Ok(answer)) => {
                             sent.is_over = true;
                             match answer {
-                                Answer::Reply(raw) => {
-                                    return call.read(&raw).map(QueryOutcome::Answer);
+                                RequestOutcome::Reply(raw) => {
+                                    return call.read(&raw).map(QueryOutcome::Reply);
                                 }
-                                Answer::Lost if call.on_loss == OnLoss::Report => {
-                                    return Ok(QueryOutcome::Loss);
+                                RequestOutcome::Lost if call.on_loss == OnLoss::Report => {
+                                    return Ok(QueryOutcome::Disconnected);
                                 }
-                                Answer::Lost => {
+                                RequestOutcome::Lost => {
                                     call.was_lost = true;
                                     call.exchange.lost(self.now());
                                 }
@@ -165,13 +165,13 @@ impl AsyncConnection {
                 ExchangeAction::GiveUp => {
                     // An answer that came while nobody polled is one.
                     if let Some(sent) = &mut sending
-                        && let Ok(Answer::Reply(raw)) = sent.answer.try_recv()
+                        && let Ok(RequestOutcome::Reply(raw)) = sent.answer.try_recv()
                     {
                         sent.is_over = true;
-                        return call.read(&raw).map(QueryOutcome::Answer);
+                        return call.read(&raw).map(QueryOutcome::Reply);
                     }
                     debug!(attempts = call.exchange.attempt(), "no answer");
-                    return Ok(QueryOutcome::Nothing {
+                    return Ok(QueryOutcome::NoAnswer {
                         waited: call.exchange.policy().total(),
                         was_lost: call.was_lost,
                     });
@@ -189,7 +189,7 @@ impl AsyncConnection {
             number,
             body: call.body.clone(),
             on_loss: call.on_loss,
-            patience: call.patience,
+            overdue_after: call.overdue_after,
             sent,
             answer: answerer,
         };
@@ -202,11 +202,11 @@ impl AsyncConnection {
 /// What came of a question.
 #[derive(Debug)]
 pub(super) enum QueryOutcome {
-    Answer(Reply),
+    Reply(Reply),
     /// The connection was lost before the daemon gave the answer that it may hold back.
-    Loss,
+    Disconnected,
     /// The time is over. `was_lost`: a connection was lost meanwhile.
-    Nothing {
+    NoAnswer {
         waited: Duration,
         was_lost: bool,
     },
@@ -219,13 +219,13 @@ struct AsyncCall {
     exchange: Exchange,
     on_loss: OnLoss,
     /// After this time an answer is overdue.
-    patience: Duration,
+    overdue_after: Duration,
     was_lost: bool,
 }
 
 impl AsyncCall {
     fn read(&self, raw: &RawReply) -> Result<Reply> {
-        let reply = Reply::read(raw, self.exchange.sendings());
+        let reply = Reply::read(raw, self.exchange.times_sent());
         let attempt = self.exchange.attempt();
         debug!(attempt, bytes = raw.body.len(), readable = reply.is_ok(), "reply");
         reply
@@ -237,7 +237,7 @@ impl AsyncCall {
 struct Sending<'a> {
     number: u64,
     has_left: oneshot::Receiver<Result<()>>,
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<RequestOutcome>,
     is_over: bool,
     commands: &'a mpsc::UnboundedSender<DriverCommand>,
 }

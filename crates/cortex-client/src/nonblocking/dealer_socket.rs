@@ -25,7 +25,7 @@ use tracing::debug;
 use zmq::SocketEvent::{CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED};
 
 use crate::connection::{configure, connect, monitor, stop_monitor};
-use crate::context::{ContextSlot, with_context_slot};
+use crate::context::{ContextSlot, create_sockets};
 use crate::error::{Error, Result};
 use crate::reply::RawReply;
 
@@ -40,11 +40,11 @@ pub(super) enum SocketState {
     /// A reply to the request of this number.
     Reply { number: u64, reply: RawReply },
     /// A message that is no reply.
-    Junk,
+    Malformed,
     /// A request can be sent.
-    Room,
+    Writable,
     /// Nothing can be done now.
-    Nothing,
+    Idle,
     /// The connection did not come about or is gone, and all replies of it have been seen.
     Lost,
 }
@@ -63,7 +63,7 @@ impl DealerSocket {
     pub(super) fn open(address: &str) -> Result<Self> {
         let transport = |source| Error::Transport { address: address.to_owned(), source };
         let events = [CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED];
-        let (socket, monitor, slot) = with_context_slot(|slot| {
+        let (socket, monitor, slot) = create_sockets(|slot| {
             let socket = slot.socket(zmq::DEALER)?;
             configure(&socket, address)?;
             set_times(&socket)?;
@@ -89,12 +89,12 @@ impl DealerSocket {
 
     /// Takes note of what has become of the connection.
     ///
-    /// To be called before [`look`](Self::look): replies from before the end are there when the
+    /// To be called before [`next_state`](Self::next_state): replies from before the end are there when the
     /// end is told.
-    pub(super) fn listen(&mut self) {
+    pub(super) fn read_monitor(&mut self) {
         loop {
             match self.monitor.get_ref().recv_multipart(zmq::DONTWAIT) {
-                Ok(event) => self.note(&event),
+                Ok(event) => self.apply_monitor_event(&event),
                 Err(zmq::Error::EAGAIN) => return,
                 Err(zmq::Error::EINTR) => {}
                 Err(error) => return self.fail(error),
@@ -103,7 +103,7 @@ impl DealerSocket {
     }
 
     /// The event's number is the first two bytes, in this machine's order.
-    fn note(&mut self, event: &[Vec<u8>]) {
+    fn apply_monitor_event(&mut self, event: &[Vec<u8>]) {
         let Some(number) = event.first().and_then(|event| event.first_chunk()) else { return };
         if u16::from_ne_bytes(*number) == HANDSHAKE_SUCCEEDED.to_raw() {
             self.up_since = Some(Instant::now());
@@ -117,13 +117,13 @@ impl DealerSocket {
         self.has_failed = true;
     }
 
-    /// Whether a [`look`](Self::look) would receive a message. It must follow before the next wait.
+    /// Whether a [`next_state`](Self::next_state) would receive a message. It must follow before the next wait.
     pub(super) fn has_message(&self) -> bool {
         self.socket.get_ref().get_events().is_ok_and(|events| events.contains(zmq::POLLIN))
     }
 
     /// Receives a message, or tells what else can be done.
-    pub(super) fn look(&mut self) -> SocketState {
+    pub(super) fn next_state(&mut self) -> SocketState {
         let events = match self.socket.get_ref().get_events() {
             Ok(events) => events,
             Err(error) => {
@@ -140,13 +140,13 @@ impl DealerSocket {
         if self.has_failed {
             SocketState::Lost
         } else if self.up_since.is_some() && events.contains(zmq::POLLOUT) {
-            SocketState::Room
+            SocketState::Writable
         } else {
-            SocketState::Nothing
+            SocketState::Idle
         }
     }
 
-    /// Sends a request, after [`look`](Self::look) has seen that there is room.
+    /// Sends a request, after [`next_state`](Self::next_state) has seen that there is room.
     pub(super) fn send(&mut self, number: u64, body: Vec<u8>) {
         let message = [number.to_be_bytes().to_vec(), Vec::new(), body];
         if let Err(error) = self.socket.get_ref().send_multipart(message, zmq::DONTWAIT) {
@@ -155,15 +155,15 @@ impl DealerSocket {
     }
 
     /// Ready when a look may show something new.
-    pub(super) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut news = Poll::Pending;
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut readiness = Poll::Pending;
         for socket in [&mut self.socket, &mut self.monitor] {
-            if let Poll::Ready(readiness) = socket.poll_read_ready_mut(cx) {
-                readiness?.clear_ready();
-                news = Poll::Ready(Ok(()));
+            if let Poll::Ready(guard) = socket.poll_read_ready_mut(cx) {
+                guard?.clear_ready();
+                readiness = Poll::Ready(Ok(()));
             }
         }
-        news
+        readiness
     }
 }
 
@@ -212,7 +212,7 @@ fn read(message: Vec<Vec<u8>>) -> SocketState {
         },
         _ => {
             debug!(frames = count, "a message that is no reply");
-            SocketState::Junk
+            SocketState::Malformed
         }
     }
 }

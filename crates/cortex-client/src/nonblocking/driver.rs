@@ -26,7 +26,7 @@ use crate::reply::RawReply;
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 /// How many messages are sent and received before the runtime's other tasks have a turn.
-const TURN: usize = 64;
+const MAX_MESSAGES_PER_POLL: usize = 64;
 
 /// What an asker wants.
 #[derive(Debug)]
@@ -45,24 +45,24 @@ pub(super) struct QueuedRequest {
     pub(super) body: Vec<u8>,
     pub(super) on_loss: OnLoss,
     /// After this time an answer is overdue.
-    pub(super) patience: Duration,
+    pub(super) overdue_after: Duration,
     /// Told just before the request leaves, or why it cannot.
     pub(super) sent: oneshot::Sender<Result<()>>,
-    pub(super) answer: oneshot::Sender<Answer>,
+    pub(super) answer: oneshot::Sender<RequestOutcome>,
 }
 
 impl QueuedRequest {
     /// There is no connection any more to send it on.
-    fn tell_loss(self) {
+    fn report_loss(self) {
         if self.sent.send(Ok(())).is_ok() {
-            let _ = self.answer.send(Answer::Lost);
+            let _ = self.answer.send(RequestOutcome::Lost);
         }
     }
 }
 
 /// What became of a request that was sent.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum RequestOutcome {
     /// The daemon's reply.
     Reply(RawReply),
     /// The connection is lost, and the daemon's answer with it.
@@ -74,8 +74,8 @@ pub(super) enum Answer {
 struct AwaitedReply {
     since: Instant,
     on_loss: OnLoss,
-    patience: Duration,
-    answer: oneshot::Sender<Answer>,
+    overdue_after: Duration,
+    answer: oneshot::Sender<RequestOutcome>,
 }
 
 /// The task. It ends when all are gone who could give it orders.
@@ -91,7 +91,7 @@ pub(super) struct Driver {
     /// Before the next link.
     pause: Option<Pin<Box<Sleep>>>,
     backoff: Backoff,
-    last_heard: Option<Instant>,
+    last_reply_at: Option<Instant>,
 }
 
 impl Driver {
@@ -108,15 +108,15 @@ impl Driver {
             dealer: Some(dealer),
             pause: None,
             backoff: Backoff::default(),
-            last_heard: None,
+            last_reply_at: None,
         }
     }
 
-    fn obey(&mut self, command: DriverCommand) {
+    fn apply(&mut self, command: DriverCommand) {
         match command {
             // Whoever wants to hear of a loss spoke to a daemon before.
             DriverCommand::Send(request) if request.on_loss == OnLoss::Report && !self.is_up() => {
-                request.tell_loss();
+                request.report_loss();
             }
             DriverCommand::Send(request) => {
                 self.queue.insert(request.number, request);
@@ -141,8 +141,8 @@ impl Driver {
     /// overdue, and nothing else has come since it was asked for.
     fn is_dealer_dead(&self, unanswered: &AwaitedReply) -> bool {
         let is_since = |then: Option<Instant>| then.is_some_and(|then| then > unanswered.since);
-        unanswered.since.elapsed() >= unanswered.patience
-            && !is_since(self.last_heard)
+        unanswered.since.elapsed() >= unanswered.overdue_after
+            && !is_since(self.last_reply_at)
             && self.dealer.as_ref().is_some_and(|dealer| {
                 // After a time in which the runtime did not run there may be something to hear.
                 !is_since(dealer.up_since()) && !dealer.has_message()
@@ -150,23 +150,23 @@ impl Driver {
     }
 
     /// Does what can be done now, as far as a turn goes. Whether there is more.
-    fn work(&mut self) -> bool {
+    fn send_and_receive(&mut self) -> bool {
         if self.dealer.is_none() {
             self.open_dealer();
         }
         if let Some(dealer) = &mut self.dealer {
-            dealer.listen();
+            dealer.read_monitor();
         }
-        for _ in 0..TURN {
+        for _ in 0..MAX_MESSAGES_PER_POLL {
             let Some(dealer) = &mut self.dealer else { return false };
-            match dealer.look() {
-                SocketState::Nothing => return false,
-                SocketState::Room => match next_to_send(&mut self.queue, &mut self.awaited) {
+            match dealer.next_state() {
+                SocketState::Idle => return false,
+                SocketState::Writable => match next_to_send(&mut self.queue, &mut self.awaited) {
                     Some((number, body)) => dealer.send(number, body),
                     None => return false,
                 },
                 SocketState::Reply { number, reply } => self.deliver(number, reply),
-                SocketState::Junk => {}
+                SocketState::Malformed => {}
                 SocketState::Lost => {
                     debug!("the connection is lost");
                     self.drop_dealer();
@@ -194,36 +194,36 @@ impl Driver {
 
     fn drop_dealer(&mut self) {
         let Some(dealer) = self.dealer.take() else { return };
-        let was_heard = dealer.up_since().is_some_and(|up| self.last_heard >= Some(up));
+        let was_answered = dealer.up_since().is_some_and(|up| self.last_reply_at >= Some(up));
         self.pause =
-            (!was_heard).then(|| Box::pin(time::sleep(self.backoff.pause().min(MAX_PAUSE))));
+            (!was_answered).then(|| Box::pin(time::sleep(self.backoff.pause().min(MAX_PAUSE))));
         for (number, request) in std::mem::take(&mut self.queue) {
             if request.on_loss == OnLoss::Report {
-                request.tell_loss();
+                request.report_loss();
             } else {
                 self.queue.insert(number, request);
             }
         }
         let lost = |_: &u64, awaited: &mut AwaitedReply| awaited.on_loss != OnLoss::Ignore;
         for (_, awaited) in self.awaited.extract_if(lost) {
-            let _ = awaited.answer.send(Answer::Lost);
+            let _ = awaited.answer.send(RequestOutcome::Lost);
         }
     }
 
     fn deliver(&mut self, number: u64, reply: RawReply) {
-        self.last_heard = Some(Instant::now());
+        self.last_reply_at = Some(Instant::now());
         self.backoff = Backoff::default();
         if let Some(awaited) = self.awaited.remove(&number) {
-            let _ = awaited.answer.send(Answer::Reply(reply));
+            let _ = awaited.answer.send(RequestOutcome::Reply(reply));
         } else {
             debug!(number, "a reply that nobody waits for");
         }
     }
 
     /// Ready as soon as there may be something to do, apart from orders.
-    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match (&mut self.dealer, &mut self.pause) {
-            (Some(dealer), _) => dealer.poll_news(cx),
+            (Some(dealer), _) => dealer.poll_ready(cx),
             (None, Some(pause)) => pause.as_mut().poll(cx).map(|()| {
                 self.pause = None;
                 Ok(())
@@ -239,10 +239,10 @@ fn next_to_send(
     awaited: &mut HashMap<u64, AwaitedReply>,
 ) -> Option<(u64, Vec<u8>)> {
     while let Some((number, request)) = queue.pop_first() {
-        let QueuedRequest { body, on_loss, patience, sent, answer, .. } = request;
+        let QueuedRequest { body, on_loss, overdue_after, sent, answer, .. } = request;
         if sent.send(Ok(())).is_ok() {
             let since = Instant::now();
-            awaited.insert(number, AwaitedReply { since, on_loss, patience, answer });
+            awaited.insert(number, AwaitedReply { since, on_loss, overdue_after, answer });
             return Some((number, body));
         }
     }
@@ -257,13 +257,13 @@ impl Future for Driver {
         loop {
             while let Poll::Ready(command) = driver.commands.poll_recv(cx) {
                 let Some(command) = command else { return Poll::Ready(()) };
-                driver.obey(command);
+                driver.apply(command);
             }
-            if driver.work() {
+            if driver.send_and_receive() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match driver.poll_news(cx) {
+            match driver.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
                 // The runtime is about to end.
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
@@ -290,13 +290,13 @@ mod tests {
         (Driver::new(address.to_owned(), received, DealerSocket::open(address).unwrap()), commands)
     }
 
-    type Asker = (oneshot::Receiver<Result<()>>, oneshot::Receiver<Answer>);
+    type Asker = (oneshot::Receiver<Result<()>>, oneshot::Receiver<RequestOutcome>);
 
     fn request(number: u64, on_loss: OnLoss) -> (QueuedRequest, Asker) {
         let (sent, has_left) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
         let body = b"request".to_vec();
-        let request = QueuedRequest { number, body, on_loss, patience: MINUTE, sent, answer };
+        let request = QueuedRequest { number, body, on_loss, overdue_after: MINUTE, sent, answer };
         (request, (has_left, answered))
     }
 
@@ -370,10 +370,10 @@ mod tests {
             let is_told = askers.iter_mut().map(|(_, answer)| answer.try_recv().is_ok());
             assert_eq!(is_told.collect::<Vec<_>>(), [true, false, true]);
             assert!(waiter.0.try_recv().is_err(), "it waits for the next connection");
-            assert!(matches!(told.1.try_recv(), Ok(Answer::Lost)));
+            assert!(matches!(told.1.try_recv(), Ok(RequestOutcome::Lost)));
             assert_eq!((driver.queue.len(), driver.awaited.len()), (1, 1));
 
-            driver.obey(DriverCommand::Send(request(9, OnLoss::Report).0));
+            driver.apply(DriverCommand::Send(request(9, OnLoss::Report).0));
             assert_eq!(driver.queue.len(), 1, "there is nothing to park it on");
         });
     }

@@ -36,8 +36,8 @@ pub struct AsyncWatch {
 
 /// What was done for the feed.
 enum Finished {
-    Asked(QueryOutcome),
-    Paused,
+    Query(QueryOutcome),
+    Pause,
 }
 
 impl AsyncWatch {
@@ -62,7 +62,7 @@ impl AsyncWatch {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<WatchEvent>> {
         loop {
-            if let Some(event) = self.state.take() {
+            if let Some(event) = self.state.take_event() {
                 return Poll::Ready(Ok(event));
             }
             if self.is_over {
@@ -70,37 +70,37 @@ impl AsyncWatch {
             }
             let running = self.running.get_or_insert_with(|| {
                 let connection = Arc::clone(&self.connection);
-                match self.state.next(connection.now()) {
-                    WatchAction::Ask(query) => {
-                        Box::pin(async move { connection.ask(query).await.map(Finished::Asked) })
+                match self.state.next_action(connection.now()) {
+                    WatchAction::Send(query) => {
+                        Box::pin(async move { connection.query(query).await.map(Finished::Query) })
                     }
                     WatchAction::Pause(pause) => {
                         Box::pin(
-                            async move { connection.pause(pause).await.map(|()| Finished::Paused) },
+                            async move { connection.pause(pause).await.map(|()| Finished::Pause) },
                         )
                     }
                 }
             });
-            let done = ready!(running.as_mut().poll(cx));
+            let finished = ready!(running.as_mut().poll(cx));
             self.running = None;
-            self.apply(done)?;
+            self.apply(finished)?;
         }
     }
 
-    fn apply(&mut self, done: Result<Finished>) -> Result<()> {
+    fn apply(&mut self, finished: Result<Finished>) -> Result<()> {
         let now = self.connection.now();
-        match done {
-            Ok(Finished::Paused) => {}
-            Ok(Finished::Asked(QueryOutcome::Answer(reply))) => {
+        match finished {
+            Ok(Finished::Pause) => {}
+            Ok(Finished::Query(QueryOutcome::Reply(reply))) => {
                 self.trouble = None;
                 self.state.answered(reply, now)?;
             }
-            Ok(Finished::Asked(QueryOutcome::Loss)) => {
+            Ok(Finished::Query(QueryOutcome::Disconnected)) => {
                 let address = self.connection.address().to_owned();
                 self.trouble = Some(Error::Disconnected { address });
                 self.state.lost(now);
             }
-            Ok(Finished::Asked(QueryOutcome::Nothing { waited, .. })) => {
+            Ok(Finished::Query(QueryOutcome::NoAnswer { waited, .. })) => {
                 self.trouble = Some(no_answer(self.connection.address(), waited, 1));
                 self.state.unanswered();
             }

@@ -246,8 +246,8 @@ impl Simulation {
     /// Asks one question; whether nothing is left to tell.
     fn ask(&mut self, fault: Fault) -> bool {
         let query = loop {
-            match self.state.next(self.now) {
-                WatchAction::Ask(query) => break query,
+            match self.state.next_action(self.now) {
+                WatchAction::Send(query) => break query,
                 WatchAction::Pause(pause) => self.now += pause,
             }
         };
@@ -287,7 +287,7 @@ impl Simulation {
                 }
             }
         }
-        while let Some(event) = self.state.take() {
+        while let Some(event) = self.state.take_event() {
             self.reader.hear(event);
             if let Some(revision) = self.reader.revision {
                 let list = &self.daemon.lists[&(self.daemon.epoch, revision)];
@@ -395,14 +395,14 @@ fn queries_in_a_minute(mut answer: impl FnMut(&mut WatchState, &Query, Instant))
     let mut state = WatchState::new(None, INTERVAL, Duration::from_millis(1));
     let mut queries = 0;
     while now - start < Duration::from_secs(60) {
-        match state.next(now) {
+        match state.next_action(now) {
             WatchAction::Pause(pause) => now += pause,
-            WatchAction::Ask(query) => {
+            WatchAction::Send(query) => {
                 queries += 1;
                 answer(&mut state, &query, now);
             }
         }
-        while state.take().is_some() {}
+        while state.take_event().is_some() {}
         assert!(queries < 10_000, "it spins");
     }
     queries
@@ -470,13 +470,13 @@ fn no_daemon_makes_a_watch_spin() {
 fn a_slow_list_is_not_asked_for_all_the_time() {
     let mut simulation = Simulation::new(None, false, 0, 1);
     simulation.ask(Fault::None);
-    let WatchAction::Ask(_) = simulation.state.next(simulation.now) else {
+    let WatchAction::Send(_) = simulation.state.next_action(simulation.now) else {
         panic!("the first list, at once")
     };
     let took = Duration::from_secs(3);
     simulation.now += took;
     simulation.state.answered(ok(Vec::new(), None), simulation.now).unwrap();
-    assert_eq!(simulation.state.next(simulation.now), WatchAction::Pause(took));
+    assert_eq!(simulation.state.next_action(simulation.now), WatchAction::Pause(took));
 }
 
 #[test]
@@ -492,13 +492,15 @@ fn a_list_of_a_daemon_that_names_a_topic_twice_is_made_one() {
 fn after_a_loss_the_daemon_is_asked_for_a_word_at_once() {
     let mut simulation = Simulation::new(None, true, 8, 4);
     simulation.catch_up();
-    let WatchAction::Ask(query) = simulation.state.next(simulation.now) else {
+    let WatchAction::Send(query) = simulation.state.next_action(simulation.now) else {
         panic!("no reason to pause")
     };
     assert!(query.may_park);
     assert_eq!(query.timeout, LONG_POLL + ANSWER);
     simulation.state.lost(simulation.now);
-    let WatchAction::Ask(query) = simulation.state.next(simulation.now) else { panic!("at once") };
+    let WatchAction::Send(query) = simulation.state.next_action(simulation.now) else {
+        panic!("at once")
+    };
     let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
     assert_eq!(request.ext.unwrap().wait_ms, Some(0));
     assert!(!query.may_park);
@@ -534,9 +536,9 @@ fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
         ok(Vec::new(), Some(ResponseExt { events, ..place(epoch, revision) }))
     };
     let asks_since = |state: &mut WatchState, now: &mut Instant| loop {
-        match state.next(*now) {
+        match state.next_action(*now) {
             WatchAction::Pause(pause) => *now += pause,
-            WatchAction::Ask(query) => {
+            WatchAction::Send(query) => {
                 let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
                 break request.ext.unwrap().since.map(|since| (since.epoch, since.revision));
             }
@@ -555,10 +557,10 @@ fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
         assert_eq!(asks_since(&mut state, &mut now), None);
         let all = ResponseExt { snapshot: Some(true), ..place(1, 5) };
         state.answered(ok(Vec::new(), Some(all)), now).unwrap();
-        assert!(matches!(state.take(), Some(WatchEvent::Snapshot { .. })));
+        assert!(matches!(state.take_event(), Some(WatchEvent::Snapshot { .. })));
         assert_eq!(asks_since(&mut state, &mut now), Some((1, 5)));
         state.answered(answer, now).unwrap();
-        let heard = std::iter::from_fn(|| state.take()).map(|event| match event {
+        let heard = std::iter::from_fn(|| state.take_event()).map(|event| match event {
             WatchEvent::Changed(change) => change.info.name.to_string(),
             WatchEvent::Snapshot { .. } => "a snapshot".to_owned(),
         });
