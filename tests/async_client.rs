@@ -122,7 +122,7 @@ fn connecting_without_a_runtime_is_an_error_and_no_panic() {
 async fn building_a_client_rejects_an_invalid_address() {
     for address in ["", "nonsense", "ipc", "tcp://127.0.0.1", "udp+x://y", "ipc:///a\0b"] {
         let built = AsyncDiscoveryClient::connect(address).map(drop);
-        let Err(Error::Address { address: in_error, .. }) = built else {
+        let Err(Error::InvalidAddress { address: in_error, .. }) = built else {
             panic!("{address}: {built:?}")
         };
         assert_eq!(in_error, address);
@@ -981,7 +981,7 @@ async fn a_refused_watch_is_an_error() {
     });
     let client = client(&refusing.address());
     let built = client.watch(Some("/[a")).map(drop);
-    assert!(matches!(built, Err(Error::Filter { .. })), "{built:?}");
+    assert!(matches!(built, Err(Error::InvalidFilter { .. })), "{built:?}");
     let refused = Error::Refused { message: "not today".into() };
     let mut watch = client.watch(None).unwrap();
     for _ in 0..3 {

@@ -81,7 +81,7 @@ fn a_missing_daemon_is_an_error_with_its_address_and_the_waiting_time() {
 fn building_a_client_rejects_an_invalid_address() {
     for address in ["", "nonsense", "ipc", "tcp://127.0.0.1", "udp+x://y"] {
         let built = DiscoveryClient::builder().address(address).build().map(drop);
-        let Err(Error::Address { address: in_error, .. }) = built else {
+        let Err(Error::InvalidAddress { address: in_error, .. }) = built else {
             panic!("{address}: {built:?}")
         };
         assert_eq!(in_error, address);

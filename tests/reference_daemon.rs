@@ -1,6 +1,6 @@
 //! Our client and command line with a Python daemon that behaves as the reference.
 
-use cortex_client::{Error, Hello};
+use cortex_client::{DaemonInfo, Error};
 use cortex_tests::conformance::{check_every_client_call, check_every_command, client};
 use cortex_tests::messages::topic;
 use cortex_tests::python::ReferenceDaemon;
@@ -34,7 +34,7 @@ fn the_reference_daemon_has_no_extensions() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
     let mut client = client(&daemon.address());
     client.register_topic(&topic("/a", "node")).unwrap();
-    assert_eq!(client.hello(), Ok(Hello::default()));
+    assert_eq!(client.hello(), Ok(DaemonInfo::default()));
     let described = client.describe("/a").unwrap();
     assert_eq!((described.info, described.entry), (topic("/a", "node"), None));
     assert_eq!(client.describe_all().unwrap().len(), 1);

@@ -289,7 +289,7 @@ fn patterns_match_the_same_topics_at_every_daemon() {
             let found: Vec<_> = topics.iter().map(|topic| topic.name.as_str()).collect();
             assert_eq!(found, names, "{pattern} at {address}");
         }
-        assert!(matches!(client.watch(Some("/a[")), Err(Error::Filter { .. })));
+        assert!(matches!(client.watch(Some("/a[")), Err(Error::InvalidFilter { .. })));
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cortex_client::{
-    AsyncDiscoveryClient, Description, DiscoveryClient, DiscoveryClientBuilder, Hello, Result,
-    TopicInfo,
+    AsyncDiscoveryClient, DaemonInfo, DiscoveryClient, DiscoveryClientBuilder, Result,
+    TopicDescription, TopicInfo,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -45,17 +45,17 @@ pub trait AnyClient {
     ///
     /// # Errors
     /// Those of the client.
-    fn hello(&mut self) -> Result<Hello>;
+    fn hello(&mut self) -> Result<DaemonInfo>;
     /// LOOKUP with `ext`.
     ///
     /// # Errors
     /// Those of the client.
-    fn describe(&mut self, topic: &str) -> Result<Description>;
+    fn describe(&mut self, topic: &str) -> Result<TopicDescription>;
     /// LIST with `ext`.
     ///
     /// # Errors
     /// Those of the client.
-    fn describe_all(&mut self) -> Result<Vec<Description>>;
+    fn describe_all(&mut self) -> Result<Vec<TopicDescription>>;
     /// STATS.
     ///
     /// # Errors
@@ -110,9 +110,9 @@ calls! {
     wait_for_topic(topic: &str, timeout: Duration) -> TopicInfo;
     list_topics() -> Vec<TopicInfo>;
     ping() -> ();
-    hello() -> Hello;
-    describe(topic: &str) -> Description;
-    describe_all() -> Vec<Description>;
+    hello() -> DaemonInfo;
+    describe(topic: &str) -> TopicDescription;
+    describe_all() -> Vec<TopicDescription>;
     stats() -> BTreeMap<String, u64>;
     shutdown() -> ();
 }

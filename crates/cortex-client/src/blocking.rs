@@ -14,7 +14,7 @@ use crate::builder::DiscoveryClientBuilder;
 use crate::connection::{Call, CallOutcome, Connection};
 use crate::error::{Error, Result};
 use crate::exchange::RetryPolicy;
-use crate::info::{Description, Hello};
+use crate::info::{DaemonInfo, TopicDescription};
 use crate::wait::{Wait, WaitAction};
 use crate::watch::{WatchState, parse_filter};
 
@@ -186,7 +186,7 @@ impl DiscoveryClient {
     /// be, there is a new snapshot.
     ///
     /// # Errors
-    /// [`Error::Filter`]; [`Error::Transport`] when no socket can be made.
+    /// [`Error::InvalidFilter`]; [`Error::Transport`] when no socket can be made.
     pub fn watch(&self, filter: Option<&str>) -> Result<Watch> {
         let state = WatchState::new(parse_filter(filter)?, self.poll_interval, self.policy.timeout);
         Watch::start(self.address().to_owned(), state)
@@ -214,7 +214,7 @@ impl DiscoveryClient {
     ///
     /// # Errors
     /// As [`ping`](Self::ping).
-    pub fn hello(&mut self) -> Result<Hello> {
+    pub fn hello(&mut self) -> Result<DaemonInfo> {
         let request = DiscoveryRequest::ping().with_ext(RequestExt::default());
         self.connection.call(&request, self.policy)?.daemon_info()
     }
@@ -223,7 +223,7 @@ impl DiscoveryClient {
     ///
     /// # Errors
     /// As [`lookup_topic`](Self::lookup_topic).
-    pub fn describe(&mut self, topic: &str) -> Result<Description> {
+    pub fn describe(&mut self, topic: &str) -> Result<TopicDescription> {
         let request = DiscoveryRequest::lookup(topic).with_ext(RequestExt::default());
         self.connection.call(&request, self.policy)?.described(topic)
     }
@@ -233,7 +233,7 @@ impl DiscoveryClient {
     ///
     /// # Errors
     /// As [`list_topics`](Self::list_topics).
-    pub fn describe_all(&mut self) -> Result<Vec<Description>> {
+    pub fn describe_all(&mut self) -> Result<Vec<TopicDescription>> {
         let request = DiscoveryRequest::list().with_ext(RequestExt::default());
         self.connection.call(&request, self.policy)?.all_described()
     }

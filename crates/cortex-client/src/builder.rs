@@ -72,7 +72,7 @@ impl DiscoveryClientBuilder {
     /// Makes the client. It connects in the background: a daemon need not be there yet.
     ///
     /// # Errors
-    /// [`Error::Address`](crate::Error::Address) for an address that ZeroMQ cannot connect to,
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) for an address that ZeroMQ cannot connect to,
     /// [`Error::Transport`](crate::Error::Transport) when no socket can be made.
     pub fn build(self) -> Result<DiscoveryClient> {
         let policy = self.policy();

@@ -67,7 +67,7 @@ impl Connection {
     /// a REQ socket that waits for a reply can do nothing else, and a late reply is lost with it.
     ///
     /// # Errors
-    /// [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Address`] and [`Error::Transport`];
+    /// [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::InvalidAddress`] and [`Error::Transport`];
     /// then the call is over.
     pub(crate) fn advance(
         &mut self,
@@ -369,7 +369,7 @@ pub(crate) fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> 
 pub(crate) fn connect(socket: &zmq::Socket, address: &str) -> Result<()> {
     let connected =
         if address.contains('\0') { Err(zmq::Error::EINVAL) } else { socket.connect(address) };
-    connected.map_err(|source| Error::Address { address: address.to_owned(), source })
+    connected.map_err(|source| Error::InvalidAddress { address: address.to_owned(), source })
 }
 
 /// A socket at which an event comes in for each of these that happens to `socket`, which is of the

@@ -84,7 +84,7 @@ pub enum Error {
 
     /// What was to be watched is not a pattern of topic names. Nothing was sent.
     #[error("{filter:?} is not a pattern: {source}")]
-    Filter {
+    InvalidFilter {
         /// The pattern as it was given.
         filter: String,
         /// What is wrong with it.
@@ -93,7 +93,7 @@ pub enum Error {
 
     /// ZeroMQ cannot connect to such an address. Nothing was sent.
     #[error("{address} is not an address to connect to: {source}")]
-    Address {
+    InvalidAddress {
         /// The address as it was given.
         address: String,
         /// `ZeroMQ`'s reason.
@@ -170,5 +170,5 @@ pub enum UnreadableReply {
     },
     /// The answer to a watch does not tell to which place in the history it leads.
     #[error("it does not tell its place in the history")]
-    NoPlace,
+    NoRevision,
 }

@@ -7,7 +7,7 @@ use cortex_proto::{EntryExt, TopicInfo};
 /// What a daemon says of itself. A daemon of level 0, such as the Python reference, says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Hello {
+pub struct DaemonInfo {
     /// The level of the protocol's extensions that it speaks; 0 for none.
     pub level: u64,
     /// Its name and version.
@@ -27,7 +27,7 @@ pub struct Hello {
 /// A topic, and what the daemon knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Description {
+pub struct TopicDescription {
     /// The topic as its publisher registered it.
     pub info: TopicInfo,
     /// Who registered it, when, and what keeps it; `None` from a daemon of level 0.

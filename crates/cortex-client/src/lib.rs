@@ -90,7 +90,7 @@ pub use cortex_proto::{
     TopicFilter, TopicFilterError, TopicInfo, TopicName,
 };
 pub use error::{Error, Result, UnreadableReply};
-pub use info::{Description, Hello};
+pub use info::{DaemonInfo, TopicDescription};
 #[cfg(feature = "tokio")]
 pub use nonblocking::{AsyncDiscoveryClient, AsyncWatch};
 pub use wait::DEFAULT_WAIT_TIMEOUT;

@@ -19,7 +19,7 @@ use crate::builder::DiscoveryClientBuilder;
 use crate::error::Error;
 use crate::error::Result;
 use crate::exchange::RetryPolicy;
-use crate::info::{Description, Hello};
+use crate::info::{DaemonInfo, TopicDescription};
 use crate::reply::Reply;
 use crate::wait::{Wait, WaitAction};
 use crate::watch::{WatchState, parse_filter};
@@ -181,7 +181,7 @@ impl AsyncDiscoveryClient {
     /// be, there is a new snapshot.
     ///
     /// # Errors
-    /// [`Error::Filter`].
+    /// [`Error::InvalidFilter`].
     pub fn watch(&self, filter: Option<&str>) -> Result<AsyncWatch> {
         let state = WatchState::new(parse_filter(filter)?, self.poll_interval, self.policy.timeout);
         Ok(AsyncWatch::start(Arc::clone(&self.connection), state))
@@ -210,7 +210,7 @@ impl AsyncDiscoveryClient {
     ///
     /// # Errors
     /// As [`ping`](Self::ping).
-    pub async fn hello(&self) -> Result<Hello> {
+    pub async fn hello(&self) -> Result<DaemonInfo> {
         let request = DiscoveryRequest::ping().with_ext(RequestExt::default());
         self.call(&request).await?.daemon_info()
     }
@@ -219,7 +219,7 @@ impl AsyncDiscoveryClient {
     ///
     /// # Errors
     /// As [`lookup_topic`](Self::lookup_topic).
-    pub async fn describe(&self, topic: &str) -> Result<Description> {
+    pub async fn describe(&self, topic: &str) -> Result<TopicDescription> {
         let request = DiscoveryRequest::lookup(topic).with_ext(RequestExt::default());
         self.call(&request).await?.described(topic)
     }
@@ -229,7 +229,7 @@ impl AsyncDiscoveryClient {
     ///
     /// # Errors
     /// As [`list_topics`](Self::list_topics).
-    pub async fn describe_all(&self) -> Result<Vec<Description>> {
+    pub async fn describe_all(&self) -> Result<Vec<TopicDescription>> {
         let request = DiscoveryRequest::list().with_ext(RequestExt::default());
         self.call(&request).await?.all_described()
     }

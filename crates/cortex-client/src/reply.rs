@@ -9,7 +9,7 @@ use cortex_proto::{
 };
 
 use crate::error::{Error, Result, UnreadableReply};
-use crate::info::{Description, Hello};
+use crate::info::{DaemonInfo, TopicDescription};
 
 /// A message as it came from the socket.
 #[derive(Debug)]
@@ -102,10 +102,10 @@ impl Reply {
     }
 
     /// The answer to a PING that asks for an extension.
-    pub(crate) fn daemon_info(self) -> Result<Hello> {
+    pub(crate) fn daemon_info(self) -> Result<DaemonInfo> {
         let ext = self.response.ext.clone();
         self.done()?;
-        Ok(ext.map_or_else(Hello::default, |ext| Hello {
+        Ok(ext.map_or_else(DaemonInfo::default, |ext| DaemonInfo {
             // Whoever answers with an extension has one.
             level: ext.level.unwrap_or(EXTENSION_LEVEL),
             server: ext.server,
@@ -118,17 +118,17 @@ impl Reply {
     }
 
     /// The answer to a LOOKUP that asks for an extension.
-    pub(crate) fn described(mut self, topic: &str) -> Result<Description> {
+    pub(crate) fn described(mut self, topic: &str) -> Result<TopicDescription> {
         let entry = self.response.ext.take().and_then(|ext| ext.entry);
-        Ok(Description { info: self.found(topic)?, entry })
+        Ok(TopicDescription { info: self.found(topic)?, entry })
     }
 
     /// The answer to a LIST that asks for an extension.
-    pub(crate) fn all_described(mut self) -> Result<Vec<Description>> {
+    pub(crate) fn all_described(mut self) -> Result<Vec<TopicDescription>> {
         let entries = self.response.ext.take().and_then(|ext| ext.entries);
         let topics = self.listed()?;
         let Some(entries) = entries else {
-            let plain = |info| Description { info, entry: None };
+            let plain = |info| TopicDescription { info, entry: None };
             return Ok(topics.into_iter().map(plain).collect());
         };
         if entries.len() != topics.len() {
@@ -136,7 +136,7 @@ impl Reply {
             return Err(UnreadableReply::Entries { topics, entries }.into());
         }
         let pairs = topics.into_iter().zip(entries);
-        Ok(pairs.map(|(info, entry)| Description { info, entry: Some(entry) }).collect())
+        Ok(pairs.map(|(info, entry)| TopicDescription { info, entry: Some(entry) }).collect())
     }
 
     /// The answer to STATS: every number that the daemon sends, by its name.
@@ -164,7 +164,7 @@ impl Reply {
         let ext = self.response.ext.take().unwrap_or_default();
         let topics = self.listed()?;
         let (Some(epoch), Some(revision)) = (ext.epoch, ext.revision) else {
-            return Err(UnreadableReply::NoPlace.into());
+            return Err(UnreadableReply::NoRevision.into());
         };
         let since = Since { epoch, revision };
         if ext.snapshot == Some(true) {
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_daemon_of_level_0_says_nothing_of_itself() {
-        assert_eq!(extended(Vec::new(), None).daemon_info(), Ok(Hello::default()));
+        assert_eq!(extended(Vec::new(), None).daemon_info(), Ok(DaemonInfo::default()));
         let ext = ResponseExt {
             server: Some("cortex-discovery/1.2.3".into()),
             uptime_ms: Some(1500),
@@ -334,7 +334,7 @@ mod tests {
             let entry = Some(entry(7));
             extended(topics(), Some(ResponseExt { entries, entry, ..ResponseExt::default() }))
         };
-        let description = |name: &str, entry| Description { info: info(name), entry };
+        let description = |name: &str, entry| TopicDescription { info: info(name), entry };
         assert_eq!(
             entries(Some(vec![entry(1), entry(2)])).all_described(),
             Ok(vec![description("/b", Some(entry(1))), description("/a", Some(entry(2)))])

@@ -315,11 +315,11 @@ impl WatchState {
 /// The pattern of a watch's caller.
 ///
 /// # Errors
-/// [`Error::Filter`].
+/// [`Error::InvalidFilter`].
 pub(crate) fn parse_filter(filter: Option<&str>) -> Result<Option<TopicFilter>> {
     let parse = |filter: &str| {
         TopicFilter::new(filter)
-            .map_err(|source| Error::Filter { filter: filter.to_owned(), source })
+            .map_err(|source| Error::InvalidFilter { filter: filter.to_owned(), source })
     };
     filter.map(parse).transpose()
 }

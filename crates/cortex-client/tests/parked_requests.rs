@@ -281,7 +281,7 @@ fn a_watch_goes_on_after_an_answer_that_it_cannot_use() {
     daemon.answer(&daemon.received(), &snapshot(&["/a"], 1));
     let (refused, unreadable, first) = reader.join().unwrap();
     assert_eq!(refused, Err(Error::Refused { message: "not today".into() }));
-    assert_eq!(unreadable, Err(UnreadableReply::NoPlace.into()));
+    assert_eq!(unreadable, Err(UnreadableReply::NoRevision.into()));
     assert_eq!(first, "first /a");
 }
 
@@ -289,7 +289,7 @@ fn a_watch_goes_on_after_an_answer_that_it_cannot_use() {
 fn a_pattern_that_is_none_is_told_before_anything_is_asked() {
     let daemon = FakeDaemon::new();
     let error = daemon.client().watch(Some("/a[")).unwrap_err();
-    assert!(matches!(error, Error::Filter { .. }), "{error:?}");
+    assert!(matches!(error, Error::InvalidFilter { .. }), "{error:?}");
     assert!(error.to_string().starts_with("\"/a[\" is not a pattern: "), "{error}");
 }
 

@@ -175,7 +175,7 @@ fn addresses_that_cannot_be_used_are_refused_at_once() {
     for address in ["", "nonsense", "carrier-pigeon://home", "tcp://127.0.0.1", "ipc://a\0b", &long]
     {
         let error = DiscoveryClient::connect(address).unwrap_err();
-        assert!(matches!(error, Error::Address { .. }), "{address}: {error:?}");
+        assert!(matches!(error, Error::InvalidAddress { .. }), "{address}: {error:?}");
     }
 }
 

@@ -58,7 +58,7 @@ impl CommandContext<'_> {
                 self.address.as_str()
             )),
             Error::Refused { .. } => CliError::new(Kind::Refused, message),
-            Error::Address { .. } => CliError::new(Kind::Usage, message)
+            Error::InvalidAddress { .. } => CliError::new(Kind::Usage, message)
                 .with_hint("an address is ipc://PATH, ipc://@NAME or tcp://HOST:PORT"),
             Error::NoAnswer { .. } | Error::Transport { .. } | _ => {
                 CliError::new(Kind::Failure, message)

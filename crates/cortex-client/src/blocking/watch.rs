@@ -34,7 +34,7 @@ impl Watch {
     /// zero it tells what is there already.
     ///
     /// # Errors
-    /// What will not pass by itself: [`Error::Refused`], [`Error::Unreadable`], [`Error::Address`],
+    /// What will not pass by itself: [`Error::Refused`], [`Error::Unreadable`], [`Error::InvalidAddress`],
     /// [`Error::Transport`].
     pub fn next_within(&mut self, timeout: Duration) -> Result<Option<WatchEvent>> {
         // A time that cannot be told is endless.

@@ -48,7 +48,7 @@ impl AsyncWatch {
     /// Waits for the next event. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// What will not pass by itself: [`Error::Refused`], [`Error::Unreadable`], [`Error::Address`],
+    /// What will not pass by itself: [`Error::Refused`], [`Error::Unreadable`], [`Error::InvalidAddress`],
     /// [`Error::Transport`], [`Error::NoRuntime`].
     pub async fn next_event(&mut self) -> Result<WatchEvent> {
         poll_fn(|cx| self.poll_event(cx)).await

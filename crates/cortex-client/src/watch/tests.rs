@@ -275,7 +275,7 @@ impl Simulation {
                 // Without a place in the history, or a list that the reference might give.
                 if self.daemon.is_ours && !matches!(self.state.mode, Mode::Polling(_)) {
                     let error = self.state.answered(ok(topics, ext), self.now);
-                    assert_eq!(error, Err(UnreadableReply::NoPlace.into()));
+                    assert_eq!(error, Err(UnreadableReply::NoRevision.into()));
                 }
             }
             Fault::Refusal => {
