@@ -1,5 +1,5 @@
-//! Topics that stay registered while their advertisement lives: the guard, and the one thread that
-//! carries out what the [`advertisement_manager`](crate::advertisement_manager) says.
+//! Advertisements: topics that stay registered while a guard lives. One thread per client carries
+//! out the actions of the [`advertisement_manager`](crate::advertisement_manager).
 
 mod thread;
 
@@ -20,71 +20,72 @@ use crate::advertisement_manager::AdvertisementId;
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
 
-/// How long dropping an advertisement waits for the daemon to have heard of it, where it may wait.
+/// How long dropping an advertisement of a blocking client waits for the daemon's answer.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The least time that a daemon is given for an answer: ours looks for up to a second before it
+/// The shortest time for an answer: our daemon may probe an endpoint for up to a second before it
 /// refuses a topic.
 const MIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// The most: what is asked again and again need not wait for longer.
+/// The longest time for an answer: the manager repeats its requests anyway.
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What has become of an advertised topic.
+/// A change of the state of an advertised topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The daemon has the topic. It is told again when it has been registered at a daemon that came
-    /// back, or after trouble.
+    /// The daemon has registered the topic. The notice comes again after a restart of the daemon
+    /// and after trouble.
     Registered {
-        /// What keeps the topic there; `None` at a daemon that knows no such thing (the Python
-        /// reference), which keeps a topic until it is unregistered.
+        /// The hold that keeps the topic registered; `None` at a daemon without holds (the Python
+        /// reference), which keeps a topic until a client unregisters it.
         hold: Option<Hold>,
     },
-    /// The topic is not registered. It is tried again for as long as the advertisement lives; the
-    /// same trouble is told once.
+    /// The topic is not registered. The client retries while the advertisement lives, and reports
+    /// the same error once.
     Trouble(Error),
-    /// A later advertisement of the same client has the topic. Nothing more is told.
+    /// A later advertisement of the same client has taken over the topic. No notice follows.
     Replaced,
 }
 
 /// Keeps a topic registered while it lives, and unregisters it when it is dropped.
 ///
-/// Made by [`DiscoveryClient::advertise`](crate::DiscoveryClient::advertise). Dropping it waits for
-/// 1 s at most (not when an asynchronous client has made it), and not at all when there is no
-/// daemon: then the topic is unregistered should the
-/// daemon come back while the client or another advertisement of it lives, or within 30 s.
+/// [`DiscoveryClient::advertise`](crate::DiscoveryClient::advertise) makes it. Dropping an
+/// advertisement of a blocking client waits for the daemon's answer for 1 s at most. It does not
+/// wait when no daemon is running. In that case the client unregisters the topic when the daemon
+/// comes back, provided that the client or another of its advertisements still lives or has ended
+/// less than 30 s ago.
 ///
-/// In a forked child it does nothing: the topic stays the parent's.
+/// In a forked child an advertisement does nothing: the topic belongs to the parent.
 #[must_use = "the topic is unregistered when this is dropped"]
 pub struct Advertisement {
     id: AdvertisementId,
     info: TopicInfo,
     status: Arc<SharedStatus>,
     handle: Handle,
-    /// How long dropping it waits.
+    /// How long dropping the advertisement waits.
     close_timeout: Duration,
     is_ended: bool,
 }
 
 impl Advertisement {
-    /// What is advertised.
+    /// The advertised topic.
     #[must_use]
     pub fn info(&self) -> &TopicInfo {
         &self.info
     }
 
-    /// Whether the daemon has the topic, as far as is known: its last answer said so, and the
-    /// connection has not been lost since.
+    /// Whether the topic is registered: the daemon's last answer confirmed it, and the connection
+    /// has not been lost since.
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.status.lock().is_registered
     }
 
-    /// Waits until the daemon has the topic, at most `timeout`. Not for the callback of an
-    /// advertisement of the same client, where it would wait in vain.
+    /// Waits until the topic is registered, at most `timeout`. Do not call it in the callback of an
+    /// advertisement of the same client: it would block the thread that registers the topic.
     ///
     /// # Errors
-    /// When the time is over: the present trouble, as in [`Notice::Trouble`], or
-    /// [`Error::NoAnswer`]. [`Error::Replaced`] at once.
+    /// At the timeout, the last error as in [`Notice::Trouble`], or [`Error::NoAnswer`].
+    /// [`Error::Replaced`] at once.
     pub fn wait_registered(&self, timeout: Duration) -> Result<()> {
         let status = self.status.wait(timeout, |status| {
             status.is_registered || status.is_replaced || status.end.is_some()
@@ -99,30 +100,28 @@ impl Advertisement {
         Err(trouble.unwrap_or_else(|| no_answer(self.handle.address(), timeout, 1)))
     }
 
-    /// Ends the advertisement, as dropping it does, and tells whether the daemon has no such topic
-    /// of this node any more. It waits for one answer at most, and not at all when there is no
-    /// daemon.
+    /// Ends the advertisement like dropping it, and succeeds when the daemon no longer has this
+    /// node's topic. It waits for one answer at most, and not at all when no daemon is running.
     ///
     /// # Errors
-    /// [`Error::NoAnswer`] when there is no daemon, [`Error::Refused`],
-    /// [`Error::Unreadable`], [`Error::Transport`]. It is tried again, as after dropping it.
+    /// [`Error::NoAnswer`] when no daemon is running, [`Error::Refused`], [`Error::Unreadable`],
+    /// [`Error::Transport`]. The client retries, as after dropping the advertisement.
     pub fn unregister(mut self) -> Result<()> {
-        // The keeper tells before that there is no answer.
+        // The manager reports a missing answer before this timeout.
         let end = self.end(MAX_TIMEOUT);
         end.unwrap_or_else(|| Err(no_answer(self.handle.address(), self.handle.timeout(), 1)))
     }
 
-    /// Why the topic is not registered, as far as is known; `None` when it is, or when nothing has
-    /// been heard yet.
+    /// Why the topic is not registered; `None` when it is registered, and before the first answer.
     #[must_use]
     pub fn trouble(&self) -> Option<Error> {
         self.status.lock().trouble.clone()
     }
 
-    /// Waits until the daemon has the topic, however long that takes, on any executor.
+    /// Waits until the topic is registered, without a timeout, on any executor.
     ///
     /// # Errors
-    /// [`Error::Replaced`]; [`Error::Thread`] when the thread has come to an end.
+    /// [`Error::Replaced`]; [`Error::Thread`] when the thread has ended.
     #[cfg(feature = "tokio")]
     pub async fn registered(&self) -> Result<()> {
         let outcome = |status: &AdvertisementStatus| {
@@ -137,11 +136,11 @@ impl Advertisement {
         poll_fn(|cx| self.status.poll(cx, outcome)).await
     }
 
-    /// The same as [`unregister`](Self::unregister), on any executor. Dropping the future does not
-    /// keep the topic.
+    /// Like [`unregister`](Self::unregister), on any executor. Dropping the future does not keep
+    /// the topic registered.
     ///
     /// # Errors
-    /// As [`unregister`](Self::unregister).
+    /// Those of [`unregister`](Self::unregister).
     #[cfg(feature = "tokio")]
     pub async fn unregister_async(mut self) -> Result<()> {
         self.is_ended = true;
@@ -151,13 +150,13 @@ impl Advertisement {
         poll_fn(|cx| self.status.poll(cx, |status| status.end.clone())).await
     }
 
-    /// Has the topic withdrawn. `None` when that has not come to an end within the time.
+    /// Withdraws the topic. `None` when the manager has not finished within `timeout`.
     fn end(&mut self, timeout: Duration) -> Option<Result<()>> {
         self.is_ended = true;
         if !self.handle.send_command(ThreadCommand::Remove { id: self.id }) {
             return Some(Ok(()));
         }
-        // On the thread itself, in a callback, nothing would come of waiting.
+        // In a callback, on the manager's own thread, waiting would block the withdrawal.
         if self.handle.is_this_thread() {
             return Some(Ok(()));
         }
@@ -182,25 +181,25 @@ impl fmt::Debug for Advertisement {
     }
 }
 
-/// Makes advertisements. It starts the thread with the first one; any number of threads may use it.
+/// Makes advertisements, from any thread. The first one starts the manager's thread.
 pub(crate) struct Advertiser {
     address: String,
     timeout: Duration,
     handle: Mutex<Option<Handle>>,
 }
 
-/// What is called with each notice, on the thread.
+/// The user's callback, which runs on the manager's thread.
 type Callback = Box<dyn FnMut(Notice) + Send>;
 
 impl Advertiser {
-    /// `timeout` is the time that the daemon has for an answer.
+    /// `timeout` is how long the daemon may take for an answer.
     pub(crate) fn new(address: String, timeout: Duration) -> Self {
         let timeout = timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT);
         Self { address, timeout, handle: Mutex::new(None) }
     }
 
-    /// Has a topic kept registered from now on. It does not wait; dropping the advertisement waits
-    /// for `close_timeout` at most.
+    /// Advertises a topic, without waiting. Dropping the advertisement waits for `close_timeout` at
+    /// most.
     pub(crate) fn advertise(
         &self,
         info: TopicInfo,
@@ -227,7 +226,7 @@ impl Advertiser {
     }
 }
 
-/// What is known of an advertisement; the thread writes it.
+/// The status of an advertisement, which the manager's thread updates.
 #[derive(Debug, Default)]
 struct SharedStatus {
     status: Mutex<AdvertisementStatus>,
@@ -239,9 +238,9 @@ struct AdvertisementStatus {
     is_registered: bool,
     is_replaced: bool,
     trouble: Option<Error>,
-    /// How it ended.
+    /// The result of the withdrawal.
     end: Option<Result<()>>,
-    /// Who is to be woken by the next change.
+    /// The tasks to wake at the next change.
     wakers: Vec<Waker>,
 }
 
@@ -260,7 +259,7 @@ impl SharedStatus {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ready as soon as `check` finds something.
+    /// Ready as soon as `check` gives a value.
     #[cfg(feature = "tokio")]
     fn poll<T>(
         &self,
@@ -277,7 +276,7 @@ impl SharedStatus {
         Poll::Pending
     }
 
-    /// Waits until it is as wanted, at most for so long, and gives how it is then.
+    /// Waits until `is_wanted` is true, at most `timeout`, and gives the status at that time.
     fn wait(
         &self,
         timeout: Duration,

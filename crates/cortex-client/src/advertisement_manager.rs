@@ -1,12 +1,12 @@
-//! Which topics must be registered, renewed or taken back at the daemon, and when.
+//! Decides which topics to register, renew or withdraw, and when.
 //!
-//! As in [`exchange`](crate::exchange), there is no socket and no clock: the driver carries out
-//! what [`AdvertisementManager::next_action`] says, tells what came of it, and hands on what [`AdvertisementManager::take_events`]
-//! gives. It has one connection, with one request at a time on it.
+//! This module is pure, as is [`exchange`](crate::exchange): the caller carries out each
+//! [`AdvertisementManager::next_action`], reports the result, and passes on the events of
+//! [`AdvertisementManager::take_events`]. It has one connection, with one request at a time.
 //!
-//! Everything that is known of the daemon belongs to a connection. With a new one all topics are
-//! registered again: an unchanged REGISTER costs a daemon nothing, and a daemon that is another
-//! one, or has lost its memory, has them at once.
+//! All knowledge about the daemon belongs to one connection. On a new connection the manager
+//! registers all topics again: an unchanged REGISTER costs the daemon nothing, and another or an
+//! empty daemon has all topics at once.
 
 mod connection_state;
 mod schedule;
@@ -26,62 +26,61 @@ use self::topic::{CurrentAdvertisement, Registration, RegistrationState, Topic};
 use crate::error::{Error, Result};
 use crate::reply::Reply;
 
-/// A topic is registered again after this time: so one that somebody else has taken away comes
-/// back.
+/// The time between two REGISTERs of a topic, so that a topic comes back after another process has
+/// removed it.
 const REFRESH: Duration = Duration::from_secs(5);
-/// The least time from one such REGISTER to the next, whatever the number of topics.
+/// The shortest time between two such REGISTERs of any topics.
 const PACE: Duration = Duration::from_millis(20);
-/// What the daemon has refused is tried again after this time, then after twice as long, …
+/// The first pause after a refused request; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// … for as long as this, when another node has the topic, …
+/// The longest pause while another node owns the topic.
 const MAX_PAUSE_WHEN_TAKEN: Duration = REFRESH;
-/// … or as this, when the daemon does not want it.
+/// The longest pause after other errors.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// How long a session outlives its process.
+/// The lease of the session: how long it outlives its process.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
-/// The number of an advertisement; the driver gives each another one.
+/// The number of an advertisement, unique per manager.
 pub(crate) type AdvertisementId = u64;
 
-/// What does not change.
+/// The constant settings of a manager.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Where the daemon is expected.
+    /// The daemon's address.
     pub(crate) address: String,
     /// How long a request waits for its answer.
     pub(crate) timeout: Duration,
-    /// The name of the session, for where the daemon cannot see this process.
+    /// The id of the session, for a daemon that cannot see this process.
     pub(crate) session_id: String,
 }
 
-/// What the driver has to do now, and then to ask again.
+/// What the caller does next. Then it calls [`AdvertisementManager::next_action`] again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ManagerAction {
-    /// Give up the connection there is, and make a new one. When the daemon has greeted, tell
-    /// [`AdvertisementManager::connected`].
+    /// Replace the connection. After the handshake, call [`AdvertisementManager::connected`].
     Connect,
-    /// Send this, and tell [`AdvertisementManager::answered`] when the answer is there.
+    /// Send this, and pass the answer to [`AdvertisementManager::answered`].
     Send(Box<DiscoveryRequest>),
-    /// Wait for what happens, at most this long; `None` is for ever.
+    /// Wait for an event, at most this long; `None` is for ever.
     Wait(Option<Duration>),
 }
 
-/// What has become of an advertisement.
+/// A change of the state of an advertisement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AdvertisementEvent {
-    /// The daemon has the topic.
+    /// The daemon has registered the topic.
     Registered { hold: Option<Hold> },
-    /// The connection is lost, so nobody knows what the daemon has.
+    /// The connection was lost, so the topic may not be registered any more.
     Unconfirmed,
-    /// It is not registered, and that does not pass by itself at once.
+    /// The topic is not registered, and the manager retries with pauses.
     Trouble(Error),
-    /// A later advertisement has the topic.
+    /// A later advertisement has taken over the topic.
     Replaced,
-    /// It is withdrawn, or cannot be at present; that is the last that is heard of it.
+    /// The topic is withdrawn, or cannot be withdrawn at present. This is the last event.
     Ended(Result<()>),
 }
 
-/// Keeps topics registered.
+/// Keeps the topics of all advertisements of a client registered.
 #[derive(Debug)]
 pub(crate) struct AdvertisementManager {
     settings: Settings,
@@ -90,7 +89,7 @@ pub(crate) struct AdvertisementManager {
     by_id: HashMap<AdvertisementId, u64>,
     last_number: u64,
     schedule: Schedule,
-    /// Not before this a topic is registered again that needs not be.
+    /// The earliest time for the next refreshing REGISTER.
     paced_until: Option<Instant>,
     connection: ConnectionState,
     daemon: DaemonFeatures,
@@ -106,7 +105,7 @@ struct InFlight {
 
 #[derive(Clone, Debug)]
 enum RequestKind {
-    /// Whether the daemon saw who registered this topic.
+    /// A LOOKUP that shows whether the daemon sees the process that registered this topic.
     CheckIdentity {
         topic: u64,
         id: AdvertisementId,
@@ -118,22 +117,22 @@ enum RequestKind {
         in_session: bool,
         previous: Option<Registration>,
     },
-    /// Whether it has this topic from here; asked before it is withdrawn from a daemon that may
-    /// not heed conditions.
+    /// A LOOKUP that shows whether the registration is still this client's. It comes before the
+    /// withdrawal from a daemon that may ignore the conditions of an UNREGISTER.
     CheckRegistration(u64),
     Withdraw(u64),
 }
 
-/// What is known of the daemon at the other end of this connection.
+/// The knowledge about the daemon of this connection.
 #[derive(Debug, Default)]
 struct DaemonFeatures {
-    /// Whether its last answer had an extension: level 1.
+    /// Whether the last answer had an extension, as from a daemon of level 1.
     is_extended: Option<bool>,
-    /// Whether it sees which process registers.
+    /// Whether the daemon sees which process registers a topic.
     sees_process: Option<bool>,
-    /// The topic at which that can be told, and whose it is.
+    /// The topic whose entry shows that, and its advertisement.
     identity_check: Option<(u64, AdvertisementId)>,
-    /// When the session is to be renewed.
+    /// When to renew the session.
     renew_at: Option<Instant>,
 }
 
@@ -154,7 +153,7 @@ impl AdvertisementManager {
         }
     }
 
-    /// Keeps a topic registered from now on, in place of an earlier advertisement of it.
+    /// Starts an advertisement, which replaces an earlier one of the same topic.
     pub(crate) fn add(&mut self, id: AdvertisementId, info: TopicInfo, now: Instant) {
         self.connection.advertisement_added(self.topics.is_empty(), now);
         let number = self.by_name.get(&info.name).copied().unwrap_or_else(|| {
@@ -179,7 +178,8 @@ impl AdvertisementManager {
         self.schedule_now(number);
     }
 
-    /// Ends an advertisement: its topic is withdrawn, unless a later one has it.
+    /// Ends an advertisement and withdraws its topic, unless a later advertisement has taken it
+    /// over.
     pub(crate) fn remove(&mut self, id: AdvertisementId) {
         let number = self.by_id.remove(&id);
         let Some((number, topic)) =
@@ -191,7 +191,7 @@ impl AdvertisementManager {
         topic.advertisement = None;
         topic.retry_pause = FIRST_PAUSE;
         if topic.registration.is_some() && !self.connection.is_up() {
-            // It is withdrawn when the daemon is back; nobody has to wait for that.
+            // The manager withdraws the topic when the daemon is back; the user does not wait.
             self.events.push_back((id, AdvertisementEvent::Ended(Err(self.settings.no_answer()))));
         } else {
             topic.ending.push(id);
@@ -199,18 +199,17 @@ impl AdvertisementManager {
         self.schedule_now(number);
     }
 
-    /// Whether there is nothing to keep and nothing to withdraw.
+    /// Whether the manager has no topic to keep or to withdraw.
     pub(crate) fn is_idle(&self) -> bool {
         self.topics.is_empty()
     }
 
-    /// What has happened since the last call, in order.
+    /// The events since the last call, in order.
     pub(crate) fn take_events(&mut self) -> VecDeque<(AdvertisementId, AdvertisementEvent)> {
         mem::take(&mut self.events)
     }
 
-    /// What to do at `now`. Asking again without need changes nothing, but that a request under
-    /// way is not given again.
+    /// What to do at `now`. Spurious calls change nothing; a request is returned only once.
     pub(crate) fn next_action(&mut self, now: Instant) -> ManagerAction {
         if let Some(in_flight) = &self.in_flight {
             let left = until(in_flight.at + self.settings.timeout, now);
@@ -235,19 +234,19 @@ impl AdvertisementManager {
         ManagerAction::Wait(at.map(|at| until(at, now)))
     }
 
-    /// The daemon has greeted on the connection that was asked for last.
+    /// The last requested connection has completed its handshake.
     pub(crate) fn connected(&mut self) {
         self.connection.connected();
     }
 
-    /// The connection went away. One that is not there yet comes by itself.
+    /// The connection was lost. A connection in progress retries by itself.
     pub(crate) fn lost(&mut self, now: Instant) {
         if self.connection.is_up() {
             self.disconnect(now);
         }
     }
 
-    /// The connection cannot be made or used, for a reason on this side.
+    /// The client could not make or use the connection.
     pub(crate) fn failed(&mut self, error: &Error, now: Instant) {
         self.disconnect(now);
         let numbers: Vec<_> = self.topics.keys().copied().collect();
@@ -256,7 +255,7 @@ impl AdvertisementManager {
         }
     }
 
-    /// The answer to the request under way.
+    /// The answer to the outstanding request arrived.
     pub(crate) fn answered(&mut self, reply: Result<Reply>, now: Instant) {
         let Some(InFlight { at, kind }) = self.in_flight.take() else { return };
         self.connection.answered();
@@ -278,7 +277,7 @@ impl AdvertisementManager {
         }
     }
 
-    /// Gives a topic its turn at once, unless it is being asked about: then its answer does that.
+    /// Schedules a topic at once. While a request about it is outstanding, its answer does that.
     fn schedule_now(&mut self, number: u64) {
         let is_asked =
             self.in_flight.as_ref().is_some_and(|in_flight| in_flight.topic() == Some(number));
@@ -297,7 +296,7 @@ impl AdvertisementManager {
         }
     }
 
-    /// Gives a topic its turn after a pause, which grows.
+    /// Schedules a topic after a pause, which grows.
     fn schedule_after_pause(&mut self, number: u64, longest: Duration, now: Instant) {
         let Some(topic) = self.topics.get_mut(&number) else { return };
         let retry_pause = topic.retry_pause.min(longest);
@@ -332,8 +331,8 @@ impl AdvertisementManager {
         }
     }
 
-    /// Tells all who wait that nobody answers, once that is so for long enough. Gives the time at
-    /// which it will be.
+    /// Reports an outage to all advertisements when it has lasted for the timeout. Before that it
+    /// returns the time of the report.
     fn report_outage(&mut self, now: Instant) -> Option<Instant> {
         let at = self.connection.outage_deadline(self.settings.timeout)?;
         if now < at {
@@ -347,7 +346,7 @@ impl AdvertisementManager {
         None
     }
 
-    /// What to ask now.
+    /// The next request that is due.
     fn next_request_kind(&mut self, now: Instant) -> Option<RequestKind> {
         if let Some((topic, id)) = self.daemon.identity_check.take() {
             return Some(RequestKind::CheckIdentity { topic, id });
@@ -371,10 +370,11 @@ impl AdvertisementManager {
                 (advertisement.id, self.in_session(), topic.registration.clone());
             return Some(RequestKind::Register { topic: number, id, in_session, previous });
         }
-        // The condition of an UNREGISTER is heeded by a daemon of level 1 alone; and when it is
-        // refused, the topic may be another one's by now.
-        let is_heeded = self.daemon.is_extended == Some(true) && topic.withdraw_error.is_none();
-        let may_withdraw = topic.is_verified || is_heeded;
+        // Only a daemon of level 1 checks the conditions of an UNREGISTER. After a refusal the
+        // topic may belong to another process by now.
+        let checks_conditions =
+            self.daemon.is_extended == Some(true) && topic.withdraw_error.is_none();
+        let may_withdraw = topic.is_verified || checks_conditions;
         Some(if may_withdraw {
             RequestKind::Withdraw(number)
         } else {
@@ -382,7 +382,7 @@ impl AdvertisementManager {
         })
     }
 
-    /// When there is something to ask again.
+    /// When the next scheduled request is due.
     fn next_due(&self) -> Option<Instant> {
         let due = self.schedule.first().and_then(|(due, _)| match due {
             Due::At(at) => Some(self.paced_until.map_or(at, |paced| paced.max(at))),
@@ -416,13 +416,13 @@ impl AdvertisementManager {
                 let topic = self.topics.get_mut(&number);
                 let info = topic.and_then(|topic| {
                     let info = topic.advertisement.as_ref()?.info.clone();
-                    // From here on the daemon may have it, at a revision that is not known yet.
+                    // From now on the daemon may have the topic, at an unknown revision.
                     let node = info.publisher_node.clone();
                     topic.registration = Some(Registration { node, revision: None });
                     topic.is_verified = false;
                     Some(info)
                 });
-                // A topic whose turn it is to be registered is wanted.
+                // A topic that is due to be registered always has an advertisement.
                 info.map_or_else(DiscoveryRequest::ping, DiscoveryRequest::register).with_ext(ext)
             }
             RequestKind::Withdraw(number) => {
@@ -441,8 +441,8 @@ impl AdvertisementManager {
         Session { id: self.settings.session_id.clone(), lease_ms: Some(millis(LEASE)) }
     }
 
-    /// Whether topics are to be registered in a session: over ipc only once it has shown that the
-    /// daemon does not see who registers.
+    /// Whether to register topics in a session: over TCP always, over ipc only when the daemon has
+    /// not seen the process of an earlier REGISTER.
     fn in_session(&self) -> bool {
         !self.settings.address.starts_with("ipc://") || self.daemon.sees_process == Some(false)
     }
@@ -455,7 +455,7 @@ impl AdvertisementManager {
         }
     }
 
-    /// Tells whether the daemon has registered it.
+    /// The answer to REGISTER. True when the daemon has registered the topic.
     fn registered(
         &mut self,
         number: u64,
@@ -504,7 +504,7 @@ impl AdvertisementManager {
         is_done
     }
 
-    /// Tells that a topic is registered, if that is new.
+    /// Reports that a topic is registered, if that is new.
     fn report_registered(&mut self, number: u64, id: AdvertisementId) {
         let hold = self.hold();
         let advertisement =
@@ -520,7 +520,7 @@ impl AdvertisementManager {
         }
     }
 
-    /// Tells why a topic is not registered, if that is new.
+    /// Reports why a topic is not registered, if that is new.
     fn report_error(&mut self, number: u64, error: Error) {
         let advertisement =
             self.topics.get_mut(&number).and_then(|topic| topic.advertisement.as_mut());
@@ -536,7 +536,7 @@ impl AdvertisementManager {
     fn identity_checked(&mut self, number: u64, id: AdvertisementId, reply: Result<Reply>) {
         if self.daemon.is_extended == Some(true) {
             let entry = reply.ok().and_then(|reply| reply.ext()?.entry.clone());
-            // Where it cannot be told, the next REGISTER's turn is the next chance.
+            // Without an entry, the client checks again after the next REGISTER.
             self.daemon.sees_process = entry.map(|entry| entry.pid.is_some());
         }
         if self.in_session() {
@@ -546,19 +546,19 @@ impl AdvertisementManager {
         }
     }
 
-    /// The session has a full lease since `asked_at`, if the daemon knows of leases.
-    fn extend_lease(&mut self, ext: Option<&ResponseExt>, asked_at: Instant) {
+    /// The session has a full lease since `sent_at`, if the daemon has leases.
+    fn extend_lease(&mut self, ext: Option<&ResponseExt>, sent_at: Instant) {
         self.daemon.renew_at = ext.map(|ext| {
             let lease = ext.lease_ms.map_or(LEASE, Duration::from_millis).min(LEASE);
-            asked_at + (lease / 4).max(PACE)
+            sent_at + (lease / 4).max(PACE)
         });
     }
 
-    fn session_renewed(&mut self, reply: &Result<Reply>, asked_at: Instant) {
+    fn session_renewed(&mut self, reply: &Result<Reply>, sent_at: Instant) {
         let ext = reply.as_ref().ok().and_then(Reply::ext);
-        self.extend_lease(ext, asked_at);
+        self.extend_lease(ext, sent_at);
         if ext.and_then(|ext| ext.known) == Some(false) {
-            // All that were in it must be registered again, and the first one makes it anew.
+            // The daemon has lost the session. The first REGISTER of its topics creates it again.
             self.daemon.renew_at = None;
             let lost = self.topics.iter().filter(|(_, topic)| topic.is_registered());
             let lost: Vec<_> = lost.map(|(number, _)| *number).collect();
@@ -615,7 +615,7 @@ impl Settings {
 }
 
 impl InFlight {
-    /// The topic whose next turn comes with the answer.
+    /// The topic that the answer schedules again.
     fn topic(&self) -> Option<u64> {
         match self.kind {
             RequestKind::Register { topic, .. }

@@ -1,4 +1,4 @@
-//! Pauses that grow while something fails again and again.
+//! Exponential backoff.
 
 use std::time::{Duration, Instant};
 
@@ -26,20 +26,20 @@ impl Backoff {
     }
 }
 
-/// A connection that lasted longer than this, and than twice the pause before it, was a good one.
+/// A connection was good when it lasted at least this long, and at least twice the pause before it.
 const GOOD_CONNECTION: Duration = Duration::from_millis(500);
 
-/// Connections that were lost, and how long to wait before the next one: not at all after a good
-/// one, since a daemon that was killed may be back already.
+/// The pause between a lost connection and the next one. After a good connection it is zero, since
+/// a killed daemon may already be running again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ReconnectBackoff {
-    /// When the last one was, and the pause after it.
+    /// When the last connection was lost, and the pause after it.
     last_loss: Option<(Instant, Duration)>,
     backoff: Backoff,
 }
 
 impl ReconnectBackoff {
-    /// A connection was lost at `now`: how long to wait.
+    /// How long to wait after a connection was lost at `now`.
     pub(crate) fn pause(&mut self, now: Instant) -> Duration {
         let was_good = self.last_loss.is_none_or(|(at, pause)| {
             now.saturating_duration_since(at).saturating_sub(pause)

@@ -1,4 +1,4 @@
-//! The blocking client: one request at a time on a [`Connection`].
+//! The blocking client, with one request at a time on a [`Connection`].
 
 mod watch;
 
@@ -20,9 +20,9 @@ use crate::watch::{WatchState, parse_filter};
 
 pub use watch::Watch;
 
-/// A client of the discovery daemon, for one thread at a time.
+/// A blocking client of the discovery daemon, for one thread at a time.
 ///
-/// It may be sent to another thread. Dropping it closes the connection at once.
+/// You can send it to another thread. Dropping it closes the connection at once.
 pub struct DiscoveryClient {
     connection: Connection,
     policy: RetryPolicy,
@@ -31,25 +31,27 @@ pub struct DiscoveryClient {
 }
 
 impl DiscoveryClient {
-    /// A client of the daemon at [`DEFAULT_DISCOVERY_ADDRESS`](cortex_proto::DEFAULT_DISCOVERY_ADDRESS),
-    /// with the other defaults of [`builder`](Self::builder).
+    /// Makes a client for the daemon at
+    /// [`DEFAULT_DISCOVERY_ADDRESS`](cortex_proto::DEFAULT_DISCOVERY_ADDRESS), with the other
+    /// defaults of [`builder`](Self::builder).
     ///
     /// # Errors
-    /// As [`DiscoveryClientBuilder::build`].
+    /// Those of [`DiscoveryClientBuilder::build`].
     pub fn new() -> Result<Self> {
         Self::builder().build()
     }
 
-    /// A client of the daemon at `address`, with the other defaults of [`builder`](Self::builder).
+    /// Makes a client for the daemon at `address`, with the other defaults of
+    /// [`builder`](Self::builder).
     ///
     /// # Errors
-    /// As [`DiscoveryClientBuilder::build`].
+    /// Those of [`DiscoveryClientBuilder::build`].
     pub fn connect(address: impl Into<String>) -> Result<Self> {
         Self::builder().address(address).build()
     }
 
-    /// Settings for a client: the default address, 5 s for the only attempt of a call, 500 ms
-    /// between two questions to a daemon that has to be asked again and again.
+    /// The settings of a new client: the default address, one attempt of 5 s per call, and a poll
+    /// interval of 500 ms.
     pub fn builder() -> DiscoveryClientBuilder {
         DiscoveryClientBuilder::default()
     }
@@ -63,16 +65,17 @@ impl DiscoveryClient {
         Ok(Self { connection: Connection::open(address)?, policy, poll_interval, advertiser })
     }
 
-    /// Where this client expects the daemon.
+    /// The daemon's address.
     #[must_use]
     pub fn address(&self) -> &str {
         self.connection.address()
     }
 
-    /// Makes a topic known. The same node may do so again, and replaces what it said before.
+    /// Registers a topic. The same node may register it again, which replaces the earlier
+    /// [`TopicInfo`].
     ///
     /// # Errors
-    /// [`Error::AlreadyRegistered`] when another node has the topic; [`Error::Refused`],
+    /// [`Error::AlreadyRegistered`] when another node owns the topic; [`Error::Refused`],
     /// [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`].
     pub fn register_topic(&mut self, info: &TopicInfo) -> Result<()> {
         let topic = info.name.as_str();
@@ -81,8 +84,8 @@ impl DiscoveryClient {
             .registered(topic)
     }
 
-    /// Makes a topic unknown. When an attempt got no answer and the next one hears that there is
-    /// no such topic, that is success: the first has done it.
+    /// Unregisters a topic. When an attempt gets no answer and the next one finds no such topic,
+    /// the call succeeds: the first attempt has unregistered it.
     ///
     /// # Errors
     /// [`Error::NoSuchTopic`]; [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`],
@@ -91,7 +94,7 @@ impl DiscoveryClient {
         self.connection.call(&DiscoveryRequest::unregister(topic), self.policy)?.unregistered(topic)
     }
 
-    /// Asks for one topic.
+    /// Looks up one topic.
     ///
     /// # Errors
     /// [`Error::NoSuchTopic`]; [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`],
@@ -100,14 +103,14 @@ impl DiscoveryClient {
         self.connection.call(&DiscoveryRequest::lookup(topic), self.policy)?.found(topic)
     }
 
-    /// Waits for a topic to be registered, at most `timeout`
-    /// ([`DEFAULT_WAIT_TIMEOUT`](crate::DEFAULT_WAIT_TIMEOUT) is a sensible one). The daemon tells as
-    /// soon as the topic is there; one that speaks the legacy protocol alone is asked at each poll
-    /// interval. A daemon that is not there yet, or is replaced meanwhile, is waited for as well.
+    /// Waits until a topic is registered, at most `timeout`
+    /// ([`DEFAULT_WAIT_TIMEOUT`](crate::DEFAULT_WAIT_TIMEOUT) is a good default). The call returns
+    /// as soon as the topic is registered. A daemon that speaks only the legacy protocol is polled
+    /// at each poll interval. The daemon may start late or restart during the wait.
     ///
     /// # Errors
     /// [`Error::WaitTimedOut`] when the daemon answers but the topic did not appear;
-    /// [`Error::NoAnswer`] when there was no daemon at the end; [`Error::Refused`],
+    /// [`Error::NoAnswer`] when no daemon answered at the end; [`Error::Refused`],
     /// [`Error::Unreadable`] and [`Error::Transport`] at once.
     pub fn wait_for_topic(&mut self, topic: &str, timeout: Duration) -> Result<TopicInfo> {
         let found = self.wait(topic, timeout);
@@ -136,39 +139,40 @@ impl DiscoveryClient {
                 }
                 Ok(CallOutcome::Lost) => wait.lost(Instant::now()),
                 Err(Error::NoAnswer { .. }) => wait.unanswered(call.was_lost()),
-                // Without a time of its own the call goes on to an outcome.
+                // A call without a deadline never ends like this.
                 Ok(CallOutcome::Pending) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Keeps a topic registered for as long as the [`Advertisement`] lives: at a daemon that comes
-    /// late, restarts, comes back empty or is replaced by another one, and when somebody else takes
-    /// the topic away. It does not wait, and it never fails for lack of a daemon.
+    /// Keeps a topic registered while the [`Advertisement`] lives: also when the daemon starts
+    /// late, restarts, loses its state or is replaced, and when another process removes the topic.
+    /// The call does not wait, and it never fails because no daemon is running.
     ///
-    /// The topic is held by this process where the daemon sees it, else by a session that is
-    /// renewed: it goes when the process ends, however that happens. Another node's topic is taken
-    /// over when it is free. One thread serves all advertisements of a client; it has a connection
-    /// of its own, and no call of this client waits for it. A daemon that does not answer within
-    /// the client's [`timeout`](DiscoveryClientBuilder::timeout) (2 s at least) counts as
-    /// missing.
+    /// The hold of the topic is this process when the daemon can see it, otherwise a session that
+    /// the client renews. So the topic ends with the process, however the process ends. While
+    /// another node owns the topic, the client retries until it is free. One thread with its own
+    /// connection serves all advertisements of a client; no other call waits for it. When the
+    /// daemon does not answer within the client's [`timeout`](DiscoveryClientBuilder::timeout) (2 s
+    /// at least), it counts as missing.
     ///
-    /// The last advertisement of a topic counts: a second one with other facts updates what the
-    /// daemon knows, and dropping the first one then changes nothing.
+    /// The last advertisement of a topic counts. A second one with another [`TopicInfo`] updates
+    /// the registration, and dropping the first one then changes nothing.
     ///
     /// # Errors
-    /// [`Error::Thread`] and [`Error::Transport`] when the thread cannot be started.
+    /// [`Error::Thread`] and [`Error::Transport`] when the thread cannot start.
     pub fn advertise(&mut self, info: TopicInfo) -> Result<Advertisement> {
         self.advertiser.advertise(info, None, CLOSE_TIMEOUT)
     }
 
-    /// The same, and tells what becomes of the topic. `on_notice` is called on the thread of all
-    /// the client's advertisements, so it must not wait for long; it may drop advertisements. When
-    /// it panics it is dropped, and the topic stays advertised.
+    /// Like [`advertise`](Self::advertise), and calls `on_notice` when the state of the topic
+    /// changes. The callback runs on the thread of all the client's advertisements, so it must not
+    /// block for long; it may drop advertisements. When it panics, the client drops it, and the
+    /// topic stays advertised.
     ///
     /// # Errors
-    /// As [`advertise`](Self::advertise).
+    /// Those of [`advertise`](Self::advertise).
     pub fn advertise_with(
         &mut self,
         info: TopicInfo,
@@ -177,22 +181,22 @@ impl DiscoveryClient {
         self.advertiser.advertise(info, Some(Box::new(on_notice)), CLOSE_TIMEOUT)
     }
 
-    /// Watches the topics that match `filter`, a pattern as
-    /// [`TopicFilter`](cortex_proto::TopicFilter) describes it, or all: first tells which there are,
-    /// then what happens, as it happens.
+    /// Watches the topics that match `filter`, a pattern of
+    /// [`TopicFilter`](cortex_proto::TopicFilter), or all topics. The first event is a snapshot;
+    /// each change follows as it happens.
     ///
-    /// A daemon that speaks the legacy protocol alone is asked for its list at each poll interval.
-    /// Through a restart of the daemon nothing is missed and nothing told twice; where that cannot
-    /// be, there is a new snapshot.
+    /// A daemon that speaks only the legacy protocol is polled at each poll interval. When the
+    /// daemon restarts, the watch misses no event and repeats none; where it cannot know the events
+    /// in between, it gives a new snapshot.
     ///
     /// # Errors
-    /// [`Error::InvalidFilter`]; [`Error::Transport`] when no socket can be made.
+    /// [`Error::InvalidFilter`]; [`Error::Transport`] when ZeroMQ cannot create a socket.
     pub fn watch(&self, filter: Option<&str>) -> Result<Watch> {
         let state = WatchState::new(parse_filter(filter)?, self.poll_interval, self.policy.timeout);
         Watch::start(self.address().to_owned(), state)
     }
 
-    /// Asks for all topics, in the order of their first registration.
+    /// Lists all topics, in the order of their first registration.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`].
@@ -200,58 +204,59 @@ impl DiscoveryClient {
         self.connection.call(&DiscoveryRequest::list(), self.policy)?.listed()
     }
 
-    /// Asks whether a daemon is there.
+    /// Checks that a daemon answers.
     ///
     /// # Errors
-    /// [`Error::NoAnswer`] when none is; [`Error::Refused`], [`Error::Unreadable`],
+    /// [`Error::NoAnswer`] when none does; [`Error::Refused`], [`Error::Unreadable`],
     /// [`Error::Transport`].
     pub fn ping(&mut self) -> Result<()> {
         self.connection.call(&DiscoveryRequest::ping(), self.policy)?.done()
     }
 
-    /// Asks the daemon for what it says of itself. One that speaks the legacy protocol alone has
-    /// nothing to say but that it is there: level 0.
+    /// Requests information about the daemon. From a daemon that speaks only the legacy protocol it
+    /// is empty, with level 0.
     ///
     /// # Errors
-    /// As [`ping`](Self::ping).
+    /// Those of [`ping`](Self::ping).
     pub fn hello(&mut self) -> Result<DaemonInfo> {
         let request = DiscoveryRequest::ping().with_ext(RequestExt::default());
         self.connection.call(&request, self.policy)?.daemon_info()
     }
 
-    /// Asks for one topic, and for what the daemon knows of it.
+    /// Looks up one topic, with the daemon's information about its registration.
     ///
     /// # Errors
-    /// As [`lookup_topic`](Self::lookup_topic).
+    /// Those of [`lookup_topic`](Self::lookup_topic).
     pub fn describe(&mut self, topic: &str) -> Result<TopicDescription> {
         let request = DiscoveryRequest::lookup(topic).with_ext(RequestExt::default());
         self.connection.call(&request, self.policy)?.described(topic)
     }
 
-    /// Asks for all topics, in the order of their first registration, and for what the daemon knows
-    /// of each.
+    /// Lists all topics in the order of their first registration, with the daemon's information
+    /// about each registration.
     ///
     /// # Errors
-    /// As [`list_topics`](Self::list_topics).
+    /// Those of [`list_topics`](Self::list_topics).
     pub fn describe_all(&mut self) -> Result<Vec<TopicDescription>> {
         let request = DiscoveryRequest::list().with_ext(RequestExt::default());
         self.connection.call(&request, self.policy)?.all_described()
     }
 
-    /// Asks for the daemon's counters and gauges, by their names; times are in ms.
+    /// Requests the daemon's counters and gauges, by name; times are in ms.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when the daemon has none, as one that speaks the legacy protocol
-    /// alone; [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`].
+    /// [`Error::Unsupported`] when the daemon has none because it speaks only the legacy protocol;
+    /// [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`].
     pub fn stats(&mut self) -> Result<BTreeMap<String, u64>> {
         self.connection.call(&DiscoveryRequest::stats(), self.policy)?.stats()
     }
 
-    /// Asks the daemon to end. It may still be there for a moment after it agreed.
+    /// Shuts the daemon down. It may still run for a moment after its answer.
     ///
     /// # Errors
-    /// [`Error::Refused`] when this user may not; [`Error::NoAnswer`], also when the daemon ended
-    /// without its answer arriving; [`Error::Unreadable`], [`Error::Transport`].
+    /// [`Error::Refused`] when the daemon does not allow it to this user; [`Error::NoAnswer`], also
+    /// when the daemon ended before its answer arrived; [`Error::Unreadable`],
+    /// [`Error::Transport`].
     pub fn shutdown(&mut self) -> Result<()> {
         self.connection.call(&DiscoveryRequest::shutdown(), self.policy)?.done()
     }

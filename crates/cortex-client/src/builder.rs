@@ -1,4 +1,4 @@
-//! How a client is set up.
+//! The settings of a client.
 
 use std::time::Duration;
 
@@ -10,14 +10,13 @@ use crate::DiscoveryClient;
 use crate::error::Result;
 use crate::exchange::RetryPolicy;
 
-/// How long each attempt waits for an answer when nothing else is said.
+/// The default of [`DiscoveryClientBuilder::timeout`].
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The time between two questions of a wait or a watch, at a daemon that has to be asked again and
-/// again, when nothing else is said.
+/// The default of [`DiscoveryClientBuilder::poll_interval`].
 pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The settings of a [`DiscoveryClient`].
+/// The settings of a [`DiscoveryClient`]; each has a default.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct DiscoveryClientBuilder {
@@ -46,45 +45,45 @@ impl DiscoveryClientBuilder {
         self
     }
 
-    /// How long each attempt waits for an answer; [`DEFAULT_TIMEOUT`] at first. With zero nothing
-    /// is sent, and every call ends with [`Error::NoAnswer`](crate::Error::NoAnswer).
+    /// How long each attempt waits for an answer; the default is [`DEFAULT_TIMEOUT`]. With zero the
+    /// client sends nothing, and every call ends with [`Error::NoAnswer`](crate::Error::NoAnswer).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How often a request is sent again when no answer came, after the first attempt; 0 at first.
-    /// A call takes up to `(retries + 1) * timeout`.
+    /// How often the client sends a request again after an attempt without an answer; the default
+    /// is 0. A call takes up to `(retries + 1) * timeout`.
     pub fn retries(mut self, retries: u32) -> Self {
         self.retries = retries;
         self
     }
 
-    /// The least time from one question to the next of a
-    /// [`wait_for_topic`](DiscoveryClient::wait_for_topic) or a [`watch`](DiscoveryClient::watch), at
-    /// a daemon that speaks the legacy protocol alone: it has to be asked again and again.
-    /// [`DEFAULT_POLL_INTERVAL`] at first.
+    /// How often a [`wait_for_topic`](DiscoveryClient::wait_for_topic) or a
+    /// [`watch`](DiscoveryClient::watch) polls a daemon that speaks only the legacy protocol; the
+    /// default is [`DEFAULT_POLL_INTERVAL`].
     pub fn poll_interval(mut self, poll_interval: Duration) -> Self {
         self.poll_interval = poll_interval;
         self
     }
 
-    /// Makes the client. It connects in the background: a daemon need not be there yet.
+    /// Makes the client. It connects in the background: the daemon may start later.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) for an address that ZeroMQ cannot connect to,
-    /// [`Error::Transport`](crate::Error::Transport) when no socket can be made.
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) for an address that ZeroMQ cannot
+    /// connect to, [`Error::Transport`](crate::Error::Transport) when ZeroMQ cannot create a
+    /// socket.
     pub fn build(self) -> Result<DiscoveryClient> {
         let policy = self.policy();
         DiscoveryClient::start(self.address, policy, self.poll_interval)
     }
 
-    /// Makes an [`AsyncDiscoveryClient`]. It connects in the background: a daemon need not be
-    /// there yet.
+    /// Makes an [`AsyncDiscoveryClient`]. It connects in the background: the daemon may start
+    /// later.
     ///
     /// # Errors
-    /// [`Error::NoRuntime`](crate::Error::NoRuntime) when this is not called on a tokio runtime;
-    /// and as [`build`](Self::build).
+    /// [`Error::NoRuntime`](crate::Error::NoRuntime) outside a tokio runtime; and those of
+    /// [`build`](Self::build).
     ///
     /// # Panics
     /// Tokio panics when the runtime was built without I/O or without time.

@@ -1,4 +1,4 @@
-//! A connection to the daemon: carries out on a ZeroMQ REQ socket what [`exchange`] says.
+//! A blocking connection to the daemon, which carries out an [`Exchange`] on a ZeroMQ REQ socket.
 
 mod monitored_socket;
 mod waker;
@@ -19,35 +19,34 @@ use crate::reply::{RawReply, Reply};
 pub(crate) use monitored_socket::{ConnectionEvent, MonitoredSocket};
 pub(crate) use waker::{WakeSource, Waker};
 
-/// A daemon that comes back is found about this soon, in ms, …
+/// The first pause before libzmq reconnects, in ms.
 const RECONNECT: i32 = 50;
-/// … and after a longer absence within this time.
+/// The longest pause before libzmq reconnects, in ms.
 const MAX_RECONNECT: i32 = 250;
-/// In ms, for a TCP connection to come about: the system would try for minutes at a machine that is
-/// off, and find it late when it is on again.
+/// In ms, for a TCP connection. Without it the system would retry for minutes with growing pauses
+/// while a machine is off, and notice late that it is on again.
 const CONNECT_TIMEOUT: i32 = 5_000;
 
 /// A connection for one request at a time.
 pub(crate) struct Connection {
     address: String,
-    /// `None` after a failure: the next call starts afresh.
+    /// `None` after a failure: the next call opens a new socket.
     req_socket: Option<ReqSocket>,
 }
 
 impl Connection {
-    /// Connects in the background: a daemon need not be there yet.
+    /// Connects in the background: the daemon may start later.
     pub(crate) fn open(address: String) -> Result<Self> {
         let req_socket = Some(ReqSocket::open(&address, OnLoss::Ignore)?);
         Ok(Self { address, req_socket })
     }
 
-    /// Where the daemon is expected.
+    /// The daemon's address.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// One request and its reply. That the connection is lost meanwhile shows only at the end of
-    /// the time.
+    /// Sends a request and waits for its reply. It notices a lost connection only at the deadline.
     pub(crate) fn call(
         &mut self,
         request: &DiscoveryRequest,
@@ -62,13 +61,13 @@ impl Connection {
         }
     }
 
-    /// Goes on with a call until there is an outcome, but not beyond `until`. No other call may
-    /// come between. Unless a whole reply was received, the socket is closed when the call is over:
-    /// a REQ socket that waits for a reply can do nothing else, and a late reply is lost with it.
+    /// Continues a call until it has an outcome, but not beyond `until`. No other call may start in
+    /// between. A call that ends without a whole reply closes the socket: a REQ socket that waits
+    /// for a reply can do nothing else, and a late reply is lost with it.
     ///
     /// # Errors
-    /// [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::InvalidAddress`] and [`Error::Transport`];
-    /// then the call is over.
+    /// [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::InvalidAddress`] and
+    /// [`Error::Transport`]; each ends the call.
     pub(crate) fn advance(
         &mut self,
         call: &mut Call,
@@ -92,18 +91,18 @@ impl Connection {
         reply.map(CallOutcome::Answered)
     }
 
-    /// Listens no more to what becomes of the connection, and frees what that costs.
+    /// Stops monitoring the connection and frees the descriptors of the monitor.
     pub(crate) fn stop_monitor(&mut self) {
         if let Some(req_socket) = &mut self.req_socket {
             req_socket.stop_monitor();
         }
     }
 
-    /// Ends with what was received, with [`Progress::Lost`] where that is to be told, or with
-    /// [`Progress::None`] at `until`.
+    /// Returns with a received message, with [`Progress::Lost`] when the call reports losses, or
+    /// with [`Progress::None`] at `until`.
     fn exchange(&mut self, call: &mut Call, until: Option<Instant>) -> Result<Progress> {
         let exchange = &mut call.exchange;
-        // An answer that came while nobody looked is one, also when its time is over meanwhile.
+        // Accept an answer that arrived between two calls, even after its deadline.
         if exchange.is_sent()
             && let Some(req_socket) = &self.req_socket
             && let Ok(raw) = receive(&req_socket.socket)
@@ -126,7 +125,7 @@ impl Connection {
                 }
                 ExchangeAction::Pause { .. } if left.is_zero() => return Ok(Progress::None),
                 ExchangeAction::Pause { within } => {
-                    // It would connect all the same, and more often.
+                    // An open socket would reconnect during the pause, and more often.
                     self.req_socket = None;
                     thread::sleep(within.min(left));
                     continue;
@@ -157,9 +156,9 @@ impl Connection {
                     }
                     exchange.lost(Instant::now());
                 }
-                // What could be done without waiting is done.
+                // Everything that needs no waiting is done.
                 Ok(Progress::None) if left.is_zero() => return Ok(Progress::None),
-                // Nothing yet, or a signal came: the deadline decides.
+                // No progress yet, or a signal arrived: the deadline decides.
                 Ok(Progress::None) | Err(zmq::Error::EINTR) => {}
                 Err(source) => {
                     debug!(%source, "the socket failed");
@@ -170,10 +169,10 @@ impl Connection {
     }
 }
 
-/// What to do when the connection is lost while an answer is awaited.
+/// What to do when the connection is lost while an answer is outstanding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnLoss {
-    /// It shows only at the end of the time.
+    /// Nothing: the request ends at its deadline.
     Ignore,
     /// Send the request again. Not for a SHUTDOWN.
     Resend,
@@ -181,7 +180,7 @@ pub(crate) enum OnLoss {
     Report,
 }
 
-/// A request under way.
+/// A request in progress.
 #[derive(Debug)]
 pub(crate) struct Call {
     body: Vec<u8>,
@@ -196,31 +195,31 @@ impl Call {
         Self { body, exchange, on_loss, was_lost: false }
     }
 
-    /// A question of a wait or a watch.
+    /// The call of a wait's or a watch's query.
     pub(crate) fn of(query: Query) -> Self {
-        debug!(within = ?query.timeout, may_park = query.may_park, "question");
+        debug!(within = ?query.timeout, may_park = query.may_park, "query");
         let on_loss = if query.may_park { OnLoss::Report } else { OnLoss::Resend };
         let policy = RetryPolicy { timeout: query.timeout, attempts: 1 };
         Self::new(query.body, policy, on_loss)
     }
 
-    /// Whether a connection was lost since the last answer.
+    /// Whether the connection was lost during the call.
     pub(crate) fn was_lost(&self) -> bool {
         self.was_lost
     }
 }
 
-/// What has become of a call.
+/// The outcome of a step of a call.
 #[derive(Debug)]
 pub(crate) enum CallOutcome {
     Answered(Reply),
     /// The connection was lost, and the call is over.
     Lost,
-    /// The time is over, but not the call's.
+    /// The caller's time is over, but the call continues.
     Pending,
 }
 
-/// The error of a request that nobody answered.
+/// The error of a request without an answer.
 pub(crate) fn no_answer(address: &str, waited: Duration, attempts: u32) -> Error {
     Error::NoAnswer { address: address.to_owned(), waited, attempts }
 }
@@ -231,7 +230,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// What one step gave.
+/// The result of one step of an exchange.
 enum Progress {
     Sent,
     Received(RawReply),
@@ -239,7 +238,7 @@ enum Progress {
     None,
 }
 
-/// A REQ socket, and the monitor that tells when its connection goes away.
+/// A REQ socket, and the monitor that reports when its connection is lost.
 struct ReqSocket {
     socket: zmq::Socket,
     monitor: Option<zmq::Socket>,
@@ -252,14 +251,14 @@ impl ReqSocket {
             .then(|| Self::prepare(address, &[zmq::SocketEvent::DISCONNECTED]));
         let req_socket = match monitored {
             Some(Ok(req_socket)) => req_socket,
-            // That it cannot be monitored is told later, and is no reason not to have it.
+            // Without a monitor the socket still works.
             Some(Err(_)) | None => Self::prepare(address, &[])?,
         };
         req_socket.connect(address)?;
         Ok(req_socket)
     }
 
-    /// One that is yet to be connected. It is monitored where there are events to listen to.
+    /// Makes an unconnected socket, with a monitor when `events` are given.
     fn prepare(address: &str, events: &[zmq::SocketEvent]) -> Result<Self> {
         let made = create_sockets(|slot| {
             let socket = slot.socket(zmq::REQ)?;
@@ -277,8 +276,8 @@ impl ReqSocket {
         connect(&self.socket, address)
     }
 
-    /// Each monitor costs descriptors, so there is one only while somebody listens to it. Without
-    /// one, which is a matter of descriptors as well, a lost connection shows at the deadline.
+    /// Each monitor costs descriptors, so a socket has one only while a call needs it. When no
+    /// descriptors are left, the call notices a lost connection at its deadline.
     fn start_monitor(&mut self) {
         if self.monitor.is_none() {
             match monitor(&self.slot, &self.socket, &[zmq::SocketEvent::DISCONNECTED]) {
@@ -295,7 +294,7 @@ impl ReqSocket {
         }
     }
 
-    /// Does what `next` says, once.
+    /// Carries out `next` once.
     fn step(&self, next: ExchangeAction, body: &[u8]) -> zmq::Result<Progress> {
         match next {
             ExchangeAction::Send { within } => {
@@ -312,7 +311,7 @@ impl ReqSocket {
             }
             ExchangeAction::Receive { within } => {
                 self.poll(within)?;
-                // A reply that came before the connection was lost is a reply.
+                // A reply that arrived before the connection was lost counts.
                 match receive(&self.socket) {
                     Ok(raw) => Ok(Progress::Received(raw)),
                     Err(zmq::Error::EAGAIN) if self.take_disconnects()? => Ok(Progress::Lost),
@@ -335,7 +334,7 @@ impl ReqSocket {
         }
     }
 
-    /// Takes all events from the monitor: there is only one kind.
+    /// Reads all events from the monitor, which has only one kind. True when it had any.
     fn take_disconnects(&self) -> zmq::Result<bool> {
         let Some(monitor) = &self.monitor else { return Ok(false) };
         let mut is_lost = false;
@@ -362,7 +361,7 @@ pub(crate) fn configure(socket: &zmq::Socket, address: &str) -> zmq::Result<()> 
     socket.set_reconnect_ivl(RECONNECT)?;
     socket.set_reconnect_ivl_max(MAX_RECONNECT)?;
     socket.set_connect_timeout(CONNECT_TIMEOUT)?;
-    // Only where it must be: with it ZeroMQ would try no other than a name's IPv6 address.
+    // Only for IPv6 literals: with this option ZeroMQ tries only the IPv6 address of a host name.
     socket.set_ipv6(address.starts_with("tcp://["))
 }
 
@@ -372,8 +371,8 @@ pub(crate) fn connect(socket: &zmq::Socket, address: &str) -> Result<()> {
     connected.map_err(|source| Error::InvalidAddress { address: address.to_owned(), source })
 }
 
-/// A socket at which an event comes in for each of these that happens to `socket`, which is of the
-/// same place. Before it is dropped, [`stop_monitor`] must be called.
+/// Makes a monitor that receives these events of `socket`, in the same context. Call
+/// [`stop_monitor`] before you drop it.
 pub(crate) fn monitor(
     slot: &ContextSlot,
     socket: &zmq::Socket,
@@ -381,7 +380,7 @@ pub(crate) fn monitor(
 ) -> zmq::Result<zmq::Socket> {
     let monitor = slot.socket(zmq::PAIR)?;
     monitor.set_linger(0)?;
-    // With a bound, libzmq's I/O thread would wait when nobody reads.
+    // With a limit, libzmq's I/O thread would block when the monitor is not read.
     monitor.set_rcvhwm(0)?;
     let endpoint = unique_endpoint();
     let events = events.iter().fold(0, |events, event| events | event.to_raw());
@@ -393,10 +392,10 @@ pub(crate) fn monitor(
     Ok(monitor)
 }
 
-/// Nothing is written to the monitor of `socket` any more: libzmq's one I/O thread would wait for
-/// ever with an event for a monitor that has gone.
+/// Stops libzmq from writing to the monitor of `socket`. Its only I/O thread would block for ever
+/// on an event for a closed monitor.
 pub(crate) fn stop_monitor(socket: &zmq::Socket) {
-    // That this gives an error is of no matter, since the former monitor is stopped before.
+    // An error does not matter: libzmq has stopped the old monitor before it fails.
     let _ = socket.monitor(&unique_endpoint(), 0);
 }
 
@@ -405,8 +404,8 @@ fn unique_endpoint() -> String {
     format!("inproc://cortex-client-monitor-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Receives a whole message. ZeroMQ hands over all parts of a message or none, so only the first
-/// can be missing.
+/// Receives a whole message. ZeroMQ delivers all parts of a message or none, so only the first
+/// receive can find nothing.
 fn receive(socket: &zmq::Socket) -> zmq::Result<RawReply> {
     let body = socket.recv_bytes(zmq::DONTWAIT)?;
     let mut parts = 1;

@@ -1,23 +1,24 @@
 //! The ZeroMQ contexts of the process.
 //!
-//! They are never terminated: termination can wait for a context's I/O thread, and that one for the
-//! resolver. So neither dropping a client nor ending the process can hang.
+//! The client never terminates a context: termination can wait for the context's I/O thread, and
+//! the I/O thread for the resolver. So neither a dropped client nor the end of the process can
+//! hang.
 
 use std::mem;
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many connections share a context. It has room for 1,023 sockets, and the zmq crate cannot
-/// ask for more; a connection that is monitored has three.
+/// How many connections share a context. A context has room for 1,023 sockets, which the zmq crate
+/// cannot raise. A monitored connection uses three.
 const CONNECTIONS_PER_CONTEXT: usize = 320;
 
 static CONTEXTS: Mutex<Vec<SharedContext>> = Mutex::new(Vec::new());
 
-/// A context, and the places in it that are taken.
+/// A context, and a count of its used slots.
 struct SharedContext {
     context: zmq::Context,
     used: Arc<()>,
-    /// The process that made it: in a forked child its I/O thread is missing.
+    /// The process that made it. A forked child does not have its I/O thread.
     process: u32,
 }
 
@@ -35,7 +36,7 @@ impl SharedContext {
     }
 }
 
-/// A place for a connection's sockets, which all lie in one context.
+/// Room for the sockets of one connection, which share one context.
 pub(crate) struct ContextSlot {
     context: zmq::Context,
     _used: Arc<()>,
@@ -47,14 +48,14 @@ impl ContextSlot {
     }
 }
 
-/// Has sockets made at a place in the first context that has room for them, or in a new one.
+/// Makes sockets in the first context with a free slot, or in a new context.
 ///
-/// libzmq closes sockets in the background. So a context may be full although few of its places are
-/// taken: when a daemon ends, all its clients replace their connections at once.
+/// libzmq closes sockets in the background. So a context may be full although few of its slots are
+/// used: when a daemon ends, all its clients replace their connections at once.
 pub(crate) fn create_sockets<T>(make: impl Fn(ContextSlot) -> zmq::Result<T>) -> zmq::Result<T> {
     let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
     if contexts.first().is_some_and(|context| context.process != process::id()) {
-        // They cannot even be ended here.
+        // A forked child cannot even terminate the contexts of its parent.
         mem::forget(mem::take(&mut *contexts));
     }
     for context in contexts.iter().filter(|context| context.has_free_slot()) {
@@ -64,7 +65,7 @@ pub(crate) fn create_sockets<T>(make: impl Fn(ContextSlot) -> zmq::Result<T>) ->
         }
     }
     let context = SharedContext::new();
-    // That it fails here as well is for want of descriptors: nobody has use for one context more.
+    // When this fails too, the process has no descriptors left: keep no further context.
     let sockets = make(context.slot())?;
     contexts.push(context);
     Ok(sockets)
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_replaces_many_connections_at_once_finds_room() {
+    fn many_connections_can_be_replaced_at_once() {
         for _ in 0..5 {
             let connect = |slot: ContextSlot| {
                 let sockets = [(); 3].map(|()| slot.socket(zmq::PAIR));

@@ -1,4 +1,4 @@
-//! Why a call did not give what was asked for.
+//! The errors of the client's calls.
 
 use std::io;
 use std::time::Duration;
@@ -9,130 +9,129 @@ use thiserror::Error;
 /// The result of a client's call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a call failed, and whether the daemon may have changed something all the same.
+/// Why a call failed, and whether the daemon may have changed something nevertheless.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The daemon knows no topic of this name. It has changed nothing.
+    /// No topic of this name is registered. The daemon has changed nothing.
     #[error("no such topic: {topic}")]
     NoSuchTopic {
-        /// The name that was asked for.
+        /// The requested name.
         topic: String,
     },
 
     /// Another node has registered the topic. The daemon has changed nothing.
     #[error("topic {topic} is already registered by {}", node.as_deref().unwrap_or("another node"))]
     AlreadyRegistered {
-        /// The topic that was to be registered.
+        /// The topic of the request.
         topic: String,
-        /// The node that has it, when the daemon's words tell.
+        /// The node that owns the topic, when the daemon's message names it.
         node: Option<String>,
-        /// The daemon's own words.
+        /// The daemon's message.
         message: String,
     },
 
-    /// No answer came in time: there is no daemon, or it is slow, or the answer was lost. A
-    /// register, unregister or shutdown **may have been carried out**; nothing else changes the
-    /// daemon.
+    /// No answer came in time: no daemon is running, or it is slow, or the answer was lost. The
+    /// daemon **may have carried out** a register, unregister or shutdown; other requests change
+    /// nothing.
     #[error("no daemon answered within {} ms at {address}", waited.as_millis())]
     NoAnswer {
-        /// Where the daemon was expected.
+        /// The daemon's address.
         address: String,
-        /// The time that the daemon was given, all attempts together.
+        /// The time of all attempts together.
         waited: Duration,
-        /// How often the request was sent.
+        /// The number of attempts.
         attempts: u32,
     },
 
-    /// The daemon was there and has gone away, and no other has answered since. A watch tells it as
-    /// its [`trouble`](crate::Watch::trouble); no call ends with it.
-    #[error("the connection to the daemon at {address} is lost")]
+    /// The connection to the daemon was lost, and no daemon has answered since. A watch reports
+    /// this as its [`trouble`](crate::Watch::trouble); no call ends with it.
+    #[error("lost the connection to the daemon at {address}")]
     Disconnected {
-        /// Where the daemon was.
+        /// The daemon's address.
         address: String,
     },
 
-    /// The daemon answers, but the topic did not appear in time. It has changed nothing.
+    /// The daemon answers, but no publisher registered the topic in time. The daemon has changed
+    /// nothing.
     #[error("topic {topic} did not appear within {} ms", waited.as_millis())]
     WaitTimedOut {
-        /// The topic that was waited for.
+        /// The missing topic.
         topic: String,
-        /// The time that was waited.
+        /// The time of the whole wait.
         waited: Duration,
     },
 
-    /// An answer came that is not one of the protocol's. A register, unregister or shutdown
-    /// **may have been carried out**.
+    /// The answer does not follow the protocol. The daemon **may have carried out** a register,
+    /// unregister or shutdown.
     #[error("the daemon's answer could not be read: {0}")]
     Unreadable(#[from] UnreadableReply),
 
-    /// The daemon refused the request, or a failure kept it from carrying it out. It has changed
-    /// nothing.
+    /// The daemon refused the request or could not carry it out. It has changed nothing.
     #[error("the daemon answered with an error: {message}")]
     Refused {
-        /// The daemon's own words.
+        /// The daemon's message.
         message: String,
     },
 
-    /// The daemon does not know such a request: it speaks the legacy protocol alone. It has changed
+    /// The daemon does not know this request: it speaks only the legacy protocol. It has changed
     /// nothing.
     #[error("the daemon does not know {request}: it speaks no extensions of the protocol")]
     Unsupported {
-        /// What was asked for.
+        /// The command of the request.
         request: RequestedCommand,
     },
 
-    /// What was to be watched is not a pattern of topic names. Nothing was sent.
+    /// The filter is not a valid pattern of topic names. The client has sent nothing.
     #[error("{filter:?} is not a pattern: {source}")]
     InvalidFilter {
-        /// The pattern as it was given.
+        /// The filter as the caller gave it.
         filter: String,
-        /// What is wrong with it.
+        /// Why it is not valid.
         source: TopicFilterError,
     },
 
-    /// ZeroMQ cannot connect to such an address. Nothing was sent.
-    #[error("{address} is not an address to connect to: {source}")]
+    /// ZeroMQ cannot connect to an address of this form. The client has sent nothing.
+    #[error("invalid address {address}: {source}")]
     InvalidAddress {
-        /// The address as it was given.
+        /// The address as the caller gave it.
         address: String,
         /// `ZeroMQ`'s reason.
         source: zmq::Error,
     },
 
-    /// A later advertisement of the same client has the topic.
-    #[error("topic {topic} is advertised anew by a later advertisement")]
+    /// A later advertisement of the same client has taken over the topic.
+    #[error("a later advertisement replaced this one of topic {topic}")]
     Replaced {
-        /// The topic that was advertised.
+        /// The topic of both advertisements.
         topic: String,
     },
 
-    /// The thread that keeps topics registered could not be started, or has died. Nothing was sent.
-    #[error("no thread to advertise topics with: {reason}")]
+    /// The thread that advertises topics could not start, or has died.
+    #[error("the thread that advertises topics is not running: {reason}")]
     Thread {
         /// The system's reason.
         reason: io::ErrorKind,
     },
 
-    /// The socket failed on this side, for example because the process has no descriptors left. A
-    /// register, unregister or shutdown **may have been carried out**.
+    /// The client's socket failed, for example because the process has no descriptors left. The
+    /// daemon **may have carried out** a register, unregister or shutdown.
     #[error("the connection to {address} failed: {source}")]
     Transport {
-        /// Where the daemon was expected.
+        /// The daemon's address.
         address: String,
         /// `ZeroMQ`'s reason.
         source: zmq::Error,
     },
 
-    /// The asynchronous client has no runtime to work on: it was made outside of one, or that one
-    /// has ended. A register, unregister or shutdown that was under way **may have been carried
-    /// out**.
+    /// The asynchronous client has no runtime: it was made outside one, or its runtime has ended.
+    /// The daemon **may have carried out** a register, unregister or shutdown in progress.
     #[cfg(feature = "tokio")]
     #[error("the asynchronous client has no tokio runtime, or its runtime has ended")]
     NoRuntime,
 }
 
-/// What is wrong with an answer.
+/// Why the client could not use a daemon's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UnreadableReply {
@@ -142,33 +141,33 @@ pub enum UnreadableReply {
     /// The answer does not consist of exactly one part.
     #[error("it has {count} parts instead of one")]
     Parts {
-        /// The parts that came.
+        /// The number of parts.
         count: usize,
     },
-    /// The status is one that never answers such a request.
-    #[error("the status {status} does not answer such a request")]
+    /// No daemon answers this request with such a status.
+    #[error("status {status} is no answer to this request")]
     Status {
-        /// The status that came.
+        /// The status of the answer.
         status: DiscoveryStatus,
     },
-    /// A lookup was answered with OK but without a topic.
+    /// The answer to a lookup is OK but has no topic.
     #[error("it says OK but holds no topic")]
     NoTopicInfo,
-    /// A lookup was answered with another topic than the one that was asked for.
+    /// The answer is about another topic than the requested one.
     #[error("it is about another topic, {found}")]
     OtherTopic {
         /// The topic in the answer.
         found: String,
     },
-    /// What is known of the topics is not known of each of them.
-    #[error("it tells of {entries} entries for {topics} topics")]
+    /// The answer does not have exactly one entry per topic.
+    #[error("it has {entries} entries for {topics} topics")]
     Entries {
-        /// The topics in the answer.
+        /// The number of topics in the answer.
         topics: usize,
-        /// The entries in the answer.
+        /// The number of entries in the answer.
         entries: usize,
     },
-    /// The answer to a watch does not tell to which place in the history it leads.
-    #[error("it does not tell its place in the history")]
+    /// The answer to a watch has no epoch or no revision.
+    #[error("it has no epoch or no revision")]
     NoRevision,
 }

@@ -1,57 +1,56 @@
-//! One request and its attempts: what to do next, and until when.
+//! One request and its attempts.
 //!
-//! Nothing here has a socket or reads a clock: `now` is an argument, and the caller carries out
-//! what [`Exchange::next_action`] says. A blocking and an asynchronous client can share it.
+//! This module is pure: time is an argument, and the caller carries out each
+//! [`Exchange::next_action`]. The blocking and the asynchronous client share it.
 
 use std::time::{Duration, Instant};
 
 use crate::backoff::ReconnectBackoff;
 
-/// How often a request is sent, and how long each time is waited for an answer.
+/// The number of attempts of a request, and the time of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RetryPolicy {
-    /// The time that each attempt has, from the moment it begins.
+    /// The time of one attempt, from its beginning.
     pub(crate) timeout: Duration,
     /// At least 1.
     pub(crate) attempts: u32,
 }
 
 impl RetryPolicy {
-    /// The time that all attempts together have.
+    /// The time of all attempts together.
     pub(crate) fn total(self) -> Duration {
         self.timeout.saturating_mul(self.attempts)
     }
 }
 
-/// What a [`Wait`](crate::wait::Wait) or a [`WatchState`](crate::watch::WatchState) asks the daemon, once.
+/// One request of a [`Wait`](crate::wait::Wait) or a [`WatchState`](crate::watch::WatchState).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Query {
     /// The request's bytes.
     pub(crate) body: Vec<u8>,
     /// The time for the answer.
     pub(crate) timeout: Duration,
-    /// The daemon may hold the answer back. Then a lost connection is to be told, and not the same
-    /// request to be sent again.
+    /// The daemon may park the request. Then the caller must report a lost connection instead of
+    /// sending the same request again.
     pub(crate) may_park: bool,
 }
 
-/// What the caller has to do now, and then to ask again.
+/// What the caller does next. Then it calls [`Exchange::next_action`] again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExchangeAction {
-    /// Send the request, then tell [`Exchange::sent`]; it may wait this long for room.
+    /// Send the request, then call [`Exchange::sent`]. The socket may block this long.
     Send { within: Duration },
     /// Wait this long for the answer.
     Receive { within: Duration },
-    /// Replace the connection: an answer that still comes to the old one must not be read.
+    /// Replace the connection. Do not read an answer that still arrives on the old one.
     Reconnect,
-    /// Do nothing for this long: a connection that is lost at once, again and again, must not keep
-    /// both sides busy.
+    /// Do nothing for this long: connections that fail immediately must not keep both sides busy.
     Pause { within: Duration },
-    /// Nobody answered. The connection must not be used again.
+    /// No answer came. Do not use the connection again.
     GiveUp,
 }
 
-/// A request under way.
+/// A request in progress.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     policy: RetryPolicy,
@@ -63,7 +62,7 @@ pub(crate) struct Exchange {
     reconnect_backoff: ReconnectBackoff,
 }
 
-/// A lost connection that is to be replaced.
+/// A lost connection that the caller must replace.
 #[derive(Clone, Copy, Debug)]
 struct Loss {
     at: Instant,
@@ -87,25 +86,25 @@ impl Exchange {
         self.policy
     }
 
-    /// The attempt under way, counted from 1.
+    /// The current attempt, counted from 1.
     pub(crate) fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// How often the request has left. From the second time on the daemon may have carried it out
-    /// before.
+    /// How often the caller has sent the request. From the second time on, the daemon may have
+    /// carried it out already.
     pub(crate) fn times_sent(&self) -> u32 {
         self.times_sent
     }
 
-    /// Whether the request of this attempt has left.
+    /// Whether the caller has sent the request in this attempt.
     pub(crate) fn is_sent(&self) -> bool {
         self.is_sent
     }
 
-    /// What to do at `now`. Asking again without need changes nothing.
+    /// What to do at `now`. Spurious calls change nothing.
     pub(crate) fn next_action(&mut self, now: Instant) -> ExchangeAction {
-        // Durations are compared, not instants added: no timeout is too long to be represented.
+        // Durations are subtracted, not instants added: even the longest timeout cannot overflow.
         let within =
             self.policy.timeout.saturating_sub(now.saturating_duration_since(self.attempt_started));
         if !within.is_zero() {
@@ -135,14 +134,14 @@ impl Exchange {
         ExchangeAction::Reconnect
     }
 
-    /// The request has left.
+    /// The caller has sent the request.
     pub(crate) fn sent(&mut self) {
         self.is_sent = true;
         self.times_sent = self.times_sent.saturating_add(1);
     }
 
-    /// The connection on which the answer was awaited is gone, and with it the request: it is sent
-    /// again, at once the first time, in what is left of this attempt's time.
+    /// The connection was lost while the answer was outstanding, and the request with it. The
+    /// caller sends it again in the rest of this attempt's time, the first time without a pause.
     ///
     /// Not for a SHUTDOWN, which would end the next daemon.
     pub(crate) fn lost(&mut self, now: Instant) {
@@ -153,7 +152,7 @@ impl Exchange {
     }
 }
 
-/// `within` as a poll's milliseconds: rounded up, so that the poll does not return just before
+/// `within` in milliseconds for a poll: rounded up, so that the poll does not return just before
 /// the deadline again and again, and at most an hour, which is always a valid argument.
 pub(crate) fn poll_millis(within: Duration) -> i64 {
     const HOUR: i64 = 60 * 60 * 1000;
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_attempt_sends_waits_and_gives_up() {
+    fn a_single_attempt_sends_the_request_waits_and_gives_up() {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
         assert_eq!(exchange.next_action(start), ExchangeAction::Send { within: SECOND });
@@ -195,7 +194,7 @@ mod tests {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 3 }, start);
         for attempt in 1..=3 {
-            // Each attempt ends 10 ms late, and the next one is not shorter for it.
+            // Each attempt ends 10 ms late, but the next one still has its whole time.
             let attempt_started = start + ms(1010) * (attempt - 1);
             assert_eq!(exchange.attempt(), attempt);
             assert_eq!(
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_cannot_leave_also_ends() {
+    fn a_request_that_cannot_be_sent_gives_up_at_its_timeout() {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
         assert_eq!(exchange.next_action(start + ms(700)), ExchangeAction::Send { within: ms(300) });
@@ -221,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_is_replaced_at_once_in_the_time_of_the_attempt() {
+    fn a_lost_connection_is_replaced_at_once_within_the_same_attempt() {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start);
         exchange.lost(start);
         assert_eq!(
             exchange.next_action(start),
             ExchangeAction::Send { within: SECOND },
-            "nothing was under way"
+            "no request was outstanding"
         );
         exchange.sent();
         assert_eq!(exchange.times_sent(), 1);
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_lost_again_and_again_is_replaced_ever_more_slowly() {
+    fn the_pauses_between_reconnections_grow() {
         let start = Instant::now();
         let policy = RetryPolicy { timeout: 60 * SECOND, attempts: 1 };
         let mut exchange = Exchange::start(policy, start);
@@ -265,12 +264,12 @@ mod tests {
             assert_eq!(lose(&mut exchange, &mut now), ms(pause));
         }
         now += 10 * SECOND;
-        assert_eq!(lose(&mut exchange, &mut now), ms(0), "after a calm time");
+        assert_eq!(lose(&mut exchange, &mut now), ms(0), "after a good connection");
         assert_eq!(lose(&mut exchange, &mut now), ms(10));
     }
 
     #[test]
-    fn a_loss_at_the_end_of_an_attempt_is_the_next_ones_beginning() {
+    fn a_pause_at_the_end_of_an_attempt_stops_when_the_next_attempt_begins() {
         let start = Instant::now();
         let mut exchange = Exchange::start(RetryPolicy { timeout: SECOND, attempts: 2 }, start);
         for _ in 0..2 {
@@ -279,7 +278,7 @@ mod tests {
             exchange.lost(start + ms(995));
             exchange.next_action(start + ms(995));
         }
-        // It would pause for 10 ms now, and has 5 ms.
+        // The backoff is 10 ms now, but the attempt has only 5 ms left.
         assert_eq!(exchange.next_action(start + ms(995)), ExchangeAction::Pause { within: ms(5) });
         assert_eq!(exchange.next_action(start + SECOND), ExchangeAction::Reconnect);
         assert_eq!(exchange.attempt(), 2);
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_range() {
+    fn zero_and_endless_timeouts_do_not_overflow() {
         let start = Instant::now();
         let mut none = Exchange::start(RetryPolicy { timeout: Duration::ZERO, attempts: 1 }, start);
         assert_eq!(none.next_action(start), ExchangeAction::GiveUp);
@@ -300,7 +299,7 @@ mod tests {
         assert_eq!(endless.next_action(start), ExchangeAction::Send { within: Duration::MAX });
         assert_eq!(policy.total(), Duration::MAX);
 
-        // A clock that is read by several threads may seem to go back.
+        // When several threads read the clock, it may seem to go back.
         let mut early =
             Exchange::start(RetryPolicy { timeout: SECOND, attempts: 1 }, start + SECOND);
         assert_eq!(early.next_action(start), ExchangeAction::Send { within: SECOND });

@@ -1,15 +1,15 @@
 //! A client of the Cortex discovery daemon, over ZeroMQ.
 //!
-//! A [`DiscoveryClient`] asks the daemon one thing at a time: it registers topics, finds them, lists
-//! them and waits for them. A [`Watch`] tells what comes, changes and goes, as it happens. Every call
+//! A [`DiscoveryClient`] sends the daemon one request at a time: it registers topics, looks them
+//! up, lists them and waits for them. A [`Watch`] reports each change as it happens. Every call
 //! ends within a known time and says what happened: "no such topic", "registered by another node"
-//! and "nobody answered" are different [`Error`]s, never `false` or an empty list.
+//! and "no daemon answered" are different [`Error`]s, never `false` or an empty list.
 //!
-//! A call that got no answer leaves nothing behind: the next one starts on a fresh connection and
-//! can never be given the earlier call's late reply.
+//! A call without an answer leaves nothing behind: the next call starts on a new connection and
+//! can never receive the earlier call's late reply.
 //!
-//! This crate does not carry messages between publishers and subscribers; it only tells where
-//! they are. The messages to the daemon are those of [`cortex_proto`].
+//! This crate does not carry messages between publishers and subscribers. It only finds their
+//! endpoints. The messages to the daemon are those of [`cortex_proto`].
 //!
 //! # Example
 //!
@@ -31,7 +31,7 @@
 //!
 //! match client.lookup_topic("/lidar/points") {
 //!     Ok(info) => println!("connect to {}", info.address),
-//!     Err(Error::NoSuchTopic { topic }) => println!("nobody publishes {topic} yet"),
+//!     Err(Error::NoSuchTopic { topic }) => println!("{topic} has no publisher yet"),
 //!     Err(error) => return Err(error.into()),
 //! }
 //!
@@ -41,14 +41,14 @@
 //! # }
 //! ```
 //!
-//! Who wants to know what comes and goes watches, also through restarts of the daemon:
+//! A watch follows the topics, also across restarts of the daemon:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/watch.rs")]
 //! ```
 //!
-//! A publisher that is to be found, whatever becomes of the daemon, advertises its topic: it is
-//! registered anew for as long as the [`Advertisement`] lives.
+//! A publisher advertises its topic. While the [`Advertisement`] lives, the client registers the
+//! topic again whenever the daemon has lost it:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/advertise.rs")]
@@ -56,15 +56,15 @@
 //!
 //! # Building
 //!
-//! The zmq crate builds libzmq from its sources, which takes a C++ compiler. Where this crate is used
-//! outside its workspace, take over the `CXXFLAGS` of the workspace's `.cargo/config.toml`: without
-//! them libzmq may misalign its queues, does without eventfd, and a forked child that drops a client
-//! can abort its parent.
+//! The zmq crate builds libzmq from its sources, so you need a C++ compiler. When you use this
+//! crate outside its workspace, copy the `CXXFLAGS` from the workspace's `.cargo/config.toml`.
+//! Without them libzmq may misalign its queues and does not use eventfd, and a forked child that
+//! drops a client can abort its parent.
 //!
 //! # Features
 //!
-//! - `tokio`, off by default: `AsyncDiscoveryClient`, the same calls as futures, any number of them
-//!   at once on one connection.
+//! - `tokio` (off by default): `AsyncDiscoveryClient` has the same calls as futures. Any number of
+//!   calls can share its connection at the same time.
 
 mod advertise;
 mod advertisement_manager;

@@ -1,4 +1,4 @@
-//! The asynchronous client: any number of requests at once on one [`AsyncConnection`].
+//! The asynchronous client, with any number of concurrent requests on one [`AsyncConnection`].
 
 mod connection;
 mod dealer_socket;
@@ -26,17 +26,15 @@ use crate::watch::{WatchState, parse_filter};
 
 pub use self::watch::AsyncWatch;
 
-/// A client of the discovery daemon for tokio, made by
+/// An asynchronous client of the discovery daemon, for tokio. Make it with
 /// [`build_async`](DiscoveryClientBuilder::build_async) on a runtime.
 ///
-/// A clone is cheap and uses the same connection, which serves any number of calls at once, also
-/// with a daemon that answers them one by one. The connection is closed when the last clone is
-/// dropped.
+/// A clone is cheap and shares the connection. The connection serves any number of concurrent
+/// calls, also when the daemon answers them one by one. It closes when the last clone is dropped.
 ///
-/// No call blocks the runtime, and each ends within its time; a call's time passes by the clock
-/// of the runtime that the client was made on. A call does nothing before it is first polled.
-/// Dropping it cancels it: a request that has not left yet never leaves; one that has may be
-/// carried out.
+/// No call blocks the runtime, and each ends within its timeout, measured with the clock of the
+/// runtime that made the client. A call starts when it is first polled. Dropping its future cancels
+/// it: the client never sends an unsent request, but the daemon may carry out a sent one.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -72,11 +70,12 @@ pub struct AsyncDiscoveryClient {
 }
 
 impl AsyncDiscoveryClient {
-    /// A client of the daemon at [`DEFAULT_DISCOVERY_ADDRESS`](cortex_proto::DEFAULT_DISCOVERY_ADDRESS),
-    /// with the other defaults of [`builder`](Self::builder).
+    /// Makes a client for the daemon at
+    /// [`DEFAULT_DISCOVERY_ADDRESS`](cortex_proto::DEFAULT_DISCOVERY_ADDRESS), with the other
+    /// defaults of [`builder`](Self::builder).
     ///
     /// # Errors
-    /// As [`DiscoveryClientBuilder::build_async`].
+    /// Those of [`DiscoveryClientBuilder::build_async`].
     ///
     /// # Panics
     /// As [`DiscoveryClientBuilder::build_async`].
@@ -84,10 +83,11 @@ impl AsyncDiscoveryClient {
         Self::builder().build_async()
     }
 
-    /// A client of the daemon at `address`, with the other defaults of [`builder`](Self::builder).
+    /// Makes a client for the daemon at `address`, with the other defaults of
+    /// [`builder`](Self::builder).
     ///
     /// # Errors
-    /// As [`DiscoveryClientBuilder::build_async`].
+    /// Those of [`DiscoveryClientBuilder::build_async`].
     ///
     /// # Panics
     /// As [`DiscoveryClientBuilder::build_async`].
@@ -95,7 +95,7 @@ impl AsyncDiscoveryClient {
         Self::builder().address(address).build_async()
     }
 
-    /// Settings for a client, the same as those of the blocking one.
+    /// The settings of a new client, with the same defaults as for the blocking client.
     pub fn builder() -> DiscoveryClientBuilder {
         DiscoveryClientBuilder::default()
     }
@@ -110,16 +110,17 @@ impl AsyncDiscoveryClient {
         Ok(Self { connection, policy, poll_interval, advertiser })
     }
 
-    /// Where this client expects the daemon.
+    /// The daemon's address.
     #[must_use]
     pub fn address(&self) -> &str {
         self.connection.address()
     }
 
-    /// Makes a topic known. The same node may do so again, and replaces what it said before.
+    /// Registers a topic. The same node may register it again, which replaces the earlier
+    /// [`TopicInfo`].
     ///
     /// # Errors
-    /// [`Error::AlreadyRegistered`] when another node has the topic; and those of every call:
+    /// [`Error::AlreadyRegistered`] when another node owns the topic; and those of every call:
     /// [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`], [`Error::Transport`],
     /// [`Error::NoRuntime`].
     pub async fn register_topic(&self, info: &TopicInfo) -> Result<()> {
@@ -127,8 +128,8 @@ impl AsyncDiscoveryClient {
         self.call(&DiscoveryRequest::register(info.clone())).await?.registered(topic)
     }
 
-    /// Makes a topic unknown. When an attempt got no answer and the next one hears that there is
-    /// no such topic, that is success: the first has done it.
+    /// Unregisters a topic. When an attempt gets no answer and the next one finds no such topic,
+    /// the call succeeds: the first attempt has unregistered it.
     ///
     /// # Errors
     /// [`Error::NoSuchTopic`]; and those of every call: [`Error::Refused`], [`Error::NoAnswer`],
@@ -137,7 +138,7 @@ impl AsyncDiscoveryClient {
         self.call(&DiscoveryRequest::unregister(topic)).await?.unregistered(topic)
     }
 
-    /// Asks for one topic.
+    /// Looks up one topic.
     ///
     /// # Errors
     /// [`Error::NoSuchTopic`]; and those of every call: [`Error::Refused`], [`Error::NoAnswer`],
@@ -146,24 +147,25 @@ impl AsyncDiscoveryClient {
         self.call(&DiscoveryRequest::lookup(topic)).await?.found(topic)
     }
 
-    /// Keeps a topic registered for as long as the [`Advertisement`] lives, as
-    /// [`DiscoveryClient::advertise`](crate::DiscoveryClient::advertise) does: on a thread of its own,
-    /// one for all clones of this client, and without waiting. Dropping the guard does not wait
-    /// either; [`registered`](Advertisement::registered) and
-    /// [`unregister_async`](Advertisement::unregister_async) are there for who wants to be sure.
+    /// Keeps a topic registered while the [`Advertisement`] lives, like
+    /// [`DiscoveryClient::advertise`](crate::DiscoveryClient::advertise): without waiting, on one
+    /// thread for all clones of this client. Dropping the guard does not wait either. To wait, use
+    /// [`registered`](Advertisement::registered) and
+    /// [`unregister_async`](Advertisement::unregister_async).
     ///
     /// # Errors
-    /// [`Error::Thread`] and [`Error::Transport`] when the thread cannot be started.
+    /// [`Error::Thread`] and [`Error::Transport`] when the thread cannot start.
     pub fn advertise(&self, info: TopicInfo) -> Result<Advertisement> {
         self.advertiser.advertise(info, None, Duration::ZERO)
     }
 
-    /// The same, and tells what becomes of the topic. `on_notice` is called on the thread of all
-    /// the client's advertisements, so it must not wait for long; it may drop advertisements. When
-    /// it panics it is dropped, and the topic stays advertised.
+    /// Like [`advertise`](Self::advertise), and calls `on_notice` when the state of the topic
+    /// changes. The callback runs on the thread of all the client's advertisements, so it must not
+    /// block for long; it may drop advertisements. When it panics, the client drops it, and the
+    /// topic stays advertised.
     ///
     /// # Errors
-    /// As [`advertise`](Self::advertise).
+    /// Those of [`advertise`](Self::advertise).
     pub fn advertise_with(
         &self,
         info: TopicInfo,
@@ -172,13 +174,13 @@ impl AsyncDiscoveryClient {
         self.advertiser.advertise(info, Some(Box::new(on_notice)), Duration::ZERO)
     }
 
-    /// Watches the topics that match `filter`, a pattern as
-    /// [`TopicFilter`](cortex_proto::TopicFilter) describes it, or all: first tells which there are,
-    /// then what happens, as it happens.
+    /// Watches the topics that match `filter`, a pattern of
+    /// [`TopicFilter`](cortex_proto::TopicFilter), or all topics. The first event is a snapshot;
+    /// each change follows as it happens.
     ///
-    /// A daemon that speaks the legacy protocol alone is asked for its list at each poll interval.
-    /// Through a restart of the daemon nothing is missed and nothing told twice; where that cannot
-    /// be, there is a new snapshot.
+    /// A daemon that speaks only the legacy protocol is polled at each poll interval. When the
+    /// daemon restarts, the watch misses no event and repeats none; where it cannot know the events
+    /// in between, it gives a new snapshot.
     ///
     /// # Errors
     /// [`Error::InvalidFilter`].
@@ -187,7 +189,7 @@ impl AsyncDiscoveryClient {
         Ok(AsyncWatch::start(Arc::clone(&self.connection), state))
     }
 
-    /// Asks for all topics, in the order of their first registration.
+    /// Lists all topics, in the order of their first registration.
     ///
     /// # Errors
     /// Those of every call: [`Error::Refused`], [`Error::NoAnswer`], [`Error::Unreadable`],
@@ -196,72 +198,72 @@ impl AsyncDiscoveryClient {
         self.call(&DiscoveryRequest::list()).await?.listed()
     }
 
-    /// Asks whether a daemon is there.
+    /// Checks that a daemon answers.
     ///
     /// # Errors
-    /// [`Error::NoAnswer`] when none is; [`Error::Refused`], [`Error::Unreadable`],
+    /// [`Error::NoAnswer`] when none does; [`Error::Refused`], [`Error::Unreadable`],
     /// [`Error::Transport`], [`Error::NoRuntime`].
     pub async fn ping(&self) -> Result<()> {
         self.call(&DiscoveryRequest::ping()).await?.done()
     }
 
-    /// Asks the daemon for what it says of itself. One that speaks the legacy protocol alone has
-    /// nothing to say but that it is there: level 0.
+    /// Requests information about the daemon. From a daemon that speaks only the legacy protocol it
+    /// is empty, with level 0.
     ///
     /// # Errors
-    /// As [`ping`](Self::ping).
+    /// Those of [`ping`](Self::ping).
     pub async fn hello(&self) -> Result<DaemonInfo> {
         let request = DiscoveryRequest::ping().with_ext(RequestExt::default());
         self.call(&request).await?.daemon_info()
     }
 
-    /// Asks for one topic, and for what the daemon knows of it.
+    /// Looks up one topic, with the daemon's information about its registration.
     ///
     /// # Errors
-    /// As [`lookup_topic`](Self::lookup_topic).
+    /// Those of [`lookup_topic`](Self::lookup_topic).
     pub async fn describe(&self, topic: &str) -> Result<TopicDescription> {
         let request = DiscoveryRequest::lookup(topic).with_ext(RequestExt::default());
         self.call(&request).await?.described(topic)
     }
 
-    /// Asks for all topics, in the order of their first registration, and for what the daemon knows
-    /// of each.
+    /// Lists all topics in the order of their first registration, with the daemon's information
+    /// about each registration.
     ///
     /// # Errors
-    /// As [`list_topics`](Self::list_topics).
+    /// Those of [`list_topics`](Self::list_topics).
     pub async fn describe_all(&self) -> Result<Vec<TopicDescription>> {
         let request = DiscoveryRequest::list().with_ext(RequestExt::default());
         self.call(&request).await?.all_described()
     }
 
-    /// Asks for the daemon's counters and gauges, by their names; times are in ms.
+    /// Requests the daemon's counters and gauges, by name; times are in ms.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when the daemon has none, as one that speaks the legacy protocol
-    /// alone; and those of every call: [`Error::Refused`], [`Error::NoAnswer`],
+    /// [`Error::Unsupported`] when the daemon has none because it speaks only the legacy
+    /// protocol; and those of every call: [`Error::Refused`], [`Error::NoAnswer`],
     /// [`Error::Unreadable`], [`Error::Transport`], [`Error::NoRuntime`].
     pub async fn stats(&self) -> Result<BTreeMap<String, u64>> {
         self.call(&DiscoveryRequest::stats()).await?.stats()
     }
 
-    /// Asks the daemon to end. It may still be there for a moment after it agreed.
+    /// Shuts the daemon down. It may still run for a moment after its answer.
     ///
     /// # Errors
-    /// [`Error::Refused`] when this user may not; [`Error::NoAnswer`], also when the daemon ended
-    /// without its answer arriving; [`Error::Unreadable`], [`Error::Transport`],
-    /// [`Error::NoRuntime`].
+    /// [`Error::Refused`] when the daemon does not allow it to this user; [`Error::NoAnswer`], also
+    /// when the daemon ended before its answer arrived; [`Error::Unreadable`],
+    /// [`Error::Transport`], [`Error::NoRuntime`].
     pub async fn shutdown(&self) -> Result<()> {
         self.call(&DiscoveryRequest::shutdown()).await?.done()
     }
 
-    /// Waits for a topic to be registered, at most `timeout`
-    /// ([`DEFAULT_WAIT_TIMEOUT`](crate::DEFAULT_WAIT_TIMEOUT) is a sensible one). The daemon tells as
-    /// soon as the topic is there; one that speaks the legacy protocol alone is asked at each poll
-    /// interval. A daemon that is not there yet, or is replaced meanwhile, is waited for as well.
+    /// Waits until a topic is registered, at most `timeout`
+    /// ([`DEFAULT_WAIT_TIMEOUT`](crate::DEFAULT_WAIT_TIMEOUT) is a good default). The call returns
+    /// as soon as the topic is registered. A daemon that speaks only the legacy protocol is polled
+    /// at each poll interval. The daemon may start late or restart during the wait.
     ///
     /// # Errors
     /// [`Error::WaitTimedOut`] when the daemon answers but the topic did not appear;
-    /// [`Error::NoAnswer`] when there was no daemon at the end; [`Error::Refused`],
+    /// [`Error::NoAnswer`] when no daemon answered at the end; [`Error::Refused`],
     /// [`Error::Unreadable`], [`Error::Transport`] and [`Error::NoRuntime`] at once.
     pub async fn wait_for_topic(&self, topic: &str, timeout: Duration) -> Result<TopicInfo> {
         let connection = &self.connection;

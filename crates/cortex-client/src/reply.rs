@@ -1,4 +1,4 @@
-//! What a reply means for the call that asked. No socket, no clock.
+//! Decoding of replies into the results of calls. This module is pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,25 +11,25 @@ use cortex_proto::{
 use crate::error::{Error, Result, UnreadableReply};
 use crate::info::{DaemonInfo, TopicDescription};
 
-/// A message as it came from the socket.
+/// A received message.
 #[derive(Debug)]
 pub(crate) struct RawReply {
     /// The first part.
     pub(crate) body: Vec<u8>,
-    /// How many parts there were.
+    /// The number of parts of the message.
     pub(crate) parts: usize,
 }
 
-/// What a daemon answers to WATCH, and to which place in its history that leads.
+/// The answer to WATCH, and the revision that it leads to.
 #[derive(Debug)]
 pub(crate) enum WatchReply {
     /// All topics.
     Snapshot { topics: Vec<TopicInfo>, since: Since },
-    /// What has happened.
+    /// The changes.
     Events { events: Vec<EventExt>, since: Since },
 }
 
-/// A reply, and how often its request was sent.
+/// A decoded reply, and how often its request was sent.
 #[derive(Debug)]
 pub(crate) struct Reply {
     response: Box<DiscoveryResponse>,
@@ -66,7 +66,7 @@ impl Reply {
     pub(crate) fn unregistered(self, topic: &str) -> Result<()> {
         match self.response.status {
             DiscoveryStatus::Ok => Ok(()),
-            // An earlier sending did it, and only its answer was lost.
+            // An earlier attempt has unregistered it, and only its answer was lost.
             DiscoveryStatus::NotFound if self.times_sent > 1 => Ok(()),
             DiscoveryStatus::NotFound => Err(Error::NoSuchTopic { topic: topic.to_owned() }),
             DiscoveryStatus::AlreadyExists | DiscoveryStatus::Error => Err(self.failure()),
@@ -101,12 +101,12 @@ impl Reply {
         self.listed().map(drop)
     }
 
-    /// The answer to a PING that asks for an extension.
+    /// The answer to a PING with extensions.
     pub(crate) fn daemon_info(self) -> Result<DaemonInfo> {
         let ext = self.response.ext.clone();
         self.done()?;
         Ok(ext.map_or_else(DaemonInfo::default, |ext| DaemonInfo {
-            // Whoever answers with an extension has one.
+            // A daemon that answers with an extension has at least this level.
             level: ext.level.unwrap_or(EXTENSION_LEVEL),
             server: ext.server,
             epoch: ext.epoch,
@@ -117,13 +117,13 @@ impl Reply {
         }))
     }
 
-    /// The answer to a LOOKUP that asks for an extension.
+    /// The answer to a LOOKUP with extensions.
     pub(crate) fn described(mut self, topic: &str) -> Result<TopicDescription> {
         let entry = self.response.ext.take().and_then(|ext| ext.entry);
         Ok(TopicDescription { info: self.found(topic)?, entry })
     }
 
-    /// The answer to a LIST that asks for an extension.
+    /// The answer to a LIST with extensions.
     pub(crate) fn all_described(mut self) -> Result<Vec<TopicDescription>> {
         let entries = self.response.ext.take().and_then(|ext| ext.entries);
         let topics = self.listed()?;
@@ -139,13 +139,13 @@ impl Reply {
         Ok(pairs.map(|(info, entry)| TopicDescription { info, entry: Some(entry) }).collect())
     }
 
-    /// The answer to STATS: every number that the daemon sends, by its name.
+    /// The answer to STATS: every number in the reply, by its name.
     pub(crate) fn stats(mut self) -> Result<BTreeMap<String, u64>> {
         let Some(ext) = self.response.ext.take() else {
             return Err(Error::Unsupported { request: DiscoveryCommand::Stats.into() });
         };
         self.done()?;
-        // These have a meaning elsewhere, and so a place of their own.
+        // These keys have fields of their own, since other replies use them too.
         let named = [
             ("epoch", ext.epoch),
             ("level", ext.level),
@@ -159,7 +159,7 @@ impl Reply {
         Ok(counts)
     }
 
-    /// The answer to WATCH of a daemon that knows it.
+    /// The answer to WATCH, from a daemon of level 1.
     pub(crate) fn watched(mut self) -> Result<WatchReply> {
         let ext = self.response.ext.take().unwrap_or_default();
         let topics = self.listed()?;
@@ -179,13 +179,13 @@ impl Reply {
         Ok(WatchReply::Events { events, since })
     }
 
-    /// What the daemon said beyond the legacy protocol. To a request with an extension every
-    /// daemon of level 1 answers with one; without it this is a daemon of level 0.
+    /// The extension of the reply. A daemon of level 1 answers a request that has an extension with
+    /// one; a daemon of level 0 never has one.
     pub(crate) fn ext(&self) -> Option<&ResponseExt> {
         self.response.ext.as_ref()
     }
 
-    /// What a status means that the call has no use for.
+    /// The error for a status that is no answer to the call.
     fn failure(self) -> Error {
         match self.response.status {
             DiscoveryStatus::Error => Error::Refused { message: self.response.message },
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_of_every_call() {
+    fn each_status_gives_the_result_of_each_call() {
         use DiscoveryStatus::{AlreadyExists, Error as Failed, NotFound, Ok as Done};
         let missing = || Error::NoSuchTopic { topic: "/a".into() };
         let refused = || Error::Refused { message: "why".into() };
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_node_that_has_the_topic_is_taken_from_the_daemons_words() {
+    fn the_daemons_message_names_the_node_that_owns_the_topic() {
         for (message, node) in [
             ("Topic /a already registered by camera_node", Some("camera_node")),
             (
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_gives_only_the_topic_that_was_asked_for() {
+    fn a_lookup_accepts_only_the_requested_topic() {
         let answer = |name| Reply {
             response: Box::new(DiscoveryResponse {
                 topic_info: Some(info(name)),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_of_level_0_says_nothing_of_itself() {
+    fn a_daemon_of_level_0_reports_nothing_about_itself() {
         assert_eq!(extended(Vec::new(), None).daemon_info(), Ok(DaemonInfo::default()));
         let ext = ResponseExt {
             server: Some("cortex-discovery/1.2.3".into()),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_belong_to_the_topics_in_their_order() {
+    fn entries_match_the_topics_in_order() {
         let topics = || vec![info("/b"), info("/a")];
         let entries = |entries| {
             let entry = Some(entry(7));
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_are_all_numbers_that_were_sent() {
+    fn statistics_are_all_numbers_of_the_reply() {
         let counts = BTreeMap::from([("requests".to_owned(), 5)]);
         let ext = ResponseExt { topics: Some(2), counts, ..ResponseExt::default() };
         let stats = extended(Vec::new(), Some(ext)).stats();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_part_with_a_response_is_readable() {
+    fn a_reply_is_readable_only_as_one_part_with_a_response() {
         let body = DiscoveryResponse::new(DiscoveryStatus::Ok, "pong").to_bytes();
         assert!(Reply::read(&RawReply { body: body.clone(), parts: 1 }, 1).is_ok());
         let error = Reply::read(&RawReply { body, parts: 3 }, 1).unwrap_err();

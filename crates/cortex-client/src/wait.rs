@@ -1,10 +1,11 @@
-//! Waiting for a topic: what to ask the daemon, when, and what its answers mean.
+//! The state of a wait for one topic.
 //!
-//! First a LOOKUP. When its answer shows that the daemon speaks the extensions, a WAIT follows, which
-//! the daemon holds back until the topic is there; else the LOOKUP is repeated at each interval. So
-//! the daemon's level is found out from its own answers, also when it is replaced in the middle.
+//! The client first sends a LOOKUP. When the answer has an extension, the client sends a WAIT,
+//! which the daemon parks until the topic is registered. Otherwise the client repeats the LOOKUP at
+//! each interval. Each answer shows the daemon's level again, so another daemon may take over
+//! during a wait.
 //!
-//! As in [`exchange`](crate::exchange), time is an argument.
+//! This module is pure: time is an argument, as in [`exchange`](crate::exchange).
 
 use std::time::{Duration, Instant};
 
@@ -16,25 +17,25 @@ use crate::error::{Error, Result};
 use crate::exchange::Query;
 use crate::reply::Reply;
 
-/// A sensible time to wait for a topic: long enough for a whole system to start.
+/// A good default for a wait: long enough for a whole system to start.
 pub const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the daemon is asked to hold an answer back: a network that fails without a word is
-/// found out about after that.
+/// How long the daemon may park one request. After this time the client also notices a network that
+/// fails without closing the connection.
 pub(crate) const LONG_POLL: Duration = Duration::from_secs(20);
 
-/// What the caller has to do now, and then to ask again.
+/// What the caller does next. Then it calls [`Wait::next_action`] again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WaitAction {
-    /// Ask this, then tell [`Wait::answered`], [`Wait::unanswered`] or [`Wait::lost`].
+    /// Send this, then call [`Wait::answered`], [`Wait::unanswered`] or [`Wait::lost`].
     Send(Query),
     /// Do nothing for this long.
     Pause(Duration),
-    /// The time is over, and [`Wait::failure`] tells how.
+    /// The wait has timed out; [`Wait::failure`] gives the error.
     Expired,
 }
 
-/// A wait under way.
+/// A wait in progress.
 #[derive(Debug)]
 pub(crate) struct Wait {
     topic: String,
@@ -44,7 +45,7 @@ pub(crate) struct Wait {
     started: Instant,
     last_query: Option<WaitQuery>,
     queries: u32,
-    /// The daemon holds answers back: it said so in its last one.
+    /// The last answer shows that the daemon parks requests.
     parks_requests: bool,
     not_before: Option<(Instant, Duration)>,
     early_replies: Backoff,
@@ -52,19 +53,19 @@ pub(crate) struct Wait {
     was_answered: Option<bool>,
 }
 
-/// The last question.
+/// The last query.
 #[derive(Clone, Copy, Debug)]
 struct WaitQuery {
     sent_at: Instant,
-    /// How long the daemon was to hold its answer back.
+    /// How long the daemon may park it; `None` for a LOOKUP.
     park_time: Option<Duration>,
-    /// The wait's end left it less than its own time.
+    /// The wait ended before the query's own timeout.
     is_shortened: bool,
 }
 
 impl Wait {
-    /// `interval` is the least time from one LOOKUP's beginning to the next one's, `answer_timeout`
-    /// the time that the daemon has for an answer that it does not hold back.
+    /// `interval` is the time between two LOOKUPs. `answer_timeout` is how long the daemon may take
+    /// for a request that it does not park.
     pub(crate) fn start(
         topic: impl Into<String>,
         timeout: Duration,
@@ -88,7 +89,7 @@ impl Wait {
         }
     }
 
-    /// What to do at `now`.
+    /// What to do at `now`. Each call may start a new query.
     pub(crate) fn next_action(&mut self, now: Instant) -> WaitAction {
         let left = self.timeout.saturating_sub(now.saturating_duration_since(self.started));
         if left.is_zero() {
@@ -113,18 +114,18 @@ impl Wait {
         WaitAction::Send(Query { body: request.to_bytes(), timeout, may_park: park_time.is_some() })
     }
 
-    /// The daemon answered at `now`: with the topic, or that it is not there.
+    /// The daemon answered at `now`. Gives the topic when it is registered.
     ///
     /// # Errors
-    /// [`Error::Refused`], [`Error::Unreadable`]: then the wait is over.
+    /// [`Error::Refused`], [`Error::Unreadable`]; both end the wait.
     pub(crate) fn answered(&mut self, reply: Reply, now: Instant) -> Result<Option<TopicInfo>> {
         self.was_answered = Some(true);
         let park_time = self.last_query.and_then(|last_query| last_query.park_time);
         let speaks_extensions = reply.ext().is_some();
         match reply.found(&self.topic) {
             Err(Error::NoSuchTopic { .. }) => {}
-            // The daemon does not know WAIT: it was replaced. If it refuses more than that, so it
-            // will with the next LOOKUP.
+            // The daemon does not know WAIT: another daemon has taken over. If it refuses all
+            // requests, it will refuse the next LOOKUP too.
             Err(Error::Refused { .. }) if park_time.is_some() => {
                 self.parks_requests = false;
                 self.retry_after_interval();
@@ -137,7 +138,7 @@ impl Wait {
             self.retry_after_interval();
         } else if let (Some(last_query), Some(park_time)) = (self.last_query, park_time) {
             if now.saturating_duration_since(last_query.sent_at) < park_time / 2 {
-                // It is full, or about to end.
+                // The daemon has too many parked requests, or it is shutting down.
                 self.parks_requests = false;
                 self.not_before = Some((now, self.early_replies.pause()));
             } else {
@@ -147,9 +148,9 @@ impl Wait {
         Ok(None)
     }
 
-    /// No answer came in time. `was_lost`: a connection was lost meanwhile.
+    /// No answer came in time. `was_lost`: the connection was lost in the meantime.
     pub(crate) fn unanswered(&mut self, was_lost: bool) {
-        // A question that was cut short says nothing against a daemon that answered before.
+        // After a shortened query, a daemon that answered before still counts as running.
         let is_shortened = self.last_query.is_some_and(|last_query| last_query.is_shortened);
         if was_lost || !is_shortened || self.was_answered.is_none() {
             self.was_answered = Some(false);
@@ -158,7 +159,7 @@ impl Wait {
         self.retry_after_interval();
     }
 
-    /// The connection was lost at `now` while the daemon held its answer back.
+    /// The connection was lost at `now` while the request was parked.
     pub(crate) fn lost(&mut self, now: Instant) {
         self.was_answered = Some(false);
         self.parks_requests = false;
@@ -169,8 +170,8 @@ impl Wait {
         self.not_before = self.last_query.map(|last_query| (last_query.sent_at, self.interval));
     }
 
-    /// Why the topic was not found when the time is over: it did not appear, or there was no daemon
-    /// lately.
+    /// The error at the end of the wait: the topic did not appear, or no daemon answered at the
+    /// end.
     pub(crate) fn failure(&self, address: &str) -> Error {
         if self.was_answered == Some(true) {
             Error::WaitTimedOut { topic: self.topic.clone(), waited: self.timeout }
@@ -180,7 +181,7 @@ impl Wait {
     }
 }
 
-/// A time in ms, rounded up and at least 1.
+/// `time` in ms, rounded up and at least 1.
 pub(crate) fn whole_millis(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1)
 }
@@ -198,20 +199,20 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// A daemon as a wait sees it.
+    /// A daemon as the wait sees it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum DaemonKind {
         Missing,
         Reference,
         Ours,
-        /// Ours, but it holds nothing back.
+        /// Ours, but it parks no request.
         NeverParks,
         /// Ours, but it refuses every WAIT.
         RefusesWait,
     }
 
     struct Played {
-        /// When questions began, and whether they were to be held back.
+        /// When the client sent each query, and whether the daemon may park it.
         queries: Vec<(Duration, bool)>,
         ended: Duration,
         outcome: Result<TopicInfo>,
@@ -242,8 +243,8 @@ mod tests {
         Reply::read(&RawReply { body: response.to_bytes(), parts: 1 }, 1).unwrap()
     }
 
-    /// Plays a wait of `timeout` ms, with the daemon that is there at each moment, for a topic that
-    /// appears after `appears` ms. Each change of the daemon loses the connection.
+    /// Plays a wait of `timeout` ms in virtual time. `daemon` gives the daemon at each millisecond;
+    /// each change closes the connection. The topic is registered after `appears` ms.
     fn play(timeout: u64, appears: u64, daemon: impl Fn(u64) -> DaemonKind) -> Played {
         let start = Instant::now();
         let at = |now: Instant| u64::try_from((now - start).as_millis()).unwrap();
@@ -268,7 +269,7 @@ mod tests {
             }
             let is_wait = request.command == DiscoveryCommand::WaitTopic.into();
             assert_eq!(is_wait, query.may_park);
-            // Looks at each millisecond at which something could happen.
+            // Steps through each millisecond until an event ends the query.
             let end = now + query.timeout;
             let answer = loop {
                 if daemon(at(now)) != asked_daemon {
@@ -312,7 +313,7 @@ mod tests {
     const NEVER: u64 = u64::MAX;
 
     #[test]
-    fn asks_a_reference_at_every_interval_and_ends_in_time() {
+    fn a_wait_polls_a_reference_daemon_at_each_interval_and_ends_in_time() {
         let played = play(1800, NEVER, |_| DaemonKind::Reference);
         assert_eq!(played.lookups(), [ms(0), ms(500), ms(1000), ms(1500)]);
         assert_eq!((played.queries.len(), played.ended), (4, ms(1800)));
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn our_daemon_holds_the_answer_back() {
+    fn our_daemon_parks_the_request() {
         let played = play(30_000, 700, |_| DaemonKind::Ours);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(700)));
         assert_eq!(played.queries, [(ms(0), false), (ms(0), true)]);
@@ -333,14 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_never_outlives_the_wait() {
+    fn no_lookup_outlives_the_wait() {
         let played = play(5000, NEVER, |_| DaemonKind::Missing);
         assert_eq!(played.lookups(), [ms(0), ms(2000), ms(4000)], "the last one has 1 s left");
         assert_eq!((played.was_answered(), played.ended), (false, ms(5000)));
     }
 
     #[test]
-    fn a_daemon_that_comes_late_is_heard() {
+    fn a_daemon_that_starts_late_answers() {
         let late = |at| if at < 2000 { DaemonKind::Missing } else { DaemonKind::Reference };
         let played = play(5000, NEVER, late);
         assert_eq!(played.lookups()[..3], [ms(0), ms(2000), ms(2500)]);
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_goes_is_missed_but_not_for_a_lookup_cut_short() {
+    fn a_daemon_that_stops_counts_as_missing_but_not_after_a_shortened_lookup() {
         let until =
             |end| move |at| if at < end { DaemonKind::Reference } else { DaemonKind::Missing };
         assert!(!play(5000, NEVER, until(1000)).was_answered());
@@ -356,9 +357,9 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_is_killed_is_missed_at_once_and_its_successor_asked_at_once() {
+    fn a_killed_daemon_counts_as_missing_at_once_and_the_next_daemon_is_queried_at_once() {
         let gone = |at| if at < 1000 { DaemonKind::Ours } else { DaemonKind::Missing };
-        assert!(!play(1500, NEVER, gone).was_answered(), "lost, not merely cut short");
+        assert!(!play(1500, NEVER, gone).was_answered(), "the connection was lost");
 
         let killed = |at| if at == 1000 { DaemonKind::Missing } else { DaemonKind::Ours };
         let played = play(10_000, 4000, killed);
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_is_found_out_again_when_the_daemon_is_replaced() {
+    fn the_wait_adapts_to_the_level_of_a_new_daemon() {
         let downgraded = |at| if at < 1000 { DaemonKind::Ours } else { DaemonKind::Reference };
         let played = play(10_000, 3200, downgraded);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(3500)));
@@ -377,21 +378,21 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_holds_nothing_back_is_asked_ever_more_slowly() {
+    fn the_wait_backs_off_from_a_daemon_that_parks_nothing() {
         let played = play(10_000, NEVER, |_| DaemonKind::NeverParks);
         assert!(played.queries.len() < 40, "{}", played.queries.len());
         assert!(played.was_answered());
     }
 
     #[test]
-    fn a_daemon_that_refuses_to_wait_is_asked_at_every_interval() {
+    fn the_wait_polls_a_daemon_that_refuses_to_park_at_each_interval() {
         let played = play(10_000, 1700, |_| DaemonKind::RefusesWait);
         assert_eq!((played.outcome.is_ok(), played.ended), (true, ms(2000)));
         assert_eq!(played.lookups(), [ms(0), ms(500), ms(1000), ms(1500), ms(2000)]);
     }
 
     #[test]
-    fn a_connection_that_is_lost_at_once_is_made_ever_more_slowly() {
+    fn the_wait_backs_off_when_connections_close_immediately() {
         let start = Instant::now();
         let mut now = start;
         let mut wait = Wait::start("/a", ms(10_000), ms(500), ms(2000), now);
@@ -414,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_end_the_wait() {
+    fn a_refusal_ends_the_wait() {
         for daemon in [DaemonKind::Ours, DaemonKind::Reference] {
             let mut wait = Wait::start("/a", ms(1000), ms(500), ms(2000), Instant::now());
             wait.next_action(Instant::now());
@@ -424,13 +425,13 @@ mod tests {
     }
 
     #[test]
-    fn no_time_at_all_is_over_at_once() {
+    fn a_wait_without_time_ends_at_once() {
         let played = play(0, 0, |_| DaemonKind::Ours);
         assert_eq!((played.queries.len(), played.was_answered()), (0, false));
     }
 
     #[test]
-    fn times_are_rounded_up() {
+    fn milliseconds_are_rounded_up() {
         assert_eq!(whole_millis(Duration::ZERO), 1);
         assert_eq!(whole_millis(Duration::from_micros(1001)), 2);
         assert_eq!(whole_millis(ms(20_000)), 20_000);

@@ -1,11 +1,11 @@
-//! Watching the topics: what to ask the daemon, when, and what its answers mean.
+//! The state of a watch over the topics.
 //!
-//! A WATCH gives first all topics and a place in the daemon's history, then what has happened since
-//! that place, held back until something has. A daemon that does not know WATCH is asked for its LIST
-//! at each interval, and what differs is what has happened. Which of the two it is shows in each
-//! answer.
+//! The first WATCH gives a snapshot and its revision. Each further WATCH gives the events since the
+//! last revision, and the daemon parks it until an event happens. When the daemon does not know
+//! WATCH, the client requests a LIST at each interval and compares it with the last one. Each
+//! answer shows the daemon's level again.
 //!
-//! As in [`exchange`](crate::exchange), time is an argument.
+//! This module is pure: time is an argument, as in [`exchange`](crate::exchange).
 
 #[cfg(test)]
 mod tests;
@@ -23,61 +23,62 @@ use crate::exchange::Query;
 use crate::reply::{Reply, WatchReply};
 use crate::wait::{LONG_POLL, whole_millis};
 
-/// What a watch tells. A [`Snapshot`](Self::Snapshot) and the changes after it, applied in their
-/// order, are at each moment what the daemon lists, in its order.
+/// An event of a watch. A [`Snapshot`](Self::Snapshot) and the changes after it, applied in order,
+/// give the daemon's list of topics at each revision, in the daemon's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WatchEvent {
-    /// All topics that are watched: at the start, and whenever it cannot be told what has happened
-    /// since the last event. What was known before is to be forgotten.
+    /// All watched topics: the first event, and again whenever the changes since the last event are
+    /// unknown. Discard what you knew before.
     Snapshot {
         /// The topics, in the order of their first registration.
         topics: Vec<TopicInfo>,
-        /// The last change before it; `None` from a daemon that speaks the legacy protocol alone.
+        /// The revision of the snapshot; `None` from a daemon that speaks only the legacy protocol.
         revision: Option<u64>,
-        /// False at the start. True when history was lost: the daemon lost its state, was replaced,
-        /// or there was more to tell than it keeps.
+        /// False for the first snapshot. True when events were lost: the daemon lost its state,
+        /// another daemon took over, or the daemon no longer keeps the events.
         is_resync: bool,
     },
-    /// Something happened to a topic.
+    /// A topic changed.
     Changed(Change),
 }
 
-/// What happened to a topic.
+/// One change of one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change {
-    /// What happened. A registered topic is the last of the list, an updated one keeps its place.
+    /// The kind of the change. A registered topic comes last in the list; an updated topic keeps
+    /// its position.
     pub kind: EventKind,
-    /// The number of the change; `None` from a daemon that speaks the legacy protocol alone, where
-    /// only the difference between two lists is seen.
+    /// The number of the change; `None` from a daemon that speaks only the legacy protocol, since
+    /// the client then compares lists.
     pub revision: Option<u64>,
-    /// The topic; the last that was known when it is gone.
+    /// The topic; after a removal its last state.
     pub info: TopicInfo,
-    /// Why the topic is gone; `None` when it is there, or nobody knows.
+    /// Why the daemon removed the topic; `None` for other changes and for an unknown reason.
     pub reason: Option<RemovalReason>,
 }
 
-/// What the caller has to do now, and then to ask again.
+/// What the caller does next. Then it calls [`WatchState::next_action`] again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WatchAction {
-    /// Ask this, then tell [`WatchState::answered`], [`WatchState::unanswered`], [`WatchState::lost`] or
-    /// [`WatchState::failed`].
+    /// Send this, then call [`WatchState::answered`], [`WatchState::unanswered`],
+    /// [`WatchState::lost`] or [`WatchState::failed`].
     Send(Query),
     /// Do nothing for this long.
     Pause(Duration),
 }
 
-/// A watch under way. What it has to tell is to be [taken](Self::take_event) before it is asked for more.
+/// A watch in progress. The caller [takes](Self::take_event) all events before the next action.
 #[derive(Debug)]
 pub(crate) struct WatchState {
     filter: Option<TopicFilter>,
     interval: Duration,
     answer_timeout: Duration,
     mode: Mode,
-    /// There was a snapshot: the next one is a resync.
+    /// The caller has a snapshot: the next one is a resync.
     has_started: bool,
-    /// The next question is to be answered at once, to see whether a daemon is there.
+    /// The daemon must not park the next query, so that its answer shows whether a daemon runs.
     wants_immediate_reply: bool,
     last_query: Option<WatchQuery>,
     not_before: Option<(Instant, Duration)>,
@@ -86,28 +87,28 @@ pub(crate) struct WatchState {
     events: VecDeque<WatchEvent>,
 }
 
-/// What is known of the daemon and its topics.
+/// The client's knowledge of the daemon and its topics.
 #[derive(Debug)]
 enum Mode {
-    /// Nothing.
+    /// Nothing is known.
     Initial,
-    /// All up to this place in its history.
+    /// The client has all events up to this revision.
     Following(Since),
-    /// That it speaks the legacy protocol alone, and what it listed last.
+    /// The daemon speaks only the legacy protocol; this is its last list.
     Polling(Option<Vec<TopicInfo>>),
 }
 
-/// The last question.
+/// The last query.
 #[derive(Clone, Copy, Debug)]
 struct WatchQuery {
     at: Instant,
-    /// How long the daemon was to hold its answer back.
+    /// How long the daemon may park it.
     parked: Duration,
 }
 
 impl WatchState {
-    /// `interval` is the least time from one LIST's beginning to the next one's, `answer_timeout`
-    /// the time that the daemon has for an answer that it does not hold back.
+    /// `interval` is the time between two LISTs. `answer_timeout` is how long the daemon may take
+    /// for a request that it does not park.
     pub(crate) fn new(
         filter: Option<TopicFilter>,
         interval: Duration,
@@ -128,12 +129,12 @@ impl WatchState {
         }
     }
 
-    /// The next thing to tell.
+    /// The next event for the caller.
     pub(crate) fn take_event(&mut self) -> Option<WatchEvent> {
         self.events.pop_front()
     }
 
-    /// What to do at `now`.
+    /// What to do at `now`. Each call may start a new query.
     pub(crate) fn next_action(&mut self, now: Instant) -> WatchAction {
         let pause = self.not_before.map_or(Duration::ZERO, |(since, pause)| {
             pause.saturating_sub(now.saturating_duration_since(since))
@@ -172,13 +173,13 @@ impl WatchState {
     /// The daemon answered at `now`.
     ///
     /// # Errors
-    /// [`Error::Refused`], [`Error::Unreadable`]. The watch may go on all the same.
+    /// [`Error::Refused`], [`Error::Unreadable`]. The watch can continue nevertheless.
     pub(crate) fn answered(&mut self, reply: Reply, now: Instant) -> Result<()> {
         let speaks_extensions = reply.ext().is_some();
         let understood = match (&self.mode, speaks_extensions) {
             (Mode::Polling(_), false) => self.listed(reply, now),
             (Mode::Initial | Mode::Following(_), true) => self.watched(reply, now),
-            // Another daemon than before, or the first look at one.
+            // Another daemon has taken over, or this is the first answer.
             (Mode::Polling(_), true) => {
                 self.switch_mode(Mode::Initial, now);
                 Ok(())
@@ -190,7 +191,7 @@ impl WatchState {
         };
         understood.inspect_err(|error| {
             if matches!((error, &self.mode), (Error::Unreadable(_), Mode::Following(_))) {
-                // What could not be read will not be better the second time.
+                // The same query would give the same unreadable answer: start with a snapshot.
                 self.mode = Mode::Initial;
             }
             self.failed(now);
@@ -203,20 +204,20 @@ impl WatchState {
         self.not_before = self.last_query.map(|last_query| (last_query.at, self.backoff.pause()));
     }
 
-    /// The connection was lost at `now` while the daemon held its answer back.
+    /// The connection was lost at `now` while the request was parked.
     pub(crate) fn lost(&mut self, now: Instant) {
         self.wants_immediate_reply = true;
         self.not_before = Some((now, self.reconnect_backoff.pause(now)));
     }
 
-    /// The question could not be asked, or its answer could not be used.
+    /// The query could not be sent, or its answer could not be used.
     pub(crate) fn failed(&mut self, now: Instant) {
         self.wants_immediate_reply = true;
         self.not_before = Some((now, self.backoff.pause()));
     }
 
-    /// Goes over to what another kind of daemon needs: at once the first time, then ever more
-    /// slowly, as long as the answers come from two kinds by turns.
+    /// Switches between WATCH and LIST: at once the first time, then with a backoff, in case two
+    /// kinds of daemon answer alternately.
     fn switch_mode(&mut self, mode: Mode, now: Instant) {
         let is_first = matches!(self.mode, Mode::Initial) && !self.has_started;
         if !is_first {
@@ -229,7 +230,7 @@ impl WatchState {
         let was_immediate = std::mem::take(&mut self.wants_immediate_reply);
         match (reply.watched()?, &self.mode) {
             (WatchReply::Snapshot { topics, since }, mode) => {
-                // A daemon that always gives all is not asked for it all the time.
+                // Back off from a daemon that always answers with a snapshot.
                 let is_asked_for = !matches!(mode, Mode::Following(_));
                 self.mode = Mode::Following(since);
                 self.snapshot(topics, Some(since.revision));
@@ -244,7 +245,7 @@ impl WatchState {
                 self.schedule_next_query(was_immediate, now);
             }
             (WatchReply::Events { .. }, _) => {
-                // Where this leads from is not known.
+                // These events do not follow the last revision.
                 self.mode = Mode::Initial;
                 self.not_before = Some((now, self.backoff.pause()));
             }
@@ -259,7 +260,7 @@ impl WatchState {
                 continue;
             }
             if matches!(kind, EventKind::Other(_)) {
-                // It may have changed the list, in a way that only a look at the list tells.
+                // An unknown kind of change: only a new snapshot shows its effect.
                 self.mode = Mode::Initial;
                 self.not_before = Some((now, self.backoff.pause()));
                 return;
@@ -271,7 +272,7 @@ impl WatchState {
         self.mode = Mode::Following(Since { revision: seen.max(to.revision), ..to });
     }
 
-    /// Says when to ask on after an answer with events or none.
+    /// Sets the pause after an answer to a WATCH since a revision.
     fn schedule_next_query(&mut self, was_immediate: bool, now: Instant) {
         let Some(last_query) = self.last_query else { return };
         let was_parked = !last_query.parked.is_zero()
@@ -279,7 +280,7 @@ impl WatchState {
         if was_parked || !self.events.is_empty() {
             self.backoff = Backoff::default();
         } else if !was_immediate {
-            // The daemon is full, or about to end.
+            // The daemon has too many parked requests, or it is shutting down.
             self.not_before = Some((now, self.backoff.pause()));
         }
     }
@@ -298,7 +299,7 @@ impl WatchState {
                 self.events.extend(difference(&known, topics).map(WatchEvent::Changed));
             }
         }
-        // A daemon for which a list is much work has at least as long without.
+        // Pause at least as long as the daemon needed for the list.
         let took = self
             .last_query
             .map_or(Duration::ZERO, |last_query| now.saturating_duration_since(last_query.at));
@@ -312,7 +313,7 @@ impl WatchState {
     }
 }
 
-/// The pattern of a watch's caller.
+/// Parses the filter of a watch.
 ///
 /// # Errors
 /// [`Error::InvalidFilter`].
@@ -324,10 +325,11 @@ pub(crate) fn parse_filter(filter: Option<&str>) -> Result<Option<TopicFilter>> 
     filter.map(parse).transpose()
 }
 
-/// The changes that make one list of different topics into another, in its order.
+/// The changes that turn one list into the other, in the order of the lists. Neither list has a
+/// topic twice.
 ///
-/// A list only loses topics and gains them at its end. So the topics at its beginning that are in
-/// the old order were there all the time, and those after them are new, or were gone for a while.
+/// A daemon adds topics only at the end of its list. So the leading topics that are still in the
+/// old order stayed registered, and all topics after them were registered in between.
 fn difference(old: &[TopicInfo], new: Vec<TopicInfo>) -> impl Iterator<Item = Change> + use<> {
     let change = |kind, info| Change { kind, revision: None, info, reason: None };
     let places: HashMap<_, _> =

@@ -1,4 +1,4 @@
-//! The thread that keeps a client's topics registered, and how the others reach it.
+//! The thread that keeps a client's topics registered, and the handle that controls it.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -22,10 +22,10 @@ use crate::connection::{ConnectionEvent, MonitoredSocket, WakeSource, Waker};
 use crate::error::{Error, Result};
 use crate::reply::Reply;
 
-/// How long the thread outlives its last user, when there is something left to be withdrawn.
+/// How long the thread runs after its last handle, while it still has topics to withdraw.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// What the thread is to do.
+/// A command for the thread.
 pub(super) enum ThreadCommand {
     Add {
         id: AdvertisementId,
@@ -38,7 +38,7 @@ pub(super) enum ThreadCommand {
     },
 }
 
-/// Reaches the thread, which ends some time after the last handle.
+/// A handle of the thread. The thread ends some time after its last handle.
 pub(super) struct Handle {
     shared: Arc<Shared>,
 }
@@ -54,12 +54,12 @@ struct CommandQueue {
     commands: Vec<ThreadCommand>,
     handles: usize,
     thread: Option<ThreadId>,
-    /// The thread is gone, or goes.
+    /// The thread has ended or is ending.
     is_over: bool,
 }
 
 impl Shared {
-    /// Never while something of the user's runs.
+    /// Locks the queue. Never hold the lock while the user's code runs.
     fn queue(&self) -> MutexGuard<'_, CommandQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,7 +101,7 @@ impl Handle {
         &self.shared.settings.address
     }
 
-    /// How long the daemon has for an answer.
+    /// How long the daemon may take for an answer.
     pub(super) fn timeout(&self) -> Duration {
         self.shared.settings.timeout
     }
@@ -110,7 +110,7 @@ impl Handle {
         self.shared.last_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether the thread is there: not in a forked child, nor after it has panicked.
+    /// Whether the thread is running: false in a forked child and after a panic.
     pub(super) fn is_running(&self) -> bool {
         !self.shared.waker.is_in_forked_child() && !self.shared.queue().is_over
     }
@@ -119,7 +119,7 @@ impl Handle {
         self.shared.queue().thread == Some(thread::current().id())
     }
 
-    /// Tells the thread what to do. `false` when it is not there.
+    /// Queues a command for the thread. `false` when the thread is not running.
     pub(super) fn send_command(&self, command: ThreadCommand) -> bool {
         if self.shared.waker.is_in_forked_child() {
             return false;
@@ -162,7 +162,7 @@ impl Drop for Handle {
     }
 }
 
-/// A topic as the thread knows it.
+/// An advertised topic and its user's callback.
 struct AdvertisedTopic {
     name: TopicName,
     status: Arc<SharedStatus>,
@@ -175,7 +175,7 @@ struct Runner {
     wake_source: WakeSource,
     socket: Option<MonitoredSocket>,
     topics: HashMap<AdvertisementId, AdvertisedTopic>,
-    /// Since when nobody has a handle.
+    /// When the last handle was dropped.
     unused_since: Option<Instant>,
 }
 
@@ -223,19 +223,19 @@ impl Runner {
         }
     }
 
-    /// Whether nobody needs the thread any more. A handle cannot come back once there is none.
+    /// Whether the thread can end. After the last handle no new one can appear.
     fn is_over(&self) -> bool {
         self.unused_since.is_some_and(|since| self.manager.is_idle() || since.elapsed() >= LINGER)
     }
 
     fn connect(&mut self) -> Result<()> {
-        // First the old one goes: one of them is enough to be counted.
+        // Close the old socket first, so that the client never has two of them.
         self.socket = None;
         self.socket = Some(MonitoredSocket::open(&self.shared.settings.address)?);
         Ok(())
     }
 
-    /// Waits for what happens, and hands it on.
+    /// Waits for events and passes them to the manager.
     fn wait_for_events(&mut self, within: Option<Duration>) -> Result<()> {
         let lingers = self.unused_since.map(|since| LINGER.saturating_sub(since.elapsed()));
         let within = [within, lingers].into_iter().flatten().min().unwrap_or(Duration::MAX);
@@ -264,8 +264,8 @@ impl Runner {
         }
     }
 
-    /// Hands on what has become of the topics. The callbacks are the user's: nothing is locked
-    /// while they run, and they may end advertisements.
+    /// Passes the manager's events to the users. No lock is held while a callback runs, so the
+    /// callback may end advertisements.
     fn deliver_events(&mut self) {
         for (id, event) in self.manager.take_events() {
             let Some(topic) = self.topics.get_mut(&id) else { continue };
@@ -297,7 +297,7 @@ impl Drop for Runner {
             ThreadCommand::Remove { .. } => None,
         });
         let known = mem::take(&mut self.topics).into_values();
-        // There are some only after a panic: then nobody must wait for the thread.
+        // Advertisements are left only after a panic: end all waits for the thread.
         for (status, on_notice) in known.map(|it| (it.status, it.on_notice)).chain(added) {
             status.change(|status| {
                 status.is_registered = false;
@@ -334,7 +334,7 @@ impl AdvertisedTopic {
     }
 }
 
-/// What of it the user is told.
+/// The notice for the user, if this event has one.
 fn to_notice(event: AdvertisementEvent) -> Option<Notice> {
     match event {
         AdvertisementEvent::Registered { hold } => Some(Notice::Registered { hold }),
@@ -344,7 +344,7 @@ fn to_notice(event: AdvertisementEvent) -> Option<Notice> {
     }
 }
 
-/// Drops a callback, and with it what it owns: that is the user's, too, and may panic.
+/// Drops a callback. Its captured values are the user's too, so dropping them may panic.
 fn drop_callback(callback: Option<Callback>) {
     if catch_unwind(AssertUnwindSafe(|| drop(callback))).is_err() {
         warn!("the callback of an advertisement panicked when it was dropped");

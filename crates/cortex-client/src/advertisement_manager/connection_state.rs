@@ -1,12 +1,12 @@
-//! Whether the daemon can be reached: when to connect, and for how long nobody has answered.
+//! The state of the connection: when to connect, and for how long the daemon has not answered.
 
 use std::time::{Duration, Instant};
 
-/// The least time from one connection to the next.
+/// The shortest time between two connections.
 const RECONNECT: Duration = Duration::from_millis(100);
-/// When connections fail without a single answer: the pause before the third, which then doubles …
+/// The first pause after two connections without an answer; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// … up to this.
+/// The longest pause.
 pub(super) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The state of the connection.
@@ -14,37 +14,36 @@ pub(super) const MAX_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct ConnectionState {
     phase: Phase,
     outage: Option<Outage>,
-    /// Connections lost since the last answer.
+    /// The connections lost since the last answer.
     failures: u32,
     last_connect: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// None before this time.
+    /// No connection before this time.
     Down {
         until: Option<Instant>,
     },
-    /// Under way.
     Connecting,
     Up,
 }
 
-/// For how long there has been no answer to be had.
+/// A time without answers.
 #[derive(Clone, Copy, Debug)]
 struct Outage {
     since: Instant,
     is_reported: bool,
 }
 
-/// What can be done with the connection.
+/// What the manager does with the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionAction {
-    /// Make a new one.
+    /// Make a new connection.
     Connect,
-    /// Nothing before this time, or before it is there.
+    /// Wait until this time, or until the connection is up.
     Wait(Option<Instant>),
-    /// Ask.
+    /// Send the next request.
     Send,
 }
 
@@ -82,9 +81,9 @@ impl ConnectionState {
         self.outage = None;
     }
 
-    /// The connection is of no use any more; what was asked `since` then stays unanswered.
+    /// The connection failed. A request from the time `since` stays unanswered.
     pub(super) fn lost(&mut self, since: Instant, now: Instant) {
-        // Without an answer in between it is the same silence.
+        // Without an answer in between it is the same outage.
         if self.failures == 0 || self.outage.is_none() {
             self.outage = Some(Outage { since, is_reported: false });
         }
@@ -97,18 +96,18 @@ impl ConnectionState {
         self.phase = Phase::Down { until: Some(earliest.max(now + pause)) };
     }
 
-    /// From now on somebody waits for an answer. The first who does so begins a silence.
+    /// An advertisement waits for an answer from now on. The first one begins an outage.
     pub(super) fn advertisement_added(&mut self, is_first: bool, now: Instant) {
         if is_first && !self.is_up() {
             self.outage = Some(Outage { since: now, is_reported: false });
         }
-        // Whoever comes into a silence is told of it as well.
+        // A new advertisement during an outage gets a report of it as well.
         if let Some(outage) = &mut self.outage {
             outage.is_reported = false;
         }
     }
 
-    /// When it is to be told that nobody answers: after a silence of this length.
+    /// When to report the outage: after this length. `None` without an unreported outage.
     pub(super) fn outage_deadline(&self, length: Duration) -> Option<Instant> {
         let outage = self.outage.filter(|outage| !outage.is_reported)?;
         Some(outage.since + length)

@@ -710,7 +710,9 @@ fn operations() -> impl Strategy<Value = Operation> {
         2 => Just(Operation::Down),
         3 => Just(Operation::Up),
         2 => any::<(bool, bool)>()
-            .prop_map(|(is_extended, sees_process)| Operation::Replace { is_extended, sees_process }),
+            .prop_map(|(is_extended, sees_process)| {
+                Operation::Replace { is_extended, sees_process }
+            }),
         1 => Just(Operation::ForgetSessions),
         2 => any::<bool>().prop_map(Operation::Refuses),
         2 => any::<bool>().prop_map(Operation::Unresponsive),

@@ -1,4 +1,4 @@
-//! What a keeper knows of a topic.
+//! The manager's knowledge about one topic.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use cortex_proto::{Hold, TopicInfo, TopicName};
 use super::{AdvertisementId, FIRST_PAUSE};
 use crate::error::Error;
 
-/// A topic that is to be registered, or may still be at the daemon.
+/// A topic with an advertisement, or one that the daemon may still have from this client.
 #[derive(Debug)]
 pub(super) struct Topic {
     pub(super) name: TopicName,
     pub(super) advertisement: Option<CurrentAdvertisement>,
-    /// What the daemon may have from this keeper.
+    /// The registration that the daemon may have from this client.
     pub(super) registration: Option<Registration>,
-    /// Whether this connection's daemon has been found to have it.
+    /// Whether a LOOKUP on this connection has found the topic.
     pub(super) is_verified: bool,
-    /// Why it could not be withdrawn.
+    /// Why the daemon did not withdraw the topic.
     pub(super) withdraw_error: Option<Error>,
-    /// The advertisements whose end waits for the withdrawal.
+    /// The ended advertisements that wait for the withdrawal.
     pub(super) ending: Vec<AdvertisementId>,
     pub(super) retry_pause: Duration,
 }
@@ -28,13 +28,13 @@ pub(super) struct CurrentAdvertisement {
     pub(super) id: AdvertisementId,
     pub(super) info: TopicInfo,
     pub(super) state: RegistrationState,
-    /// The trouble that was told since it was last registered.
+    /// The last reported error since the topic was registered.
     pub(super) reported_error: Option<Error>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RegistrationState {
-    /// Not registered, or nobody knows.
+    /// Not registered, or unknown.
     Unconfirmed,
     Registered {
         hold: Option<Hold>,
@@ -44,12 +44,12 @@ pub(super) enum RegistrationState {
 #[derive(Clone, Debug)]
 pub(super) struct Registration {
     pub(super) node: String,
-    /// The change at the daemon that is known to be this REGISTER's.
+    /// The revision of this client's REGISTER, when the daemon has reported it.
     pub(super) revision: Option<u64>,
 }
 
 impl Topic {
-    /// One that nobody wants and no daemon has.
+    /// A topic without an advertisement and without a registration.
     pub(super) fn new(name: TopicName) -> Self {
         Self {
             name,
@@ -68,7 +68,7 @@ impl Topic {
             .is_some_and(|advertisement| advertisement.state != RegistrationState::Unconfirmed)
     }
 
-    /// Whether the daemon may have it in a form in which nobody wants it any more.
+    /// Whether the daemon may have a registration that no advertisement wants any more.
     pub(super) fn must_withdraw(&self) -> bool {
         let node = self.advertisement.as_ref().map(|current| &current.info.publisher_node);
         self.registration.as_ref().is_some_and(|registration| node != Some(&registration.node))
@@ -76,7 +76,7 @@ impl Topic {
 }
 
 impl Registration {
-    /// Whether this is what a daemon has, as far as it tells.
+    /// Whether the daemon's topic is this registration, as far as its answer shows.
     pub(super) fn is(&self, info: &TopicInfo, revision: Option<u64>) -> bool {
         let is_other = |known| revision.is_some_and(|revision| revision != known);
         self.node == info.publisher_node && !self.revision.is_some_and(is_other)

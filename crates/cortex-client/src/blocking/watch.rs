@@ -1,4 +1,4 @@
-//! The blocking watch: carries out on a [`Connection`] what a [`WatchState`] asks for.
+//! The blocking watch, which carries out the actions of a [`WatchState`] on a [`Connection`].
 
 use std::fmt;
 use std::thread;
@@ -8,19 +8,18 @@ use crate::connection::{Call, CallOutcome, Connection};
 use crate::error::{Error, Result};
 use crate::watch::{WatchAction, WatchEvent, WatchState};
 
-/// The topics as they come, change and go, told as it happens: made by
+/// The events of the watched topics, made by
 /// [`DiscoveryClient::watch`](crate::DiscoveryClient::watch).
 ///
-/// As an iterator it never ends, and waits for as long as nothing happens. A daemon that cannot be
-/// reached is waited for, too: [`trouble`](Self::trouble) tells. After an error it may be asked for
-/// more: it goes on by itself when the reason passes, and tells no more than one error a second or
-/// so when it does not.
+/// As an iterator it never ends, and blocks until the next event. While the daemon is unreachable
+/// it waits too, and [`trouble`](Self::trouble) gives the reason. You can continue after an error:
+/// the watch recovers by itself, and gives about one error per second at most until then.
 ///
-/// It has a connection of its own, which is closed at once when it is dropped.
+/// It has its own connection. Dropping it closes the connection at once.
 pub struct Watch {
     connection: Connection,
     state: WatchState,
-    /// The question under way, when the time was over before there was an answer.
+    /// The query in progress, when the caller's time ended before the answer.
     call: Option<Call>,
     trouble: Option<Error>,
 }
@@ -31,17 +30,17 @@ impl Watch {
     }
 
     /// Waits for the next event, at most `timeout`; `None` when the time is over. With a timeout of
-    /// zero it tells what is there already.
+    /// zero it gives an event that has already arrived.
     ///
     /// # Errors
-    /// What will not pass by itself: [`Error::Refused`], [`Error::Unreadable`], [`Error::InvalidAddress`],
-    /// [`Error::Transport`].
+    /// Errors other than an unreachable daemon: [`Error::Refused`], [`Error::Unreadable`],
+    /// [`Error::InvalidAddress`], [`Error::Transport`].
     pub fn next_within(&mut self, timeout: Duration) -> Result<Option<WatchEvent>> {
-        // A time that cannot be told is endless.
+        // A timeout too long for an `Instant` is endless.
         self.advance(Instant::now().checked_add(timeout))
     }
 
-    /// Why nothing is heard at present; `None` when the daemon answered last. It is up to date when
+    /// Why the daemon is unreachable; `None` after an answer. It is current when
     /// [`next_within`](Self::next_within) or the iterator has returned.
     #[must_use]
     pub fn trouble(&self) -> Option<&Error> {
@@ -107,7 +106,7 @@ impl Iterator for Watch {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            // Without a time it comes back with an event or an error.
+            // Without a deadline it returns only with an event or an error.
             if let Some(item) = self.advance(None).transpose() {
                 return Some(item);
             }

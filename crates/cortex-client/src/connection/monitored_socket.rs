@@ -1,4 +1,4 @@
-//! A connection that tells when it comes and goes, for who waits for other things as well.
+//! A connection that reports its events, for a thread that waits for other events as well.
 
 use std::time::Duration;
 
@@ -11,29 +11,29 @@ use crate::error::{Error, Result};
 use crate::exchange::poll_millis;
 use crate::reply::RawReply;
 
-/// A connection for one request at a time. It comes back by itself, but a request that was under
-/// way when it went away is lost, and then it takes no other.
+/// A connection for one request at a time. libzmq reconnects it, but an outstanding request is lost
+/// with the old connection, and then the socket accepts no other request.
 pub(crate) struct MonitoredSocket {
     address: String,
     req_socket: ReqSocket,
     awaits_reply: bool,
 }
 
-/// What has happened to a connection.
+/// An event of a connection.
 #[derive(Debug)]
 pub(crate) enum ConnectionEvent {
-    /// The daemon has greeted: somebody is there who takes requests.
+    /// The daemon has completed the handshake and accepts requests.
     Connected,
-    /// It is gone.
+    /// The connection was lost.
     Disconnected,
-    /// The answer to the request is there.
+    /// The answer to the request has arrived.
     Reply(RawReply),
 }
 
 impl MonitoredSocket {
     /// Connects in the background.
     pub(crate) fn open(address: &str) -> Result<Self> {
-        // Before it connects, so that nothing is missed.
+        // Monitor before connecting, so that no event is missed.
         let events = [SocketEvent::HANDSHAKE_SUCCEEDED, SocketEvent::DISCONNECTED];
         let req_socket = ReqSocket::prepare(address, &events)?;
         req_socket.connect(address)?;
@@ -55,8 +55,8 @@ impl MonitoredSocket {
         }
     }
 
-    /// Waits until something has happened here, or somebody rings at the door, at most for so
-    /// long. It may end before.
+    /// Waits for an event of the connection or for the waker, at most `within`. It may return
+    /// early.
     pub(crate) fn wait(&self, wake_source: &WakeSource, within: Duration) -> Result<()> {
         let mut items = vec![wake_source.poll_item()];
         items.extend(
@@ -72,9 +72,9 @@ impl MonitoredSocket {
         }
     }
 
-    /// What has happened, one thing after the other.
+    /// The next event that has already happened.
     pub(crate) fn next_event(&mut self) -> Result<Option<ConnectionEvent>> {
-        // A reply that came before the connection was lost is a reply.
+        // A reply that arrived before the connection was lost counts.
         if self.awaits_reply
             && let Some(reply) = self.take(&self.req_socket.socket)?
         {
@@ -97,7 +97,7 @@ impl MonitoredSocket {
     fn take(&self, socket: &zmq::Socket) -> Result<Option<RawReply>> {
         match receive(socket) {
             Ok(message) => Ok(Some(message)),
-            // What came is still there.
+            // After a signal the message is still in the socket.
             Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => Ok(None),
             Err(source) => Err(self.failed(source)),
         }

@@ -1,4 +1,4 @@
-//! Wakes a thread that waits at its sockets.
+//! Wakes a thread that polls its sockets.
 
 use std::mem;
 use std::process;
@@ -10,16 +10,16 @@ use super::unique_endpoint;
 use crate::context::{ContextSlot, create_sockets};
 use crate::exchange::poll_millis;
 
-/// Rings at a [`WakeSource`], from any thread.
+/// Wakes the thread that polls the [`WakeSource`], from any thread.
 pub(crate) struct Waker {
-    /// The process that made it: a forked child must not touch its sockets.
+    /// The process that made it. A forked child must not touch its sockets.
     process: u32,
     socket: Mutex<Option<zmq::Socket>>,
-    /// It has rung, and nobody has heard it yet: once is enough.
+    /// A wake-up is pending: further ones are no-ops.
     is_woken: Arc<AtomicBool>,
 }
 
-/// Where the thread hears the [`Waker`].
+/// The thread's end of a [`Waker`].
 pub(crate) struct WakeSource {
     socket: zmq::Socket,
     is_woken: Arc<AtomicBool>,
@@ -45,20 +45,20 @@ impl Waker {
         ))
     }
 
-    /// Whether this process is a forked child of the one that made it: there is no thread to wake.
+    /// Whether this process is a forked child of the one that made the waker. It has no thread to
+    /// wake.
     pub(crate) fn is_in_forked_child(&self) -> bool {
         process::id() != self.process
     }
 
-    /// Has the thread look; it does not wait for that. What the thread is to find must be there
-    /// before.
+    /// Wakes the thread, without waiting for it. Queue the work for the thread before.
     pub(crate) fn wake(&self) {
         if self.is_in_forked_child() || self.is_woken.swap(true, Ordering::SeqCst) {
             return;
         }
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(socket) = &*socket {
-            // A signal may come in between.
+            // A signal may interrupt the send.
             while socket.send("", zmq::DONTWAIT) == Err(zmq::Error::EINTR) {}
         }
     }
@@ -74,7 +74,7 @@ impl Drop for Waker {
 }
 
 impl WakeSource {
-    /// Waits until the bell rings, at most for so long.
+    /// Waits for a wake-up, at most `within`.
     pub(crate) fn wait(&self, within: Duration) -> zmq::Result<()> {
         self.socket.poll(zmq::POLLIN, poll_millis(within))?;
         self.clear()
@@ -84,8 +84,8 @@ impl WakeSource {
         self.socket.as_poll_item(zmq::POLLIN)
     }
 
-    /// Whoever has rung is heard. Afterwards the thread looks: who rings from now on is heard at the
-    /// next wait.
+    /// Consumes all wake-ups. The thread checks for work afterwards: a later wake-up ends the next
+    /// wait.
     pub(super) fn clear(&self) -> zmq::Result<()> {
         loop {
             match self.socket.recv_bytes(zmq::DONTWAIT) {
@@ -109,22 +109,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_rings_in_vain() {
+    fn no_wake_up_is_lost() {
         const ROUNDS: usize = 2_000;
         let (waker, wake_source) = Waker::new().unwrap();
-        let rung = AtomicUsize::new(0);
+        let woken = AtomicUsize::new(0);
         thread::scope(|scope| {
             scope.spawn(|| {
                 for round in 1..=ROUNDS {
-                    rung.store(round, Ordering::SeqCst);
+                    woken.store(round, Ordering::SeqCst);
                     waker.wake();
                 }
             });
-            while rung.load(Ordering::SeqCst) < ROUNDS {
-                let heard = rung.load(Ordering::SeqCst);
+            while woken.load(Ordering::SeqCst) < ROUNDS {
+                let before = woken.load(Ordering::SeqCst);
                 let began = Instant::now();
                 wake_source.wait(Duration::from_secs(20)).unwrap();
-                assert!(began.elapsed() < Duration::from_secs(20), "nothing after {heard}");
+                assert!(began.elapsed() < Duration::from_secs(20), "no wake-up after {before}");
             }
         });
     }

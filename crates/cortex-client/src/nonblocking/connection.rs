@@ -1,6 +1,6 @@
-//! The askers' side of the asynchronous connection: a request's attempts and deadlines.
+//! The callers' side of the asynchronous connection: the attempts and deadlines of a request.
 //!
-//! The other side, which has the socket, is the [`Driver`].
+//! The [`Driver`] is the other side and owns the socket.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,26 +20,27 @@ use crate::exchange::{Exchange, ExchangeAction, Query, RetryPolicy};
 use crate::reply::{RawReply, Reply};
 use crate::wait::LONG_POLL;
 
-/// A connection for many requests at once. Its [`Driver`] ends with it.
+/// A connection for many concurrent requests. Its [`Driver`] ends with it.
 #[derive(Debug)]
 pub(super) struct AsyncConnection {
     address: String,
-    /// How long an answer may take that the daemon does not hold back.
+    /// How long the daemon may take for a request that it does not park.
     timeout: Duration,
     commands: mpsc::UnboundedSender<DriverCommand>,
     next_number: AtomicU64,
-    /// Where the driver runs, and whose clock counts, wherever a call is awaited.
+    /// The runtime of the driver. Its clock counts for each call, also when another runtime polls
+    /// it.
     runtime: Handle,
 }
 
 impl AsyncConnection {
-    /// Connects in the background: a daemon need not be there yet.
+    /// Connects in the background: the daemon may start later.
     ///
     /// # Panics
     /// Tokio panics when the runtime was built without I/O or without time.
     pub(super) fn open(address: String, timeout: Duration) -> Result<Self> {
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        // So that a runtime without time is noticed here, and not by the first call.
+        // A runtime without a timer panics here, and not in the first call.
         drop(time::sleep(Duration::ZERO));
         let dealer = DealerSocket::open(&address)?;
         let (commands, received) = mpsc::unbounded_channel();
@@ -47,7 +48,7 @@ impl AsyncConnection {
         Ok(Self { address, timeout, commands, next_number: AtomicU64::new(0), runtime })
     }
 
-    /// Where the daemon is expected.
+    /// The daemon's address.
     pub(super) fn address(&self) -> &str {
         &self.address
     }
@@ -61,7 +62,7 @@ impl AsyncConnection {
     /// Does nothing for this long.
     ///
     /// # Errors
-    /// [`Error::NoRuntime`] as soon as the runtime ends: a timer of it would panic then.
+    /// [`Error::NoRuntime`] as soon as the runtime ends, since its timers would panic then.
     pub(super) async fn pause(&self, pause: Duration) -> Result<()> {
         match self.timeout(pause, self.commands.closed()).await {
             Ok(()) => Err(Error::NoRuntime),
@@ -69,14 +70,14 @@ impl AsyncConnection {
         }
     }
 
-    /// Waits for `future`, which must be ready when the runtime ends.
+    /// Waits for `future`, which must become ready when the runtime ends.
     fn timeout<F: Future>(&self, within: Duration, future: F) -> Timeout<F> {
         let _runtime = self.runtime.enter();
         time::timeout(within, future)
     }
 
-    /// One request and its reply. When the future is dropped, a request that has not left yet
-    /// never leaves, and the reply to one that has reaches nobody.
+    /// Sends a request and waits for its reply. When the future is dropped, an unsent request is
+    /// never sent, and the reply to a sent one is discarded.
     pub(super) async fn call(
         &self,
         request: &DiscoveryRequest,
@@ -100,11 +101,11 @@ impl AsyncConnection {
         }
     }
 
-    /// A question of a wait or a watch, asked once. Dropping the future is as with
+    /// Sends a query of a wait or a watch, in one attempt. Dropping the future works as for
     /// [`call`](Self::call).
     pub(super) async fn query(&self, query: Query) -> Result<QueryOutcome> {
         let Query { body, timeout, may_park } = query;
-        debug!(within = ?timeout, may_park, "question");
+        debug!(within = ?timeout, may_park, "query");
         let park_time = if may_park { LONG_POLL } else { Duration::ZERO };
         let mut call = AsyncCall {
             body,
@@ -117,7 +118,7 @@ impl AsyncConnection {
     }
 
     async fn perform(&self, call: &mut AsyncCall) -> Result<QueryOutcome> {
-        // The present sending, until it is answered, lost or taken back.
+        // The sent request, until it is answered, lost or taken back.
         let mut sending = None;
         loop {
             match call.exchange.next_action(self.now()) {
@@ -129,7 +130,7 @@ impl AsyncConnection {
                             sending = None;
                             continue;
                         }
-                        // It has left at the last moment.
+                        // The driver has sent it at the last moment.
                         Err(_) => {}
                     }
                     call.exchange.sent();
@@ -163,7 +164,7 @@ impl AsyncConnection {
                     sending = None;
                 }
                 ExchangeAction::GiveUp => {
-                    // An answer that came while nobody polled is one.
+                    // Accept an answer that arrived while the future was not polled.
                     if let Some(sent) = &mut sending
                         && let Ok(RequestOutcome::Reply(raw)) = sent.answer.try_recv()
                     {
@@ -180,7 +181,7 @@ impl AsyncConnection {
         }
     }
 
-    /// Has the driver send the request of `call`, once.
+    /// Passes the request of `call` to the driver, which sends it once.
     fn send(&self, call: &AsyncCall) -> Sending<'_> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (sent, has_left) = oneshot::channel();
@@ -193,32 +194,32 @@ impl AsyncConnection {
             sent,
             answer: answerer,
         };
-        // Where there is no driver any more, the channels above close.
+        // When the driver has ended, the channels above close.
         let _ = self.commands.send(DriverCommand::Send(request));
         Sending { number, has_left, answer, is_over: false, commands: &self.commands }
     }
 }
 
-/// What came of a question.
+/// The outcome of a query.
 #[derive(Debug)]
 pub(super) enum QueryOutcome {
     Reply(Reply),
-    /// The connection was lost before the daemon gave the answer that it may hold back.
+    /// The connection was lost while the request was parked.
     Disconnected,
-    /// The time is over. `was_lost`: a connection was lost meanwhile.
+    /// The time is over. `was_lost`: the connection was lost in the meantime.
     NoAnswer {
         waited: Duration,
         was_lost: bool,
     },
 }
 
-/// A request in all its attempts.
+/// A request with all its attempts.
 #[derive(Debug)]
 struct AsyncCall {
     body: Vec<u8>,
     exchange: Exchange,
     on_loss: OnLoss,
-    /// After this time an answer is overdue.
+    /// The time after which an answer is overdue.
     overdue_after: Duration,
     was_lost: bool,
 }
@@ -232,7 +233,7 @@ impl AsyncCall {
     }
 }
 
-/// A request that the driver has. When this is dropped, nobody waits for it any more.
+/// A request in the hands of the driver. Dropping this tells the driver to forget the request.
 #[derive(Debug)]
 struct Sending<'a> {
     number: u64,
@@ -243,7 +244,7 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    /// Keeps the request from leaving. False: it has left.
+    /// Takes the request back. False when the driver has sent it already.
     fn take_back(&mut self) -> Result<bool> {
         self.has_left.close();
         match self.has_left.try_recv() {
@@ -256,7 +257,7 @@ impl Sending<'_> {
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            // Where there is no driver any more, nothing is kept either.
+            // When the driver has ended, it has nothing to forget.
             let _ = self.commands.send(DriverCommand::Forget { number: self.number });
         }
     }

@@ -1,18 +1,18 @@
 //! One DEALER socket for one connection to the daemon.
 //!
-//! Each message has its number in the envelope, `[number, empty, body]`, and a daemon sends the
-//! envelope back with its reply. So several requests can be under way at once.
+//! Each message has a number in its envelope, `[number, empty, body]`, and the daemon copies the
+//! envelope into its reply. So several requests can be outstanding at once.
 //!
-//! After the connection is lost the socket is of no use any more, although libzmq could reconnect
-//! it: what it had not sent by then would reach the next daemon. `ZMQ_IMMEDIATE`, which prevents
-//! that, throws away the replies that came just before the end, such as the one to SHUTDOWN.
+//! The driver discards the socket when the connection is lost, although libzmq could reconnect it:
+//! messages that are still in libzmq's queue would reach the next daemon. `ZMQ_IMMEDIATE` prevents
+//! that, but it discards the replies that arrived just before the end, such as that to SHUTDOWN.
 //!
 //! # Waiting for a socket
 //!
-//! A socket's descriptor becomes readable once, when the first news comes in since the socket was
-//! last looked at, and every look, also a send or a receive, may take that signal away. So the
-//! last thing before waiting must be a look that finds nothing to do, and the readiness that tokio
-//! remembers is cleared before that look, not after it.
+//! The descriptor of a ZeroMQ socket is edge-triggered: it becomes readable once, at the first
+//! event after the last use of the socket. Each use, also a send or a receive, may consume that
+//! signal. So the last step before waiting must be a [`next_state`](DealerSocket::next_state) that
+//! is idle. Tokio's remembered readiness must be cleared before that step, not after it.
 
 use std::fmt;
 use std::io;
@@ -29,27 +29,27 @@ use crate::context::{ContextSlot, create_sockets};
 use crate::error::{Error, Result};
 use crate::reply::RawReply;
 
-/// In ms: longer than a link that has failed is kept.
+/// In ms: longer than the driver keeps a failed socket.
 const NO_RECONNECT: i32 = 60 * 60 * 1000;
-/// In ms, for the daemon to say that it is one.
+/// In ms, for the ZMTP handshake.
 const HANDSHAKE_TIMEOUT: i32 = 10_000;
 
-/// What a look at the link shows.
+/// What the driver can do with the socket.
 #[derive(Debug)]
 pub(super) enum SocketState {
-    /// A reply to the request of this number.
+    /// The socket has received a reply to the request of this number.
     Reply { number: u64, reply: RawReply },
-    /// A message that is no reply.
+    /// The socket has received a message that is not a reply.
     Malformed,
-    /// A request can be sent.
+    /// The socket can send a request.
     Writable,
-    /// Nothing can be done now.
+    /// The socket can neither send nor receive now.
     Idle,
-    /// The connection did not come about or is gone, and all replies of it have been seen.
+    /// The connection failed or was lost, and all its replies have been received.
     Lost,
 }
 
-/// A connection that comes about, lasts, and ends.
+/// The socket of one connection. It does not reconnect.
 pub(super) struct DealerSocket {
     socket: AsyncFd<zmq::Socket>,
     monitor: AsyncFd<zmq::Socket>,
@@ -59,7 +59,7 @@ pub(super) struct DealerSocket {
 }
 
 impl DealerSocket {
-    /// Connects in the background. To be called on a runtime.
+    /// Connects in the background. Call it on a runtime.
     pub(super) fn open(address: &str) -> Result<Self> {
         let transport = |source| Error::Transport { address: address.to_owned(), source };
         let events = [CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED];
@@ -82,15 +82,15 @@ impl DealerSocket {
         Ok(dealer)
     }
 
-    /// Since when the daemon is connected, if it ever was.
+    /// When the daemon completed the handshake, if it has.
     pub(super) fn up_since(&self) -> Option<Instant> {
         self.up_since
     }
 
-    /// Takes note of what has become of the connection.
+    /// Reads the events of the connection.
     ///
-    /// To be called before [`next_state`](Self::next_state): replies from before the end are there when the
-    /// end is told.
+    /// Call it before [`next_state`](Self::next_state): when the monitor reports the end, the
+    /// replies from before the end have arrived.
     pub(super) fn read_monitor(&mut self) {
         loop {
             match self.monitor.get_ref().recv_multipart(zmq::DONTWAIT) {
@@ -102,7 +102,7 @@ impl DealerSocket {
         }
     }
 
-    /// The event's number is the first two bytes, in this machine's order.
+    /// The first two bytes are the event's number, in native byte order.
     fn apply_monitor_event(&mut self, event: &[Vec<u8>]) {
         let Some(number) = event.first().and_then(|event| event.first_chunk()) else { return };
         if u16::from_ne_bytes(*number) == HANDSHAKE_SUCCEEDED.to_raw() {
@@ -117,12 +117,13 @@ impl DealerSocket {
         self.has_failed = true;
     }
 
-    /// Whether a [`next_state`](Self::next_state) would receive a message. It must follow before the next wait.
+    /// Whether a [`next_state`](Self::next_state) would receive a message. Call that before the
+    /// next wait.
     pub(super) fn has_message(&self) -> bool {
         self.socket.get_ref().get_events().is_ok_and(|events| events.contains(zmq::POLLIN))
     }
 
-    /// Receives a message, or tells what else can be done.
+    /// Receives a message, or gives the state of the socket.
     pub(super) fn next_state(&mut self) -> SocketState {
         let events = match self.socket.get_ref().get_events() {
             Ok(events) => events,
@@ -146,7 +147,7 @@ impl DealerSocket {
         }
     }
 
-    /// Sends a request, after [`next_state`](Self::next_state) has seen that there is room.
+    /// Sends a request, after [`next_state`](Self::next_state) was `Writable`.
     pub(super) fn send(&mut self, number: u64, body: Vec<u8>) {
         let message = [number.to_be_bytes().to_vec(), Vec::new(), body];
         if let Err(error) = self.socket.get_ref().send_multipart(message, zmq::DONTWAIT) {
@@ -154,7 +155,7 @@ impl DealerSocket {
         }
     }
 
-    /// Ready when a look may show something new.
+    /// Ready when [`next_state`](Self::next_state) may have changed.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut readiness = Poll::Pending;
         for socket in [&mut self.socket, &mut self.monitor] {
@@ -183,7 +184,7 @@ impl fmt::Debug for DealerSocket {
 }
 
 /// Hands the socket's descriptor to the runtime's I/O driver.
-#[expect(deprecated, reason = "the other way is unsafe; a socket's descriptor lasts as long as it")]
+#[expect(deprecated, reason = "the alternative is unsafe; the socket keeps its descriptor open")]
 fn asynchronous(socket: zmq::Socket, address: &str) -> Result<AsyncFd<zmq::Socket>> {
     AsyncFd::with_interest(socket, Interest::READABLE).map_err(|error| {
         let errno = error.raw_os_error();
@@ -199,7 +200,7 @@ fn set_times(socket: &zmq::Socket) -> zmq::Result<()> {
     socket.set_handshake_ivl(HANDSHAKE_TIMEOUT)
 }
 
-/// Takes a reply out of its envelope.
+/// Splits a message into its envelope and the reply.
 fn read(message: Vec<Vec<u8>>) -> SocketState {
     let count = message.len();
     let mut frames = message.into_iter();
@@ -211,7 +212,7 @@ fn read(message: Vec<Vec<u8>>) -> SocketState {
             reply: RawReply { body, parts: count - 2 },
         },
         _ => {
-            debug!(frames = count, "a message that is no reply");
+            debug!(frames = count, "a message that is not a reply");
             SocketState::Malformed
         }
     }

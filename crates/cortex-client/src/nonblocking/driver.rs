@@ -1,9 +1,9 @@
-//! The task that owns the connection: sends what it is given, in order, and brings each reply to
-//! the one who asked.
+//! The task that owns the connection. It sends requests in order and passes each reply to its
+//! caller.
 //!
-//! A request waits here, and not in libzmq's queue, until a daemon is connected: so it can be
-//! taken back, and one that was given up never reaches a daemon that starts later. No more wait
-//! than there are calls under way.
+//! A request waits in the driver's queue, and not in libzmq's, until a daemon is connected. So the
+//! caller can take it back, and no abandoned request reaches a daemon that starts later. The queue
+//! is as long as the number of calls in progress at most.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -22,37 +22,37 @@ use crate::connection::OnLoss;
 use crate::error::Result;
 use crate::reply::RawReply;
 
-/// A daemon that comes back is found within this time, however long it was away.
+/// The longest pause between two connections, so that the client finds a restarted daemon soon.
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
-/// How many messages are sent and received before the runtime's other tasks have a turn.
+/// How many messages the driver sends and receives before it yields to the runtime's other tasks.
 const MAX_MESSAGES_PER_POLL: usize = 64;
 
-/// What an asker wants.
+/// A command from a caller.
 #[derive(Debug)]
 pub(super) enum DriverCommand {
-    /// Send this.
+    /// Send this request.
     Send(QueuedRequest),
-    /// Nobody waits for the request of this number any more.
+    /// The caller no longer waits for the request of this number.
     Forget { number: u64 },
 }
 
-/// A request that is to be sent once.
+/// A request for the driver to send once.
 #[derive(Debug)]
 pub(super) struct QueuedRequest {
-    /// Different for each sending of this client, and rising.
+    /// Unique and increasing per client. A request that is sent again has a new number.
     pub(super) number: u64,
     pub(super) body: Vec<u8>,
     pub(super) on_loss: OnLoss,
-    /// After this time an answer is overdue.
+    /// The time after which an answer is overdue.
     pub(super) overdue_after: Duration,
-    /// Told just before the request leaves, or why it cannot.
+    /// Signals that the driver sends the request now, or why it cannot.
     pub(super) sent: oneshot::Sender<Result<()>>,
     pub(super) answer: oneshot::Sender<RequestOutcome>,
 }
 
 impl QueuedRequest {
-    /// There is no connection any more to send it on.
+    /// Reports the loss of the connection that the request belongs to.
     fn report_loss(self) {
         if self.sent.send(Ok(())).is_ok() {
             let _ = self.answer.send(RequestOutcome::Lost);
@@ -60,16 +60,16 @@ impl QueuedRequest {
     }
 }
 
-/// What became of a request that was sent.
+/// The outcome of a sent request.
 #[derive(Debug)]
 pub(super) enum RequestOutcome {
     /// The daemon's reply.
     Reply(RawReply),
-    /// The connection is lost, and the daemon's answer with it.
+    /// The connection was lost, and the daemon's answer with it.
     Lost,
 }
 
-/// A request that was sent, and nobody knows yet what became of it.
+/// A sent request without a reply yet.
 #[derive(Debug)]
 struct AwaitedReply {
     since: Instant,
@@ -78,17 +78,17 @@ struct AwaitedReply {
     answer: oneshot::Sender<RequestOutcome>,
 }
 
-/// The task. It ends when all are gone who could give it orders.
+/// The task. It ends when all senders of commands are dropped.
 #[derive(Debug)]
 pub(super) struct Driver {
     address: String,
     commands: mpsc::UnboundedReceiver<DriverCommand>,
-    /// What is to be sent, by its number, and so in the order in which it came.
+    /// The unsent requests by number, and so in the order of their arrival.
     queue: BTreeMap<u64, QueuedRequest>,
     awaited: HashMap<u64, AwaitedReply>,
-    /// Nobody connects while there is nothing to send.
+    /// After a loss it stays `None` until the driver has something to send.
     dealer: Option<DealerSocket>,
-    /// Before the next link.
+    /// The pause before the next connection.
     pause: Option<Pin<Box<Sleep>>>,
     backoff: Backoff,
     last_reply_at: Option<Instant>,
@@ -114,7 +114,7 @@ impl Driver {
 
     fn apply(&mut self, command: DriverCommand) {
         match command {
-            // Whoever wants to hear of a loss spoke to a daemon before.
+            // A request that reports a loss belongs to an earlier connection.
             DriverCommand::Send(request) if request.on_loss == OnLoss::Report && !self.is_up() => {
                 request.report_loss();
             }
@@ -126,7 +126,7 @@ impl Driver {
                     && let Some(forgotten) = self.awaited.remove(&number)
                     && self.is_dealer_dead(&forgotten)
                 {
-                    debug!("nothing is heard any more");
+                    debug!("the connection is silent");
                     self.drop_dealer();
                 }
             }
@@ -137,19 +137,19 @@ impl Driver {
         self.dealer.as_ref().is_some_and(|dealer| dealer.up_since().is_some())
     }
 
-    /// Whether the connection must be taken for dead although nobody closed it: an answer is
-    /// overdue, and nothing else has come since it was asked for.
+    /// Whether an open connection counts as dead: an answer is overdue, and no other message has
+    /// arrived since the request was sent.
     fn is_dealer_dead(&self, unanswered: &AwaitedReply) -> bool {
         let is_since = |then: Option<Instant>| then.is_some_and(|then| then > unanswered.since);
         unanswered.since.elapsed() >= unanswered.overdue_after
             && !is_since(self.last_reply_at)
             && self.dealer.as_ref().is_some_and(|dealer| {
-                // After a time in which the runtime did not run there may be something to hear.
+                // When the runtime was suspended, a message may be waiting in the socket.
                 !is_since(dealer.up_since()) && !dealer.has_message()
             })
     }
 
-    /// Does what can be done now, as far as a turn goes. Whether there is more.
+    /// Sends and receives what is possible now, within the limit. True when more may be possible.
     fn send_and_receive(&mut self) -> bool {
         if self.dealer.is_none() {
             self.open_dealer();
@@ -185,7 +185,7 @@ impl Driver {
             Ok(dealer) => self.dealer = Some(dealer),
             Err(error) => {
                 for (_, request) in std::mem::take(&mut self.queue) {
-                    // Who has given up need not know.
+                    // A caller that has given up does not need the error.
                     let _ = request.sent.send(Err(error.clone()));
                 }
             }
@@ -216,11 +216,11 @@ impl Driver {
         if let Some(awaited) = self.awaited.remove(&number) {
             let _ = awaited.answer.send(RequestOutcome::Reply(reply));
         } else {
-            debug!(number, "a reply that nobody waits for");
+            debug!(number, "a reply without a waiting caller");
         }
     }
 
-    /// Ready as soon as there may be something to do, apart from orders.
+    /// Ready as soon as the driver may have something to do, apart from commands.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match (&mut self.dealer, &mut self.pause) {
             (Some(dealer), _) => dealer.poll_ready(cx),
@@ -233,7 +233,7 @@ impl Driver {
     }
 }
 
-/// Takes the next request of the queue whose asker still wants it sent.
+/// Takes the next request from the queue whose caller still wants it sent.
 fn next_to_send(
     queue: &mut BTreeMap<u64, QueuedRequest>,
     awaited: &mut HashMap<u64, AwaitedReply>,
@@ -283,16 +283,16 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// A driver that finds no daemon, and what gives it orders.
+    /// A driver without a daemon, and the sender of its commands.
     fn driver() -> (Driver, mpsc::UnboundedSender<DriverCommand>) {
         let address = "ipc:///nonexistent/discovery.sock";
         let (commands, received) = mpsc::unbounded_channel();
         (Driver::new(address.to_owned(), received, DealerSocket::open(address).unwrap()), commands)
     }
 
-    type Asker = (oneshot::Receiver<Result<()>>, oneshot::Receiver<RequestOutcome>);
+    type Caller = (oneshot::Receiver<Result<()>>, oneshot::Receiver<RequestOutcome>);
 
-    fn request(number: u64, on_loss: OnLoss) -> (QueuedRequest, Asker) {
+    fn request(number: u64, on_loss: OnLoss) -> (QueuedRequest, Caller) {
         let (sent, has_left) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
         let body = b"request".to_vec();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_back_leaves_nothing_behind() {
+    fn a_request_that_is_taken_back_leaves_nothing_behind() {
         on_a_runtime(async || {
             let (mut driver, commands) = driver();
             for number in 0..10_000 {
@@ -325,16 +325,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_still_wanted_is_sent_and_in_its_order() {
+    fn only_requests_that_are_still_wanted_are_sent_in_order() {
         let mut queue = BTreeMap::new();
         let mut awaited = HashMap::new();
-        let mut askers = Vec::new();
+        let mut callers = Vec::new();
         for number in [3, 1, 2, 5, 4] {
-            let (request, asker) = request(number, OnLoss::Resend);
+            let (request, caller) = request(number, OnLoss::Resend);
             queue.insert(number, request);
-            askers.push((number, asker));
+            callers.push((number, caller));
         }
-        askers.retain_mut(|(number, (has_left, _))| {
+        callers.retain_mut(|(number, (has_left, _))| {
             match number {
                 2 => return false,
                 4 => has_left.close(),
@@ -351,35 +351,38 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_is_told_to_all_but_a_shutdown() {
+    fn a_lost_connection_is_reported_to_all_requests_but_a_shutdown() {
         on_a_runtime(async || {
             let (mut driver, _orders) = driver();
-            let mut askers = Vec::new();
+            let mut callers = Vec::new();
             for (number, on_loss) in
                 [OnLoss::Resend, OnLoss::Ignore, OnLoss::Report].into_iter().enumerate()
             {
-                let (request, asker) = request(number as u64, on_loss);
+                let (request, caller) = request(number as u64, on_loss);
                 driver.queue.insert(request.number, request);
                 next_to_send(&mut driver.queue, &mut driver.awaited).unwrap();
-                askers.push(asker);
+                callers.push(caller);
             }
-            let (waiting, mut waiter) = request(7, OnLoss::Resend);
-            let (parked, mut told) = request(8, OnLoss::Report);
+            let (waiting, mut waiting_caller) = request(7, OnLoss::Resend);
+            let (parked, mut parked_caller) = request(8, OnLoss::Report);
             driver.queue.extend([(7, waiting), (8, parked)]);
             driver.drop_dealer();
-            let is_told = askers.iter_mut().map(|(_, answer)| answer.try_recv().is_ok());
-            assert_eq!(is_told.collect::<Vec<_>>(), [true, false, true]);
-            assert!(waiter.0.try_recv().is_err(), "it waits for the next connection");
-            assert!(matches!(told.1.try_recv(), Ok(RequestOutcome::Lost)));
+            let is_reported = callers.iter_mut().map(|(_, answer)| answer.try_recv().is_ok());
+            assert_eq!(is_reported.collect::<Vec<_>>(), [true, false, true]);
+            assert!(
+                waiting_caller.0.try_recv().is_err(),
+                "it stays in the queue for the next connection"
+            );
+            assert!(matches!(parked_caller.1.try_recv(), Ok(RequestOutcome::Lost)));
             assert_eq!((driver.queue.len(), driver.awaited.len()), (1, 1));
 
             driver.apply(DriverCommand::Send(request(9, OnLoss::Report).0));
-            assert_eq!(driver.queue.len(), 1, "there is nothing to park it on");
+            assert_eq!(driver.queue.len(), 1, "no connection is left for a parked request");
         });
     }
 
     #[test]
-    fn the_driver_ends_with_those_who_give_it_orders() {
+    fn the_driver_ends_when_all_command_senders_are_dropped() {
         on_a_runtime(async || {
             let (driver, commands) = driver();
             let running = tokio::spawn(driver);

@@ -1,4 +1,5 @@
-//! The asynchronous watch: carries out on a [`AsyncConnection`] what a [`WatchState`] asks for.
+//! The asynchronous watch, which carries out the actions of a [`WatchState`] on an
+//! [`AsyncConnection`].
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -14,27 +15,26 @@ use crate::connection::no_answer;
 use crate::error::{Error, Result};
 use crate::watch::{WatchAction, WatchEvent, WatchState};
 
-/// The topics as they come, change and go, told as it happens: made by
+/// The events of the watched topics, made by
 /// [`AsyncDiscoveryClient::watch`](crate::AsyncDiscoveryClient::watch).
 ///
-/// As a [`Stream`] it ends only with the client's runtime, and is pending for as long as nothing
-/// happens. A daemon that cannot be reached is waited for, too: [`trouble`](Self::trouble) tells.
-/// After an error it may be polled for more: it goes on by itself when the reason passes, and tells
-/// no more than one error a second or so when it does not.
+/// As a [`Stream`] it ends only with the client's runtime, and is pending until the next event.
+/// While the daemon is unreachable it is pending too, and [`trouble`](Self::trouble) gives the
+/// reason. You can poll it again after an error: the watch recovers by itself, and gives about one
+/// error per second at most until then.
 ///
-/// It uses the client's connection. Nothing is lost when a future that waits for its next item is
-/// dropped.
+/// It uses the client's connection. Dropping a future that waits for the next item loses no event.
 #[must_use = "streams do nothing unless polled"]
 pub struct AsyncWatch {
     connection: Arc<AsyncConnection>,
     state: WatchState,
-    /// What is under way for the feed.
+    /// The action in progress.
     running: Option<Pin<Box<dyn Future<Output = Result<Finished>> + Send>>>,
     trouble: Option<Error>,
     is_over: bool,
 }
 
-/// What was done for the feed.
+/// The result of a finished action.
 enum Finished {
     Query(QueryOutcome),
     Pause,
@@ -48,13 +48,13 @@ impl AsyncWatch {
     /// Waits for the next event. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// What will not pass by itself: [`Error::Refused`], [`Error::Unreadable`], [`Error::InvalidAddress`],
-    /// [`Error::Transport`], [`Error::NoRuntime`].
+    /// Errors other than an unreachable daemon: [`Error::Refused`], [`Error::Unreadable`],
+    /// [`Error::InvalidAddress`], [`Error::Transport`], [`Error::NoRuntime`].
     pub async fn next_event(&mut self) -> Result<WatchEvent> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
-    /// Why nothing is heard at present; `None` when the daemon answered last.
+    /// Why the daemon is unreachable; `None` after an answer.
     #[must_use]
     pub fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref()
