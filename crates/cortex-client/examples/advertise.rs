@@ -1,4 +1,4 @@
-//! Keeps a topic registered until Enter is pressed, whatever becomes of the daemon.
+//! Keeps a topic registered until you press Enter, also when the daemon restarts.
 use cortex_client::{DEFAULT_DISCOVERY_ADDRESS, DiscoveryClient, TopicInfo, TopicName};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -10,6 +10,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         fingerprint: 0x1234_5678_9abc_def0,
         publisher_node: "camera_node".into(),
     })?;
-    std::io::stdin().read_line(&mut String::new())?; // or publish, until the node ends
+    std::io::stdin().read_line(&mut String::new())?; // publish here until the node ends
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Tells what becomes of the topics below /camera, through restarts of the daemon.
-#![expect(clippy::print_stdout, reason = "it is what the example does")]
+//! Prints the changes of the topics below /camera, also across restarts of the daemon.
+#![expect(clippy::print_stdout, reason = "the example prints the changes")]
 use cortex_client::{DEFAULT_DISCOVERY_ADDRESS, DiscoveryClient, WatchEvent};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -209,8 +209,9 @@ impl Advertiser {
         let handle = self.handle()?;
         let status = Arc::new(SharedStatus::default());
         let id = handle.new_id();
-        let (wanted, told) = (info.clone(), Arc::clone(&status));
-        handle.send_command(ThreadCommand::Add { id, info: wanted, status: told, on_notice });
+        let command =
+            ThreadCommand::Add { id, info: info.clone(), status: Arc::clone(&status), on_notice };
+        handle.send_command(command);
         Ok(Advertisement { id, info, status, handle, close_timeout, is_ended: false })
     }
 

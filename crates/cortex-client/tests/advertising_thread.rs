@@ -1,4 +1,5 @@
-//! The thread behind advertisements, alone in its process so that it can be counted.
+//! The thread of a client's advertisements. The test is alone in its process, so that it can count
+//! the threads.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::info;
 use cortex_client::DiscoveryClient;
 
-/// How many threads advertise. The system keeps 15 letters of a name.
+/// The number of advertising threads. The system keeps 15 bytes of a thread's name.
 fn advertising() -> usize {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     let names =
@@ -21,11 +22,11 @@ fn advertising() -> usize {
 }
 
 #[test]
-fn there_is_one_for_as_long_as_somebody_needs_it() {
+fn a_client_has_one_thread_while_it_has_advertisements() {
     let directory = tempfile::tempdir().unwrap();
     let address = format!("ipc://{}/discovery.sock", directory.path().display());
     let mut client = DiscoveryClient::connect(address).unwrap();
-    assert_eq!(advertising(), 0, "not before there is something to advertise");
+    assert_eq!(advertising(), 0, "no thread before the first advertisement");
 
     let first = client.advertise(info("/first")).unwrap();
     thread::scope(|scope| {
@@ -45,7 +46,7 @@ fn there_is_one_for_as_long_as_somebody_needs_it() {
     drop(first);
     let deadline = Instant::now() + Duration::from_secs(30);
     while advertising() > 0 {
-        assert!(Instant::now() < deadline, "it goes on without anybody");
+        assert!(Instant::now() < deadline, "the thread outlives its last handle");
         thread::park_timeout(Duration::from_millis(2));
     }
 }

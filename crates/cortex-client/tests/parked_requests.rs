@@ -1,5 +1,4 @@
-//! Requests that are held back, against a ROUTER socket that the test itself drives: no daemon, no
-//! sleep.
+//! Parked requests, against a fake daemon: a ROUTER socket that the test drives, without sleeps.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
@@ -21,13 +20,13 @@ use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A daemon's place, and the daemon that the test plays.
+/// A daemon that the test plays, and the directory of its socket.
 struct FakeDaemon {
     directory: TempDir,
     router: Option<zmq::Socket>,
 }
 
-/// A request, and whom to answer.
+/// A request, and the envelope of its answer.
 struct ReceivedRequest {
     envelope: Vec<Vec<u8>>,
     request: DiscoveryRequest,
@@ -52,7 +51,7 @@ impl FakeDaemon {
         self.router = Some(router);
     }
 
-    /// Closes all connections without a word.
+    /// Closes all connections without answers.
     fn kill(&mut self) {
         self.router = None;
     }
@@ -154,14 +153,14 @@ fn next(watch: &mut Watch) -> String {
 }
 
 #[test]
-fn a_wait_that_is_held_back_is_asked_again_at_once_when_the_daemon_is_killed() {
+fn a_parked_wait_is_sent_again_at_once_when_the_daemon_is_killed() {
     let mut daemon = FakeDaemon::new();
     let mut client = daemon.client();
     let waiting = thread::spawn(move || (client.wait_for_topic("/a", LONG), client.ping()));
     daemon.answer(&daemon.expect(&lookup("/a")), &absent());
     let parked = daemon.received();
     assert_eq!(parked.request.command, DiscoveryCommand::WaitTopic.into());
-    assert!(parked.request.ext.unwrap().wait_ms > Some(15_000), "held back for long");
+    assert!(parked.request.ext.unwrap().wait_ms > Some(15_000), "a long park time");
 
     daemon.kill();
     daemon.start();
@@ -172,11 +171,11 @@ fn a_wait_that_is_held_back_is_asked_again_at_once_when_the_daemon_is_killed() {
 
     let pong = response(DiscoveryStatus::Ok, ResponseExt::default());
     daemon.answer(&daemon.expect(&DiscoveryRequest::ping()), &pong);
-    assert_eq!(waiting.join().unwrap(), (Ok(info("/a")), Ok(())), "and the connection is of use");
+    assert_eq!(waiting.join().unwrap(), (Ok(info("/a")), Ok(())), "the connection still works");
 }
 
 #[test]
-fn a_wait_is_over_on_time_whatever_the_daemon_does() {
+fn a_wait_ends_on_time_while_its_request_is_parked() {
     let daemon = FakeDaemon::new();
     let mut client = daemon.client();
     let timeout = Duration::from_millis(300);
@@ -192,12 +191,12 @@ fn a_wait_is_over_on_time_whatever_the_daemon_does() {
 }
 
 #[test]
-fn a_watch_goes_on_where_it_was_when_the_daemon_is_killed() {
+fn a_watch_continues_at_its_revision_when_the_daemon_is_killed() {
     let mut daemon = FakeDaemon::new();
     let mut watching = daemon.client().watch(None).unwrap();
     let reader = thread::spawn(move || {
-        let heard: Vec<_> = (0..5).map(|_| next(&mut watching)).collect();
-        (heard, watching)
+        let events: Vec<_> = (0..5).map(|_| next(&mut watching)).collect();
+        (events, watching)
     });
     daemon.answer(&daemon.expect(&watch_all()), &snapshot(&["/a", "/b"], 2));
     daemon.answer(&daemon.expect(&watch(since(2), 20_000)), &registered(&[("/c", 3)], 3));
@@ -205,26 +204,26 @@ fn a_watch_goes_on_where_it_was_when_the_daemon_is_killed() {
 
     daemon.kill();
     daemon.start();
-    // One that was heard before is not told twice.
-    let news = registered(&[("/c", 3), ("/d", 4)], 5);
-    daemon.answer(&daemon.expect(&watch(since(3), 0)), &news);
+    // The watch gives no event twice.
+    let events = registered(&[("/c", 3), ("/d", 4)], 5);
+    daemon.answer(&daemon.expect(&watch(since(3), 0)), &events);
     daemon.answer(&daemon.expect(&watch(since(5), 20_000)), &registered(&[], 5));
-    // It came at once, so the question is repeated a little later.
+    // The daemon did not park the query, so the watch repeats it after a pause.
     daemon.answer(&daemon.expect(&watch(since(5), 20_000)), &snapshot(&["/x"], 9));
     daemon.answer(&daemon.expect(&watch(since(9), 20_000)), &registered(&[("/y", 10)], 10));
-    let (heard, watching) = reader.join().unwrap();
+    let (events, watching) = reader.join().unwrap();
     assert_eq!(
-        heard,
+        events,
         ["first /a /b", "registered /c", "registered /d", "again /x", "registered /y"]
     );
     assert_eq!(watching.trouble(), None);
 }
 
 #[test]
-fn a_watch_may_be_looked_at_often_without_asking_often() {
+fn a_watch_that_is_polled_often_sends_one_query() {
     let mut daemon = FakeDaemon::new();
     let mut watching = daemon.client().watch(Some("/camera/*")).unwrap();
-    assert_eq!(watching.next_within(Duration::ZERO), Ok(None), "it has asked, no more");
+    assert_eq!(watching.next_within(Duration::ZERO), Ok(None), "the watch has sent its query");
     let received = daemon.received();
     assert_eq!(received.request.ext.as_ref().unwrap().filter.as_deref(), Some("/camera/*"));
     daemon.answer(&received, &snapshot(&[], 0));
@@ -236,12 +235,12 @@ fn a_watch_may_be_looked_at_often_without_asking_often() {
     let received = daemon.received();
     assert_eq!(received.request.ext.as_ref().unwrap().since, Some(since(0)));
     let only = daemon.router.as_ref().unwrap().poll(zmq::POLLIN, 0).unwrap();
-    assert_eq!(only, 0, "one question is under way");
+    assert_eq!(only, 0, "one query is outstanding");
     daemon.answer(&received, &registered(&[("/camera/left", 1), ("/camera/right", 2)], 2));
     let event = watching.next_within(LONG).unwrap().unwrap();
     assert_eq!(describe(event), "registered /camera/left");
     let event = watching.next_within(Duration::ZERO).unwrap().unwrap();
-    assert_eq!(describe(event), "registered /camera/right", "it was there already");
+    assert_eq!(describe(event), "registered /camera/right", "the event had already arrived");
 
     assert_eq!(watching.trouble(), None);
     assert_eq!(watching.next_within(Duration::from_millis(1)), Ok(None));
@@ -264,7 +263,7 @@ fn a_watch_may_be_looked_at_often_without_asking_often() {
 }
 
 #[test]
-fn a_watch_goes_on_after_an_answer_that_it_cannot_use() {
+fn a_watch_continues_after_a_refusal_and_an_unreadable_answer() {
     let daemon = FakeDaemon::new();
     let mut watching = daemon.client().watch(None).unwrap();
     let reader = thread::spawn(move || {
@@ -286,7 +285,7 @@ fn a_watch_goes_on_after_an_answer_that_it_cannot_use() {
 }
 
 #[test]
-fn a_pattern_that_is_none_is_told_before_anything_is_asked() {
+fn an_invalid_filter_is_an_error_before_any_request() {
     let daemon = FakeDaemon::new();
     let error = daemon.client().watch(Some("/a[")).unwrap_err();
     assert!(matches!(error, Error::InvalidFilter { .. }), "{error:?}");
@@ -294,19 +293,15 @@ fn a_pattern_that_is_none_is_told_before_anything_is_asked() {
 }
 
 #[test]
-fn nothing_is_asked_before_somebody_looks() {
+fn a_watch_sends_nothing_before_its_first_event_is_requested() {
     let daemon = FakeDaemon::new();
     let watching = daemon.client().watch(None).unwrap();
-    assert_eq!(
-        daemon.router.as_ref().unwrap().poll(zmq::POLLIN, 50).unwrap(),
-        0,
-        "it asks when asked"
-    );
+    assert_eq!(daemon.router.as_ref().unwrap().poll(zmq::POLLIN, 50).unwrap(), 0, "no query yet");
     drop(watching);
 }
 
 #[test]
-fn a_place_that_closes_every_connection_is_not_flooded_with_them() {
+fn the_client_backs_off_from_a_listener_that_closes_each_connection() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("d.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -320,7 +315,7 @@ fn a_place_that_closes_every_connection_is_not_flooded_with_them() {
     });
     let address = format!("ipc://{}", path.display());
     let mut client = DiscoveryClient::builder().address(address).timeout(LONG).build().unwrap();
-    // The client has connected already, and watches by another connection.
+    // The client has connected already; the watch uses another connection.
     let mut watching = client.watch(None).unwrap();
     assert_eq!(watching.next_within(Duration::from_secs(1)), Ok(None));
     assert!(matches!(watching.trouble(), Some(Error::Disconnected { .. })));

@@ -1,4 +1,4 @@
-//! The client against a REP or ROUTER socket that the test itself drives: no daemon, no sleep.
+//! The client against a fake daemon: a REP or ROUTER socket that the test drives, without sleeps.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
@@ -11,9 +11,9 @@ use common::info;
 use cortex_client::{DiscoveryClient, Error, UnreadableReply};
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus};
 
-/// Only where nobody answers: a busy machine must not turn it into a failure.
+/// For calls that get no answer, so that a slow machine cannot make the test fail.
 const SHORT: Duration = Duration::from_millis(50);
-/// Where the test's own socket must be reached before it ends.
+/// For calls that time out, but must reach the test's socket before.
 const ENOUGH: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(20);
 
@@ -48,7 +48,7 @@ fn not_found() -> Vec<u8> {
 }
 
 #[test]
-fn each_call_sends_its_request_and_understands_the_answer() {
+fn each_call_sends_its_request_and_decodes_the_answer() {
     let (server, address) = listen(zmq::REP);
     let listed = DiscoveryResponse {
         topics: vec![info("/b"), info("/a")],
@@ -85,7 +85,7 @@ fn each_call_sends_its_request_and_understands_the_answer() {
 }
 
 #[test]
-fn a_late_reply_is_never_taken_for_the_next_call() {
+fn the_next_call_never_receives_a_late_reply() {
     let (router, address) = listen(zmq::ROUTER);
     let mut client = client(&address, ENOUGH, 0);
     let no_answer = Error::NoAnswer { address: address.clone(), waited: ENOUGH, attempts: 1 };
@@ -94,8 +94,9 @@ fn a_late_reply_is_never_taken_for_the_next_call() {
 
     let server = thread::spawn(move || {
         let second = router.recv_multipart(0).unwrap();
-        assert_ne!(first[0], second[0], "a fresh connection");
-        // Dropped by the router when the first connection is gone already, else by the client.
+        assert_ne!(first[0], second[0], "a new connection");
+        // The router drops the late reply when the first connection is closed, else the client
+        // does.
         router.send_multipart([&first[0], &first[1], &found("/first")], 0).unwrap();
         router.send_multipart([&second[0], &second[1], &found("/second")], 0).unwrap();
         router
@@ -105,7 +106,7 @@ fn a_late_reply_is_never_taken_for_the_next_call() {
 }
 
 #[test]
-fn attempts_are_counted_and_a_repeated_unregister_may_find_nothing() {
+fn a_repeated_unregister_succeeds_without_a_topic_and_the_error_counts_attempts() {
     let (router, address) = listen(zmq::ROUTER);
     let server = thread::spawn(move || {
         let unanswered = router.recv_multipart(0).unwrap();
@@ -122,7 +123,7 @@ fn attempts_are_counted_and_a_repeated_unregister_may_find_nothing() {
 }
 
 #[test]
-fn what_cannot_be_read_is_said_and_the_next_call_works() {
+fn an_unreadable_answer_is_an_error_and_the_next_call_works() {
     let (server, address) = listen(zmq::REP);
     let server = thread::spawn(move || {
         for parts in [vec![ok("pong"), ok("pong")], vec![b"pong".to_vec()], vec![ok("pong")]] {
@@ -140,7 +141,7 @@ fn what_cannot_be_read_is_said_and_the_next_call_works() {
 }
 
 #[test]
-fn a_wait_goes_on_while_the_topic_or_the_daemon_is_missing() {
+fn a_wait_continues_while_the_topic_or_the_daemon_is_missing() {
     let (server, address) = listen(zmq::REP);
     let server = thread::spawn(move || {
         for reply in [not_found(), not_found(), found("/a")] {
@@ -159,18 +160,18 @@ fn a_wait_goes_on_while_the_topic_or_the_daemon_is_missing() {
         server.send(not_found(), 0).unwrap();
         server
     });
-    // Nobody answers from the second lookup on, but that one is cut short by the wait's end.
+    // The second lookup gets no answer, but the end of the wait shortens it.
     let missing = Error::WaitTimedOut { topic: "/a".into(), waited: ENOUGH };
     assert_eq!(client.wait_for_topic("/a", ENOUGH), Err(missing));
     server.join().unwrap();
 
-    let mut nobody = quick().address("ipc:///nowhere/x.sock").timeout(SHORT).build().unwrap();
-    let error = nobody.wait_for_topic("/a", SHORT * 3).unwrap_err();
+    let mut absent = quick().address("ipc:///nowhere/x.sock").timeout(SHORT).build().unwrap();
+    let error = absent.wait_for_topic("/a", SHORT * 3).unwrap_err();
     assert!(matches!(error, Error::NoAnswer { attempts: 1.., .. }), "{error:?}");
 }
 
 #[test]
-fn addresses_that_cannot_be_used_are_refused_at_once() {
+fn invalid_addresses_are_refused_at_once() {
     let long = format!("ipc:///{}", "a".repeat(200));
     for address in ["", "nonsense", "carrier-pigeon://home", "tcp://127.0.0.1", "ipc://a\0b", &long]
     {
@@ -180,7 +181,7 @@ fn addresses_that_cannot_be_used_are_refused_at_once() {
 }
 
 #[test]
-fn the_daemon_may_come_after_the_request() {
+fn the_daemon_may_start_after_the_first_call() {
     let directory = tempfile::tempdir().unwrap();
     let address = format!("ipc://{}/late.sock", directory.path().display());
     let mut client = client(&address, ENOUGH, 0);

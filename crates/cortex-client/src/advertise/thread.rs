@@ -248,7 +248,7 @@ impl Runner {
                 ConnectionEvent::Connected => self.manager.connected(),
                 ConnectionEvent::Disconnected => self.manager.lost(Instant::now()),
                 ConnectionEvent::Reply(raw) => {
-                    self.manager.answered(Reply::read(&raw, 1), Instant::now())
+                    self.manager.answered(Reply::read(&raw, 1), Instant::now());
                 }
             }
         }
@@ -312,10 +312,10 @@ impl AdvertisedTopic {
     fn apply(&self, event: &AdvertisementEvent) {
         match event {
             AdvertisementEvent::Registered { hold } => {
-                debug!(topic = %self.name, ?hold, "registered")
+                debug!(topic = %self.name, ?hold, "registered");
             }
             AdvertisementEvent::Trouble(error) => {
-                warn!(topic = %self.name, %error, "not registered")
+                warn!(topic = %self.name, %error, "not registered");
             }
             AdvertisementEvent::Unconfirmed
             | AdvertisementEvent::Replaced

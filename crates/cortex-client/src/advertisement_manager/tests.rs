@@ -1,4 +1,4 @@
-//! A keeper and a simulated daemon, in virtual time.
+//! The manager with a simulated daemon, in virtual time.
 
 use cortex_proto::{
     DiscoveryCommand, DiscoveryResponse, DiscoveryStatus, EndpointState, EntryExt, RequestedCommand,
@@ -10,7 +10,7 @@ use super::*;
 use crate::reply::RawReply;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the simulated daemon needs for a greeting, and for an answer.
+/// How long the simulated daemon needs for a handshake, and for an answer.
 const LATENCY: Duration = Duration::from_millis(1);
 const IPC: &str = "ipc:///run/discovery.sock";
 const TCP: &str = "tcp://10.0.0.1:5550";
@@ -41,14 +41,14 @@ struct Entry {
     revision: u64,
 }
 
-/// A daemon with one peer, the keeper, and others that come and go as the test says.
+/// A daemon with the manager as its only client. The test adds and removes the topics of others.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "what a test turns on and off")]
+#[expect(clippy::struct_excessive_bools, reason = "a test turns each behaviour on and off")]
 struct SimulatedDaemon {
     is_extended: bool,
     sees_process: bool,
     refuses: bool,
-    /// It greets, but neither does what it is told nor answers.
+    /// The daemon accepts connections, but neither carries out requests nor answers them.
     is_unresponsive: bool,
     entries: Vec<Entry>,
     /// When each session ends.
@@ -188,18 +188,18 @@ impl SimulatedDaemon {
             | DiscoveryCommand::WaitTopic
             | DiscoveryCommand::WatchTopics
             | DiscoveryCommand::Stats
-            | DiscoveryCommand::Shutdown => panic!("never asked: {request:?}"),
+            | DiscoveryCommand::Shutdown => panic!("the manager never sends {request:?}"),
         }
     }
 }
 
 #[derive(Debug)]
 enum Delivery {
-    Greeting,
+    Handshake,
     Answer(Box<DiscoveryResponse>),
 }
 
-/// The keeper, its daemon, and the connection between them.
+/// The manager, its daemon, and the connection between them.
 struct World {
     start: Instant,
     now: Instant,
@@ -209,7 +209,7 @@ struct World {
     is_connecting: bool,
     is_connected: bool,
     in_transit: Option<(Instant, Delivery)>,
-    /// What was asked, and when.
+    /// When the manager sent each request.
     requests: Vec<(Duration, DiscoveryRequest)>,
     events: Vec<(AdvertisementId, AdvertisementEvent)>,
 }
@@ -237,7 +237,7 @@ impl World {
         self.manager.add(id, info, self.now);
     }
 
-    /// Passes time, and does what the keeper wants.
+    /// Passes time, and carries out the manager's actions.
     fn run(&mut self, time: Duration) {
         let end = self.now + time;
         let mut idle_rounds = 0;
@@ -249,12 +249,12 @@ impl World {
                 ManagerAction::Connect => {
                     self.is_connecting = true;
                     self.is_connected = false;
-                    self.in_transit = self.is_up.then(|| (self.now + LATENCY, Delivery::Greeting));
+                    self.in_transit = self.is_up.then(|| (self.now + LATENCY, Delivery::Handshake));
                     continue;
                 }
                 ManagerAction::Send(request) => {
                     let request = *request;
-                    assert!(self.is_connected, "nobody is there to be asked: {request:?}");
+                    assert!(self.is_connected, "not connected: {request:?}");
                     assert!(self.in_transit.is_none(), "one at a time: {request:?}");
                     self.requests.push((self.now - self.start, request.clone()));
                     if !self.daemon.is_unresponsive {
@@ -270,7 +270,7 @@ impl World {
             let arrives = self.in_transit.as_ref().map(|(at, _)| *at);
             let event = [wake, arrives].into_iter().flatten().min().filter(|at| *at <= end);
             idle_rounds = if event == Some(self.now) { idle_rounds + 1 } else { 0 };
-            assert!(idle_rounds < 10, "it spins");
+            assert!(idle_rounds < 10, "the manager spins");
             let Some(at) = event else {
                 self.now = end;
                 return;
@@ -280,7 +280,7 @@ impl World {
                 && let Some((_, in_transit)) = self.in_transit.take()
             {
                 match in_transit {
-                    Delivery::Greeting => {
+                    Delivery::Handshake => {
                         self.is_connected = true;
                         self.is_connecting = false;
                         self.manager.connected();
@@ -294,7 +294,7 @@ impl World {
         }
     }
 
-    /// A connection that is under way goes on by itself.
+    /// Stops the daemon. A connection in progress retries by itself.
     fn down(&mut self) {
         self.is_up = false;
         self.in_transit = None;
@@ -306,7 +306,7 @@ impl World {
     fn up(&mut self) {
         self.is_up = true;
         if self.is_connecting && self.in_transit.is_none() {
-            self.in_transit = Some((self.now + LATENCY, Delivery::Greeting));
+            self.in_transit = Some((self.now + LATENCY, Delivery::Handshake));
         }
     }
 
@@ -329,7 +329,7 @@ impl World {
         self.daemon.entries.iter().map(|entry| entry.info.name.as_str()).collect()
     }
 
-    /// The commands that were asked since the last call.
+    /// The commands of the requests since the last call.
     fn commands(&mut self) -> Vec<DiscoveryCommand> {
         let commands = self.requests.drain(..).map(|(_, request)| match request.command {
             RequestedCommand::Known(command) => command,
@@ -346,25 +346,29 @@ fn registered(hold: impl Into<Option<Hold>>) -> AdvertisementEvent {
 }
 
 #[test]
-fn a_daemon_that_sees_the_process_holds_by_it() {
+fn the_process_is_the_hold_when_the_daemon_sees_it() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/b", "node"));
     world.add(2, info("/a", "node"));
     world.run(ms(100));
     assert_eq!(world.commands(), [RegisterTopic, LookupTopic, RegisterTopic]);
-    assert_eq!(world.names(), ["/b", "/a"], "in the order in which they came");
+    assert_eq!(world.names(), ["/b", "/a"], "in the order of their advertisements");
     assert_eq!(world.events_of(1), [registered(Hold::Process)]);
     assert_eq!(world.events_of(2), [registered(Hold::Process)]);
     assert!(world.daemon.entries.iter().all(|entry| entry.session.is_none()));
 
     world.run(Duration::from_secs(60));
-    assert_eq!(world.commands(), [RegisterTopic; 2 * 12], "each every 5 s, and nothing else");
-    assert_eq!(world.daemon.revision, 2, "which changes nothing");
-    assert_eq!(world.events.len(), 2, "and is no news");
+    assert_eq!(
+        world.commands(),
+        [RegisterTopic; 2 * 12],
+        "each topic every 5 s, and no other request"
+    );
+    assert_eq!(world.daemon.revision, 2, "an unchanged REGISTER changes nothing");
+    assert_eq!(world.events.len(), 2, "and gives no event");
 }
 
 #[test]
-fn where_the_process_is_not_seen_a_session_holds() {
+fn a_session_is_the_hold_when_the_daemon_cannot_see_the_process() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, false));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
@@ -374,7 +378,7 @@ fn where_the_process_is_not_seen_a_session_holds() {
     let mut world = World::new(TCP, SimulatedDaemon::new(true, false));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
-    assert_eq!(world.commands(), [RegisterTopic], "over TCP it is clear from the start");
+    assert_eq!(world.commands(), [RegisterTopic], "over TCP the first REGISTER has a session");
     assert_eq!(world.events_of(1), [registered(Hold::Session)]);
     assert_eq!(world.daemon.entries[0].session.as_deref(), Some("session"));
     for _ in 0..240 {
@@ -387,7 +391,7 @@ fn where_the_process_is_not_seen_a_session_holds() {
 }
 
 #[test]
-fn a_reference_daemon_has_nothing_to_hold_with() {
+fn a_reference_daemon_has_no_holds() {
     for address in [IPC, TCP] {
         let mut world = World::new(address, SimulatedDaemon::new(false, false));
         world.add(1, info("/a", "node"));
@@ -398,7 +402,7 @@ fn a_reference_daemon_has_nothing_to_hold_with() {
 }
 
 #[test]
-fn a_daemon_that_comes_late_is_told_of_as_missing_and_then_used() {
+fn a_daemon_that_starts_late_is_reported_as_missing_and_then_used() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.down();
     world.add(1, info("/a", "node"));
@@ -411,7 +415,7 @@ fn a_daemon_that_comes_late_is_told_of_as_missing_and_then_used() {
     assert_eq!(
         world.events_of(2),
         [AdvertisementEvent::Trouble(no_answer(IPC))],
-        "who comes later hears it, too"
+        "a later advertisement gets the report too"
     );
     assert!(world.requests.is_empty());
     world.up();
@@ -421,7 +425,7 @@ fn a_daemon_that_comes_late_is_told_of_as_missing_and_then_used() {
 }
 
 #[test]
-fn after_a_restart_all_is_registered_again_at_once() {
+fn all_topics_are_registered_again_at_once_after_a_restart() {
     let daemons = [
         SimulatedDaemon::new(true, true),
         SimulatedDaemon::new(false, false),
@@ -450,7 +454,7 @@ fn after_a_restart_all_is_registered_again_at_once() {
 }
 
 #[test]
-fn a_forgotten_session_and_a_topic_taken_away_come_back() {
+fn topics_come_back_after_the_daemon_lost_the_session_or_another_process_removed_them() {
     let mut world = World::new(TCP, SimulatedDaemon::new(true, false));
     for (id, name) in [(1, "/a"), (2, "/b")] {
         world.add(id, info(name, "node"));
@@ -465,7 +469,7 @@ fn a_forgotten_session_and_a_topic_taken_away_come_back() {
 }
 
 #[test]
-fn another_nodes_topic_is_told_of_once_and_taken_over_when_it_is_free() {
+fn another_nodes_topic_is_reported_once_and_registered_when_it_is_free() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.daemon.insert(info("/a", "other"), None, false);
     world.add(1, info("/a", "node"));
@@ -485,7 +489,7 @@ fn another_nodes_topic_is_told_of_once_and_taken_over_when_it_is_free() {
 }
 
 #[test]
-fn what_is_refused_is_tried_again_more_and_more_seldom() {
+fn the_pauses_after_refusals_grow() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.daemon.refuses = true;
     world.add(1, info("/a", "node"));
@@ -497,7 +501,7 @@ fn what_is_refused_is_tried_again_more_and_more_seldom() {
 }
 
 #[test]
-fn an_end_withdraws_the_topic_and_nobody_elses() {
+fn ending_an_advertisement_withdraws_its_topic_but_not_that_of_another_node() {
     for is_extended in [true, false] {
         let mut world = World::new(IPC, SimulatedDaemon::new(is_extended, is_extended));
         for (id, name) in [(1, "/a"), (2, "/b"), (3, "/c")] {
@@ -509,10 +513,10 @@ fn an_end_withdraws_the_topic_and_nobody_elses() {
         world.run(ms(10));
         assert_eq!(world.names(), ["/b", "/c"]);
         assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Ended(Ok(()))]);
-        let look = if is_extended { &[][..] } else { &[LookupTopic] };
-        assert_eq!(world.commands(), [look, &[UnregisterTopic]].concat());
+        let lookup = if is_extended { &[][..] } else { &[LookupTopic] };
+        assert_eq!(world.commands(), [lookup, &[UnregisterTopic]].concat());
 
-        // Meanwhile somebody else has it, or nobody.
+        // In the meantime another node has taken over /b, and /c is gone.
         world.daemon.remove("/b");
         world.daemon.insert(info("/b", "other"), None, false);
         world.daemon.remove("/c");
@@ -530,7 +534,7 @@ fn an_end_withdraws_the_topic_and_nobody_elses() {
 }
 
 #[test]
-fn a_new_process_of_the_node_keeps_what_it_has_registered() {
+fn a_new_process_of_the_node_keeps_its_registration() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
@@ -539,11 +543,11 @@ fn a_new_process_of_the_node_keeps_what_it_has_registered() {
     world.manager.remove(1);
     world.run(ms(10));
     assert_eq!(world.events_of(1)[1..], [AdvertisementEvent::Ended(Ok(()))]);
-    assert_eq!(world.names(), ["/a"], "it is at another revision");
+    assert_eq!(world.names(), ["/a"], "the topic is at another revision");
 }
 
 #[test]
-fn an_end_without_a_daemon_waits_for_nothing_and_is_made_up_for() {
+fn ending_without_a_daemon_does_not_wait_and_withdraws_the_topic_later() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
@@ -551,7 +555,7 @@ fn an_end_without_a_daemon_waits_for_nothing_and_is_made_up_for() {
     world.manager.remove(1);
     assert_eq!(world.events_of(1)[2..], [AdvertisementEvent::Ended(Err(no_answer(IPC)))]);
     world.run(Duration::from_secs(60));
-    assert!(!world.manager.is_idle(), "the daemon may still have it");
+    assert!(!world.manager.is_idle(), "the daemon may still have the topic");
     world.up();
     world.run(ms(300));
     assert!(world.names().is_empty() && world.manager.is_idle());
@@ -562,13 +566,13 @@ fn an_end_without_a_daemon_waits_for_nothing_and_is_made_up_for() {
     assert_eq!(
         world.events_of(2),
         [AdvertisementEvent::Ended(Ok(()))],
-        "no daemon was ever told of it"
+        "the manager never sent a REGISTER"
     );
     assert!(world.manager.is_idle());
 }
 
 #[test]
-fn an_end_that_the_daemon_refuses_is_told_and_tried_again() {
+fn a_refused_withdrawal_is_reported_and_tried_again() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
@@ -583,7 +587,7 @@ fn an_end_that_the_daemon_refuses_is_told_and_tried_again() {
 }
 
 #[test]
-fn the_last_advertisement_of_a_topic_has_it() {
+fn the_last_advertisement_of_a_topic_counts() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.add(1, info("/a", "node"));
     world.run(ms(100));
@@ -597,7 +601,7 @@ fn the_last_advertisement_of_a_topic_has_it() {
     assert_eq!(world.events_of(1)[2..], [AdvertisementEvent::Ended(Ok(()))]);
     assert_eq!(world.names(), ["/a"]);
 
-    // Another node's name is another topic to the daemon.
+    // The daemon lets no other node replace the topic, so the manager withdraws it first.
     world.add(3, info("/a", "another"));
     world.run(ms(100));
     assert_eq!(world.events_of(3), [registered(Hold::Process)]);
@@ -605,7 +609,7 @@ fn the_last_advertisement_of_a_topic_has_it() {
 }
 
 #[test]
-fn a_daemon_that_greets_and_says_nothing_is_not_pestered() {
+fn the_manager_backs_off_from_a_daemon_that_accepts_connections_but_never_answers() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.daemon.is_unresponsive = true;
     world.add(1, info("/a", "node"));
@@ -619,7 +623,7 @@ fn a_daemon_that_greets_and_says_nothing_is_not_pestered() {
 }
 
 #[test]
-fn a_daemon_that_dies_of_every_request_is_not_pestered() {
+fn the_manager_backs_off_from_a_daemon_that_crashes_at_each_request() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.daemon.is_unresponsive = true;
     world.add(1, info("/a", "node"));
@@ -638,7 +642,7 @@ fn a_daemon_that_dies_of_every_request_is_not_pestered() {
 }
 
 #[test]
-fn what_fails_on_this_side_is_told_and_tried_again() {
+fn a_failure_of_the_clients_socket_is_reported_and_tried_again() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     world.is_up = false;
     world.add(1, info("/a", "node"));
@@ -657,7 +661,7 @@ fn what_fails_on_this_side_is_told_and_tried_again() {
 }
 
 #[test]
-fn many_topics_are_registered_in_a_burst_and_again_at_a_pace() {
+fn many_topics_are_registered_at_once_and_refreshed_at_a_limited_rate() {
     let mut world = World::new(IPC, SimulatedDaemon::new(true, true));
     for id in 0..1000 {
         world.add(id, info(&format!("/{id}"), "node"));
@@ -695,7 +699,7 @@ enum Operation {
     Take {
         name: usize,
     },
-    /// Another process removes a topic, whoever has it.
+    /// Another process removes a topic of any owner.
     Remove {
         name: usize,
     },
@@ -740,8 +744,8 @@ impl Users {
                 self.last_id += 1;
                 let info = info(NAMES[name], NODES[node]);
                 let is_same = |(_, other): &(AdvertisementId, TopicInfo)| other.name == info.name;
-                if let Some(place) = self.live.iter().position(is_same) {
-                    self.replaced.push(self.live.remove(place).0);
+                if let Some(index) = self.live.iter().position(is_same) {
+                    self.replaced.push(self.live.remove(index).0);
                 }
                 self.live.push((self.last_id, info.clone()));
                 world.add(self.last_id, info);
@@ -766,9 +770,10 @@ impl Users {
             Operation::ForgetSessions => world.daemon.sessions.clear(),
             Operation::Refuses(refuses) => world.daemon.refuses = refuses,
             Operation::Unresponsive(is_unresponsive) => {
-                world.daemon.is_unresponsive = is_unresponsive
+                world.daemon.is_unresponsive = is_unresponsive;
             }
-            // Between its look and its withdrawal a keeper cannot hear of this from a reference.
+            // At a reference daemon the manager cannot notice a change between its LOOKUP and its
+            // UNREGISTER.
             Operation::Take { .. } | Operation::Remove { .. } if world.in_transit.is_some() => {}
             Operation::Take { name } => {
                 if world.daemon.find(NAMES[name]).is_none() {
@@ -784,7 +789,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_in_the_end_the_daemon_has_what_is_advertised_and_no_more(
+    fn after_any_operations_the_daemon_has_exactly_the_advertised_topics(
         address in prop_oneof![Just(IPC), Just(TCP)],
         operations in vec(operations(), 0..60),
         (is_extended, sees_process) in any::<(bool, bool)>(),
@@ -795,7 +800,7 @@ proptest! {
             users.take(operation, &mut world);
         }
 
-        // All is well from here on.
+        // From now on nothing fails.
         world.daemon.refuses = false;
         world.daemon.is_unresponsive = false;
         world.daemon.entries.retain(|entry| entry.is_ours);
@@ -811,7 +816,7 @@ proptest! {
         };
         check(&world)?;
 
-        // And stays so, at little cost.
+        // The state stays the same, with few requests.
         world.commands();
         let (revision, events) = (world.daemon.revision, world.events.len());
         for _ in 0..60 {

@@ -1,4 +1,5 @@
-//! Any sequence of changes, restarts, lost answers and replaced daemons, against a naive model.
+//! Watches under random changes, restarts, lost answers and replaced daemons, against a naive
+//! model.
 
 use std::collections::BTreeMap;
 
@@ -34,17 +35,17 @@ fn refusal(ext: Option<ResponseExt>) -> Reply {
     read(&DiscoveryResponse { ext, ..DiscoveryResponse::new(DiscoveryStatus::Error, "why") })
 }
 
-/// A daemon: its list and, unless it is the reference, its history.
+/// A daemon with its list of topics and, unless it is the reference, its history.
 struct ModelDaemon {
     topics: Vec<TopicInfo>,
     is_ours: bool,
     epoch: u64,
     revision: u64,
-    /// The last events, so many as `kept`.
+    /// The last `kept` events.
     events: Vec<EventExt>,
     kept: usize,
     limit: usize,
-    /// What the list was at each revision of each epoch.
+    /// The list of topics at each revision of each epoch.
     lists: BTreeMap<(u64, u64), Vec<TopicInfo>>,
 }
 
@@ -88,7 +89,7 @@ impl ModelDaemon {
         self.lists.insert((self.epoch, 0), Vec::new());
     }
 
-    /// The answer, and whether there is nothing to tell: then ours would hold it back.
+    /// The answer, and whether our daemon would park the request because no event is new.
     fn answer(&self, body: &[u8]) -> (Reply, bool) {
         let request = DiscoveryRequest::from_bytes(body).unwrap();
         let is_list = request.command == DiscoveryCommand::ListTopics.into();
@@ -116,8 +117,8 @@ impl ModelDaemon {
             let topics = self.topics.iter().filter(|topic| wanted(topic.name.as_str()));
             return (ok(topics.cloned().collect(), Some(ext)), false);
         };
-        let news = self.events.iter().filter(|event| event.revision > since.revision);
-        let mut events: Vec<_> = news.filter(|event| wanted(&event.topic_name)).cloned().collect();
+        let new = self.events.iter().filter(|event| event.revision > since.revision);
+        let mut events: Vec<_> = new.filter(|event| wanted(&event.topic_name)).cloned().collect();
         if events.len() > self.limit {
             events.truncate(self.limit);
             ext.revision = events.last().map(|event| event.revision);
@@ -128,7 +129,7 @@ impl ModelDaemon {
     }
 }
 
-/// Who reads a watch: it knows the topics by what it was told.
+/// A user of a watch, which keeps the list of topics up to date with its events.
 #[derive(Default)]
 struct Reader {
     topics: Option<Vec<TopicInfo>>,
@@ -136,10 +137,14 @@ struct Reader {
 }
 
 impl Reader {
-    fn hear(&mut self, event: WatchEvent) {
+    fn apply(&mut self, event: WatchEvent) {
         let change = match event {
             WatchEvent::Snapshot { topics, revision, is_resync } => {
-                assert_eq!(is_resync, self.topics.is_some(), "only the first is none");
+                assert_eq!(
+                    is_resync,
+                    self.topics.is_some(),
+                    "each snapshot but the first is a resync"
+                );
                 self.topics = Some(topics);
                 self.revision = revision;
                 return;
@@ -147,7 +152,7 @@ impl Reader {
             WatchEvent::Changed(change) => change,
         };
         if let Some(revision) = change.revision {
-            assert!(self.revision.is_some_and(|last| last < revision), "never twice");
+            assert!(self.revision.is_some_and(|last| last < revision), "no event comes twice");
         }
         self.revision = change.revision;
         let topics = self.topics.as_mut().expect("a snapshot comes first");
@@ -166,11 +171,11 @@ impl Reader {
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     None,
-    /// The answer is lost, and with it the time.
+    /// The answer is lost, and the query times out.
     Silence,
     /// The connection is lost before the answer.
     Lost,
-    /// The daemon answers at once that there is nothing.
+    /// The daemon answers at once without events.
     Early,
     Garbage,
     Refusal,
@@ -181,14 +186,14 @@ enum Step {
     Register(u8, u8),
     Unregister(u8),
     Evict(u8),
-    /// A removal in the words of a later level.
+    /// A removal with an event kind of a later level.
     Other(u8),
     /// The daemon loses its state.
     Forget,
-    /// Another kind of daemon takes its place, and is told of as many topics as are given.
+    /// A daemon of the other kind takes over, with this many topics.
     Replace(u8),
     Ask(Fault),
-    /// Ask until nothing is left to tell.
+    /// Ask until no event is left.
     CatchUp,
 }
 
@@ -243,7 +248,7 @@ impl Simulation {
         topics.iter().filter(|topic| wanted(topic.name.as_str())).cloned().collect()
     }
 
-    /// Asks one question; whether nothing is left to tell.
+    /// Sends one query. True when no event is left.
     fn ask(&mut self, fault: Fault) -> bool {
         let query = loop {
             match self.state.next_action(self.now) {
@@ -272,7 +277,7 @@ impl Simulation {
             Fault::Garbage => {
                 let ext = self.daemon.is_ours.then(ResponseExt::default);
                 let topics = vec![info("/garbage", 0); 2];
-                // Without a place in the history, or a list that the reference might give.
+                // An answer without a revision; as a list, the reference might give it.
                 if self.daemon.is_ours && !matches!(self.state.mode, Mode::Polling(_)) {
                     let error = self.state.answered(ok(topics, ext), self.now);
                     assert_eq!(error, Err(UnreadableReply::NoRevision.into()));
@@ -288,7 +293,7 @@ impl Simulation {
             }
         }
         while let Some(event) = self.state.take_event() {
-            self.reader.hear(event);
+            self.reader.apply(event);
             if let Some(revision) = self.reader.revision {
                 let list = &self.daemon.lists[&(self.daemon.epoch, revision)];
                 assert_eq!(self.reader.topics.as_deref(), Some(&*self.watched(list)));
@@ -299,8 +304,8 @@ impl Simulation {
 
     fn catch_up(&mut self) {
         let queries = (0..1000).take_while(|_| !self.ask(Fault::None)).count();
-        assert!(queries < 1000, "it never catches up");
-        // With the reference what it says once more has been heard by now.
+        assert!(queries < 1000, "the watch never catches up");
+        // A watch of the reference has seen at least one complete list by now.
         assert_eq!(self.reader.topics, Some(self.watched(&self.daemon.topics)));
     }
 
@@ -336,7 +341,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn what_was_told_is_always_what_the_daemon_lists(
+    fn the_events_always_give_the_daemons_list(
         steps in steps(),
         is_filtered in any::<bool>(),
         is_ours in any::<bool>(),
@@ -355,23 +360,23 @@ proptest! {
         old in prop::collection::hash_map(0..12_u8, 0..3_u8, 0..12),
         new in prop::collection::hash_map(0..12_u8, 0..3_u8, 0..12),
     ) {
-        // Maps that differ have their keys in different orders.
+        // Two maps iterate over their keys in different orders.
         let list = |map: &HashMap<u8, u8>| -> Vec<_> {
             map.iter().map(|(name, version)| info(&format!("/{name}"), *version)).collect()
         };
         let (old, new) = (list(&old), list(&new));
         let mut reader = Reader { topics: Some(old.clone()), revision: None };
         for change in difference(&old, new.clone()) {
-            reader.hear(WatchEvent::Changed(change));
+            reader.apply(WatchEvent::Changed(change));
         }
         prop_assert_eq!(reader.topics, Some(new));
     }
 }
 
 #[test]
-fn a_difference_says_no_more_than_it_must() {
+fn the_difference_has_only_the_necessary_changes() {
     let list = |names: &[&str]| names.iter().map(|name| info(name, 0)).collect::<Vec<_>>();
-    for (old, new, told) in [
+    for (old, new, expected) in [
         (&["/a", "/b"][..], &["/a", "/b"][..], &[][..]),
         (&[], &["/b", "/a"], &["registered /b", "registered /a"]),
         (&["/a", "/b"], &[], &["unregistered /a", "unregistered /b"]),
@@ -380,7 +385,7 @@ fn a_difference_says_no_more_than_it_must() {
     ] {
         let changes = difference(&list(old), list(new));
         let changes: Vec<_> = changes.map(|c| format!("{} {}", c.kind, c.info.name)).collect();
-        assert_eq!(changes, told, "{old:?} to {new:?}");
+        assert_eq!(changes, expected, "{old:?} to {new:?}");
     }
     let changed: Vec<_> = difference(&list(&["/a", "/b"]), vec![info("/a", 1), info("/b", 0)])
         .map(|change| (change.kind, change.info))
@@ -388,7 +393,7 @@ fn a_difference_says_no_more_than_it_must() {
     assert_eq!(changed, [(EventKind::Updated, info("/a", 1))]);
 }
 
-/// Counts the questions of a minute, in which each is answered, at once, as `answer` does.
+/// Counts the queries of a minute. `answer` answers each of them at once.
 fn queries_in_a_minute(mut answer: impl FnMut(&mut WatchState, &Query, Instant)) -> usize {
     let start = Instant::now();
     let mut now = start;
@@ -403,20 +408,20 @@ fn queries_in_a_minute(mut answer: impl FnMut(&mut WatchState, &Query, Instant))
             }
         }
         while state.take_event().is_some() {}
-        assert!(queries < 10_000, "it spins");
+        assert!(queries < 10_000, "the watch spins");
     }
     queries
 }
 
 #[test]
 fn no_daemon_makes_a_watch_spin() {
-    let place = |snapshot| ResponseExt {
+    let position = |snapshot| ResponseExt {
         epoch: Some(1),
         revision: Some(1),
         snapshot,
         ..ResponseExt::default()
     };
-    let snapshot = || ok(Vec::new(), Some(place(Some(true))));
+    let snapshot = || ok(Vec::new(), Some(position(Some(true))));
     let is_watch = |query: &Query| {
         let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
         request.command == DiscoveryCommand::WatchTopics.into()
@@ -428,7 +433,7 @@ fn no_daemon_makes_a_watch_spin() {
     let mut is_first = true;
     let never_parks = queries_in_a_minute(|state, _, now| {
         let first = std::mem::take(&mut is_first);
-        let reply = if first { snapshot() } else { ok(Vec::new(), Some(place(None))) };
+        let reply = if first { snapshot() } else { ok(Vec::new(), Some(position(None))) };
         state.answered(reply, now).unwrap();
     });
     let silent = queries_in_a_minute(|state, _, _| state.unanswered());
@@ -448,15 +453,15 @@ fn no_daemon_makes_a_watch_spin() {
         }
     });
     for (what, queries) in [
-        ("a daemon that always tells all", always_all),
-        ("one that holds nothing back", never_parks),
-        ("a silent one", silent),
-        ("one that talks nonsense", garbage),
+        ("a daemon that always gives a snapshot", always_all),
+        ("a daemon that parks no request", never_parks),
+        ("a daemon that never answers", silent),
+        ("a daemon with unreadable answers", garbage),
         ("a socket that fails", broken),
-        ("two kinds of daemon by turns", two_kinds),
-        ("one that closes the connection", closes),
+        ("two kinds of daemon alternately", two_kinds),
+        ("a daemon that closes the connection", closes),
     ] {
-        assert!(queries < 160, "{what}: {queries} questions");
+        assert!(queries < 160, "{what}: {queries} queries");
     }
 
     let polled = queries_in_a_minute(|state, query, now| {
@@ -467,7 +472,7 @@ fn no_daemon_makes_a_watch_spin() {
 }
 
 #[test]
-fn a_slow_list_is_not_asked_for_all_the_time() {
+fn a_watch_pauses_as_long_as_a_list_takes() {
     let mut simulation = Simulation::new(None, false, 0, 1);
     simulation.ask(Fault::None);
     let WatchAction::Send(_) = simulation.state.next_action(simulation.now) else {
@@ -480,7 +485,7 @@ fn a_slow_list_is_not_asked_for_all_the_time() {
 }
 
 #[test]
-fn a_list_of_a_daemon_that_names_a_topic_twice_is_made_one() {
+fn a_topic_that_a_list_has_twice_counts_once() {
     let mut simulation = Simulation::new(None, false, 0, 1);
     simulation.daemon.topics = vec![info("/a", 0), info("/b", 0), info("/a", 1)];
     simulation.ask(Fault::None);
@@ -489,7 +494,7 @@ fn a_list_of_a_daemon_that_names_a_topic_twice_is_made_one() {
 }
 
 #[test]
-fn after_a_loss_the_daemon_is_asked_for_a_word_at_once() {
+fn after_a_lost_connection_the_next_query_is_answered_at_once() {
     let mut simulation = Simulation::new(None, true, 8, 4);
     simulation.catch_up();
     let WatchAction::Send(query) = simulation.state.next_action(simulation.now) else {
@@ -518,8 +523,8 @@ fn large_lists_are_compared_quickly() {
 }
 
 #[test]
-fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
-    let place = |epoch, revision| ResponseExt {
+fn events_that_do_not_follow_the_last_revision_give_a_new_snapshot() {
+    let position = |epoch, revision| ResponseExt {
         epoch: Some(epoch),
         revision: Some(revision),
         ..ResponseExt::default()
@@ -533,7 +538,7 @@ fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
             reason: None,
         };
         let events = Some(revisions.iter().map(event).collect());
-        ok(Vec::new(), Some(ResponseExt { events, ..place(epoch, revision) }))
+        ok(Vec::new(), Some(ResponseExt { events, ..position(epoch, revision) }))
     };
     let asks_since = |state: &mut WatchState, now: &mut Instant| loop {
         match state.next_action(*now) {
@@ -544,7 +549,7 @@ fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
             }
         }
     };
-    for (answer, told, since) in [
+    for (answer, expected, since) in [
         (events(1, 7, &[4, 5, 6, 7], "registered"), &["/6", "/7"][..], Some((1, 7))),
         (events(1, 7, &[6, 6], "registered"), &["/6"], Some((1, 7))),
         (events(1, 5, &[6, 8], "registered"), &["/6", "/8"], Some((1, 8))),
@@ -555,16 +560,16 @@ fn an_answer_that_does_not_follow_is_never_taken_for_one_that_does() {
         let mut now = Instant::now();
         let mut state = WatchState::new(None, INTERVAL, ANSWER);
         assert_eq!(asks_since(&mut state, &mut now), None);
-        let all = ResponseExt { snapshot: Some(true), ..place(1, 5) };
+        let all = ResponseExt { snapshot: Some(true), ..position(1, 5) };
         state.answered(ok(Vec::new(), Some(all)), now).unwrap();
         assert!(matches!(state.take_event(), Some(WatchEvent::Snapshot { .. })));
         assert_eq!(asks_since(&mut state, &mut now), Some((1, 5)));
         state.answered(answer, now).unwrap();
-        let heard = std::iter::from_fn(|| state.take_event()).map(|event| match event {
+        let events_seen = std::iter::from_fn(|| state.take_event()).map(|event| match event {
             WatchEvent::Changed(change) => change.info.name.to_string(),
             WatchEvent::Snapshot { .. } => "a snapshot".to_owned(),
         });
-        assert_eq!(heard.collect::<Vec<_>>(), told);
-        assert_eq!(asks_since(&mut state, &mut now), since, "{told:?}");
+        assert_eq!(events_seen.collect::<Vec<_>>(), expected);
+        assert_eq!(asks_since(&mut state, &mut now), since, "{expected:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What several of these tests need.
+//! Helpers of several tests.
 
 use cortex_client::{TopicInfo, TopicName};
 
