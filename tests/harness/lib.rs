@@ -44,3 +44,8 @@ pub fn report_measurement(figure: &str) {
     // A closed standard error must not fail the test.
     let _ = writeln!(io::stderr(), "measured: {name}: {figure}");
 }
+
+/// Compiles the Rust examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct ReadmeExamples;
