@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use super::frame::{Frame, FrameReader, Payload, push_command, push_message_header};
+use super::greeting;
+use super::limits::{MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT};
+use super::output::Output;
 use super::ready::{self, SocketType};
-use super::{MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT, Output, Violation, greeting};
+use super::violation::Violation;
 
 /// The server's side of a ZMTP connection.
 ///

@@ -1,6 +1,7 @@
 //! Frames: a flags byte, a length of 1 or 8 bytes, a payload.
 
-use super::{MAX_BODY, MAX_COMMAND, MAX_REFUSED_BODY, Violation};
+use super::limits::{MAX_BODY, MAX_COMMAND, MAX_REFUSED_BODY};
+use super::violation::Violation;
 
 const MORE: u8 = 0b001;
 const LONG: u8 = 0b010;

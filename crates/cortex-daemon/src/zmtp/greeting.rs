@@ -4,7 +4,7 @@
 //! 0xff, 8 bytes of padding, 0x7f | major, minor | mechanism, 20 bytes | as-server | 31 zeros
 //! ```
 
-use super::Violation;
+use super::violation::Violation;
 
 pub(super) const LENGTH: usize = 64;
 

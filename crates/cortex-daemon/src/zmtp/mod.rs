@@ -8,60 +8,12 @@
 mod connection;
 mod frame;
 mod greeting;
+mod limits;
 mod output;
 mod ready;
-
-use thiserror::Error;
+mod violation;
 
 pub use connection::{Body, Connection, Envelope, Event, Request};
+pub use limits::{MAX_BODY, MAX_COMMAND, MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT};
 pub use output::Output;
-
-/// The longest body that is served, in bytes.
-pub const MAX_BODY: usize = 64 * 1024;
-/// The longest body that still gets an answer (an ERROR), in bytes; a longer one ends the
-/// connection.
-pub const MAX_REFUSED_BODY: usize = 1024 * 1024;
-/// The most bytes of all frames before the delimiter, headers included; more end the connection.
-pub const MAX_ENVELOPE: usize = 64 * 1024;
-/// The longest command, in bytes; a longer one ends the connection.
-pub const MAX_COMMAND: usize = 8 * 1024;
-/// A peer with more unsent bytes than this is not listened to until it reads.
-pub const MAX_UNSENT: usize = 1024 * 1024;
-
-/// What a peer did that ends its connection.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Violation {
-    /// The first bytes are not a ZMTP signature.
-    #[error("it does not speak ZMTP")]
-    NotZmtp,
-    /// A ZMTP version before 3.
-    #[error("it speaks ZMTP {0}; this daemon speaks 3")]
-    OldVersion(u8),
-    /// Another security mechanism than NULL.
-    #[error("it wants the security mechanism {0:?}; this daemon has only NULL")]
-    Mechanism(String),
-    /// A first command that is not READY, or one that cannot be read.
-    #[error("its handshake is malformed: {0}")]
-    Handshake(&'static str),
-    /// A socket type that cannot ask questions.
-    #[error("it is a {0:?} socket; this daemon answers REQ and DEALER")]
-    SocketType(String),
-    /// Flag bits that mean nothing, or a command in several frames.
-    #[error("a frame has the flags {0:#04x}, which mean nothing")]
-    FrameFlags(u8),
-    /// A command of more than [`MAX_COMMAND`] bytes.
-    #[error("a command of {0} bytes is too long")]
-    CommandTooLong(u64),
-    /// More than [`MAX_ENVELOPE`] bytes before the delimiter.
-    #[error("the frames before the delimiter are too long")]
-    EnvelopeTooLong,
-    /// A request of more than [`MAX_REFUSED_BODY`] bytes.
-    #[error("a request of {0} bytes is too long to be answered")]
-    RequestTooLong(u64),
-    /// All peers together leave more replies unread than there is memory for, and this one has most.
-    #[error("it leaves {0} bytes of replies unread")]
-    TooMuchUnread(usize),
-    /// The peer said ERROR.
-    #[error("it reported an error: {0:?}")]
-    PeerError(String),
-}
+pub use violation::Violation;

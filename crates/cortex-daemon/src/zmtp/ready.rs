@@ -1,7 +1,7 @@
 //! READY, the command that ends the handshake: a list of properties.
 
-use super::Violation;
 use super::frame::push_command;
+use super::violation::Violation;
 
 const SOCKET_TYPE: &str = "Socket-Type";
 

@@ -1,0 +1,41 @@
+//! The ways in which a peer breaks the protocol.
+
+use thiserror::Error;
+
+/// What a peer did that ends its connection.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Violation {
+    /// The first bytes are not a ZMTP signature.
+    #[error("it does not speak ZMTP")]
+    NotZmtp,
+    /// A ZMTP version before 3.
+    #[error("it speaks ZMTP {0}; this daemon speaks 3")]
+    OldVersion(u8),
+    /// Another security mechanism than NULL.
+    #[error("it wants the security mechanism {0:?}; this daemon has only NULL")]
+    Mechanism(String),
+    /// A first command that is not READY, or one that cannot be read.
+    #[error("its handshake is malformed: {0}")]
+    Handshake(&'static str),
+    /// A socket type that cannot ask questions.
+    #[error("it is a {0:?} socket; this daemon answers REQ and DEALER")]
+    SocketType(String),
+    /// Flag bits that mean nothing, or a command in several frames.
+    #[error("a frame has the flags {0:#04x}, which mean nothing")]
+    FrameFlags(u8),
+    /// A command of more than [`MAX_COMMAND`](super::MAX_COMMAND) bytes.
+    #[error("a command of {0} bytes is too long")]
+    CommandTooLong(u64),
+    /// More than [`MAX_ENVELOPE`](super::MAX_ENVELOPE) bytes before the delimiter.
+    #[error("the frames before the delimiter are too long")]
+    EnvelopeTooLong,
+    /// A request of more than [`MAX_REFUSED_BODY`](super::MAX_REFUSED_BODY) bytes.
+    #[error("a request of {0} bytes is too long to be answered")]
+    RequestTooLong(u64),
+    /// All peers together leave more replies unread than there is memory for, and this one has most.
+    #[error("it leaves {0} bytes of replies unread")]
+    TooMuchUnread(usize),
+    /// The peer said ERROR.
+    #[error("it reported an error: {0:?}")]
+    PeerError(String),
+}
