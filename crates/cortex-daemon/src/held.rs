@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::edge::connections::Received;
+use crate::edge::connection::Received;
 use crate::peer::ConnectionId;
 
 /// The rows, none of which is empty.

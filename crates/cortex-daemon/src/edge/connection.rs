@@ -7,11 +7,10 @@ use std::sync::Arc;
 use mio::event::Event as PollEvent;
 use mio::{Interest, Registry, Token};
 
-use super::connections::Received;
 use super::credentials::Credentials;
 use super::stream::Stream;
 use crate::peer::{ConnectionId, ReplyTo};
-use crate::zmtp::{Connection, Envelope, Event, Violation};
+use crate::zmtp::{Body, Connection, Envelope, Event, Violation};
 
 /// The most requests taken from one peer in one turn.
 const MAX_TURN_REQUESTS: usize = 64;
@@ -19,6 +18,15 @@ const MAX_TURN_REQUESTS: usize = 64;
 const MAX_TURN_BYTES: usize = 64 * 1024;
 /// The most reads from one peer in one turn.
 const MAX_TURN_READS: usize = 4;
+
+/// A request: where its reply goes, who sent it, and what it is.
+pub(crate) struct Received {
+    pub(crate) from: ReplyTo,
+    pub(crate) peer: Credentials,
+    /// Whether the peer is a REQ socket.
+    pub(crate) is_req: bool,
+    pub(crate) body: Body,
+}
 
 pub(super) struct Peer {
     pub(super) stream: Stream,

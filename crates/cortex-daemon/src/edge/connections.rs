@@ -13,14 +13,14 @@ use mio::event::Event as PollEvent;
 use mio::{Interest, Registry, Token};
 
 use super::clock::now;
-use super::connection::Peer;
+use super::connection::{Peer, Received};
 use super::credentials::Credentials;
 use super::descriptors::Reserve;
 use super::listener::Listener;
 use super::log_limit::LogLimit;
 use super::stream::Stream;
 use crate::peer::{ConnectionId, ReplyTo};
-use crate::zmtp::{Body, Violation};
+use crate::zmtp::Violation;
 
 /// How long a peer may take until its handshake is done.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -37,15 +37,6 @@ const READ_BUFFER: usize = 64 * 1024;
 const MAX_UNREAD: usize = 256 * 1024 * 1024;
 /// After so many bytes more it is counted again how much memory they take.
 const COUNT_AGAIN: usize = 32 * 1024 * 1024;
-
-/// A request: where its reply goes, who sent it, and what it is.
-pub(crate) struct Received {
-    pub(crate) from: ReplyTo,
-    pub(crate) peer: Credentials,
-    /// Whether the peer is a REQ socket.
-    pub(crate) is_req: bool,
-    pub(crate) body: Body,
-}
 
 /// All connections.
 pub(crate) struct Connections {

@@ -1,7 +1,7 @@
 //! Everything impure, a file each: sockets, files, descriptors, signals, the clock.
 
 pub(crate) mod clock;
-mod connection;
+pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod descriptors;
