@@ -10,12 +10,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use thiserror::Error;
 
 use super::credentials::Credentials;
-use super::socket_file::{SocketFile, SocketFileError, unix_socket};
+use super::socket::{BACKLOG, unix_socket};
+use super::socket_file::{SocketFile, SocketFileError};
 use super::stream::Stream;
 use crate::config::Address;
-
-/// Connections that may wait to be taken; the system may allow fewer.
-pub(super) const BACKLOG: i32 = 4096;
 
 /// Why an address cannot be listened at.
 #[derive(Debug, Error)]

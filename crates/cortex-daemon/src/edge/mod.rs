@@ -11,6 +11,7 @@ pub(crate) mod probe;
 pub(crate) mod processes;
 pub(crate) mod random;
 pub(crate) mod signals;
+mod socket;
 pub(crate) mod socket_file;
 pub(crate) mod state_file;
 pub(crate) mod stop;

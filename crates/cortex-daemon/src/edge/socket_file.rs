@@ -17,12 +17,12 @@ use rustix::fs::{
     renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketAddrUnix;
 use thiserror::Error;
 
 use super::credentials::own_uid;
-use super::listener::BACKLOG;
 use super::random::random_u64;
+use super::socket::{BACKLOG, unix_socket};
 use crate::config::MAX_SOCKET_PATH;
 
 /// A socket file that is ours, with its lock. Dropping it removes both, if they still are.
@@ -196,16 +196,6 @@ pub(super) fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
     let mut name = name.to_owned();
     name.push(suffix);
     name
-}
-
-/// A Unix socket that blocks nobody and that no child inherits.
-pub(super) fn unix_socket() -> rustix::io::Result<OwnedFd> {
-    rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
