@@ -5,6 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod descriptors;
+mod files;
 pub(crate) mod listener;
 pub(crate) mod log_limit;
 pub(crate) mod probe;

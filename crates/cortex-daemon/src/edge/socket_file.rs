@@ -13,14 +13,15 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, chmodat, flock, fstat, open, openat,
-    renameat, statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, chmodat, flock, fstat, open, openat, renameat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use thiserror::Error;
 
 use super::credentials::own_uid;
+use super::files::{Identity, with_suffix};
 use super::random::random_u64;
 use super::socket::{BACKLOG, unix_socket};
 use crate::config::MAX_SOCKET_PATH;
@@ -35,20 +36,6 @@ pub(crate) struct SocketFile {
     directory: OwnedFd,
     lock: OwnedFd,
     identity: Identity,
-}
-
-/// A file, whatever it is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    device: u64,
-    inode: u64,
-}
-
-impl Identity {
-    #[allow(clippy::useless_conversion, reason = "the fields' types differ between systems")]
-    pub(super) fn of(stat: &Stat) -> Self {
-        Self { device: stat.st_dev.into(), inode: stat.st_ino.into() }
-    }
 }
 
 /// Why a socket file cannot be taken.
@@ -111,7 +98,7 @@ impl SocketFile {
             path: path.to_owned(),
             name,
             lock_name,
-            identity: Identity { device: 0, inode: 0 },
+            identity: Identity::NONE,
             directory,
             lock,
         };
@@ -190,12 +177,6 @@ impl Drop for SocketFile {
             let _ = unlinkat(&self.directory, &self.lock_name, AtFlags::empty());
         }
     }
-}
-
-pub(super) fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
-    let mut name = name.to_owned();
-    name.push(suffix);
-    name
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::credentials::own_uid;
-use super::socket_file::{Identity, with_suffix};
+use super::files::{Identity, with_suffix};
 use crate::config::Address;
 
 /// `CtxD`: marks a SQLite file as ours, from its very first commit on.

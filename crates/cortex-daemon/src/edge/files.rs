@@ -1,0 +1,28 @@
+//! What the socket file and the state file have in common.
+
+use std::ffi::{OsStr, OsString};
+
+use rustix::fs::Stat;
+
+/// A file, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    /// No file's: inodes count from 1.
+    pub(super) const NONE: Self = Self { device: 0, inode: 0 };
+
+    #[allow(clippy::useless_conversion, reason = "the fields' types differ between systems")]
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self { device: stat.st_dev.into(), inode: stat.st_ino.into() }
+    }
+}
+
+pub(super) fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(suffix);
+    name
+}
