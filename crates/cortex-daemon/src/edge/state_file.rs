@@ -1,11 +1,9 @@
 //! The state file's place: where it is unless told, that it is ours alone, and how a damaged one
 //! makes way for a new one. What is in it is the [store](super::store)'s.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -18,7 +16,6 @@ use thiserror::Error;
 
 use super::credentials::own_uid;
 use super::files::{Identity, with_suffix};
-use crate::config::Address;
 
 /// `CtxD`: marks a SQLite file as ours, from its very first commit on.
 pub(super) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"CtxD");
@@ -84,83 +81,6 @@ pub(super) fn failed<E: Into<io::Error>>(
 ) -> impl FnOnce(E) -> StoreError {
     let path = path.to_owned();
     move |error| StoreError::System { what, path, reason: error.into() }
-}
-
-/// Where the state is kept unless told: in systemd's directory for it, else in the user's. The
-/// name is made from the first address, so that daemons at different addresses don't meet.
-#[must_use]
-pub fn default_path(addresses: &[Address]) -> Option<PathBuf> {
-    place(std::env::var_os, addresses)
-}
-
-fn place(
-    variable: impl Fn(&'static str) -> Option<OsString>,
-    addresses: &[Address],
-) -> Option<PathBuf> {
-    let name = file_name(addresses.first()?);
-    // The XDG specification: a relative path is to be ignored.
-    let absolute = |path: &OsStr| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
-    let from_systemd = || {
-        let directories = variable("STATE_DIRECTORY")?;
-        let first = directories.as_bytes().split(|byte| *byte == b':').next()?;
-        absolute(OsStr::from_bytes(first))
-    };
-    let from_xdg = || Some(absolute(&variable("XDG_STATE_HOME")?)?.join("cortex"));
-    let from_home = || Some(absolute(&variable("HOME")?)?.join(".local/state/cortex"));
-    Some(from_systemd().or_else(from_xdg).or_else(from_home)?.join(name))
-}
-
-/// A name that tells a reader which address it is for, and by its hash no two addresses share.
-fn file_name(address: &Address) -> OsString {
-    const MAX_READABLE: usize = 64;
-    let (kind, place) = match address {
-        // The same relative path is another socket in another directory.
-        Address::Ipc(path) => {
-            ("ipc", std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string())
-        }
-        Address::Abstract(name) => ("abstract", name.into()),
-        Address::Tcp { host, port } => ("tcp", format!("{host}:{port}").into()),
-    };
-    let mut hash = Fnv::default();
-    hash.add(kind.as_bytes());
-    hash.add(b"\0");
-    hash.add(place.as_bytes());
-
-    let mut readable = String::new();
-    for character in place.to_string_lossy().chars() {
-        if character.is_ascii_alphanumeric() || matches!(character, '.' | '_') {
-            readable.push(character);
-        } else if !readable.ends_with('-') {
-            readable.push('-');
-        }
-    }
-    // All ASCII by now. The end of a path says more than its start.
-    let tail = &readable[readable.len().saturating_sub(MAX_READABLE)..];
-    let tail = tail.trim_matches('-');
-    let dash = if tail.is_empty() { "" } else { "-" };
-    format!("{kind}{dash}{tail}-{:016x}.db", hash.sum()).into()
-}
-
-/// FNV-1a: short, the same for ever, and any one changed byte gives another sum.
-#[derive(Clone, Copy)]
-pub(super) struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    pub(super) fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
-
-    pub(super) fn sum(self) -> u64 {
-        self.0
-    }
 }
 
 /// What the bytes at the state file's path are.
@@ -371,74 +291,4 @@ fn move_aside(path: &Path, suffixes: &[&str]) -> Result<PathBuf, StoreError> {
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     with_suffix(path.as_os_str(), suffix).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address(text: &str) -> Address {
-        text.parse().unwrap()
-    }
-
-    fn placed(variables: &[(&str, &str)]) -> Option<String> {
-        let variable = |wanted: &'static str| {
-            variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.into())
-        };
-        let path = place(variable, &[address("tcp://127.0.0.1:5555"), address("ipc:///x")])?;
-        assert_eq!(path.file_name().unwrap(), "tcp-127.0.0.1-5555-6fd7cb66a0df3979.db");
-        Some(path.parent().unwrap().to_str().unwrap().to_owned())
-    }
-
-    #[test]
-    fn the_directory_is_systemds_else_xdgs_else_the_homes() {
-        let home = ("HOME", "/home/x");
-        let xdg = ("XDG_STATE_HOME", "/state");
-        let at = |directory: &str| Some(directory.to_owned());
-        assert_eq!(placed(&[home, xdg, ("STATE_DIRECTORY", "/var/lib/c")]), at("/var/lib/c"));
-        assert_eq!(placed(&[home, ("STATE_DIRECTORY", "/var/a:/var/b")]), at("/var/a"));
-        assert_eq!(placed(&[home, xdg, ("STATE_DIRECTORY", "")]), at("/state/cortex"));
-        assert_eq!(placed(&[home, ("XDG_STATE_HOME", "rel")]), at("/home/x/.local/state/cortex"));
-        assert_eq!(placed(&[home]), at("/home/x/.local/state/cortex"));
-        assert_eq!(placed(&[("HOME", "rel")]), None);
-        assert_eq!(placed(&[]), None);
-        assert_eq!(default_path(&[]), None);
-    }
-
-    #[test]
-    fn a_files_name_is_safe_readable_and_its_addresss_alone() {
-        let texts = [
-            "ipc:///tmp/cortex/discovery.sock",
-            "ipc:///tmp/cortex-discovery.sock",
-            "ipc:///tmp/cortex/discovery_sock",
-            "ipc://@tmp/cortex/discovery.sock",
-            "ipc:///größe/☃",
-            "ipc:///große/☃",
-            "ipc://...",
-            "ipc://@..",
-            "tcp://[::1]:5555",
-            "tcp://0.0.0.0:5555",
-        ];
-        let names: Vec<_> =
-            texts.iter().map(|text| file_name(&address(text)).into_string().unwrap()).collect();
-        let mut different = names.clone();
-        different.sort();
-        different.dedup();
-        assert_eq!(different.len(), texts.len(), "{names:?}");
-        for name in &names {
-            let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-            assert!(name.chars().all(safe) && name.len() < 120, "{name}");
-            assert!(!name.starts_with(['.', '-']), "{name}");
-        }
-        assert_eq!(names[0], "ipc-tmp-cortex-discovery.sock-03292ee6d75d0bb4.db");
-        let long = Address::Ipc(format!("/{}/discovery.sock", "d".repeat(80)).into());
-        let name = file_name(&long).into_string().unwrap();
-        assert!(name.contains("dd-discovery.sock-") && name.len() < 100, "{name}");
-    }
-
-    #[test]
-    fn a_relative_socket_is_another_one_in_another_directory() {
-        let here = std::env::current_dir().unwrap().join("x.sock");
-        assert_eq!(file_name(&address("ipc://x.sock")), file_name(&Address::Ipc(here)));
-    }
 }

@@ -5,7 +5,7 @@ use rusqlite::types::{FromSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, params_from_iter};
 
 use super::{Fault, Host, Meta, damaged};
-use crate::edge::state_file::Fnv;
+use crate::edge::fnv::Fnv;
 use crate::peer::Process;
 use crate::registry::{Event, EventKind, EvictionReason, Hold, Record, Write};
 

@@ -1,0 +1,23 @@
+//! A hash that stays the same for ever, unlike those of the standard library.
+
+/// FNV-1a: short, the same for ever, and any one changed byte gives another sum.
+#[derive(Clone, Copy)]
+pub(super) struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    pub(super) fn sum(self) -> u64 {
+        self.0
+    }
+}
