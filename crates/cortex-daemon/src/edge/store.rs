@@ -9,17 +9,20 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use cortex_proto::TopicName;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::processes::Host;
-use super::state_file::{APPLICATION_ID, Content, StateFile, StoreError, failed, resolve};
+use super::state_file::{Content, StateFile, StoreError, failed, resolve};
 use crate::registry::{Snapshot, Write};
-use rows::{put_meta, put_topic, put_write, read_events, read_meta, read_topics};
+pub(crate) use database::Loaded;
+use database::{VERSION, create, load};
+use load_error::Fault;
+use rows::{Meta, put_meta, put_topic, put_write};
 
+mod database;
+mod load_error;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -27,58 +30,7 @@ mod tests;
 /// How many events the history keeps.
 pub(crate) const HISTORY: u64 = 65_536;
 
-/// The version of what follows. A file of this version loads for ever: `tests/state/v1.db`.
-const VERSION: i32 = 1;
-
-/// The tables, and nothing else: a file with other ones is damaged.
-const TABLES: [&str; 3] = [
-    "CREATE TABLE meta (
-        id INTEGER PRIMARY KEY,
-        epoch INTEGER NOT NULL,
-        revision INTEGER NOT NULL,
-        boot_id TEXT,
-        pid_namespace INTEGER,
-        checksum INTEGER NOT NULL
-    ) STRICT",
-    // One tree, found by name: an index of its own could disagree with its table.
-    "CREATE TABLE topics (
-        name TEXT PRIMARY KEY,
-        place INTEGER NOT NULL,
-        info BLOB NOT NULL,
-        revision INTEGER NOT NULL,
-        changed_ms INTEGER NOT NULL,
-        uid INTEGER,
-        pid INTEGER,
-        start_time INTEGER,
-        hold TEXT NOT NULL,
-        session_id TEXT,
-        lease_ms INTEGER,
-        found_alive INTEGER NOT NULL,
-        checksum INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID",
-    "CREATE TABLE events (
-        revision INTEGER PRIMARY KEY,
-        kind TEXT NOT NULL,
-        reason TEXT,
-        topic_name TEXT NOT NULL,
-        info BLOB NOT NULL,
-        checksum INTEGER NOT NULL
-    ) STRICT",
-];
-
 const FORGET_EVENTS: &str = "DELETE FROM events WHERE revision BETWEEN ?1 AND ?2";
-
-/// The bytes of a write-ahead log that are kept for the next changes rather than cut: 16 MiB.
-const LOG_KEPT: i64 = 16 << 20;
-
-/// What a file held when it was opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Loaded {
-    /// The topics and their history.
-    pub(crate) snapshot: Snapshot,
-    /// The host that they were written on.
-    pub(crate) host: Host,
-}
 
 /// Keeps topics and their history, in a file or nowhere.
 ///
@@ -102,13 +54,6 @@ struct Open {
     connection: Connection,
     file: StateFile,
     meta: Meta,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Meta {
-    epoch: u64,
-    revision: u64,
-    host: Host,
 }
 
 impl Store {
@@ -289,140 +234,5 @@ impl Drop for Open {
         if self.file.is_lost() {
             let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
-    }
-}
-
-/// Why a state file's content cannot be had.
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error("it is damaged: {0}")]
-    Damaged(String),
-    #[error("it is of version {0}")]
-    Newer(i32),
-    /// The file system has no memory that processes can share.
-    #[error("it cannot have a write-ahead log")]
-    NoLog,
-    #[error(transparent)]
-    Refused(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for Fault {
-    /// The file is one of ours, so that what SQLite cannot make sense of is damage. What is not
-    /// the file's fault, or may pass, is none.
-    fn from(error: rusqlite::Error) -> Self {
-        let elsewhere = error.sqlite_error_code().is_some_and(|code| {
-            matches!(
-                code,
-                ErrorCode::PermissionDenied
-                    | ErrorCode::DatabaseBusy
-                    | ErrorCode::DatabaseLocked
-                    | ErrorCode::OutOfMemory
-                    | ErrorCode::ReadOnly
-                    | ErrorCode::OperationInterrupted
-                    | ErrorCode::SystemIoFailure
-                    | ErrorCode::DiskFull
-                    | ErrorCode::CannotOpen
-                    | ErrorCode::FileLockingProtocolFailed
-                    | ErrorCode::NoLargeFileSupport
-            )
-        });
-        if elsewhere { Self::Refused(error) } else { Self::Damaged(error.to_string()) }
-    }
-}
-
-fn damaged<T>(what: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault::Damaged(what.into()))
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_NOFOLLOW
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    // A daemon that waits for a file answers nobody.
-    connection.busy_timeout(Duration::ZERO)?;
-    Ok(connection)
-}
-
-/// Fills a new, empty file.
-fn create(path: &Path) -> Result<(), StoreError> {
-    let filled = connect(path).and_then(|connection| {
-        connection.execute_batch(&format!(
-            "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; \
-             {}; COMMIT; PRAGMA journal_mode = WAL",
-            TABLES.join(";")
-        ))?;
-        connection.close().map_err(|(_, error)| error)
-    });
-    filled.map_err(|error| failed("create the state file", path)(io::Error::other(error)))
-}
-
-/// Opens a file of ours and reads all of it. Until that has worked, the file stays as it is.
-fn load(path: &Path) -> Result<(Connection, Option<Loaded>), Fault> {
-    let connection = connect(path)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.pragma_update(None, "cell_size_check", true)?;
-    // A later version adds its migration here.
-    match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
-        VERSION => {}
-        newer if newer > VERSION => return Err(Fault::Newer(newer)),
-        version => return damaged(format!("there is no version {version}")),
-    }
-    // We may write, so that it is the header that forbids it.
-    if connection.is_readonly(MAIN_DB)? {
-        return damaged("it cannot be written");
-    }
-    check(&connection)?;
-    let loaded = read(&connection)?;
-
-    let mode: String =
-        connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
-    if mode != "wal" {
-        return Err(Fault::NoLog);
-    }
-    connection.pragma_update(None, "synchronous", "normal")?;
-    connection.pragma_update(None, "temp_store", "memory")?;
-    connection.pragma_update(None, "journal_size_limit", LOG_KEPT)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-    Ok((connection, loaded))
-}
-
-fn check(connection: &Connection) -> Result<(), Fault> {
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict != "ok" {
-        return damaged(verdict);
-    }
-    let mut statement = connection.prepare("SELECT sql FROM sqlite_schema ORDER BY rowid")?;
-    let tables: Vec<Option<String>> =
-        statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    if !tables.iter().map(Option::as_deref).eq(TABLES.map(Some)) {
-        return damaged("its tables are not ours");
-    }
-    Ok(())
-}
-
-fn read(connection: &Connection) -> Result<Option<Loaded>, Fault> {
-    let mut last_name: Option<TopicName> = None;
-    let mut records = Vec::new();
-    read_topics(connection, |record| {
-        // Out of order, a row is not found by its name.
-        if last_name.replace(record.name.clone()).is_some_and(|last| last >= record.name) {
-            return damaged("the topics are out of order");
-        }
-        records.push(record);
-        Ok(())
-    })?;
-    records.sort_by_key(|record| record.order);
-    let mut history = Vec::new();
-    read_events(connection, |name, event| history.push((name, event)))?;
-    history.sort_by_key(|(_, event)| event.revision);
-    let last_event = history.last().map(|(_, event)| event.revision);
-
-    match read_meta(connection)? {
-        None if records.is_empty() && last_event.is_none() => Ok(None),
-        Some(Meta { epoch, revision, host }) if last_event.is_none_or(|last| last == revision) => {
-            Ok(Some(Loaded { snapshot: Snapshot { epoch, revision, records, history }, host }))
-        }
-        _ => damaged("its parts do not belong together"),
     }
 }

@@ -4,8 +4,9 @@ use cortex_proto::{TopicInfo, TopicName};
 use rusqlite::types::{FromSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, params_from_iter};
 
-use super::{Fault, Host, Meta, damaged};
+use super::load_error::{Fault, damaged};
 use crate::edge::fnv::Fnv;
+use crate::edge::processes::Host;
 use crate::peer::Process;
 use crate::registry::{Event, EventKind, EvictionReason, Hold, Record, Write};
 
@@ -23,6 +24,13 @@ const PUT_TOPIC: &str =
 const REMOVE_TOPIC: &str = "DELETE FROM topics WHERE name = ?1";
 const ADD_EVENT: &str = "INSERT INTO events (revision, kind, reason, topic_name, info, checksum)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Meta {
+    pub(super) epoch: u64,
+    pub(super) revision: u64,
+    pub(super) host: Host,
+}
 
 /// Reads the topics, in the order of their names.
 pub(super) fn read_topics(

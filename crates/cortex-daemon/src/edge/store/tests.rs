@@ -6,12 +6,15 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cortex_proto::TopicInfo;
+use cortex_proto::{TopicInfo, TopicName};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::database::read;
+use super::rows::read_events;
 use super::*;
 use crate::peer::Process;
 use crate::registry::{Event, EventKind, EvictionReason, Hold, Record};

@@ -1,0 +1,159 @@
+//! The SQLite file: its tables, and how it is made, opened and read.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use cortex_proto::TopicName;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, MAIN_DB, OpenFlags};
+
+use super::load_error::{Fault, damaged};
+use super::rows::{Meta, read_events, read_meta, read_topics};
+use crate::edge::processes::Host;
+use crate::edge::state_file::{APPLICATION_ID, StoreError, failed};
+use crate::registry::Snapshot;
+
+/// The version of what follows. A file of this version loads for ever: `tests/state/v1.db`.
+pub(super) const VERSION: i32 = 1;
+
+/// The tables, and nothing else: a file with other ones is damaged.
+const TABLES: [&str; 3] = [
+    "CREATE TABLE meta (
+        id INTEGER PRIMARY KEY,
+        epoch INTEGER NOT NULL,
+        revision INTEGER NOT NULL,
+        boot_id TEXT,
+        pid_namespace INTEGER,
+        checksum INTEGER NOT NULL
+    ) STRICT",
+    // One tree, found by name: an index of its own could disagree with its table.
+    "CREATE TABLE topics (
+        name TEXT PRIMARY KEY,
+        place INTEGER NOT NULL,
+        info BLOB NOT NULL,
+        revision INTEGER NOT NULL,
+        changed_ms INTEGER NOT NULL,
+        uid INTEGER,
+        pid INTEGER,
+        start_time INTEGER,
+        hold TEXT NOT NULL,
+        session_id TEXT,
+        lease_ms INTEGER,
+        found_alive INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID",
+    "CREATE TABLE events (
+        revision INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL,
+        reason TEXT,
+        topic_name TEXT NOT NULL,
+        info BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT",
+];
+
+/// The bytes of a write-ahead log that are kept for the next changes rather than cut: 16 MiB.
+const LOG_KEPT: i64 = 16 << 20;
+
+/// What a file held when it was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Loaded {
+    /// The topics and their history.
+    pub(crate) snapshot: Snapshot,
+    /// The host that they were written on.
+    pub(crate) host: Host,
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    // A daemon that waits for a file answers nobody.
+    connection.busy_timeout(Duration::ZERO)?;
+    Ok(connection)
+}
+
+/// Fills a new, empty file.
+pub(super) fn create(path: &Path) -> Result<(), StoreError> {
+    let filled = connect(path).and_then(|connection| {
+        connection.execute_batch(&format!(
+            "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; \
+             {}; COMMIT; PRAGMA journal_mode = WAL",
+            TABLES.join(";")
+        ))?;
+        connection.close().map_err(|(_, error)| error)
+    });
+    filled.map_err(|error| failed("create the state file", path)(io::Error::other(error)))
+}
+
+/// Opens a file of ours and reads all of it. Until that has worked, the file stays as it is.
+pub(super) fn load(path: &Path) -> Result<(Connection, Option<Loaded>), Fault> {
+    let connection = connect(path)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    // A later version adds its migration here.
+    match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
+        VERSION => {}
+        newer if newer > VERSION => return Err(Fault::Newer(newer)),
+        version => return damaged(format!("there is no version {version}")),
+    }
+    // We may write, so that it is the header that forbids it.
+    if connection.is_readonly(MAIN_DB)? {
+        return damaged("it cannot be written");
+    }
+    check(&connection)?;
+    let loaded = read(&connection)?;
+
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Fault::NoLog);
+    }
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    connection.pragma_update(None, "journal_size_limit", LOG_KEPT)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    Ok((connection, loaded))
+}
+
+fn check(connection: &Connection) -> Result<(), Fault> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        return damaged(verdict);
+    }
+    let mut statement = connection.prepare("SELECT sql FROM sqlite_schema ORDER BY rowid")?;
+    let tables: Vec<Option<String>> =
+        statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    if !tables.iter().map(Option::as_deref).eq(TABLES.map(Some)) {
+        return damaged("its tables are not ours");
+    }
+    Ok(())
+}
+
+pub(super) fn read(connection: &Connection) -> Result<Option<Loaded>, Fault> {
+    let mut last_name: Option<TopicName> = None;
+    let mut records = Vec::new();
+    read_topics(connection, |record| {
+        // Out of order, a row is not found by its name.
+        if last_name.replace(record.name.clone()).is_some_and(|last| last >= record.name) {
+            return damaged("the topics are out of order");
+        }
+        records.push(record);
+        Ok(())
+    })?;
+    records.sort_by_key(|record| record.order);
+    let mut history = Vec::new();
+    read_events(connection, |name, event| history.push((name, event)))?;
+    history.sort_by_key(|(_, event)| event.revision);
+    let last_event = history.last().map(|(_, event)| event.revision);
+
+    match read_meta(connection)? {
+        None if records.is_empty() && last_event.is_none() => Ok(None),
+        Some(Meta { epoch, revision, host }) if last_event.is_none_or(|last| last == revision) => {
+            Ok(Some(Loaded { snapshot: Snapshot { epoch, revision, records, history }, host }))
+        }
+        _ => damaged("its parts do not belong together"),
+    }
+}
