@@ -4,33 +4,33 @@
 
 use std::sync::Arc;
 
-use cortex_daemon::zmtp::{Connection, Event, MAX_UNSENT, Violation};
+use cortex_daemon::zmtp::{Engine, Incoming, MAX_UNSENT, Violation};
 use libfuzzer_sys::fuzz_target;
 
-/// Plays a peer's bytes and answers its requests; gives its events and how it ended.
-fn play<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Event>, Option<Violation>) {
-    let mut connection = Connection::new();
+/// Plays a peer's bytes and answers its requests; gives what was received and how it ended.
+fn play<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Incoming>, Option<Violation>) {
+    let mut engine = Engine::new();
     let reply: Arc<[u8]> = Arc::from(&b"reply"[..]);
-    let mut events = Vec::new();
+    let mut received = Vec::new();
     for piece in pieces {
-        connection.receive(piece);
+        engine.receive(piece);
         loop {
-            match connection.next_event() {
-                Ok(Some(event)) => {
-                    if let Event::Request(request) = &event {
-                        connection.reply(&request.envelope, &reply);
+            match engine.next_incoming() {
+                Ok(Some(item)) => {
+                    if let Incoming::Request(request) = &item {
+                        engine.reply(&request.envelope, &reply);
                     }
-                    events.push(event);
+                    received.push(item);
                 }
                 Ok(None) => break,
-                Err(violation) => return (events, Some(violation)),
+                Err(violation) => return (received, Some(violation)),
             }
         }
-        assert!(connection.output().len() < MAX_UNSENT + 128 * 1024);
-        let unsent = connection.output().len();
-        connection.output().advance(unsent);
+        assert!(engine.output().len() < MAX_UNSENT + 128 * 1024);
+        let unsent = engine.output().len();
+        engine.output().advance(unsent);
     }
-    (events, None)
+    (received, None)
 }
 
 fuzz_target!(|input: &[u8]| {

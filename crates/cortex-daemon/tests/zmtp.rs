@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cortex_daemon::zmtp::{
-    Body, Connection, Envelope, Event, MAX_BODY, MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT,
+    Body, Engine, Envelope, Incoming, MAX_BODY, MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT,
     Request, Violation,
 };
 use proptest::collection::vec;
@@ -49,81 +49,80 @@ fn handshake() -> Vec<u8> {
     [greeting(), ready("REQ")].concat()
 }
 
-/// All events of what was received.
-fn events(connection: &mut Connection) -> Result<Vec<Event>, Violation> {
-    let mut events = Vec::new();
-    while let Some(event) = connection.next_event()? {
-        events.push(event);
+/// All that the engine has read.
+fn received(engine: &mut Engine) -> Result<Vec<Incoming>, Violation> {
+    let mut received = Vec::new();
+    while let Some(item) = engine.next_incoming()? {
+        received.push(item);
     }
-    Ok(events)
+    Ok(received)
 }
 
-fn sent(connection: &mut Connection) -> Vec<u8> {
+fn sent(engine: &mut Engine) -> Vec<u8> {
     let mut sent = Vec::new();
-    while !connection.output().is_empty() {
-        let slices: Vec<u8> =
-            connection.output().slices().iter().flat_map(|s| s.to_vec()).collect();
-        connection.output().advance(slices.len());
+    while !engine.output().is_empty() {
+        let slices: Vec<u8> = engine.output().slices().iter().flat_map(|s| s.to_vec()).collect();
+        engine.output().advance(slices.len());
         sent.extend(slices);
     }
     sent
 }
 
-/// A connection whose handshake is done, and which has nothing to send.
-fn open() -> Connection {
-    let mut connection = Connection::new();
-    connection.receive(&handshake());
-    assert_eq!(events(&mut connection), Ok(vec![]));
-    assert!(connection.is_open());
-    sent(&mut connection);
-    connection
+/// An engine whose handshake is done, and which has nothing to send.
+fn open() -> Engine {
+    let mut engine = Engine::new();
+    engine.receive(&handshake());
+    assert_eq!(received(&mut engine), Ok(vec![]));
+    assert!(engine.is_open());
+    sent(&mut engine);
+    engine
 }
 
-/// The events of one message on an open connection.
-fn events_of(bytes: &[u8]) -> Result<Vec<Event>, Violation> {
-    let mut connection = open();
-    connection.receive(bytes);
-    events(&mut connection)
+/// What is received from one message, the handshake done.
+fn received_from(bytes: &[u8]) -> Result<Vec<Incoming>, Violation> {
+    let mut engine = open();
+    engine.receive(bytes);
+    received(&mut engine)
 }
 
 /// What comes back for a body on the envelope of the first request in `bytes`.
 fn answered(bytes: &[u8], body: &[u8]) -> Vec<u8> {
-    let mut connection = open();
-    connection.receive(bytes);
-    for event in events(&mut connection).unwrap() {
-        if let Event::Request(request) = event {
-            connection.reply(&request.envelope, &Arc::from(body));
+    let mut engine = open();
+    engine.receive(bytes);
+    for item in received(&mut engine).unwrap() {
+        if let Incoming::Request(request) = item {
+            engine.reply(&request.envelope, &Arc::from(body));
         }
     }
-    sent(&mut connection)
+    sent(&mut engine)
 }
 
-fn request(body: Body) -> Event {
-    Event::Request(Request { envelope: Envelope::default(), body })
+fn request(body: Body) -> Incoming {
+    Incoming::Request(Request { envelope: Envelope::default(), body })
 }
 
 #[test]
 fn our_greeting_goes_out_before_the_peer_has_said_anything() {
-    let mut connection = Connection::new();
-    let greeting = sent(&mut connection);
+    let mut engine = Engine::new();
+    let greeting = sent(&mut engine);
     assert_eq!(greeting.len(), 64);
     assert_eq!((greeting[0], greeting[9], &greeting[10..17]), (0xff, 0x7f, &b"\x03\x01NULL\0"[..]));
 
-    connection.receive(&self::greeting());
-    assert_eq!(events(&mut connection), Ok(vec![]));
-    assert_eq!(sent(&mut connection), ready("ROUTER"));
-    assert!(!connection.is_open());
-    connection.receive(&ready("DEALER"));
-    assert_eq!(events(&mut connection), Ok(vec![]));
-    assert!(connection.is_open());
+    engine.receive(&self::greeting());
+    assert_eq!(received(&mut engine), Ok(vec![]));
+    assert_eq!(sent(&mut engine), ready("ROUTER"));
+    assert!(!engine.is_open());
+    engine.receive(&ready("DEALER"));
+    assert_eq!(received(&mut engine), Ok(vec![]));
+    assert!(engine.is_open());
 }
 
 #[test]
 fn a_wrong_socket_type_is_told_why() {
-    let mut connection = Connection::new();
-    connection.receive(&[greeting(), ready("SUB")].concat());
-    assert_eq!(events(&mut connection), Err(Violation::SocketType("SUB".into())));
-    let sent = sent(&mut connection);
+    let mut engine = Engine::new();
+    engine.receive(&[greeting(), ready("SUB")].concat());
+    assert_eq!(received(&mut engine), Err(Violation::SocketType("SUB".into())));
+    let sent = sent(&mut engine);
     let error = &sent[64 + ready("ROUTER").len()..];
     assert_eq!((error[0], &error[2..8]), (COMMAND, &b"\x05ERROR"[..]));
     assert!(String::from_utf8_lossy(error).contains("\"SUB\" socket"));
@@ -141,9 +140,9 @@ fn nothing_but_ready_opens_a_connection() {
         (frame(COMMAND, b"", false), Violation::Handshake("a command has no name")),
     ];
     for (bytes, violation) in cases {
-        let mut connection = Connection::new();
-        connection.receive(&[greeting(), bytes].concat());
-        assert_eq!(events(&mut connection), Err(violation));
+        let mut engine = Engine::new();
+        engine.receive(&[greeting(), bytes].concat());
+        assert_eq!(received(&mut engine), Err(violation));
     }
 }
 
@@ -173,16 +172,16 @@ fn replies_of_any_length_are_framed() {
 fn bodies_have_limits() {
     let body = |length: usize| vec![b'x'; length];
     let whole = Body::Whole(body(MAX_BODY));
-    assert_eq!(events_of(&message(&[b"", &body(MAX_BODY)])), Ok(vec![request(whole)]));
+    assert_eq!(received_from(&message(&[b"", &body(MAX_BODY)])), Ok(vec![request(whole)]));
     for length in [MAX_BODY + 1, MAX_REFUSED_BODY] {
         let too_long = request(Body::TooLong { length });
-        assert_eq!(events_of(&message(&[b"", &body(length)])), Ok(vec![too_long]));
+        assert_eq!(received_from(&message(&[b"", &body(length)])), Ok(vec![too_long]));
     }
     let length = MAX_REFUSED_BODY + 1;
     let violation = Violation::RequestTooLong(length as u64);
-    assert_eq!(events_of(&message(&[b"", &body(length)])), Err(violation));
+    assert_eq!(received_from(&message(&[b"", &body(length)])), Err(violation));
     assert_eq!(
-        events_of(&message(&[b"", b""])),
+        received_from(&message(&[b"", b""])),
         Ok(vec![request(Body::Whole(Vec::new()))]),
         "an empty body is a body"
     );
@@ -191,17 +190,17 @@ fn bodies_have_limits() {
 #[test]
 fn several_parts_are_one_request() {
     let several = |count| Ok(vec![request(Body::SeveralParts { count })]);
-    assert_eq!(events_of(&message(&[b"", b"a", b"b"])), several(2));
-    assert_eq!(events_of(&message(&[b"", b"", b"", b""])), several(3));
+    assert_eq!(received_from(&message(&[b"", b"a", b"b"])), several(2));
+    assert_eq!(received_from(&message(&[b"", b"", b"", b""])), several(3));
     let large = vec![0; MAX_BODY + 1];
-    assert_eq!(events_of(&message(&[b"", &large, b"b"])), several(2));
-    assert_eq!(events_of(&message(&[b"", b"a", &large])), several(2));
+    assert_eq!(received_from(&message(&[b"", &large, b"b"])), several(2));
+    assert_eq!(received_from(&message(&[b"", b"a", &large])), several(2));
 
     let mut endless = frame(MORE, b"", false).repeat(MAX_REFUSED_BODY + 2);
-    assert!(matches!(events_of(&endless), Err(Violation::RequestTooLong(_))));
+    assert!(matches!(received_from(&endless), Err(Violation::RequestTooLong(_))));
     endless.truncate(2 * 100);
     endless.extend(frame(0, b"", false));
-    assert_eq!(events_of(&endless), several(100));
+    assert_eq!(received_from(&endless), several(100));
 }
 
 #[test]
@@ -210,19 +209,19 @@ fn what_has_no_delimiter_or_no_body_is_dropped() {
     for frames in cases {
         let bytes = [message(frames), message(&[b"", b"next"])].concat();
         let next = request(Body::Whole(b"next".to_vec()));
-        assert_eq!(events_of(&bytes), Ok(vec![Event::Dropped, next]));
+        assert_eq!(received_from(&bytes), Ok(vec![Incoming::Dropped, next]));
     }
     let large = vec![b'x'; MAX_REFUSED_BODY];
-    assert_eq!(events_of(&message(&[&large])), Ok(vec![Event::Dropped]));
+    assert_eq!(received_from(&message(&[&large])), Ok(vec![Incoming::Dropped]));
 }
 
 #[test]
 fn envelopes_have_a_limit() {
     let id = vec![b'i'; MAX_ENVELOPE / 2];
-    assert_eq!(events_of(&message(&[&id, b"", b"ask"])).unwrap().len(), 1);
-    assert_eq!(events_of(&message(&[&id, &id, b"", b"ask"])), Err(Violation::EnvelopeTooLong));
+    assert_eq!(received_from(&message(&[&id, b"", b"ask"])).unwrap().len(), 1);
+    assert_eq!(received_from(&message(&[&id, &id, b"", b"ask"])), Err(Violation::EnvelopeTooLong));
     let long = vec![b'i'; MAX_ENVELOPE + 1];
-    assert_eq!(events_of(&message(&[&long, b"", b"ask"])), Err(Violation::EnvelopeTooLong));
+    assert_eq!(received_from(&message(&[&long, b"", b"ask"])), Err(Violation::EnvelopeTooLong));
 }
 
 #[test]
@@ -235,7 +234,7 @@ fn heartbeats_come_back_with_their_context() {
     // Between the frames of a message, too.
     let ping = frame(COMMAND, b"\x04PING\0\0", false);
     let split = [frame(MORE, b"", false), ping, frame(0, b"ask", false)].concat();
-    assert_eq!(events_of(&split), Ok(vec![request(Body::Whole(b"ask".to_vec()))]));
+    assert_eq!(received_from(&split), Ok(vec![request(Body::Whole(b"ask".to_vec()))]));
     // What asks for nothing gets nothing.
     for command in [&b"\x04PONG"[..], b"\x09SUBSCRIBE", b"\x03XYZabc"] {
         assert_eq!(answered(&frame(COMMAND, command, false), b""), b"");
@@ -244,35 +243,35 @@ fn heartbeats_come_back_with_their_context() {
 
 #[test]
 fn a_peer_that_does_not_read_is_not_listened_to() {
-    let mut connection = open();
+    let mut engine = open();
     let body: Arc<[u8]> = vec![b'x'; 150_000].into();
-    connection.receive(&message(&[b"", b"ask"]).repeat(100));
+    engine.receive(&message(&[b"", b"ask"]).repeat(100));
     let mut answered = 0;
-    while let Some(Event::Request(request)) = connection.next_event().unwrap() {
-        connection.reply(&request.envelope, &body);
+    while let Some(Incoming::Request(request)) = engine.next_incoming().unwrap() {
+        engine.reply(&request.envelope, &body);
         answered += 1;
     }
     assert_eq!(answered, MAX_UNSENT.div_ceil(150_000), "one reply may go over the limit");
-    assert!(!connection.wants_input());
-    assert!(connection.output().len() < MAX_UNSENT + 151_000);
+    assert!(!engine.wants_read());
+    assert!(engine.output().len() < MAX_UNSENT + 151_000);
 
-    let mut bytes = sent(&mut connection).len();
-    while let Some(Event::Request(request)) = connection.next_event().unwrap() {
-        connection.reply(&request.envelope, &body);
+    let mut bytes = sent(&mut engine).len();
+    while let Some(Incoming::Request(request)) = engine.next_incoming().unwrap() {
+        engine.reply(&request.envelope, &body);
         answered += 1;
-        bytes += sent(&mut connection).len();
+        bytes += sent(&mut engine).len();
     }
     assert_eq!((answered, bytes), (100, 100 * (150_000 + 11)), "and then nothing is lost");
 
     // Heartbeats are answers as well.
-    let mut connection = open();
-    connection.receive(&frame(COMMAND, b"\x04PING\0\0sixteen bytes ok", false).repeat(100_000));
-    assert_eq!(events(&mut connection), Ok(vec![]));
-    assert!(connection.output().len() < MAX_UNSENT + 100);
+    let mut engine = open();
+    engine.receive(&frame(COMMAND, b"\x04PING\0\0sixteen bytes ok", false).repeat(100_000));
+    assert_eq!(received(&mut engine), Ok(vec![]));
+    assert!(engine.output().len() < MAX_UNSENT + 100);
 }
 
-/// A whole conversation, and its events.
-fn conversation() -> (Vec<u8>, Vec<Event>) {
+/// A whole conversation, and what was received.
+fn conversation() -> (Vec<u8>, Vec<Incoming>) {
     let bytes = [
         handshake(),
         message(&[b"", b"first"]),
@@ -284,25 +283,25 @@ fn conversation() -> (Vec<u8>, Vec<Event>) {
         message(&[b"", &vec![b'x'; 300]]),
     ]
     .concat();
-    let mut connection = Connection::new();
-    connection.receive(&bytes);
-    let events = events(&mut connection).unwrap();
-    assert_eq!(events.len(), 6);
-    (bytes, events)
+    let mut engine = Engine::new();
+    engine.receive(&bytes);
+    let received = received(&mut engine).unwrap();
+    assert_eq!(received.len(), 6);
+    (bytes, received)
 }
 
-/// The events and the output when the bytes come in these pieces.
-fn in_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Event>, Vec<u8>) {
-    let (mut connection, mut all, mut output) = (Connection::new(), Vec::new(), Vec::new());
+/// What is received and sent when the bytes come in these pieces.
+fn in_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Incoming>, Vec<u8>) {
+    let (mut engine, mut all, mut output) = (Engine::new(), Vec::new(), Vec::new());
     for piece in pieces {
-        connection.receive(piece);
-        for event in events(&mut connection).unwrap() {
-            if let Event::Request(request) = &event {
-                connection.reply(&request.envelope, &Arc::from(&b"reply"[..]));
+        engine.receive(piece);
+        for item in received(&mut engine).unwrap() {
+            if let Incoming::Request(request) = &item {
+                engine.reply(&request.envelope, &Arc::from(&b"reply"[..]));
             }
-            all.push(event);
+            all.push(item);
         }
-        output.extend(sent(&mut connection));
+        output.extend(sent(&mut engine));
     }
     (all, output)
 }
@@ -313,12 +312,12 @@ fn every_split_gives_the_same_conversation() {
     let (whole, output) = in_pieces(std::iter::once(&bytes[..]));
     assert_eq!(whole, expected);
     for at in 0..=bytes.len() {
-        let (events, parts) = in_pieces([&bytes[..at], &bytes[at..]].into_iter());
-        assert_eq!(events, expected, "cut at {at}");
+        let (received, parts) = in_pieces([&bytes[..at], &bytes[at..]].into_iter());
+        assert_eq!(received, expected, "cut at {at}");
         assert_eq!(parts.len(), output.len(), "cut at {at}");
     }
-    let (events, parts) = in_pieces(bytes.chunks(1));
-    assert_eq!((events, parts.len()), (expected, output.len()), "byte by byte");
+    let (received, parts) = in_pieces(bytes.chunks(1));
+    assert_eq!((received, parts.len()), (expected, output.len()), "byte by byte");
 }
 
 /// Frames of all kinds, good and bad.
@@ -335,17 +334,18 @@ fn any_frames() -> impl Strategy<Value = Vec<u8>> {
     vec(piece, 0..20).prop_map(|pieces| pieces.concat())
 }
 
-/// Feeds bytes in pieces until the peer breaks the protocol; gives the events and how it ended.
-fn play(bytes: &[u8], cuts: &[usize]) -> (Vec<Event>, Option<Violation>) {
-    let mut connection = Connection::new();
+/// Feeds bytes in pieces until the peer breaks the protocol; gives what was received and how it
+/// ended.
+fn play(bytes: &[u8], cuts: &[usize]) -> (Vec<Incoming>, Option<Violation>) {
+    let mut engine = Engine::new();
     let (mut all, mut rest) = (Vec::new(), bytes);
     for &cut in cuts.iter().chain([&usize::MAX]) {
         let (piece, behind) = rest.split_at(cut.min(rest.len()));
         rest = behind;
-        connection.receive(piece);
+        engine.receive(piece);
         loop {
-            match connection.next_event() {
-                Ok(Some(event)) => all.push(event),
+            match engine.next_incoming() {
+                Ok(Some(item)) => all.push(item),
                 Ok(None) => break,
                 Err(violation) => return (all, Some(violation)),
             }

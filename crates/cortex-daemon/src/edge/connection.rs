@@ -10,7 +10,7 @@ use mio::{Interest, Registry, Token};
 use super::credentials::Credentials;
 use super::stream::Stream;
 use crate::peer::{ConnectionId, ReplyTo};
-use crate::zmtp::{Body, Connection, Envelope, Event, Violation};
+use crate::zmtp::{Body, Engine, Envelope, Incoming, Violation};
 
 /// The most requests taken from one peer in one turn.
 const MAX_TURN_REQUESTS: usize = 64;
@@ -30,7 +30,7 @@ pub(crate) struct Received {
 
 pub(super) struct Peer {
     pub(super) stream: Stream,
-    zmtp: Connection,
+    engine: Engine,
     pub(super) credentials: Credentials,
     input: Input,
     output: Output,
@@ -86,7 +86,7 @@ impl Peer {
     pub(super) fn new(stream: Stream, credentials: Credentials) -> Self {
         Self {
             stream,
-            zmtp: Connection::new(),
+            engine: Engine::new(),
             credentials,
             input: Input::Dry,
             output: Output::Flowing,
@@ -110,34 +110,34 @@ impl Peer {
 
     /// Whether its handshake is done.
     pub(super) fn is_open(&self) -> bool {
-        self.zmtp.is_open()
+        self.engine.is_open()
     }
 
     /// Whether it must read before it is listened to again.
     pub(super) fn is_held_up(&self) -> bool {
-        !self.zmtp.wants_input()
+        !self.engine.wants_read()
     }
 
     /// Whether it has been sent all that there is for it.
     pub(super) fn has_all(&mut self) -> bool {
-        self.zmtp.output().is_empty()
+        self.engine.output().is_empty()
     }
 
     /// The bytes that it still has to be sent.
     pub(super) fn unsent(&mut self) -> usize {
-        self.zmtp.output().len()
+        self.engine.output().len()
     }
 
     /// The memory that they take: see [`Output::memory`](crate::zmtp::Output::memory).
     pub(super) fn unsent_memory(&mut self, seen: &mut HashSet<usize>) -> usize {
-        self.zmtp.output().memory(seen)
+        self.engine.output().memory(seen)
     }
 
     /// Puts a reply on its way.
     pub(super) fn reply(&mut self, envelope: &Envelope, body: &Arc<[u8]>) {
         self.let_go();
         if self.output != Output::Deaf {
-            self.zmtp.reply(envelope, body);
+            self.engine.reply(envelope, body);
         }
     }
 
@@ -199,24 +199,24 @@ impl Peer {
     ) -> Result<bool, Violation> {
         let (mut requests, mut bytes, mut reads) = (0, 0, 0);
         while self.input != Input::Violated {
-            while let Some(event) = self.zmtp.next_event()? {
+            while let Some(event) = self.engine.next_incoming()? {
                 match event {
-                    Event::Request(request) => {
+                    Incoming::Request(request) => {
                         bytes += request.bytes();
                         let to = ReplyTo { connection: id, envelope: request.envelope };
                         let peer = self.credentials;
-                        let (is_req, body) = (self.zmtp.is_req(), request.body);
+                        let (is_req, body) = (self.engine.is_req(), request.body);
                         received.push(Received { from: to, peer, is_req, body });
                         requests += 1;
                     }
-                    Event::Dropped => *dropped += 1,
+                    Incoming::Dropped => *dropped += 1,
                 }
                 if requests == MAX_TURN_REQUESTS || bytes > MAX_TURN_BYTES {
                     return Ok(true);
                 }
             }
             let may_read = matches!(self.input, Input::Waiting | Input::Closing);
-            if !may_read || !self.zmtp.wants_input() {
+            if !may_read || !self.engine.wants_read() {
                 return Ok(false);
             }
             if reads == MAX_TURN_READS {
@@ -237,7 +237,7 @@ impl Peer {
                 if count < buffer.len() && self.input == Input::Waiting {
                     self.input = Input::Dry;
                 }
-                self.zmtp.receive(&buffer[..count]);
+                self.engine.receive(&buffer[..count]);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.input = Input::Dry,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -250,9 +250,9 @@ impl Peer {
 
     /// Sends as much as the peer takes.
     pub(super) fn send(&mut self, registry: &Registry, id: ConnectionId) -> io::Result<()> {
-        while !self.zmtp.output().is_empty() {
-            match self.stream.write(&self.zmtp.output().slices()) {
-                Ok(count) => self.zmtp.output().advance(count),
+        while !self.engine.output().is_empty() {
+            match self.stream.write(&self.engine.output().slices()) {
+                Ok(count) => self.engine.output().advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return self.set_output(registry, id, Output::Stuck);
                 }
@@ -265,7 +265,7 @@ impl Peer {
 
     fn turn_deaf(&mut self) {
         self.output = Output::Deaf;
-        self.zmtp.forget_output();
+        self.engine.clear_output();
     }
 
     fn set_output(

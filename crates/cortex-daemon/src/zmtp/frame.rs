@@ -17,9 +17,9 @@ pub(super) enum Frame {
 /// A message frame's payload.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Payload {
-    Kept(Vec<u8>),
+    Whole(Vec<u8>),
     /// More than [`MAX_BODY`] bytes: counted, not kept.
-    Dropped(usize),
+    TooLong(usize),
 }
 
 /// Cuts a stream of bytes into frames.
@@ -31,12 +31,12 @@ pub(super) struct FrameReader {
     buffer: Vec<u8>,
     /// Where the unread part of `buffer` starts.
     start: usize,
-    dropping: Option<Dropping>,
+    skipped: Option<SkippedFrame>,
 }
 
 /// A frame too long to keep, whose bytes are passed over as they come.
 #[derive(Debug)]
-struct Dropping {
+struct SkippedFrame {
     more: bool,
     length: usize,
     left: usize,
@@ -70,8 +70,8 @@ impl FrameReader {
 
     /// The next whole frame, if it is there.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, Violation> {
-        if self.dropping.is_some() {
-            return Ok(self.drop_on());
+        if self.skipped.is_some() {
+            return Ok(self.skip());
         }
         let Some((flags, header, length)) = parse_header(self.unread()) else {
             return Ok(None);
@@ -93,10 +93,10 @@ impl FrameReader {
             self.consume(header);
             #[expect(clippy::cast_possible_truncation, reason = "at most MAX_REFUSED_BODY")]
             let length = length as usize;
-            self.dropping = Some(Dropping { more, length, left: length });
-            return Ok(self.drop_on());
+            self.skipped = Some(SkippedFrame { more, length, left: length });
+            return Ok(self.skip());
         }
-        let payload = self.take(header, length).map(Payload::Kept);
+        let payload = self.take(header, length).map(Payload::Whole);
         Ok(payload.map(|payload| Frame::Message { more, payload }))
     }
 
@@ -108,18 +108,18 @@ impl FrameReader {
         Some(payload)
     }
 
-    fn drop_on(&mut self) -> Option<Frame> {
+    fn skip(&mut self) -> Option<Frame> {
         let available = self.unread().len();
-        let dropping = self.dropping.as_mut()?;
-        let count = dropping.left.min(available);
-        dropping.left -= count;
-        let Dropping { more, length, left } = *dropping;
+        let skipped = self.skipped.as_mut()?;
+        let count = skipped.left.min(available);
+        skipped.left -= count;
+        let SkippedFrame { more, length, left } = *skipped;
         self.consume(count);
         if left > 0 {
             return None;
         }
-        self.dropping = None;
-        Some(Frame::Message { more, payload: Payload::Dropped(length) })
+        self.skipped = None;
+        Some(Frame::Message { more, payload: Payload::TooLong(length) })
     }
 }
 
@@ -170,8 +170,8 @@ mod tests {
         Ok(frames)
     }
 
-    fn kept(more: bool, payload: &[u8]) -> Frame {
-        Frame::Message { more, payload: Payload::Kept(payload.to_vec()) }
+    fn whole(more: bool, payload: &[u8]) -> Frame {
+        Frame::Message { more, payload: Payload::Whole(payload.to_vec()) }
     }
 
     fn long(flags: u8, length: u64) -> Vec<u8> {
@@ -180,9 +180,9 @@ mod tests {
 
     #[test]
     fn short_and_long_frames_carry_the_same() {
-        assert_eq!(frames(b"\x01\x00\x00\x02ab"), Ok(vec![kept(true, b""), kept(false, b"ab")]));
+        assert_eq!(frames(b"\x01\x00\x00\x02ab"), Ok(vec![whole(true, b""), whole(false, b"ab")]));
         let bytes = [&long(MORE, 0)[..], &long(0, 2), b"ab"].concat();
-        assert_eq!(frames(&bytes), Ok(vec![kept(true, b""), kept(false, b"ab")]));
+        assert_eq!(frames(&bytes), Ok(vec![whole(true, b""), whole(false, b"ab")]));
         let command = [&long(COMMAND, 5)[..], b"\x04PING"].concat();
         assert_eq!(frames(&command), Ok(vec![Frame::Command(b"\x04PING".to_vec())]));
     }
@@ -196,7 +196,7 @@ mod tests {
                 push_message_header(&mut bytes, more, length);
                 assert_eq!(bytes.len(), if length < 256 { 2 } else { 9 });
                 bytes.extend(&payload);
-                assert_eq!(frames(&bytes), Ok(vec![kept(more, &payload)]));
+                assert_eq!(frames(&bytes), Ok(vec![whole(more, &payload)]));
             }
         }
         let mut bytes = Vec::new();
@@ -208,8 +208,8 @@ mod tests {
     fn long_payloads_are_counted_and_passed_over() {
         let length = MAX_REFUSED_BODY;
         let bytes = [long(0, length as u64), vec![1; length], b"\x00\x01x".to_vec()].concat();
-        let dropped = Frame::Message { more: false, payload: Payload::Dropped(length) };
-        assert_eq!(frames(&bytes), Ok(vec![dropped, kept(false, b"x")]));
+        let too_long = Frame::Message { more: false, payload: Payload::TooLong(length) };
+        assert_eq!(frames(&bytes), Ok(vec![too_long, whole(false, b"x")]));
 
         let mut reader = FrameReader::default();
         for piece in bytes.chunks(1000) {

@@ -11,7 +11,7 @@ pub(super) const LENGTH: usize = 64;
 const MECHANISM: std::ops::Range<usize> = 12..32;
 
 /// Ours: version 3.1, mechanism NULL.
-pub(super) const OURS: [u8; LENGTH] = {
+pub(super) const GREETING: [u8; LENGTH] = {
     let mut greeting = [0; LENGTH];
     greeting[0] = 0xff;
     greeting[9] = 0x7f;
@@ -38,7 +38,7 @@ pub(super) fn check(greeting: &[u8]) -> Result<(), Violation> {
         return Err(Violation::OldVersion(major));
     }
     if let Some(mechanism) = greeting.get(MECHANISM)
-        && mechanism != &OURS[MECHANISM]
+        && mechanism != &GREETING[MECHANISM]
     {
         let name = mechanism.split(|byte| *byte == 0).next().unwrap_or_default();
         return Err(Violation::Mechanism(String::from_utf8_lossy(name).into_owned()));
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     fn with(at: usize, byte: u8) -> [u8; LENGTH] {
-        let mut greeting = OURS;
+        let mut greeting = GREETING;
         greeting[at] = byte;
         greeting
     }
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_good_greeting_is_good_at_every_length() {
         for end in 0..=LENGTH {
-            assert_eq!(check(&OURS[..end]), Ok(()));
+            assert_eq!(check(&GREETING[..end]), Ok(()));
         }
     }
 
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn only_null_is_a_mechanism_and_it_is_named_in_full() {
-        let mut curve = OURS;
+        let mut curve = GREETING;
         curve[12..17].copy_from_slice(b"CURVE");
         assert_eq!(check(&curve), Err(Violation::Mechanism("CURVE".into())));
         assert_eq!(check(&with(16, b'X')), Err(Violation::Mechanism("NULLX".into())));

@@ -6,31 +6,31 @@ use std::sync::Arc;
 
 use crate::limits::SHARED_BODY_BYTES;
 
-/// A piece of our own that is longer is not added to: what is sent of it would stay in memory for
+/// A chunk of our own that is longer is not added to: what is sent of it would stay in memory for
 /// as long as there is always something behind it.
-const PIECE_UP_TO: usize = 16 * 1024;
-/// The most pieces handed to one system call.
+const MAX_OWNED_CHUNK: usize = 16 * 1024;
+/// The most chunks handed to one system call.
 const MAX_SLICES: usize = 16;
 
 /// What still has to be sent, in order. A reply that many peers get is held once.
 #[derive(Debug, Default)]
 pub struct Output {
-    pieces: VecDeque<Piece>,
-    /// How much of the first piece is sent already.
+    chunks: VecDeque<Chunk>,
+    /// How much of the first chunk is sent already.
     sent: usize,
     length: usize,
 }
 
 #[derive(Debug)]
-enum Piece {
-    Own(Vec<u8>),
+enum Chunk {
+    Owned(Vec<u8>),
     Shared(Arc<[u8]>),
 }
 
-impl Piece {
+impl Chunk {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Own(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
             Self::Shared(bytes) => bytes,
         }
     }
@@ -47,12 +47,12 @@ impl Output {
     /// has the places of what was counted already.
     #[must_use]
     pub fn memory(&self, seen: &mut HashSet<usize>) -> usize {
-        let memory = |piece: &Piece| match piece {
-            Piece::Own(bytes) => bytes.capacity(),
-            Piece::Shared(bytes) if seen.insert(bytes.as_ptr().addr()) => bytes.len(),
-            Piece::Shared(_) => 0,
+        let memory = |chunk: &Chunk| match chunk {
+            Chunk::Owned(bytes) => bytes.capacity(),
+            Chunk::Shared(bytes) if seen.insert(bytes.as_ptr().addr()) => bytes.len(),
+            Chunk::Shared(_) => 0,
         };
-        self.pieces.iter().map(memory).sum()
+        self.chunks.iter().map(memory).sum()
     }
 
     /// Whether all is sent.
@@ -61,14 +61,14 @@ impl Output {
         self.length == 0
     }
 
-    /// The next bytes to send, in at most 16 pieces.
+    /// The next bytes to send, in at most 16 chunks.
     #[must_use]
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
         let mut skip = self.sent;
-        self.pieces
+        self.chunks
             .iter()
             .take(MAX_SLICES)
-            .map(|piece| IoSlice::new(&piece.bytes()[std::mem::take(&mut skip)..]))
+            .map(|chunk| IoSlice::new(&chunk.bytes()[std::mem::take(&mut skip)..]))
             .collect()
     }
 
@@ -76,11 +76,11 @@ impl Output {
     pub fn advance(&mut self, count: usize) {
         self.length -= count;
         self.sent += count;
-        while let Some(first) = self.pieces.front()
+        while let Some(first) = self.chunks.front()
             && self.sent >= first.bytes().len()
         {
             self.sent -= first.bytes().len();
-            self.pieces.pop_front();
+            self.chunks.pop_front();
         }
     }
 
@@ -91,12 +91,11 @@ impl Output {
 
     /// Appends what `write` writes.
     pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let last_has_room =
-            matches!(self.pieces.back(), Some(Piece::Own(bytes)) if bytes.len() < PIECE_UP_TO);
+        let last_has_room = matches!(self.chunks.back(), Some(Chunk::Owned(bytes)) if bytes.len() < MAX_OWNED_CHUNK);
         if !last_has_room {
-            self.pieces.push_back(Piece::Own(Vec::new()));
+            self.chunks.push_back(Chunk::Owned(Vec::new()));
         }
-        if let Some(Piece::Own(bytes)) = self.pieces.back_mut() {
+        if let Some(Chunk::Owned(bytes)) = self.chunks.back_mut() {
             let before = bytes.len();
             write(bytes);
             self.length += bytes.len() - before;
@@ -105,9 +104,9 @@ impl Output {
 
     pub(super) fn append_shared(&mut self, bytes: &Arc<[u8]>) {
         if bytes.len() < SHARED_BODY_BYTES {
-            self.append(|own| own.extend_from_slice(bytes));
+            self.append(|owned| owned.extend_from_slice(bytes));
         } else {
-            self.pieces.push_back(Piece::Shared(Arc::clone(bytes)));
+            self.chunks.push_back(Chunk::Shared(Arc::clone(bytes)));
             self.length += bytes.len();
         }
     }
@@ -167,7 +166,7 @@ mod tests {
                 output.advance(1000);
             }
         }
-        let kept: usize = output.pieces.iter().map(|piece| piece.bytes().len()).sum();
-        assert!(kept <= output.len() + 2 * PIECE_UP_TO, "{kept} bytes for {}", output.len());
+        let kept: usize = output.chunks.iter().map(|chunk| chunk.bytes().len()).sum();
+        assert!(kept <= output.len() + 2 * MAX_OWNED_CHUNK, "{kept} bytes for {}", output.len());
     }
 }

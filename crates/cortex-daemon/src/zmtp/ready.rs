@@ -13,7 +13,7 @@ pub(super) enum SocketType {
 }
 
 /// Our READY. We are what libzmq calls a ROUTER: any number of peers, each answered by itself.
-pub(super) fn push_ours(bytes: &mut Vec<u8>) {
+pub(super) fn push_ready(bytes: &mut Vec<u8>) {
     let mut properties = Vec::new();
     push_property(&mut properties, SOCKET_TYPE, "ROUTER");
     push_command(bytes, "READY", &properties);
@@ -28,7 +28,7 @@ pub(super) fn push_error(bytes: &mut Vec<u8>, reason: &str) {
 
 /// Checks that a peer's READY comes from a socket that asks questions. Its other properties, an
 /// Identity among them, mean nothing here: whom a reply goes to is decided by the connection.
-pub(super) fn check(command: &[u8]) -> Result<SocketType, Violation> {
+pub(super) fn parse(command: &[u8]) -> Result<SocketType, Violation> {
     let (name, mut properties) = split_name(command)?;
     if name != b"READY" {
         return Err(Violation::Handshake("its first command is not READY"));
@@ -105,14 +105,14 @@ mod tests {
             (&[("Identity", "me"), ("SOCKET-TYPE", "DEALER")], SocketType::Dealer),
             (&[("socket-type", "REQ"), ("X-Any", &"x".repeat(300))], SocketType::Req),
         ] {
-            assert_eq!(check(&ready(properties)), Ok(socket));
+            assert_eq!(parse(&ready(properties)), Ok(socket));
         }
     }
 
     #[test]
     fn others_may_not() {
         for socket_type in ["REP", "ROUTER", "PUB", "SUB", "req", ""] {
-            let error = check(&ready(&[("Socket-Type", socket_type)])).unwrap_err();
+            let error = parse(&ready(&[("Socket-Type", socket_type)])).unwrap_err();
             assert_eq!(error, Violation::SocketType(socket_type.into()));
         }
     }
@@ -121,11 +121,11 @@ mod tests {
     fn a_broken_handshake_is_refused() {
         let whole = ready(&[("Socket-Type", "REQ")]);
         for end in 0..whole.len() {
-            assert!(matches!(check(&whole[..end]), Err(Violation::Handshake(_))), "{end}");
+            assert!(matches!(parse(&whole[..end]), Err(Violation::Handshake(_))), "{end}");
         }
-        assert!(matches!(check(b"\x04PING"), Err(Violation::Handshake(_))));
+        assert!(matches!(parse(b"\x04PING"), Err(Violation::Handshake(_))));
         let mut claim = b"\x05READY\x0bSocket-Type".to_vec();
         claim.extend([0xff; 4]);
-        assert!(matches!(check(&claim), Err(Violation::Handshake(_))));
+        assert!(matches!(parse(&claim), Err(Violation::Handshake(_))));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::frame::{Frame, FrameReader, Payload, push_command, push_message_header};
-use super::greeting;
+use super::greeting::{self, GREETING};
 use super::limits::{MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT};
 use super::output::Output;
 use super::ready::{self, SocketType};
@@ -11,15 +11,15 @@ use super::violation::Violation;
 
 /// The server's side of a ZMTP connection.
 ///
-/// Feed it with [`receive`](Self::receive), ask it for [`next_event`](Self::next_event) until
+/// Feed it with [`receive`](Self::receive), ask it for [`next_incoming`](Self::next_incoming) until
 /// there is none, answer with [`reply`](Self::reply), and send what
 /// [`output`](Self::output) holds.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Engine {
     phase: Phase,
     is_req: bool,
     frames: FrameReader,
-    message: Message,
+    message: PartialMessage,
     output: Output,
 }
 
@@ -32,9 +32,9 @@ enum Phase {
 
 /// A message whose frames are still coming.
 #[derive(Debug, Default)]
-struct Message {
+struct PartialMessage {
     envelope: Envelope,
-    delimited: bool,
+    has_delimiter: bool,
     body: Option<Body>,
     /// The frames behind the delimiter.
     parts: usize,
@@ -56,7 +56,7 @@ impl Envelope {
 
 /// What a peer did.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Incoming {
     /// It asked for something and is owed one reply.
     Request(Request),
     /// It sent a message that cannot be answered, since it has no delimiter or nothing behind it.
@@ -98,24 +98,24 @@ impl Request {
     }
 }
 
-impl Default for Connection {
+impl Default for Engine {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Connection {
+impl Engine {
     /// A connection that was just accepted. It has our greeting to send: libzmq sends its own
     /// first 10 bytes and then waits for ours.
     #[must_use]
     pub fn new() -> Self {
         let mut output = Output::default();
-        output.append(|bytes| bytes.extend(greeting::OURS));
+        output.append(|bytes| bytes.extend(GREETING));
         Self {
             phase: Phase::Greeting,
             is_req: false,
             frames: FrameReader::default(),
-            message: Message::default(),
+            message: PartialMessage::default(),
             output,
         }
     }
@@ -134,7 +134,7 @@ impl Connection {
 
     /// Whether the peer may be listened to: it has room for our answers.
     #[must_use]
-    pub fn wants_input(&self) -> bool {
+    pub fn wants_read(&self) -> bool {
         self.output.len() < MAX_UNSENT
     }
 
@@ -145,7 +145,7 @@ impl Connection {
     }
 
     /// Forgets what is to be sent: the peer takes no more, but what it asked still counts.
-    pub fn forget_output(&mut self) {
+    pub fn clear_output(&mut self) {
         self.output.clear();
     }
 
@@ -155,13 +155,13 @@ impl Connection {
     }
 
     /// The next thing that the peer did. `None`: more bytes are needed, or the peer must first
-    /// read what it was sent (see [`wants_input`](Self::wants_input)).
+    /// read what it was sent (see [`wants_read`](Self::wants_read)).
     ///
     /// # Errors
     /// When the peer broke the protocol. The connection must be closed then; `output` may hold
     /// an ERROR command that tells the peer why.
-    pub fn next_event(&mut self) -> Result<Option<Event>, Violation> {
-        while self.wants_input() {
+    pub fn next_incoming(&mut self) -> Result<Option<Incoming>, Violation> {
+        while self.wants_read() {
             if self.phase == Phase::Greeting {
                 if !self.read_greeting()? {
                     return Ok(None);
@@ -170,7 +170,7 @@ impl Connection {
             }
             match self.frames.next()? {
                 None => return Ok(None),
-                Some(Frame::Command(command)) => self.obey(&command)?,
+                Some(Frame::Command(command)) => self.handle_command(&command)?,
                 Some(Frame::Message { .. }) if self.phase == Phase::Handshake => {
                     return Err(Violation::Handshake("a message came before READY"));
                 }
@@ -204,12 +204,12 @@ impl Connection {
             return Ok(false);
         }
         self.frames.consume(greeting::LENGTH);
-        self.output.append(ready::push_ours);
+        self.output.append(ready::push_ready);
         self.phase = Phase::Handshake;
         Ok(true)
     }
 
-    fn obey(&mut self, command: &[u8]) -> Result<(), Violation> {
+    fn handle_command(&mut self, command: &[u8]) -> Result<(), Violation> {
         let (name, data) = ready::split_name(command)?;
         match name {
             b"ERROR" => {
@@ -217,7 +217,7 @@ impl Connection {
                 Err(Violation::PeerError(reason.into_owned()))
             }
             _ if self.phase == Phase::Handshake => {
-                let socket = ready::check(command).inspect_err(|violation| {
+                let socket = ready::parse(command).inspect_err(|violation| {
                     self.output.append(|bytes| ready::push_error(bytes, &violation.to_string()));
                 })?;
                 self.is_req = socket == SocketType::Req;
@@ -237,16 +237,16 @@ impl Connection {
     }
 }
 
-impl Message {
+impl PartialMessage {
     /// Takes one more frame.
     fn add(&mut self, more: bool, payload: Payload) -> Result<(), Violation> {
-        if !self.delimited {
+        if !self.has_delimiter {
             return self.add_to_envelope(more, &payload);
         }
         self.parts += 1;
         let (length, body) = match payload {
-            Payload::Kept(bytes) => (bytes.len(), Body::Whole(bytes)),
-            Payload::Dropped(length) => (length, Body::TooLong { length }),
+            Payload::Whole(bytes) => (bytes.len(), Body::Whole(bytes)),
+            Payload::TooLong(length) => (length, Body::TooLong { length }),
         };
         // An empty part counts as a byte, so that no message can have parts without end.
         self.size += length.max(1) as u64;
@@ -261,25 +261,25 @@ impl Message {
 
     fn add_to_envelope(&mut self, more: bool, payload: &Payload) -> Result<(), Violation> {
         match payload {
-            Payload::Kept(bytes) if bytes.is_empty() => self.delimited = true,
+            Payload::Whole(bytes) if bytes.is_empty() => self.has_delimiter = true,
             // The last frame, and no delimiter yet: the message will be dropped.
             _ if !more => {}
-            Payload::Kept(bytes) => {
+            Payload::Whole(bytes) => {
                 push_message_header(&mut self.envelope.0, true, bytes.len());
                 self.envelope.0.extend_from_slice(bytes);
                 if self.envelope.0.len() > MAX_ENVELOPE {
                     return Err(Violation::EnvelopeTooLong);
                 }
             }
-            Payload::Dropped(_) => return Err(Violation::EnvelopeTooLong),
+            Payload::TooLong(_) => return Err(Violation::EnvelopeTooLong),
         }
         Ok(())
     }
 
-    fn finish(self) -> Event {
+    fn finish(self) -> Incoming {
         match self.body {
-            Some(body) => Event::Request(Request { envelope: self.envelope, body }),
-            None => Event::Dropped,
+            Some(body) => Incoming::Request(Request { envelope: self.envelope, body }),
+            None => Incoming::Dropped,
         }
     }
 }
