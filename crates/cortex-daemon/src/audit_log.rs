@@ -30,7 +30,7 @@ pub(crate) fn change(change: &Change) {
     }
 }
 
-pub(crate) fn refusal(refusal: &Refusal, held_back: u64) {
+pub(crate) fn refusal(refusal: &Refusal, suppressed: u64) {
     let pid = refusal.peer.process.map(|process| process.pid);
-    tracing::warn!(uid = refusal.peer.uid, pid, held_back, "refused: {}", refusal.message);
+    tracing::warn!(uid = refusal.peer.uid, pid, suppressed, "refused: {}", refusal.message);
 }

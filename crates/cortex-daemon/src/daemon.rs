@@ -16,7 +16,7 @@ use crate::edge::clock::{SuspendDetector, now, timestamp};
 use crate::edge::connection::Received;
 use crate::edge::connections::Connections;
 use crate::edge::credentials::Credentials;
-use crate::edge::descriptors::Budget;
+use crate::edge::descriptors::DescriptorBudget;
 use crate::edge::listener::Listener;
 use crate::edge::log_limit::LogLimit;
 use crate::edge::probe::Probes;
@@ -134,7 +134,7 @@ impl DiscoveryDaemon {
             tracing::info!(address = %listener.address(), "listening");
             warn_if_exposed(listener.address());
         }
-        let budget = Budget::new(config.max_connections);
+        let budget = DescriptorBudget::new(config.max_connections);
         let registrar = || poll.registry().try_clone();
         Ok(Self {
             listeners,
@@ -254,7 +254,7 @@ impl DiscoveryDaemon {
             self.registry.handle(input, now);
         }
         self.hear(received, now);
-        for connection in self.connections.take_hung_up() {
+        for connection in self.connections.take_disconnected() {
             self.registry.handle(Input::Disconnected(connection), now);
         }
         let all_dispatched = !self.connections.has_turns()
@@ -265,8 +265,8 @@ impl DiscoveryDaemon {
         let effects = match self.store.save(self.registry.writes()) {
             Ok(()) => self.registry.commit(now),
             Err(error) => {
-                if let Some(held_back) = self.store_log.admit(now.instant) {
-                    tracing::error!(held_back, "{error}");
+                if let Some(suppressed) = self.store_log.allow(now.instant) {
+                    tracing::error!(suppressed, "{error}");
                 }
                 self.registry.rollback(&error.to_string(), now)
             }
@@ -284,7 +284,7 @@ impl DiscoveryDaemon {
             if had_held
                 || self.registry.cost() >= MAX_BATCH_COST
                 || self.held.has(connection)
-                || self.connections.is_held_up(connection)
+                || self.connections.has_backpressure(connection)
             {
                 self.held.push(one);
             } else {
@@ -293,7 +293,7 @@ impl DiscoveryDaemon {
         }
         while self.registry.cost() < MAX_BATCH_COST {
             let connections = &self.connections;
-            let may_be_heard = |connection| !connections.is_held_up(connection);
+            let may_be_heard = |connection| !connections.has_backpressure(connection);
             let Some(one) = self.held.next(may_be_heard) else {
                 self.is_behind = false;
                 return;
@@ -301,7 +301,7 @@ impl DiscoveryDaemon {
             let connection = one.from.connection;
             self.hear_one(one, now);
             // The peer may have disconnected since: it reads no reply.
-            if self.connections.has_hung_up(connection) {
+            if self.connections.is_disconnected(connection) {
                 self.registry.handle(Input::Disconnected(connection), now);
             }
         }
@@ -349,8 +349,8 @@ impl DiscoveryDaemon {
             audit_log::change(change);
         }
         for refusal in &effects.refused {
-            if let Some(held_back) = self.refusal_log.admit(now()) {
-                audit_log::refusal(refusal, held_back);
+            if let Some(suppressed) = self.refusal_log.allow(now()) {
+                audit_log::refusal(refusal, suppressed);
             }
         }
         for reply in effects.replies {
@@ -360,7 +360,7 @@ impl DiscoveryDaemon {
             self.connections.reply(&reply.to, &body);
         }
         for connection in effects.cancelled {
-            self.connections.let_go(connection);
+            self.connections.cancel(connection);
         }
         for process in effects.unwatch {
             self.processes.unwatch(process);

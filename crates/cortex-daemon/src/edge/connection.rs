@@ -28,16 +28,16 @@ pub(crate) struct Received {
     pub(crate) body: Body,
 }
 
-pub(super) struct Peer {
+pub(super) struct Connection {
     pub(super) stream: Stream,
     engine: Engine,
     pub(super) credentials: Credentials,
-    input: Input,
-    output: Output,
+    read_state: ReadState,
+    write_state: WriteState,
     /// Requests that were taken from it and are not answered yet.
-    owed: usize,
+    unanswered: usize,
     /// The bytes that it still has to be sent, when they were last counted.
-    pub(super) counted: usize,
+    pub(super) last_unsent: usize,
     /// It stands in the queue of those with something to do.
     pub(super) in_turns: bool,
     /// It stands in the list of those that may have something to send.
@@ -46,23 +46,23 @@ pub(super) struct Peer {
 
 /// Whether a peer takes what it is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Output {
+enum WriteState {
     Flowing,
     /// Something is stuck, and the poll tells when there is room. It is asked only then: it would
     /// tell after each reply that the peer reads.
-    Stuck,
+    Blocked,
     /// It takes no more, but what it has asked still counts: a node that unregisters its topics
     /// and ends does not wait for the answers.
-    Deaf,
+    Closed,
 }
 
 /// What there may be to read from a peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Input {
+enum ReadState {
     /// Nothing; the poll tells when there is.
-    Dry,
+    Idle,
     /// Something.
-    Waiting,
+    Readable,
     /// Something, and then the end: the peer has closed its side, or is gone.
     Closing,
     /// The end has been read.
@@ -71,27 +71,27 @@ enum Input {
     Violated,
 }
 
-impl Input {
+impl ReadState {
     /// What a peer that has closed its side may still have sent comes before the end.
-    fn at_its_end(self) -> Self {
+    fn closing(self) -> Self {
         match self {
-            Self::Dry | Self::Waiting | Self::Closing => Self::Closing,
+            Self::Idle | Self::Readable | Self::Closing => Self::Closing,
             Self::Ended | Self::Violated => self,
         }
     }
 }
 
-impl Peer {
+impl Connection {
     /// A peer that has just connected.
     pub(super) fn new(stream: Stream, credentials: Credentials) -> Self {
         Self {
             stream,
             engine: Engine::new(),
             credentials,
-            input: Input::Dry,
-            output: Output::Flowing,
-            owed: 0,
-            counted: 0,
+            read_state: ReadState::Idle,
+            write_state: WriteState::Flowing,
+            unanswered: 0,
+            last_unsent: 0,
             in_turns: false,
             in_unsent: false,
         }
@@ -101,9 +101,9 @@ impl Peer {
     pub(super) fn mark(&mut self, event: &PollEvent) -> bool {
         let is_closing = event.is_read_closed() || event.is_error();
         if is_closing {
-            self.input = self.input.at_its_end();
-        } else if event.is_readable() && self.input == Input::Dry {
-            self.input = Input::Waiting;
+            self.read_state = self.read_state.closing();
+        } else if event.is_readable() && self.read_state == ReadState::Idle {
+            self.read_state = ReadState::Readable;
         }
         is_closing || event.is_readable()
     }
@@ -114,12 +114,12 @@ impl Peer {
     }
 
     /// Whether it must read before it is listened to again.
-    pub(super) fn is_held_up(&self) -> bool {
+    pub(super) fn has_backpressure(&self) -> bool {
         !self.engine.wants_read()
     }
 
     /// Whether it has been sent all that there is for it.
-    pub(super) fn has_all(&mut self) -> bool {
+    pub(super) fn is_all_sent(&mut self) -> bool {
         self.engine.output().is_empty()
     }
 
@@ -135,26 +135,26 @@ impl Peer {
 
     /// Puts a reply on its way.
     pub(super) fn reply(&mut self, envelope: &Envelope, body: &Arc<[u8]>) {
-        self.let_go();
-        if self.output != Output::Deaf {
+        self.finish_request();
+        if self.write_state != WriteState::Closed {
             self.engine.reply(envelope, body);
         }
     }
 
     /// A request of it will not be answered.
-    pub(super) fn let_go(&mut self) {
-        self.owed = self.owed.saturating_sub(1);
+    pub(super) fn finish_request(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
     }
 
     /// Whether it waits for answers that nobody will read: its end has come.
-    pub(super) fn has_hung_up(&self) -> bool {
-        self.owed > 0 && matches!(self.input, Input::Ended | Input::Violated)
+    pub(super) fn is_disconnected(&self) -> bool {
+        self.unanswered > 0 && matches!(self.read_state, ReadState::Ended | ReadState::Violated)
     }
 
     /// It takes no more answers; what it has asked is still read.
     pub(super) fn stop_sending(&mut self) {
-        self.turn_deaf();
-        self.input = self.input.at_its_end();
+        self.close_write();
+        self.read_state = self.read_state.closing();
     }
 
     /// Reads and forgets what it still says.
@@ -168,10 +168,10 @@ impl Peer {
 
     /// Whether the connection has nothing left to do.
     pub(super) fn is_done(&mut self) -> bool {
-        match self.input {
-            Input::Ended => !self.in_turns && self.owed == 0 && self.has_all(),
-            Input::Violated => true,
-            Input::Dry | Input::Waiting | Input::Closing => false,
+        match self.read_state {
+            ReadState::Ended => !self.in_turns && self.unanswered == 0 && self.is_all_sent(),
+            ReadState::Violated => true,
+            ReadState::Idle | ReadState::Readable | ReadState::Closing => false,
         }
     }
 
@@ -186,8 +186,8 @@ impl Peer {
     ) -> Result<bool, Violation> {
         let before = received.len();
         let turn = self.read_requests(id, buffer, dropped, received);
-        self.owed += received.len() - before;
-        turn.inspect_err(|_| self.input = Input::Violated)
+        self.unanswered += received.len() - before;
+        turn.inspect_err(|_| self.read_state = ReadState::Violated)
     }
 
     fn read_requests(
@@ -198,7 +198,7 @@ impl Peer {
         received: &mut Vec<Received>,
     ) -> Result<bool, Violation> {
         let (mut requests, mut bytes, mut reads) = (0, 0, 0);
-        while self.input != Input::Violated {
+        while self.read_state != ReadState::Violated {
             while let Some(event) = self.engine.next_incoming()? {
                 match event {
                     Incoming::Request(request) => {
@@ -215,7 +215,7 @@ impl Peer {
                     return Ok(true);
                 }
             }
-            let may_read = matches!(self.input, Input::Waiting | Input::Closing);
+            let may_read = matches!(self.read_state, ReadState::Readable | ReadState::Closing);
             if !may_read || !self.engine.wants_read() {
                 return Ok(false);
             }
@@ -230,20 +230,22 @@ impl Peer {
 
     fn read(&mut self, buffer: &mut [u8]) {
         match self.stream.read(buffer) {
-            Ok(0) => self.input = Input::Ended,
+            Ok(0) => self.read_state = ReadState::Ended,
             Ok(count) => {
                 // A short read leaves nothing behind that the poll will not tell of, except to a
                 // peer that mixes descriptors or urgent bytes in: it waits until its next bytes.
-                if count < buffer.len() && self.input == Input::Waiting {
-                    self.input = Input::Dry;
+                if count < buffer.len() && self.read_state == ReadState::Readable {
+                    self.read_state = ReadState::Idle;
                 }
                 self.engine.receive(&buffer[..count]);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.input = Input::Dry,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.read_state = ReadState::Idle;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => {
-                self.turn_deaf();
-                self.input = Input::Ended;
+                self.close_write();
+                self.read_state = ReadState::Ended;
             }
         }
     }
@@ -254,32 +256,32 @@ impl Peer {
             match self.stream.write(&self.engine.output().slices()) {
                 Ok(count) => self.engine.output().advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.set_output(registry, id, Output::Stuck);
+                    return self.set_write_state(registry, id, WriteState::Blocked);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.set_output(registry, id, Output::Flowing)
+        self.set_write_state(registry, id, WriteState::Flowing)
     }
 
-    fn turn_deaf(&mut self) {
-        self.output = Output::Deaf;
+    fn close_write(&mut self) {
+        self.write_state = WriteState::Closed;
         self.engine.clear_output();
     }
 
-    fn set_output(
+    fn set_write_state(
         &mut self,
         registry: &Registry,
         id: ConnectionId,
-        output: Output,
+        state: WriteState,
     ) -> io::Result<()> {
-        if self.output == output || self.output == Output::Deaf {
+        if self.write_state == state || self.write_state == WriteState::Closed {
             return Ok(());
         }
-        self.output = output;
+        self.write_state = state;
         let both = Interest::READABLE | Interest::WRITABLE;
-        let interest = if output == Output::Stuck { both } else { Interest::READABLE };
+        let interest = if state == WriteState::Blocked { both } else { Interest::READABLE };
         self.stream.reregister(registry, Token(id.0), interest)
     }
 }

@@ -13,9 +13,9 @@ use mio::event::Event as PollEvent;
 use mio::{Interest, Registry, Token};
 
 use super::clock::now;
-use super::connection::{Peer, Received};
+use super::connection::{Connection, Received};
 use super::credentials::Credentials;
-use super::descriptors::Reserve;
+use super::descriptors::ReserveDescriptor;
 use super::listener::Listener;
 use super::log_limit::LogLimit;
 use super::stream::Stream;
@@ -23,9 +23,9 @@ use crate::peer::{ConnectionId, ReplyTo};
 use crate::zmtp::Violation;
 
 /// How long a peer may take until its handshake is done.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a peer takes from its connect to its first request, when it has one.
-const FIRST_REQUEST: Duration = Duration::from_millis(100);
+const FIRST_REQUEST_TIME: Duration = Duration::from_millis(100);
 /// The most requests taken from all peers before they are answered.
 const MAX_ROUND_REQUESTS: usize = 1024;
 /// The most connections taken from one listener in one round.
@@ -36,35 +36,35 @@ const READ_BUFFER: usize = 64 * 1024;
 /// The most bytes of memory that replies take which peers do not read.
 const MAX_UNREAD: usize = 256 * 1024 * 1024;
 /// After so many bytes more it is counted again how much memory they take.
-const COUNT_AGAIN: usize = 32 * 1024 * 1024;
+const MEMORY_COUNT_STEP: usize = 32 * 1024 * 1024;
 
 /// All connections.
 pub(crate) struct Connections {
     registry: Registry,
-    peers: HashMap<ConnectionId, Peer>,
+    by_id: HashMap<ConnectionId, Connection>,
     next_id: usize,
     /// Those with something to do, each at most once.
     turns: VecDeque<ConnectionId>,
     /// Those that may have something to send.
     unsent: Vec<ConnectionId>,
     /// Those whose end has come.
-    hung_up: Vec<ConnectionId>,
+    disconnected: Vec<ConnectionId>,
     /// The bytes that all have to be sent. What is shared counts for each of them, so there is more
     /// here than in memory.
     unsent_bytes: usize,
     /// From how many of them on the memory is counted.
-    count_from: usize,
+    next_memory_count: usize,
     /// In the order of their deadlines, which all lie equally far ahead.
     handshakes: VecDeque<(Instant, ConnectionId)>,
     /// Until when the newest peer may still be on its way to its first request.
     newcomers_until: Option<Instant>,
     limit: usize,
     per_user: HashMap<Option<u32>, usize>,
-    reserve: Reserve,
-    accept_again: Option<Instant>,
+    reserve: ReserveDescriptor,
+    accept_retry_at: Option<Instant>,
     buffer: Box<[u8]>,
     refused_log: LogLimit,
-    shed_log: LogLimit,
+    accept_failure_log: LogLimit,
     violation_log: LogLimit,
     counters: ConnectionCounters,
 }
@@ -89,22 +89,22 @@ impl Connections {
     pub(crate) fn new(registry: Registry, first_token: usize, limit: usize) -> Self {
         Self {
             registry,
-            peers: HashMap::new(),
+            by_id: HashMap::new(),
             next_id: first_token,
             turns: VecDeque::new(),
             unsent: Vec::new(),
-            hung_up: Vec::new(),
+            disconnected: Vec::new(),
             unsent_bytes: 0,
-            count_from: MAX_UNREAD,
+            next_memory_count: MAX_UNREAD,
             handshakes: VecDeque::new(),
             newcomers_until: None,
             limit,
             per_user: HashMap::new(),
-            reserve: Reserve::new(),
-            accept_again: None,
+            reserve: ReserveDescriptor::new(),
+            accept_retry_at: None,
             buffer: vec![0; READ_BUFFER].into(),
             refused_log: LogLimit::new(1),
-            shed_log: LogLimit::new(1),
+            accept_failure_log: LogLimit::new(1),
             violation_log: LogLimit::new(1),
             counters: ConnectionCounters::default(),
         }
@@ -115,7 +115,7 @@ impl Connections {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.peers.len() >= self.limit
+        self.by_id.len() >= self.limit
     }
 
     /// Whether a connection waits for its turn.
@@ -132,19 +132,19 @@ impl Connections {
     /// When [`expire`](Self::expire) has something to do, or a listener may be tried again.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
-        handshake.into_iter().chain(self.accept_again).min()
+        handshake.into_iter().chain(self.accept_retry_at).min()
     }
 
     /// Whether listeners are left alone for a moment.
     pub(crate) fn is_pausing(&self, now: Instant) -> bool {
-        self.accept_again.is_some_and(|again| now < again)
+        self.accept_retry_at.is_some_and(|retry_at| now < retry_at)
     }
 
     /// Notes what the poll says of a connection.
     pub(crate) fn mark(&mut self, event: &PollEvent) {
         let id = ConnectionId(event.token().0);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        if peer.mark(event) {
+        let Some(connection) = self.by_id.get_mut(&id) else { return };
+        if connection.mark(event) {
             self.queue_turn(id);
         }
         if event.is_writable() || event.is_write_closed() {
@@ -159,112 +159,116 @@ impl Connections {
                 return;
             }
             let Some(id) = self.turns.pop_front() else { return };
-            let Some(peer) = self.peers.get_mut(&id) else { continue };
-            peer.in_turns = false;
+            let Some(connection) = self.by_id.get_mut(&id) else { continue };
+            connection.in_turns = false;
             let before = received.len();
-            let turn = peer.take_turn(id, &mut self.buffer, &mut self.counters.dropped, received);
+            let turn =
+                connection.take_turn(id, &mut self.buffer, &mut self.counters.dropped, received);
             self.counters.requests += (received.len() - before) as u64;
-            if !std::mem::replace(&mut peer.in_unsent, true) {
+            if !std::mem::replace(&mut connection.in_unsent, true) {
                 self.unsent.push(id);
             }
-            if peer.has_hung_up() {
-                self.hung_up.push(id);
+            if connection.is_disconnected() {
+                self.disconnected.push(id);
             }
             match turn {
                 Ok(true) => self.queue_turn(id),
                 Ok(false) => {}
-                Err(violation) => self.tell_violation(id, &violation, now),
+                Err(violation) => self.record_violation(id, &violation, now),
             }
         }
     }
 
     /// Whether a peer must read before it is answered again.
-    pub(crate) fn is_held_up(&self, id: ConnectionId) -> bool {
-        self.peers.get(&id).is_some_and(Peer::is_held_up)
+    pub(crate) fn has_backpressure(&self, id: ConnectionId) -> bool {
+        self.by_id.get(&id).is_some_and(Connection::has_backpressure)
     }
 
     /// How many connections there are.
     pub(crate) fn len(&self) -> usize {
-        self.peers.len()
+        self.by_id.len()
     }
 
     /// Those whose end has come since the last call, some of them more than once.
-    pub(crate) fn take_hung_up(&mut self) -> Vec<ConnectionId> {
-        std::mem::take(&mut self.hung_up)
+    pub(crate) fn take_disconnected(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.disconnected)
     }
 
     /// Whether nobody is there any more to read an answer.
-    pub(crate) fn has_hung_up(&self, id: ConnectionId) -> bool {
-        self.peers.get(&id).is_none_or(Peer::has_hung_up)
+    pub(crate) fn is_disconnected(&self, id: ConnectionId) -> bool {
+        self.by_id.get(&id).is_none_or(Connection::is_disconnected)
     }
 
     /// A request of this connection will not be answered.
-    pub(crate) fn let_go(&mut self, id: ConnectionId) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.let_go();
+    pub(crate) fn cancel(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.by_id.get_mut(&id) {
+            connection.finish_request();
             self.queue_unsent(id);
         }
     }
 
     /// Puts a reply on its way; a peer that is gone needs none.
     pub(crate) fn reply(&mut self, to: &ReplyTo, body: &Arc<[u8]>) {
-        if let Some(peer) = self.peers.get_mut(&to.connection) {
-            peer.reply(&to.envelope, body);
+        if let Some(connection) = self.by_id.get_mut(&to.connection) {
+            connection.reply(&to.envelope, body);
             self.queue_unsent(to.connection);
-            self.count(to.connection);
+            self.update_unsent(to.connection);
         }
     }
 
     /// Sends as much as the peers take.
     pub(crate) fn flush(&mut self) {
         for id in std::mem::take(&mut self.unsent) {
-            let Some(peer) = self.peers.get_mut(&id) else { continue };
-            peer.in_unsent = false;
-            let was_held_up = peer.is_held_up();
-            let sent = peer.send(&self.registry, id);
+            let Some(connection) = self.by_id.get_mut(&id) else { continue };
+            connection.in_unsent = false;
+            let had_backpressure = connection.has_backpressure();
+            let sent = connection.send(&self.registry, id);
             match sent {
                 Err(error) => {
                     tracing::debug!(connection = id.0, %error, "the peer takes no more answers");
-                    peer.stop_sending();
+                    connection.stop_sending();
                     self.queue_turn(id);
                 }
                 // It has read: what it asked meanwhile is looked at.
-                Ok(()) if was_held_up && !peer.is_held_up() => self.queue_turn(id),
-                Ok(()) if peer.is_done() => self.end(id),
+                Ok(()) if had_backpressure && !connection.has_backpressure() => self.queue_turn(id),
+                Ok(()) if connection.is_done() => self.close(id),
                 Ok(()) => {}
             }
-            self.count(id);
+            self.update_unsent(id);
         }
-        self.bound_unread();
+        self.limit_unread();
     }
 
-    fn count(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let unsent = peer.unsent();
-        let before = std::mem::replace(&mut peer.counted, unsent);
+    fn update_unsent(&mut self, id: ConnectionId) {
+        let Some(connection) = self.by_id.get_mut(&id) else { return };
+        let unsent = connection.unsent();
+        let before = std::mem::replace(&mut connection.last_unsent, unsent);
         self.unsent_bytes = self.unsent_bytes - before + unsent;
     }
 
     /// Closes those that leave most unread, when it is too much for the memory. They may connect
     /// again, and ask again.
-    fn bound_unread(&mut self) {
-        if self.unsent_bytes < self.count_from {
-            self.count_from = (self.unsent_bytes + COUNT_AGAIN).clamp(MAX_UNREAD, self.count_from);
+    fn limit_unread(&mut self) {
+        if self.unsent_bytes < self.next_memory_count {
+            self.next_memory_count =
+                (self.unsent_bytes + MEMORY_COUNT_STEP).clamp(MAX_UNREAD, self.next_memory_count);
             return;
         }
         let mut seen = HashSet::new();
-        let memory = |(id, peer): (&ConnectionId, &mut Peer)| (peer.unsent_memory(&mut seen), *id);
-        let mut unread: Vec<_> = self.peers.iter_mut().map(memory).collect();
+        let memory = |(id, connection): (&ConnectionId, &mut Connection)| {
+            (connection.unsent_memory(&mut seen), *id)
+        };
+        let mut unread: Vec<_> = self.by_id.iter_mut().map(memory).collect();
         unread.sort_unstable();
         let mut total: usize = unread.iter().map(|(memory, _)| memory).sum();
         while total > MAX_UNREAD
             && let Some((memory, id)) = unread.pop()
         {
             total -= memory;
-            self.tell_violation(id, &Violation::TooMuchUnread(memory), now());
-            self.end(id);
+            self.record_violation(id, &Violation::TooMuchUnread(memory), now());
+            self.close(id);
         }
-        self.count_from = MAX_UNREAD.max(self.unsent_bytes + COUNT_AGAIN);
+        self.next_memory_count = MAX_UNREAD.max(self.unsent_bytes + MEMORY_COUNT_STEP);
     }
 
     /// Takes waiting connections, and closes those for which there is no room.
@@ -272,22 +276,22 @@ impl Connections {
         if self.is_pausing(now) {
             return;
         }
-        self.accept_again = None;
+        self.accept_retry_at = None;
         for _ in 0..MAX_ROUND_ACCEPTS {
             // Without a reserve there is no way to close one connection more than there can be.
             if !self.reserve.refill() {
-                self.accept_again = Some(now + ACCEPT_PAUSE);
+                self.accept_retry_at = Some(now + ACCEPT_PAUSE);
                 return;
             }
             match listener.accept() {
-                Ok((stream, credentials)) => self.admit(stream, credentials, now),
+                Ok((stream, credentials)) => self.add(stream, credentials, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     listener.may_have_more = false;
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => return self.shed(listener, &error, now),
+                Err(error) => return self.shed_connections(listener, &error, now),
             }
         }
     }
@@ -298,42 +302,42 @@ impl Connections {
             && deadline <= now
         {
             self.handshakes.pop_front();
-            if self.peers.get(&id).is_some_and(|peer| !peer.is_open()) {
+            if self.by_id.get(&id).is_some_and(|connection| !connection.is_open()) {
                 let silent = Violation::Handshake("it is not done after 10 s");
-                self.tell_violation(id, &silent, now);
-                self.end(id);
+                self.record_violation(id, &silent, now);
+                self.close(id);
             }
         }
     }
 
     /// Whether all replies are with the system. If not, `flush` and the poll go on.
     pub(crate) fn all_sent(&mut self) -> bool {
-        self.peers.values_mut().all(Peer::has_all)
+        self.by_id.values_mut().all(Connection::is_all_sent)
     }
 
     /// Reads and forgets what peers still say. A TCP peer whose words are unread at our close
     /// would lose the reply on its way.
     pub(crate) fn discard_input(&mut self) {
-        for peer in self.peers.values_mut() {
-            peer.discard_input(&mut self.buffer);
+        for connection in self.by_id.values_mut() {
+            connection.discard_input(&mut self.buffer);
         }
     }
 
-    fn admit(&mut self, mut stream: Stream, credentials: Credentials, now: Instant) {
+    fn add(&mut self, mut stream: Stream, credentials: Credentials, now: Instant) {
         let uid = credentials.uid;
-        let held = self.per_user.get(&uid).copied().unwrap_or(0);
+        let count = self.per_user.get(&uid).copied().unwrap_or(0);
         // No other user alone can take all the room.
         let share = if credentials.is_trusted() { self.limit } else { self.limit.div_ceil(2) };
-        if self.is_full() || held >= share {
+        if self.is_full() || count >= share {
             self.counters.refused += 1;
-            if let Some(held_back) = self.refused_log.admit(now) {
-                let (refused, connections) = (self.counters.refused, self.peers.len());
+            if let Some(suppressed) = self.refused_log.allow(now) {
+                let (refused, connections) = (self.counters.refused, self.by_id.len());
                 tracing::warn!(
                     uid,
                     connections,
                     limit = self.limit,
                     refused,
-                    held_back,
+                    suppressed,
                     "too many connections: a new one was closed"
                 );
             }
@@ -342,24 +346,24 @@ impl Connections {
         let id = ConnectionId(self.next_id);
         if let Err(error) = stream.register(&self.registry, Token(id.0), Interest::READABLE) {
             self.counters.refused += 1;
-            self.accept_again = Some(now + ACCEPT_PAUSE);
-            self.tell_shed(&error, now);
+            self.accept_retry_at = Some(now + ACCEPT_PAUSE);
+            self.log_accept_failure(&error, now);
             return;
         }
         self.next_id += 1;
         self.counters.accepted += 1;
         *self.per_user.entry(uid).or_default() += 1;
-        self.handshakes.push_back((now + HANDSHAKE, id));
-        self.peers.insert(id, Peer::new(stream, credentials));
-        self.newcomers_until = Some(now + FIRST_REQUEST);
+        self.handshakes.push_back((now + HANDSHAKE_TIMEOUT, id));
+        self.by_id.insert(id, Connection::new(stream, credentials));
+        self.newcomers_until = Some(now + FIRST_REQUEST_TIME);
         self.queue_unsent(id);
         tracing::trace!(connection = id.0, uid, "connected");
     }
 
     /// The system could not give us a connection. With the reserve given up, those that wait are
     /// taken and closed, one after the other; the door then stays shut for a moment.
-    fn shed(&mut self, listener: &mut Listener, error: &io::Error, now: Instant) {
-        self.accept_again = Some(now + ACCEPT_PAUSE);
+    fn shed_connections(&mut self, listener: &mut Listener, error: &io::Error, now: Instant) {
+        self.accept_retry_at = Some(now + ACCEPT_PAUSE);
         for _ in 0..MAX_ROUND_ACCEPTS {
             // Dropped at once: its descriptor is the reserve's.
             match self.reserve.lend(|| listener.accept().map(drop)) {
@@ -367,58 +371,58 @@ impl Connections {
                 Err(error) => {
                     if error.kind() == io::ErrorKind::WouldBlock {
                         listener.may_have_more = false;
-                        self.accept_again = None;
+                        self.accept_retry_at = None;
                     }
                     break;
                 }
             }
         }
-        self.tell_shed(error, now);
+        self.log_accept_failure(error, now);
     }
 
-    fn tell_shed(&mut self, error: &io::Error, now: Instant) {
-        if let Some(held_back) = self.shed_log.admit(now) {
+    fn log_accept_failure(&mut self, error: &io::Error, now: Instant) {
+        if let Some(suppressed) = self.accept_failure_log.allow(now) {
             let refused = self.counters.refused;
-            tracing::warn!(%error, refused, held_back, "a connection could not be taken");
+            tracing::warn!(%error, refused, suppressed, "a connection could not be taken");
         }
     }
 
-    fn tell_violation(&mut self, id: ConnectionId, violation: &Violation, now: Instant) {
+    fn record_violation(&mut self, id: ConnectionId, violation: &Violation, now: Instant) {
         self.counters.violations += 1;
-        if let Some(held_back) = self.violation_log.admit(now) {
-            let uid = self.peers.get(&id).and_then(|peer| peer.credentials.uid);
-            tracing::warn!(connection = id.0, uid, held_back, "peer closed: {violation}");
+        if let Some(suppressed) = self.violation_log.allow(now) {
+            let uid = self.by_id.get(&id).and_then(|connection| connection.credentials.uid);
+            tracing::warn!(connection = id.0, uid, suppressed, "peer closed: {violation}");
         }
     }
 
-    fn end(&mut self, id: ConnectionId) {
-        let Some(mut peer) = self.peers.remove(&id) else { return };
+    fn close(&mut self, id: ConnectionId) {
+        let Some(mut connection) = self.by_id.remove(&id) else { return };
         tracing::trace!(connection = id.0, "disconnected");
-        self.unsent_bytes -= peer.counted;
+        self.unsent_bytes -= connection.last_unsent;
         // What it waited for is of no use any more.
-        self.hung_up.push(id);
-        if let Err(error) = peer.stream.deregister(&self.registry) {
+        self.disconnected.push(id);
+        if let Err(error) = connection.stream.deregister(&self.registry) {
             tracing::debug!(connection = id.0, %error, "closed without being unwatched");
         }
-        if let Some(held) = self.per_user.get_mut(&peer.credentials.uid) {
-            *held -= 1;
-            if *held == 0 {
-                self.per_user.remove(&peer.credentials.uid);
+        if let Some(count) = self.per_user.get_mut(&connection.credentials.uid) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_user.remove(&connection.credentials.uid);
             }
         }
     }
 
     fn queue_turn(&mut self, id: ConnectionId) {
-        if let Some(peer) = self.peers.get_mut(&id)
-            && !std::mem::replace(&mut peer.in_turns, true)
+        if let Some(connection) = self.by_id.get_mut(&id)
+            && !std::mem::replace(&mut connection.in_turns, true)
         {
             self.turns.push_back(id);
         }
     }
 
     fn queue_unsent(&mut self, id: ConnectionId) {
-        if let Some(peer) = self.peers.get_mut(&id)
-            && !std::mem::replace(&mut peer.in_unsent, true)
+        if let Some(connection) = self.by_id.get_mut(&id)
+            && !std::mem::replace(&mut connection.in_unsent, true)
         {
             self.unsent.push(id);
         }

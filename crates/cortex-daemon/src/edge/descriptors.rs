@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that the daemon needs for itself: standard streams, the poll, listeners, locks,
 /// the stop pipe and the reserve, and some for what a library opens for a moment.
-const OWN: usize = 32;
+const DAEMON_DESCRIPTORS: usize = 32;
 
 /// Raises the soft limit of open descriptors to the hard one, as far as the system lets it.
 pub fn raise_descriptor_limit() {
@@ -21,7 +21,7 @@ pub fn raise_descriptor_limit() {
 
 /// How the descriptors that there may be are shared out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Budget {
+pub(crate) struct DescriptorBudget {
     pub(crate) connections: usize,
     /// Processes that are watched; a process usually has a connection as well.
     pub(crate) processes: usize,
@@ -29,7 +29,7 @@ pub(crate) struct Budget {
     pub(crate) probes: usize,
 }
 
-impl Budget {
+impl DescriptorBudget {
     /// `max_connections` bounds the connections further.
     pub(crate) fn new(max_connections: Option<usize>) -> Self {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -38,7 +38,7 @@ impl Budget {
     }
 
     fn of(limit: usize) -> Self {
-        let free = limit.saturating_sub(OWN).max(OWN / 2);
+        let free = limit.saturating_sub(DAEMON_DESCRIPTORS).max(DAEMON_DESCRIPTORS / 2);
         let probes = (free / 8).min(64);
         let processes = free / 4;
         Self { connections: free - probes - processes, processes, probes }
@@ -53,9 +53,9 @@ impl Budget {
 /// A descriptor to give up when none is left, so that a connection can be taken and closed rather
 /// than wait at the door for ever.
 #[derive(Debug)]
-pub(super) struct Reserve(Option<File>);
+pub(super) struct ReserveDescriptor(Option<File>);
 
-impl Reserve {
+impl ReserveDescriptor {
     pub(super) fn new() -> Self {
         Self(File::open("/dev/null").ok())
     }
@@ -85,9 +85,13 @@ mod tests {
     #[test]
     fn the_parts_fit_into_the_limit() {
         for limit in [0, 10, 32, 48, 64, 1024, 4096, 1 << 20] {
-            let Budget { connections, processes, probes } = Budget::of(limit);
+            let DescriptorBudget { connections, processes, probes } = DescriptorBudget::of(limit);
             assert!(connections > processes && processes >= probes && probes > 0, "{limit}");
-            assert!(connections + processes + probes + OWN <= limit.max(OWN + OWN / 2), "{limit}");
+            assert!(
+                connections + processes + probes + DAEMON_DESCRIPTORS
+                    <= limit.max(DAEMON_DESCRIPTORS + DAEMON_DESCRIPTORS / 2),
+                "{limit}"
+            );
         }
     }
 }

@@ -10,28 +10,28 @@ pub(crate) struct LogLimit {
     burst: u32,
     /// When the present 10 s began, and how many lines they have seen.
     began: Option<Instant>,
-    admitted: u32,
-    held_back: u64,
+    allowed: u32,
+    suppressed: u64,
 }
 
 impl LogLimit {
     /// At most `burst` lines in 10 s.
     pub(crate) fn new(burst: u32) -> Self {
-        Self { burst, began: None, admitted: 0, held_back: 0 }
+        Self { burst, began: None, allowed: 0, suppressed: 0 }
     }
 
     /// Whether to log now; then, how many lines were held back since the last.
-    pub(crate) fn admit(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn allow(&mut self, now: Instant) -> Option<u64> {
         if self.began.is_none_or(|began| now >= began + INTERVAL) {
             self.began = Some(now);
-            self.admitted = 0;
+            self.allowed = 0;
         }
-        if self.admitted >= self.burst {
-            self.held_back += 1;
+        if self.allowed >= self.burst {
+            self.suppressed += 1;
             return None;
         }
-        self.admitted += 1;
-        Some(std::mem::take(&mut self.held_back))
+        self.allowed += 1;
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -42,10 +42,10 @@ mod tests {
     #[test]
     fn some_lines_in_ten_seconds_and_a_count_of_the_rest() {
         let (mut limit, start) = (LogLimit::new(2), super::super::clock::now());
-        let mut admit = |seconds: u64| limit.admit(start + Duration::from_secs(seconds));
-        assert_eq!((admit(0), admit(1)), (Some(0), Some(0)));
-        assert_eq!((admit(1), admit(9)), (None, None));
-        assert_eq!((admit(10), admit(11), admit(12)), (Some(2), Some(0), None));
-        assert_eq!(admit(100), Some(1));
+        let mut allow = |seconds: u64| limit.allow(start + Duration::from_secs(seconds));
+        assert_eq!((allow(0), allow(1)), (Some(0), Some(0)));
+        assert_eq!((allow(1), allow(9)), (None, None));
+        assert_eq!((allow(10), allow(11), allow(12)), (Some(2), Some(0), None));
+        assert_eq!(allow(100), Some(1));
     }
 }
