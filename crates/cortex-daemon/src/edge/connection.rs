@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use mio::event::Event as PollEvent;
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry as PollRegistry, Token};
 
 use super::credentials::Credentials;
 use super::stream::Stream;
@@ -251,18 +251,22 @@ impl Connection {
     }
 
     /// Sends as much as the peer takes.
-    pub(super) fn send(&mut self, registry: &Registry, id: ConnectionId) -> io::Result<()> {
+    pub(super) fn send(
+        &mut self,
+        poll_registry: &PollRegistry,
+        id: ConnectionId,
+    ) -> io::Result<()> {
         while !self.engine.output().is_empty() {
             match self.stream.write(&self.engine.output().slices()) {
                 Ok(count) => self.engine.output().advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.set_write_state(registry, id, WriteState::Blocked);
+                    return self.set_write_state(poll_registry, id, WriteState::Blocked);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.set_write_state(registry, id, WriteState::Flowing)
+        self.set_write_state(poll_registry, id, WriteState::Flowing)
     }
 
     fn close_write(&mut self) {
@@ -272,7 +276,7 @@ impl Connection {
 
     fn set_write_state(
         &mut self,
-        registry: &Registry,
+        poll_registry: &PollRegistry,
         id: ConnectionId,
         state: WriteState,
     ) -> io::Result<()> {
@@ -282,6 +286,6 @@ impl Connection {
         self.write_state = state;
         let both = Interest::READABLE | Interest::WRITABLE;
         let interest = if state == WriteState::Blocked { both } else { Interest::READABLE };
-        self.stream.reregister(registry, Token(id.0), interest)
+        self.stream.reregister(poll_registry, Token(id.0), interest)
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event as PollEvent;
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry as PollRegistry, Token};
 
 use super::clock::now;
 use super::connection::{Connection, Received};
@@ -40,7 +40,7 @@ const MEMORY_COUNT_STEP: usize = 32 * 1024 * 1024;
 
 /// All connections.
 pub(crate) struct Connections {
-    registry: Registry,
+    poll_registry: PollRegistry,
     by_id: HashMap<ConnectionId, Connection>,
     next_id: usize,
     /// Those with something to do, each at most once.
@@ -86,9 +86,9 @@ pub(crate) struct ConnectionCounters {
 
 impl Connections {
     /// No connections yet. Their tokens and identities count up from `first_token`.
-    pub(crate) fn new(registry: Registry, first_token: usize, limit: usize) -> Self {
+    pub(crate) fn new(poll_registry: PollRegistry, first_token: usize, limit: usize) -> Self {
         Self {
-            registry,
+            poll_registry,
             by_id: HashMap::new(),
             next_id: first_token,
             turns: VecDeque::new(),
@@ -222,7 +222,7 @@ impl Connections {
             let Some(connection) = self.by_id.get_mut(&id) else { continue };
             connection.in_unsent = false;
             let had_backpressure = connection.has_backpressure();
-            let sent = connection.send(&self.registry, id);
+            let sent = connection.send(&self.poll_registry, id);
             match sent {
                 Err(error) => {
                     tracing::debug!(connection = id.0, %error, "the peer takes no more answers");
@@ -344,7 +344,7 @@ impl Connections {
             return;
         }
         let id = ConnectionId(self.next_id);
-        if let Err(error) = stream.register(&self.registry, Token(id.0), Interest::READABLE) {
+        if let Err(error) = stream.register(&self.poll_registry, Token(id.0), Interest::READABLE) {
             self.counters.refused += 1;
             self.accept_retry_at = Some(now + ACCEPT_PAUSE);
             self.log_accept_failure(&error, now);
@@ -401,7 +401,7 @@ impl Connections {
         self.unsent_bytes -= connection.last_unsent;
         // What it waited for is of no use any more.
         self.disconnected.push(id);
-        if let Err(error) = connection.stream.deregister(&self.registry) {
+        if let Err(error) = connection.stream.deregister(&self.poll_registry) {
             tracing::debug!(connection = id.0, %error, "closed without being unwatched");
         }
         if let Some(count) = self.per_user.get_mut(&connection.credentials.uid) {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener};
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry as PollRegistry, Token};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use thiserror::Error;
 
@@ -94,12 +94,16 @@ impl Listener {
         &self.address
     }
 
-    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+    pub(crate) fn register(
+        &mut self,
+        poll_registry: &PollRegistry,
+        token: Token,
+    ) -> io::Result<()> {
         let source: &mut dyn Source = match &mut self.socket {
             Socket::Unix(listener) => listener,
             Socket::Tcp(listener) => listener,
         };
-        registry.register(source, token, Interest::READABLE)
+        poll_registry.register(source, token, Interest::READABLE)
     }
 
     /// Notes that connections are waiting.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
 use mio::net::{TcpStream, UnixStream};
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry as PollRegistry, Token};
 use rustix::io::Errno;
 
 use super::stream::Stream;
@@ -45,7 +45,7 @@ const SIGNATURE: u8 = 0xff;
 /// The probes that run, those that wait for a socket, and what has been found.
 #[derive(Debug)]
 pub(crate) struct Probes {
-    registry: Registry,
+    poll_registry: PollRegistry,
     tokens: Tokens,
     limit: usize,
     /// Who asks for each address that is in a queue or has a running probe.
@@ -111,9 +111,9 @@ impl Probes {
     /// tries a Unix socket. A quarter of the sockets, but one of two at least, is only for glances.
     /// `tokens` has room for every descriptor's number that the process can have; what has a higher
     /// one finds nothing.
-    pub(crate) fn new(registry: Registry, tokens: Range<usize>, limit: usize) -> Self {
+    pub(crate) fn new(poll_registry: PollRegistry, tokens: Range<usize>, limit: usize) -> Self {
         Self {
-            registry,
+            poll_registry,
             tokens: Tokens::new(tokens),
             limit: limit.max(1),
             askers: HashMap::new(),
@@ -256,7 +256,7 @@ impl Probes {
         let Some(token) = probe.stream.token(&self.tokens) else {
             return self.report(&probe.target, ProbeResult::Unknown);
         };
-        if let Err(error) = probe.stream.register(&self.registry, token, Interest::READABLE) {
+        if let Err(error) = probe.stream.register(&self.poll_registry, token, Interest::READABLE) {
             tracing::debug!(%error, "a probe cannot be watched");
             return self.report(&probe.target, ProbeResult::Unknown);
         }
@@ -283,7 +283,7 @@ impl Probes {
 
     fn end(&mut self, token: Token, seen: Seen) {
         let Some(mut probe) = self.running.remove(&token) else { return };
-        if let Err(error) = probe.stream.deregister(&self.registry) {
+        if let Err(error) = probe.stream.deregister(&self.poll_registry) {
             tracing::debug!(%error, "a probe was closed without being unwatched");
         }
         self.conclude(probe, seen);

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry as PollRegistry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::tokens::Tokens;
@@ -25,7 +25,7 @@ const NEVER: u64 = u64::MAX;
 /// The processes that are watched, one pidfd for all topics of a process.
 #[derive(Debug)]
 pub(crate) struct Processes {
-    registry: Registry,
+    poll_registry: PollRegistry,
     tokens: Tokens,
     limit: usize,
     pidfds: BTreeMap<Process, OwnedFd>,
@@ -68,9 +68,9 @@ enum Unopened {
 impl Processes {
     /// Watches at most `limit` processes at once. `tokens` has room for every descriptor's number
     /// that the process can have; what has a higher one is unseen.
-    pub(crate) fn new(registry: Registry, tokens: Range<usize>, limit: usize) -> Self {
+    pub(crate) fn new(poll_registry: PollRegistry, tokens: Range<usize>, limit: usize) -> Self {
         Self {
-            registry,
+            poll_registry,
             tokens: Tokens::new(tokens),
             limit,
             pidfds: BTreeMap::new(),
@@ -119,7 +119,7 @@ impl Processes {
         if let Some(token) = self.tokens.of(&pidfd) {
             self.by_token.remove(&token);
         }
-        if let Err(error) = self.registry.deregister(&mut SourceFd(&pidfd.as_raw_fd())) {
+        if let Err(error) = self.poll_registry.deregister(&mut SourceFd(&pidfd.as_raw_fd())) {
             tracing::debug!(pid = process.pid, %error, "a pidfd was closed without being unwatched");
         }
     }
@@ -162,7 +162,7 @@ impl Processes {
         }
         let Some(token) = self.tokens.of(&pidfd) else { return Watched::Unseen };
         let mut source = SourceFd(&pidfd.as_raw_fd());
-        if let Err(error) = self.registry.register(&mut source, token, Interest::READABLE) {
+        if let Err(error) = self.poll_registry.register(&mut source, token, Interest::READABLE) {
             tracing::debug!(pid = process.pid, %error, "a process cannot be watched");
             return Watched::Unseen;
         }

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry as PollRegistry, Token};
 
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -22,24 +22,24 @@ impl Stream {
 
     pub(super) fn register(
         &mut self,
-        registry: &Registry,
+        poll_registry: &PollRegistry,
         token: Token,
         interest: Interest,
     ) -> io::Result<()> {
-        registry.register(self.source(), token, interest)
+        poll_registry.register(self.source(), token, interest)
     }
 
     pub(super) fn reregister(
         &mut self,
-        registry: &Registry,
+        poll_registry: &PollRegistry,
         token: Token,
         interest: Interest,
     ) -> io::Result<()> {
-        registry.reregister(self.source(), token, interest)
+        poll_registry.reregister(self.source(), token, interest)
     }
 
-    pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        registry.deregister(self.source())
+    pub(super) fn deregister(&mut self, poll_registry: &PollRegistry) -> io::Result<()> {
+        poll_registry.deregister(self.source())
     }
 
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
