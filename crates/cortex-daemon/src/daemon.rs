@@ -502,7 +502,7 @@ impl DiscoveryDaemon {
         let State::File(path) = &self.state else { return };
         let epoch = random_u64();
         let snapshot = self.registry.snapshot(epoch);
-        self.store.give_up();
+        self.store.mark_lost();
         let written = Store::open(path).and_then(|(mut store, _)| {
             store.reset(&snapshot, &self.host)?;
             Ok(store)

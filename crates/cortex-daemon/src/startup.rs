@@ -9,7 +9,7 @@ use crate::edge::credentials::own_uid;
 use crate::edge::processes::Host;
 use crate::edge::random::random_u64;
 use crate::edge::state_file::StoreError;
-use crate::edge::store::{HISTORY, Loaded, Store};
+use crate::edge::store::{LoadedState, MAX_HISTORY_EVENTS, Store};
 use crate::registry::{Access, Hold, Record, Registry, Settings, Snapshot, Write};
 
 /// Why a daemon cannot start from its state.
@@ -30,15 +30,15 @@ pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry),
         State::File(path) => Store::open(path)?,
     };
     let snapshot = match loaded {
-        Some(Loaded { snapshot, host: stored }) if stored.boot_id == host.boot_id => {
+        Some(LoadedState { snapshot, host: stored }) if stored.boot_id == host.boot_id => {
             if stored.pid_namespace == host.pid_namespace {
                 snapshot
             } else {
-                move_namespace(snapshot, host, &mut store)?
+                change_pid_namespace(snapshot, host, &mut store)?
             }
         }
         other => {
-            let snapshot = begin(other.map(|loaded| loaded.snapshot));
+            let snapshot = start_epoch(other.map(|loaded| loaded.snapshot));
             store.reset(&snapshot, host)?;
             snapshot
         }
@@ -52,14 +52,14 @@ pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry),
         probe_interval: config.probe_interval,
         server: concat!("cortex-discovery/", env!("CARGO_PKG_VERSION")).to_owned(),
         pid: std::process::id(),
-        history: usize::try_from(HISTORY).unwrap_or(usize::MAX),
+        history: usize::try_from(MAX_HISTORY_EVENTS).unwrap_or(usize::MAX),
     };
     Ok((store, Registry::restore(settings, snapshot, timestamp())?))
 }
 
 /// A new history, of which only what outlives a boot is known: after one no process is left, and
 /// endpoints may be anybody's.
-fn begin(stored: Option<Snapshot>) -> Snapshot {
+fn start_epoch(stored: Option<Snapshot>) -> Snapshot {
     let mut snapshot = stored.unwrap_or_default();
     let before = snapshot.records.len();
     snapshot.records.retain(|record| record.hold == Hold::Static);
@@ -72,7 +72,7 @@ fn begin(stored: Option<Snapshot>) -> Snapshot {
 }
 
 /// In another pid namespace a process's number says nothing.
-fn move_namespace(
+fn change_pid_namespace(
     mut snapshot: Snapshot,
     host: &Host,
     store: &mut Store,
@@ -83,7 +83,7 @@ fn move_namespace(
         record: Some(record.clone()),
         event: None,
     };
-    store.move_to(host, &snapshot.records.iter().map(write).collect::<Vec<_>>())?;
+    store.save_host(host, &snapshot.records.iter().map(write).collect::<Vec<_>>())?;
     Ok(snapshot)
 }
 
@@ -124,14 +124,14 @@ mod tests {
 
     #[test]
     fn a_new_state_has_a_number_that_nobody_had() {
-        let (one, other) = (begin(None), begin(None));
+        let (one, other) = (start_epoch(None), start_epoch(None));
         assert_ne!(one.epoch, other.epoch);
         assert_eq!((one.revision, one.records.len()), (0, 0));
     }
 
     #[test]
     fn after_a_boot_only_static_topics_stay_in_another_epoch() {
-        let snapshot = begin(Some(stored()));
+        let snapshot = start_epoch(Some(stored()));
         assert_ne!(snapshot.epoch, 7);
         let expected = Record { process: None, ..record("/static", Hold::Static) };
         assert_eq!((snapshot.revision, snapshot.records), (9, vec![expected]));
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn in_another_pid_namespace_all_topics_stay_and_no_process_is_known() {
         let host = Host { boot_id: Some("boot".into()), pid_namespace: Some(2) };
-        let snapshot = move_namespace(stored(), &host, &mut Store::none()).unwrap();
+        let snapshot = change_pid_namespace(stored(), &host, &mut Store::none()).unwrap();
         assert_eq!((snapshot.epoch, snapshot.revision, snapshot.records.len()), (7, 9, 3));
         assert!(snapshot.records.iter().all(|record| record.process.is_none()));
     }

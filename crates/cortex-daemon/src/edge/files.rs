@@ -6,12 +6,12 @@ use rustix::fs::Stat;
 
 /// A file, whatever it is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct FileIdentity {
     device: u64,
     inode: u64,
 }
 
-impl Identity {
+impl FileIdentity {
     /// No file's: inodes count from 1.
     pub(super) const NONE: Self = Self { device: 0, inode: 0 };
 

@@ -21,7 +21,7 @@ use rustix::net::SocketAddrUnix;
 use thiserror::Error;
 
 use super::credentials::own_uid;
-use super::files::{Identity, with_suffix};
+use super::files::{FileIdentity, with_suffix};
 use super::random::random_u64;
 use super::socket::{BACKLOG, unix_socket};
 use crate::config::MAX_SOCKET_PATH;
@@ -35,7 +35,7 @@ pub(crate) struct SocketFile {
     /// The directory, also locked in shared mode: cleaners of /tmp pass by what is locked.
     directory: OwnedFd,
     lock: OwnedFd,
-    identity: Identity,
+    identity: FileIdentity,
 }
 
 /// Why a socket file cannot be taken.
@@ -98,7 +98,7 @@ impl SocketFile {
             path: path.to_owned(),
             name,
             lock_name,
-            identity: Identity::NONE,
+            identity: FileIdentity::NONE,
             directory,
             lock,
         };
@@ -116,15 +116,15 @@ impl SocketFile {
     /// have been moved.
     pub(crate) fn is_lost(&self) -> bool {
         match rustix::fs::lstat(&self.path) {
-            Ok(stat) => Identity::of(&stat) != self.identity,
+            Ok(stat) => FileIdentity::of(&stat) != self.identity,
             // Whatever else keeps us from looking may not keep others from connecting.
             Err(errno) => matches!(errno, Errno::NOENT | Errno::NOTDIR),
         }
     }
 
-    fn holds(&self, name: &OsStr, identity: Identity) -> bool {
+    fn holds(&self, name: &OsStr, identity: FileIdentity) -> bool {
         statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| Identity::of(&stat) == identity)
+            .is_ok_and(|stat| FileIdentity::of(&stat) == identity)
     }
 
     /// Makes the socket under another name, and puts it into place when it listens.
@@ -144,7 +144,7 @@ impl SocketFile {
             }
             rustix::net::listen(&socket, BACKLOG)?;
             renameat(&self.directory, &aside, &self.directory, &self.name)?;
-            self.identity = Identity::of(&stat);
+            self.identity = FileIdentity::of(&stat);
             Ok(())
         });
         if let Err(errno) = placed {
@@ -173,7 +173,8 @@ impl Drop for SocketFile {
         }
         // Removed while it is locked: whoever waits for it sees that it is not the path's any
         // more, and tries again.
-        if fstat(&self.lock).is_ok_and(|stat| self.holds(&self.lock_name, Identity::of(&stat))) {
+        if fstat(&self.lock).is_ok_and(|stat| self.holds(&self.lock_name, FileIdentity::of(&stat)))
+        {
             let _ = unlinkat(&self.directory, &self.lock_name, AtFlags::empty());
         }
     }
@@ -250,7 +251,9 @@ fn try_lock(
         }
         // Another daemon may have removed the file at its end, just before we locked it.
         match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(current) if Identity::of(&current) == Identity::of(&locked) => return Ok(lock),
+            Ok(current) if FileIdentity::of(&current) == FileIdentity::of(&locked) => {
+                return Ok(lock);
+            }
             Ok(_) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(failed("look at", path)(errno)),
         }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::credentials::own_uid;
-use super::files::{Identity, with_suffix};
+use super::files::{FileIdentity, with_suffix};
 
 /// `CtxD`: marks a SQLite file as ours, from its very first commit on.
 pub(super) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"CtxD");
@@ -85,13 +85,13 @@ pub(super) fn failed<E: Into<io::Error>>(
 
 /// What the bytes at the state file's path are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content {
+pub(super) enum FileContent {
     /// None: the file is new.
-    Nothing,
+    Empty,
     /// A state file's, damaged or not.
-    State,
+    StateFile,
     /// Something else's.
-    Other,
+    Foreign,
 }
 
 /// A state file that is locked by us.
@@ -103,7 +103,7 @@ pub(super) struct StateFile {
     path: PathBuf,
     descriptor: OwnedFd,
     /// What must stay where it is for anything saved to be found again.
-    files: Vec<(PathBuf, Identity)>,
+    files: Vec<(PathBuf, FileIdentity)>,
 }
 
 /// Makes the directory of a state file and gives the path by which SQLite takes it: with
@@ -130,14 +130,14 @@ impl StateFile {
     /// Locks the file at a [resolved](resolve) path, which is made, empty, if it is not there.
     pub(super) fn lock(path: &Path) -> Result<Self, StoreError> {
         loop {
-            let descriptor = open_ours(path, OFlags::CREATE)?;
+            let descriptor = open_checked(path, OFlags::CREATE)?;
             match flock(&descriptor, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Err(StoreError::InUse(path.to_owned())),
                 Err(errno) => return Err(failed("lock the state file", path)(errno)),
             }
             let stat = fstat(&descriptor).map_err(failed("look at the state file", path))?;
-            let files = vec![(path.to_owned(), Identity::of(&stat))];
+            let files = vec![(path.to_owned(), FileIdentity::of(&stat))];
             let file = Self { path: path.to_owned(), descriptor, files };
             // Between its opening and its locking another daemon may have replaced it.
             if !file.is_lost() {
@@ -152,15 +152,15 @@ impl StateFile {
     }
 
     /// What is in the file, told without SQLite, which would change a file that is not ours.
-    pub(super) fn content(&self) -> Result<Content, StoreError> {
+    pub(super) fn content(&self) -> Result<FileContent, StoreError> {
         let mut header = [0; APPLICATION_ID_AT + 4];
         let read = rustix::io::pread(&self.descriptor, &mut header, 0)
             .map_err(failed("read the state file", &self.path))?;
         let ours = header.starts_with(MAGIC) && header.ends_with(&APPLICATION_ID.to_be_bytes());
         Ok(match read {
-            0 => Content::Nothing,
-            _ if ours => Content::State,
-            _ => Content::Other,
+            0 => FileContent::Empty,
+            _ if ours => FileContent::StateFile,
+            _ => FileContent::Foreign,
         })
     }
 
@@ -187,7 +187,7 @@ impl StateFile {
                 _ => {}
             }
         }
-        let descriptor = open_ours(&new, OFlags::CREATE | OFlags::EXCL)?;
+        let descriptor = open_checked(&new, OFlags::CREATE | OFlags::EXCL)?;
         let filled = fill(&new).and_then(|()| {
             fsync(&descriptor).map_err(failed("write the state file", &new))?;
             std::fs::rename(&new, &self.path)
@@ -206,25 +206,25 @@ impl StateFile {
     }
 
     /// Takes note of what SQLite has opened beside the file.
-    pub(super) fn note_sidecars(&mut self) -> Result<(), StoreError> {
+    pub(super) fn track_sidecars(&mut self) -> Result<(), StoreError> {
         for path in ["-wal", "-shm"].map(|sidecar| beside(&self.path, sidecar)) {
             let stat = lstat(&path).map_err(failed("look at", &path))?;
-            self.files.push((path, Identity::of(&stat)));
+            self.files.push((path, FileIdentity::of(&stat)));
         }
         Ok(())
     }
 
     /// Whether the file, or what belongs to it, is no longer found under its name.
     pub(super) fn is_lost(&self) -> bool {
-        let there = |(path, identity): &(PathBuf, Identity)| {
-            lstat(path).is_ok_and(|stat| Identity::of(&stat) == *identity)
+        let there = |(path, identity): &(PathBuf, FileIdentity)| {
+            lstat(path).is_ok_and(|stat| FileIdentity::of(&stat) == *identity)
         };
         !self.files.iter().all(there)
     }
 
     fn check_sidecars(&self) -> Result<(), StoreError> {
         for path in SIDECARS.map(|sidecar| beside(&self.path, sidecar)) {
-            match open_ours(&path, OFlags::empty()) {
+            match open_checked(&path, OFlags::empty()) {
                 Err(StoreError::System { reason, .. })
                     if reason.kind() == io::ErrorKind::NotFound => {}
                 opened => drop(opened?),
@@ -242,7 +242,7 @@ impl Drop for StateFile {
 }
 
 /// Opens a file that is ours: a regular one, of our user, which nobody else may read.
-fn open_ours(path: &Path, flags: OFlags) -> Result<OwnedFd, StoreError> {
+fn open_checked(path: &Path, flags: OFlags) -> Result<OwnedFd, StoreError> {
     let foreign = |what| StoreError::Foreign { path: path.to_owned(), what };
     let mode = Mode::RUSR | Mode::WUSR;
     // Without NONBLOCK a FIFO in the file's place could hold us up for ever.

@@ -4,17 +4,17 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use super::fnv::Fnv;
+use super::fnv::Fnv1a;
 use crate::config::Address;
 
 /// Where the state is kept unless told: in systemd's directory for it, else in the user's. The
 /// name is made from the first address, so that daemons at different addresses don't meet.
 #[must_use]
 pub fn default_path(addresses: &[Address]) -> Option<PathBuf> {
-    place(std::env::var_os, addresses)
+    path_from(std::env::var_os, addresses)
 }
 
-fn place(
+fn path_from(
     variable: impl Fn(&'static str) -> Option<OsString>,
     addresses: &[Address],
 ) -> Option<PathBuf> {
@@ -34,7 +34,7 @@ fn place(
 /// A name that tells a reader which address it is for, and by its hash no two addresses share.
 fn file_name(address: &Address) -> OsString {
     const MAX_READABLE: usize = 64;
-    let (kind, place) = match address {
+    let (kind, text) = match address {
         // The same relative path is another socket in another directory.
         Address::Ipc(path) => {
             ("ipc", std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string())
@@ -42,13 +42,13 @@ fn file_name(address: &Address) -> OsString {
         Address::Abstract(name) => ("abstract", name.into()),
         Address::Tcp { host, port } => ("tcp", format!("{host}:{port}").into()),
     };
-    let mut hash = Fnv::default();
-    hash.add(kind.as_bytes());
-    hash.add(b"\0");
-    hash.add(place.as_bytes());
+    let mut hash = Fnv1a::default();
+    hash.write(kind.as_bytes());
+    hash.write(b"\0");
+    hash.write(text.as_bytes());
 
     let mut readable = String::new();
-    for character in place.to_string_lossy().chars() {
+    for character in text.to_string_lossy().chars() {
         if character.is_ascii_alphanumeric() || matches!(character, '.' | '_') {
             readable.push(character);
         } else if !readable.ends_with('-') {
@@ -59,7 +59,7 @@ fn file_name(address: &Address) -> OsString {
     let tail = &readable[readable.len().saturating_sub(MAX_READABLE)..];
     let tail = tail.trim_matches('-');
     let dash = if tail.is_empty() { "" } else { "-" };
-    format!("{kind}{dash}{tail}-{:016x}.db", hash.sum()).into()
+    format!("{kind}{dash}{tail}-{:016x}.db", hash.finish()).into()
 }
 
 #[cfg(test)]
@@ -70,11 +70,11 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn placed(variables: &[(&str, &str)]) -> Option<String> {
+    fn directory_from(variables: &[(&str, &str)]) -> Option<String> {
         let variable = |wanted: &'static str| {
             variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.into())
         };
-        let path = place(variable, &[address("tcp://127.0.0.1:5555"), address("ipc:///x")])?;
+        let path = path_from(variable, &[address("tcp://127.0.0.1:5555"), address("ipc:///x")])?;
         assert_eq!(path.file_name().unwrap(), "tcp-127.0.0.1-5555-6fd7cb66a0df3979.db");
         Some(path.parent().unwrap().to_str().unwrap().to_owned())
     }
@@ -84,13 +84,19 @@ mod tests {
         let home = ("HOME", "/home/x");
         let xdg = ("XDG_STATE_HOME", "/state");
         let at = |directory: &str| Some(directory.to_owned());
-        assert_eq!(placed(&[home, xdg, ("STATE_DIRECTORY", "/var/lib/c")]), at("/var/lib/c"));
-        assert_eq!(placed(&[home, ("STATE_DIRECTORY", "/var/a:/var/b")]), at("/var/a"));
-        assert_eq!(placed(&[home, xdg, ("STATE_DIRECTORY", "")]), at("/state/cortex"));
-        assert_eq!(placed(&[home, ("XDG_STATE_HOME", "rel")]), at("/home/x/.local/state/cortex"));
-        assert_eq!(placed(&[home]), at("/home/x/.local/state/cortex"));
-        assert_eq!(placed(&[("HOME", "rel")]), None);
-        assert_eq!(placed(&[]), None);
+        assert_eq!(
+            directory_from(&[home, xdg, ("STATE_DIRECTORY", "/var/lib/c")]),
+            at("/var/lib/c")
+        );
+        assert_eq!(directory_from(&[home, ("STATE_DIRECTORY", "/var/a:/var/b")]), at("/var/a"));
+        assert_eq!(directory_from(&[home, xdg, ("STATE_DIRECTORY", "")]), at("/state/cortex"));
+        assert_eq!(
+            directory_from(&[home, ("XDG_STATE_HOME", "rel")]),
+            at("/home/x/.local/state/cortex")
+        );
+        assert_eq!(directory_from(&[home]), at("/home/x/.local/state/cortex"));
+        assert_eq!(directory_from(&[("HOME", "rel")]), None);
+        assert_eq!(directory_from(&[]), None);
         assert_eq!(default_path(&[]), None);
     }
 

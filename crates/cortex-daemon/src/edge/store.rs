@@ -11,14 +11,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection as SqliteConnection, TransactionBehavior};
 
 use super::processes::Host;
-use super::state_file::{Content, StateFile, StoreError, failed, resolve};
+use super::state_file::{FileContent, StateFile, StoreError, failed, resolve};
 use crate::registry::{Snapshot, Write};
-pub(crate) use database::Loaded;
+pub(crate) use database::LoadedState;
 use database::{VERSION, create, load};
-use load_error::Fault;
+use load_error::LoadError;
 use rows::{Meta, put_meta, put_topic, put_write};
 
 mod database;
@@ -28,30 +28,30 @@ mod rows;
 mod tests;
 
 /// How many events the history keeps.
-pub(crate) const HISTORY: u64 = 65_536;
+pub(crate) const MAX_HISTORY_EVENTS: u64 = 65_536;
 
-const FORGET_EVENTS: &str = "DELETE FROM events WHERE revision BETWEEN ?1 AND ?2";
+const DELETE_OLD_EVENTS: &str = "DELETE FROM events WHERE revision BETWEEN ?1 AND ?2";
 
 /// Keeps topics and their history, in a file or nowhere.
 ///
 /// After an error memory and file are as they were before the call, and later calls work as soon
 /// as the file does.
 #[derive(Debug)]
-pub(crate) struct Store(Place);
+pub(crate) struct Store(Backend);
 
 #[derive(Debug)]
-enum Place {
+enum Backend {
     /// Nothing is kept.
-    Nowhere,
-    File(Box<Open>),
+    None,
+    File(Box<OpenStateFile>),
     /// The file was given up: nothing can be kept until another one is opened.
     Lost(PathBuf),
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenStateFile {
     // Above the file: SQLite ends before its lock does.
-    connection: Connection,
+    connection: SqliteConnection,
     file: StateFile,
     meta: Meta,
 }
@@ -61,28 +61,28 @@ impl Store {
     ///
     /// `None` means that it holds nothing yet: it is new, or the one that was there is damaged and
     /// now has another name. [`reset`](Self::reset) comes before anything else is saved.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Option<Loaded>), StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Option<LoadedState>), StoreError> {
         let path = resolve(path)?;
-        let mut made_way = false;
+        let mut was_set_aside = false;
         loop {
             let file = StateFile::lock(&path)?;
             match file.content()? {
-                Content::Nothing => file.replace(create)?,
-                Content::Other => {
+                FileContent::Empty => file.replace(create)?,
+                FileContent::Foreign => {
                     return Err(StoreError::Foreign { path, what: "is not one of this daemon" });
                 }
-                Content::State => match load(&path) {
+                FileContent::StateFile => match load(&path) {
                     Ok((connection, loaded)) => {
-                        let open = Open::new(connection, file, loaded.as_ref())?;
-                        return Ok((Self(Place::File(Box::new(open))), loaded));
+                        let open = OpenStateFile::new(connection, file, loaded.as_ref())?;
+                        return Ok((Self(Backend::File(Box::new(open))), loaded));
                     }
-                    Err(Fault::Damaged(what)) if made_way => {
+                    Err(LoadError::Damaged(what)) if was_set_aside => {
                         let refused = failed("make a sound state file at", &path);
                         return Err(refused(io::Error::other(what)));
                     }
-                    Err(Fault::Damaged(what)) => {
+                    Err(LoadError::Damaged(what)) => {
                         let aside = file.set_aside()?;
-                        made_way = true;
+                        was_set_aside = true;
                         tracing::warn!(
                             path = %path.display(),
                             aside = %aside.display(),
@@ -91,14 +91,14 @@ impl Store {
                              without topics"
                         );
                     }
-                    Err(Fault::Newer(version)) => {
+                    Err(LoadError::Newer(version)) => {
                         return Err(StoreError::Newer { path, version, known: VERSION });
                     }
-                    Err(Fault::NoLog) => {
+                    Err(LoadError::NoWriteAheadLog) => {
                         let what = "is where SQLite cannot keep a write-ahead log";
                         return Err(StoreError::Foreign { path, what });
                     }
-                    Err(Fault::Refused(error)) => {
+                    Err(LoadError::Sqlite(error)) => {
                         return Err(failed("open the state file", &path)(io::Error::other(error)));
                     }
                 },
@@ -108,23 +108,23 @@ impl Store {
 
     /// A store that keeps nothing and never fails.
     pub(crate) fn none() -> Self {
-        Self(Place::Nowhere)
+        Self(Backend::None)
     }
 
     /// Lets go of a file that is lost, so that it can be opened anew: until then nothing can be
     /// saved.
-    pub(crate) fn give_up(&mut self) {
-        if let Place::File(open) = &self.0 {
-            self.0 = Place::Lost(open.file.path().to_owned());
+    pub(crate) fn mark_lost(&mut self) {
+        if let Backend::File(open) = &self.0 {
+            self.0 = Backend::Lost(open.file.path().to_owned());
         }
     }
 
     /// The file to keep something in, unless nothing is to be kept.
-    fn file(&mut self) -> Result<Option<&mut Open>, StoreError> {
+    fn file(&mut self) -> Result<Option<&mut OpenStateFile>, StoreError> {
         match &mut self.0 {
-            Place::Nowhere => Ok(None),
-            Place::File(open) => Ok(Some(open)),
-            Place::Lost(path) => Err(StoreError::Lost(path.clone())),
+            Backend::None => Ok(None),
+            Backend::File(open) => Ok(Some(open)),
+            Backend::Lost(path) => Err(StoreError::Lost(path.clone())),
         }
     }
 
@@ -150,7 +150,7 @@ impl Store {
     }
 
     /// Saves, together, which host the daemon is on now and what that changes for its topics.
-    pub(crate) fn move_to(&mut self, host: &Host, writes: &[Write]) -> Result<(), StoreError> {
+    pub(crate) fn save_host(&mut self, host: &Host, writes: &[Write]) -> Result<(), StoreError> {
         let Some(open) = self.file()? else { return Ok(()) };
         open.save(Meta { host: host.clone(), ..open.meta }, writes)
     }
@@ -158,18 +158,18 @@ impl Store {
     /// Whether the file was deleted or replaced under us. From then on nothing can be saved.
     pub(crate) fn is_lost(&self) -> bool {
         match &self.0 {
-            Place::Nowhere => false,
-            Place::File(open) => open.file.is_lost(),
-            Place::Lost(_) => true,
+            Backend::None => false,
+            Backend::File(open) => open.file.is_lost(),
+            Backend::Lost(_) => true,
         }
     }
 }
 
-impl Open {
+impl OpenStateFile {
     fn new(
-        connection: Connection,
+        connection: SqliteConnection,
         file: StateFile,
-        loaded: Option<&Loaded>,
+        loaded: Option<&LoadedState>,
     ) -> Result<Self, StoreError> {
         let meta = loaded.map_or_else(Meta::default, |loaded| Meta {
             epoch: loaded.snapshot.epoch,
@@ -177,13 +177,13 @@ impl Open {
             host: loaded.host.clone(),
         });
         let mut open = Self { connection, file, meta };
-        open.file.note_sidecars()?;
+        open.file.track_sidecars()?;
         // SQLite opens by name: what it has is what we have locked.
-        open.still_there()?;
+        open.check_present()?;
         Ok(open)
     }
 
-    fn still_there(&self) -> Result<(), StoreError> {
+    fn check_present(&self) -> Result<(), StoreError> {
         if self.file.is_lost() {
             return Err(StoreError::Lost(self.file.path().to_owned()));
         }
@@ -197,13 +197,14 @@ impl Open {
         meta.revision = last.unwrap_or(meta.revision);
         self.commit(meta, |connection| {
             writes.iter().try_for_each(|write| put_write(connection, write))?;
-            let Some((first, last)) = first.zip(last.and_then(|last| last.checked_sub(HISTORY)))
+            let Some((first, last)) =
+                first.zip(last.and_then(|last| last.checked_sub(MAX_HISTORY_EVENTS)))
             else {
                 return Ok(());
             };
             // What is behind `first` went when that was the newest.
-            let range = [first.saturating_sub(HISTORY), last].map(u64::cast_signed);
-            connection.prepare_cached(FORGET_EVENTS)?.execute(range)?;
+            let range = [first.saturating_sub(MAX_HISTORY_EVENTS), last].map(u64::cast_signed);
+            connection.prepare_cached(DELETE_OLD_EVENTS)?.execute(range)?;
             Ok(())
         })
     }
@@ -211,10 +212,10 @@ impl Open {
     fn commit(
         &mut self,
         meta: Meta,
-        fill: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+        fill: impl FnOnce(&SqliteConnection) -> rusqlite::Result<()>,
     ) -> Result<(), StoreError> {
         // SQLite would go on with the deleted file, and what it keeps there is lost at the end.
-        self.still_there()?;
+        self.check_present()?;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let committed = transaction.and_then(|transaction| {
             fill(&transaction)?;
@@ -228,7 +229,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStateFile {
     fn drop(&mut self) {
         // At its end SQLite removes the log by name, and there it may be another daemon's by now.
         if self.file.is_lost() {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use cortex_proto::TopicName;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, MAIN_DB, OpenFlags};
+use rusqlite::{Connection as SqliteConnection, MAIN_DB, OpenFlags};
 
-use super::load_error::{Fault, damaged};
+use super::load_error::{LoadError, damaged};
 use super::rows::{Meta, read_events, read_meta, read_topics};
 use crate::edge::processes::Host;
 use crate::edge::state_file::{APPLICATION_ID, StoreError, failed};
@@ -54,22 +54,22 @@ const TABLES: [&str; 3] = [
 ];
 
 /// The bytes of a write-ahead log that are kept for the next changes rather than cut: 16 MiB.
-const LOG_KEPT: i64 = 16 << 20;
+const MAX_IDLE_LOG: i64 = 16 << 20;
 
 /// What a file held when it was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Loaded {
+pub(crate) struct LoadedState {
     /// The topics and their history.
     pub(crate) snapshot: Snapshot,
     /// The host that they were written on.
     pub(crate) host: Host,
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+fn connect(path: &Path) -> rusqlite::Result<SqliteConnection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let connection = SqliteConnection::open_with_flags(path, flags)?;
     // A daemon that waits for a file answers nobody.
     connection.busy_timeout(Duration::ZERO)?;
     Ok(connection)
@@ -89,14 +89,14 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Opens a file of ours and reads all of it. Until that has worked, the file stays as it is.
-pub(super) fn load(path: &Path) -> Result<(Connection, Option<Loaded>), Fault> {
+pub(super) fn load(path: &Path) -> Result<(SqliteConnection, Option<LoadedState>), LoadError> {
     let connection = connect(path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     // A later version adds its migration here.
     match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
         VERSION => {}
-        newer if newer > VERSION => return Err(Fault::Newer(newer)),
+        newer if newer > VERSION => return Err(LoadError::Newer(newer)),
         version => return damaged(format!("there is no version {version}")),
     }
     // We may write, so that it is the header that forbids it.
@@ -109,16 +109,16 @@ pub(super) fn load(path: &Path) -> Result<(Connection, Option<Loaded>), Fault> {
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     if mode != "wal" {
-        return Err(Fault::NoLog);
+        return Err(LoadError::NoWriteAheadLog);
     }
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    connection.pragma_update(None, "journal_size_limit", LOG_KEPT)?;
+    connection.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok((connection, loaded))
 }
 
-fn check(connection: &Connection) -> Result<(), Fault> {
+fn check(connection: &SqliteConnection) -> Result<(), LoadError> {
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
         return damaged(verdict);
@@ -132,7 +132,7 @@ fn check(connection: &Connection) -> Result<(), Fault> {
     Ok(())
 }
 
-pub(super) fn read(connection: &Connection) -> Result<Option<Loaded>, Fault> {
+pub(super) fn read(connection: &SqliteConnection) -> Result<Option<LoadedState>, LoadError> {
     let mut last_name: Option<TopicName> = None;
     let mut records = Vec::new();
     read_topics(connection, |record| {
@@ -152,7 +152,7 @@ pub(super) fn read(connection: &Connection) -> Result<Option<Loaded>, Fault> {
     match read_meta(connection)? {
         None if records.is_empty() && last_event.is_none() => Ok(None),
         Some(Meta { epoch, revision, host }) if last_event.is_none_or(|last| last == revision) => {
-            Ok(Some(Loaded { snapshot: Snapshot { epoch, revision, records, history }, host }))
+            Ok(Some(LoadedState { snapshot: Snapshot { epoch, revision, records, history }, host }))
         }
         _ => damaged("its parts do not belong together"),
     }

@@ -4,19 +4,19 @@ use rusqlite::ErrorCode;
 
 /// Why a state file's content cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum LoadError {
     #[error("it is damaged: {0}")]
     Damaged(String),
     #[error("it is of version {0}")]
     Newer(i32),
     /// The file system has no memory that processes can share.
     #[error("it cannot have a write-ahead log")]
-    NoLog,
+    NoWriteAheadLog,
     #[error(transparent)]
-    Refused(rusqlite::Error),
+    Sqlite(rusqlite::Error),
 }
 
-impl From<rusqlite::Error> for Fault {
+impl From<rusqlite::Error> for LoadError {
     /// The file is one of ours, so that what SQLite cannot make sense of is damage. What is not
     /// the file's fault, or may pass, is none.
     fn from(error: rusqlite::Error) -> Self {
@@ -36,10 +36,10 @@ impl From<rusqlite::Error> for Fault {
                     | ErrorCode::NoLargeFileSupport
             )
         });
-        if elsewhere { Self::Refused(error) } else { Self::Damaged(error.to_string()) }
+        if elsewhere { Self::Sqlite(error) } else { Self::Damaged(error.to_string()) }
     }
 }
 
-pub(super) fn damaged<T>(what: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault::Damaged(what.into()))
+pub(super) fn damaged<T>(what: impl Into<String>) -> Result<T, LoadError> {
+    Err(LoadError::Damaged(what.into()))
 }

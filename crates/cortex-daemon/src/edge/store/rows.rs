@@ -2,10 +2,10 @@
 
 use cortex_proto::{TopicInfo, TopicName};
 use rusqlite::types::{FromSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::{Connection as SqliteConnection, Row, params_from_iter};
 
-use super::load_error::{Fault, damaged};
-use crate::edge::fnv::Fnv;
+use super::load_error::{LoadError, damaged};
+use crate::edge::fnv::Fnv1a;
 use crate::edge::processes::Host;
 use crate::peer::Process;
 use crate::registry::{Event, EventKind, EvictionReason, Hold, Record, Write};
@@ -15,14 +15,15 @@ const READ_TOPICS: &str = "SELECT name, place, info, revision, changed_ms, uid, 
      hold, session_id, lease_ms, found_alive, checksum FROM topics";
 const READ_EVENTS: &str = "SELECT revision, kind, reason, topic_name, info, checksum FROM events";
 
-const PUT_META: &str = "REPLACE INTO meta (id, epoch, revision, boot_id, pid_namespace, checksum)
+const REPLACE_META: &str =
+    "REPLACE INTO meta (id, epoch, revision, boot_id, pid_namespace, checksum)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-const PUT_TOPIC: &str =
+const REPLACE_TOPIC: &str =
     "REPLACE INTO topics (name, place, info, revision, changed_ms, uid, pid, start_time, \
      hold, session_id, lease_ms, found_alive, checksum)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
-const REMOVE_TOPIC: &str = "DELETE FROM topics WHERE name = ?1";
-const ADD_EVENT: &str = "INSERT INTO events (revision, kind, reason, topic_name, info, checksum)
+const DELETE_TOPIC: &str = "DELETE FROM topics WHERE name = ?1";
+const INSERT_EVENT: &str = "INSERT INTO events (revision, kind, reason, topic_name, info, checksum)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
 #[derive(Clone, Debug, Default)]
@@ -34,27 +35,27 @@ pub(super) struct Meta {
 
 /// Reads the topics, in the order of their names.
 pub(super) fn read_topics(
-    connection: &Connection,
-    mut take: impl FnMut(Record) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    each_row(connection, READ_TOPICS, |row| take(topic(row)?))
+    connection: &SqliteConnection,
+    mut take: impl FnMut(Record) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
+    for_each_row(connection, READ_TOPICS, |row| take(parse_topic(row)?))
 }
 
 /// Reads the events, in no order that means anything.
 pub(super) fn read_events(
-    connection: &Connection,
+    connection: &SqliteConnection,
     mut take: impl FnMut(TopicName, Event),
-) -> Result<(), Fault> {
-    each_row(connection, READ_EVENTS, |row| {
-        let (name, event) = event(row)?;
+) -> Result<(), LoadError> {
+    for_each_row(connection, READ_EVENTS, |row| {
+        let (name, event) = parse_event(row)?;
         take(name, event);
         Ok(())
     })
 }
 
-pub(super) fn read_meta(connection: &Connection) -> Result<Option<Meta>, Fault> {
+pub(super) fn read_meta(connection: &SqliteConnection) -> Result<Option<Meta>, LoadError> {
     let mut meta = None;
-    each_row(connection, READ_META, |row| match meta.replace(meta_of(row)?) {
+    for_each_row(connection, READ_META, |row| match meta.replace(parse_meta(row)?) {
         None => Ok(()),
         Some(_) => damaged("it has two heads"),
     })?;
@@ -62,11 +63,11 @@ pub(super) fn read_meta(connection: &Connection) -> Result<Option<Meta>, Fault> 
 }
 
 /// Hands on the rows whose checksum, their last column, is right.
-fn each_row(
-    connection: &Connection,
+fn for_each_row(
+    connection: &SqliteConnection,
     query: &str,
-    mut take: impl FnMut(&Row<'_>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
+    mut take: impl FnMut(&Row<'_>) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
     let mut statement = connection.prepare(query)?;
     let last = statement.column_count().saturating_sub(1);
     let mut rows = statement.query([])?;
@@ -75,7 +76,7 @@ fn each_row(
         for column in 0..last {
             sum.add(row.get_ref(column)?);
         }
-        if row.get::<_, i64>(last)? != sum.sum() {
+        if row.get::<_, i64>(last)? != sum.finish() {
             return damaged("the checksum of a row is wrong");
         }
         take(row)?;
@@ -83,7 +84,7 @@ fn each_row(
     Ok(())
 }
 
-fn meta_of(row: &Row<'_>) -> Result<Meta, Fault> {
+fn parse_meta(row: &Row<'_>) -> Result<Meta, LoadError> {
     Ok(Meta {
         epoch: unsigned(row, "epoch")?,
         revision: unsigned(row, "revision")?,
@@ -94,7 +95,7 @@ fn meta_of(row: &Row<'_>) -> Result<Meta, Fault> {
     })
 }
 
-fn topic(row: &Row<'_>) -> Result<Record, Fault> {
+fn parse_topic(row: &Row<'_>) -> Result<Record, LoadError> {
     let name = topic_name(row, "name")?;
     let lease_ms = optional(row, "lease_ms")?.map(i64::cast_unsigned);
     let hold = match (text(row, "hold")?, optional(row, "session_id")?, lease_ms) {
@@ -122,7 +123,7 @@ fn topic(row: &Row<'_>) -> Result<Record, Fault> {
     })
 }
 
-fn event(row: &Row<'_>) -> Result<(TopicName, Event), Fault> {
+fn parse_event(row: &Row<'_>) -> Result<(TopicName, Event), LoadError> {
     const KINDS: [EventKind; 6] = [
         EventKind::Registered,
         EventKind::Updated,
@@ -141,12 +142,12 @@ fn event(row: &Row<'_>) -> Result<(TopicName, Event), Fault> {
     Ok((name, Event { revision: unsigned(row, "revision")?, kind, packed }))
 }
 
-fn topic_name(row: &Row<'_>, column: &str) -> Result<TopicName, Fault> {
+fn topic_name(row: &Row<'_>, column: &str) -> Result<TopicName, LoadError> {
     TopicName::new(text(row, column)?).or_else(|error| damaged(error.to_string()))
 }
 
 /// A packed topic info, which is one and that of the topic called `name`.
-fn info<'row>(row: &'row Row<'_>, name: &TopicName) -> Result<&'row [u8], Fault> {
+fn info<'row>(row: &'row Row<'_>, name: &TopicName) -> Result<&'row [u8], LoadError> {
     let packed = row.get_ref("info")?.as_blob().or_else(|error| damaged(error.to_string()))?;
     match TopicInfo::from_bytes(packed) {
         Ok(info) if info.name == *name => Ok(packed),
@@ -155,97 +156,97 @@ fn info<'row>(row: &'row Row<'_>, name: &TopicName) -> Result<&'row [u8], Fault>
     }
 }
 
-fn text<'row>(row: &'row Row<'_>, column: &str) -> Result<&'row str, Fault> {
+fn text<'row>(row: &'row Row<'_>, column: &str) -> Result<&'row str, LoadError> {
     row.get_ref(column)?.as_str().or_else(|error| damaged(error.to_string()))
 }
 
-fn optional<T: FromSql>(row: &Row<'_>, column: &str) -> Result<Option<T>, Fault> {
+fn optional<T: FromSql>(row: &Row<'_>, column: &str) -> Result<Option<T>, LoadError> {
     Ok(row.get(column)?)
 }
 
-fn unsigned(row: &Row<'_>, column: &str) -> Result<u64, Fault> {
+fn unsigned(row: &Row<'_>, column: &str) -> Result<u64, LoadError> {
     Ok(row.get::<_, i64>(column)?.cast_unsigned())
 }
 
-pub(super) fn put_write(connection: &Connection, write: &Write) -> rusqlite::Result<()> {
+pub(super) fn put_write(connection: &SqliteConnection, write: &Write) -> rusqlite::Result<()> {
     match &write.record {
         Some(record) => put_topic(connection, record)?,
         None => {
-            connection.prepare_cached(REMOVE_TOPIC)?.execute([write.name.as_str()])?;
+            connection.prepare_cached(DELETE_TOPIC)?.execute([write.name.as_str()])?;
         }
     }
     let Some(event) = &write.event else { return Ok(()) };
     let values = [
-        number(event.revision),
-        words(event.kind.word()),
-        nullable(event.kind.reason(), words),
-        words(write.name.as_str()),
+        integer_value(event.revision),
+        text_value(event.kind.word()),
+        optional_value(event.kind.reason(), text_value),
+        text_value(write.name.as_str()),
         ValueRef::Blob(&event.packed),
     ];
-    put(connection, ADD_EVENT, &values)
+    put(connection, INSERT_EVENT, &values)
 }
 
-pub(super) fn put_topic(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
+pub(super) fn put_topic(connection: &SqliteConnection, record: &Record) -> rusqlite::Result<()> {
     let (hold, session, lease_ms) = match &record.hold {
         Hold::Process => ("process", None, None),
         Hold::Session { id, lease_ms } => ("session", Some(id.as_str()), Some(*lease_ms)),
         Hold::Static => ("static", None, None),
     };
     let values = [
-        words(record.name.as_str()),
-        number(record.order),
+        text_value(record.name.as_str()),
+        integer_value(record.order),
         ValueRef::Blob(&record.packed),
-        number(record.revision),
-        number(record.changed_ms),
-        nullable(record.uid, number),
-        nullable(record.process.map(|process| process.pid), number),
-        nullable(record.process.map(|process| process.start_time), number),
-        words(hold),
-        nullable(session, words),
-        nullable(lease_ms, number),
-        number(u32::from(record.found_alive)),
+        integer_value(record.revision),
+        integer_value(record.changed_ms),
+        optional_value(record.uid, integer_value),
+        optional_value(record.process.map(|process| process.pid), integer_value),
+        optional_value(record.process.map(|process| process.start_time), integer_value),
+        text_value(hold),
+        optional_value(session, text_value),
+        optional_value(lease_ms, integer_value),
+        integer_value(u32::from(record.found_alive)),
     ];
-    put(connection, PUT_TOPIC, &values)
+    put(connection, REPLACE_TOPIC, &values)
 }
 
-pub(super) fn put_meta(connection: &Connection, meta: &Meta) -> rusqlite::Result<()> {
+pub(super) fn put_meta(connection: &SqliteConnection, meta: &Meta) -> rusqlite::Result<()> {
     let values = [
-        number(0_u32),
-        number(meta.epoch),
-        number(meta.revision),
-        nullable(meta.host.boot_id.as_deref(), words),
-        nullable(meta.host.pid_namespace, number),
+        integer_value(0_u32),
+        integer_value(meta.epoch),
+        integer_value(meta.revision),
+        optional_value(meta.host.boot_id.as_deref(), text_value),
+        optional_value(meta.host.pid_namespace, integer_value),
     ];
-    put(connection, PUT_META, &values)
+    put(connection, REPLACE_META, &values)
 }
 
 /// Runs a statement on the values and their checksum.
-fn put(connection: &Connection, sql: &str, values: &[ValueRef<'_>]) -> rusqlite::Result<()> {
+fn put(connection: &SqliteConnection, sql: &str, values: &[ValueRef<'_>]) -> rusqlite::Result<()> {
     let mut sum = Checksum::default();
     for value in values {
         sum.add(*value);
     }
-    let sum = ValueRef::Integer(sum.sum());
+    let sum = ValueRef::Integer(sum.finish());
     let values = values.iter().copied().chain([sum]).map(ToSqlOutput::Borrowed);
     connection.prepare_cached(sql)?.execute(params_from_iter(values))?;
     Ok(())
 }
 
-fn number(value: impl Into<u64>) -> ValueRef<'static> {
+fn integer_value(value: impl Into<u64>) -> ValueRef<'static> {
     ValueRef::Integer(value.into().cast_signed())
 }
 
-fn words(value: &str) -> ValueRef<'_> {
+fn text_value(value: &str) -> ValueRef<'_> {
     ValueRef::Text(value.as_bytes())
 }
 
-fn nullable<'v, T>(value: Option<T>, some: impl FnOnce(T) -> ValueRef<'v>) -> ValueRef<'v> {
+fn optional_value<'v, T>(value: Option<T>, some: impl FnOnce(T) -> ValueRef<'v>) -> ValueRef<'v> {
     value.map_or(ValueRef::Null, some)
 }
 
 /// The sum over a row's values: of each its kind, its length and its bytes.
 #[derive(Default)]
-struct Checksum(Fnv);
+struct Checksum(Fnv1a);
 
 impl Checksum {
     fn add(&mut self, value: ValueRef<'_>) {
@@ -256,12 +257,12 @@ impl Checksum {
             ValueRef::Text(text) => (3, text),
             ValueRef::Blob(blob) => (4, blob),
         };
-        self.0.add(&[kind]);
-        self.0.add(&(bytes.len() as u64).to_le_bytes());
-        self.0.add(bytes);
+        self.0.write(&[kind]);
+        self.0.write(&(bytes.len() as u64).to_le_bytes());
+        self.0.write(bytes);
     }
 
-    fn sum(&self) -> i64 {
-        self.0.sum().cast_signed()
+    fn finish(&self) -> i64 {
+        self.0.finish().cast_signed()
     }
 }

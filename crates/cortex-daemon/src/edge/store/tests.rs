@@ -20,34 +20,34 @@ use crate::peer::Process;
 use crate::registry::{Event, EventKind, EvictionReason, Hold, Record};
 
 /// All that can be had from a file.
-type Content = (Option<Loaded>, Vec<(TopicName, Event)>);
+type StoredState = (Option<LoadedState>, Vec<(TopicName, Event)>);
 
 /// Reads what the open store would read if it started now.
 impl Store {
     /// The file, unless nothing is kept.
-    fn opened(&self) -> Option<&Open> {
-        if let Place::File(open) = &self.0 { Some(open) } else { None }
+    fn opened(&self) -> Option<&OpenStateFile> {
+        if let Backend::File(open) = &self.0 { Some(open) } else { None }
     }
 }
 
-fn content(store: &Store) -> Content {
+fn stored(store: &Store) -> StoredState {
     apart(store.opened().and_then(|open| read(&open.connection).unwrap()))
 }
 
 /// The history beside the rest.
-fn apart(mut loaded: Option<Loaded>) -> Content {
+fn apart(mut loaded: Option<LoadedState>) -> StoredState {
     let history = loaded.as_mut().map(|loaded| std::mem::take(&mut loaded.snapshot.history));
     (loaded, history.unwrap_or_default())
 }
 
 /// Opens the file, which is then closed again.
-fn reopened(path: &Path) -> Content {
+fn reopened(path: &Path) -> StoredState {
     let (_store, loaded) = Store::open(path).unwrap();
     apart(loaded)
 }
 
 /// What a daemon finds that starts when this one has been killed: the files as they are now.
-fn after_kill(path: &Path) -> Content {
+fn after_kill(path: &Path) -> StoredState {
     let directory = TempDir::new().unwrap();
     reopened(&copied(path, directory.path()))
 }
@@ -161,14 +161,14 @@ fn set_aside(path: &Path) -> Vec<PathBuf> {
 }
 
 fn shell(connection: &Path, sql: &str) {
-    Connection::open(connection).unwrap().execute_batch(sql).unwrap();
+    SqliteConnection::open(connection).unwrap().execute_batch(sql).unwrap();
 }
 
 mod model {
     use super::*;
 
     #[derive(Clone, Debug)]
-    struct Change {
+    struct TopicChange {
         topic: usize,
         gone: bool,
         told: bool,
@@ -182,8 +182,8 @@ mod model {
 
     #[derive(Clone, Debug)]
     enum Operation {
-        Save(Vec<Change>),
-        MoveTo(Host, Vec<Change>),
+        Save(Vec<TopicChange>),
+        SaveHost(Host, Vec<TopicChange>),
         Reset { epoch: u64, revision: u64, host: Host },
         Reopen,
         Kill,
@@ -200,14 +200,14 @@ mod model {
         ]
     }
 
-    fn change() -> impl Strategy<Value = Change> {
+    fn change() -> impl Strategy<Value = TopicChange> {
         let process = proptest::option::of((1..u32::MAX, any::<u64>()))
             .prop_map(|process| process.map(|(pid, start_time)| Process { pid, start_time }));
         let flags = (any::<bool>(), any::<bool>(), any::<bool>());
         let what =
             (0..NAMES.len(), 0..6_usize, hold(), any::<Option<u32>>(), process, any::<u64>());
         (flags, what).prop_map(
-            |((gone, told, found_alive), (topic, kind, hold, uid, process, number))| Change {
+            |((gone, told, found_alive), (topic, kind, hold, uid, process, number))| TopicChange {
                 topic,
                 gone,
                 told,
@@ -230,13 +230,13 @@ mod model {
     fn operation() -> impl Strategy<Value = Operation> {
         let revision = prop_oneof![
             Just(0),
-            Just(HISTORY - 3),
+            Just(MAX_HISTORY_EVENTS - 3),
             Just(i64::MAX.cast_unsigned() - 3),
             Just(u64::MAX - 200)
         ];
         prop_oneof![
             6 => vec(change(), 0..6).prop_map(Operation::Save),
-            1 => (host(), vec(change(), 0..3)).prop_map(|(host, changes)| Operation::MoveTo(host, changes)),
+            1 => (host(), vec(change(), 0..3)).prop_map(|(host, changes)| Operation::SaveHost(host, changes)),
             1 => (any::<u64>(), revision, host())
                 .prop_map(|(epoch, revision, host)| Operation::Reset { epoch, revision, host }),
             1 => Just(Operation::Reopen),
@@ -254,7 +254,7 @@ mod model {
     }
 
     impl Model {
-        fn write(&mut self, change: Change) -> Write {
+        fn write(&mut self, change: TopicChange) -> Write {
             const REMOVALS: [EventKind; 4] = [
                 EventKind::Unregistered,
                 EventKind::Evicted(EvictionReason::OwnerExited),
@@ -297,8 +297,8 @@ mod model {
             Snapshot { epoch: self.epoch, revision: self.revision, records, history: Vec::new() }
         }
 
-        fn content(&self) -> Content {
-            let loaded = Loaded { snapshot: self.snapshot(), host: self.host.clone() };
+        fn stored(&self) -> StoredState {
+            let loaded = LoadedState { snapshot: self.snapshot(), host: self.host.clone() };
             (Some(loaded), self.events.clone())
         }
     }
@@ -320,11 +320,11 @@ mod model {
                             changes.into_iter().map(|change| model.write(change)).collect();
                         store.save(&writes).unwrap();
                     }
-                    Operation::MoveTo(host, changes) => {
+                    Operation::SaveHost(host, changes) => {
                         model.host = host;
                         let writes: Vec<_> =
                             changes.into_iter().map(|change| model.write(change)).collect();
-                        store.move_to(&model.host, &writes).unwrap();
+                        store.save_host(&model.host, &writes).unwrap();
                     }
                     Operation::Reset { epoch, revision, host } => {
                         model.epoch = epoch;
@@ -344,10 +344,10 @@ mod model {
                         directory = next;
                     }
                 }
-                prop_assert_eq!(content(&store), model.content());
+                prop_assert_eq!(stored(&store), model.stored());
             }
             drop(store);
-            prop_assert_eq!(reopened(&path), model.content());
+            prop_assert_eq!(reopened(&path), model.stored());
             drop(directory);
         }
     }
@@ -371,8 +371,8 @@ fn without_a_file_nothing_is_kept_and_nothing_fails() {
     let mut store = Store::none();
     store.reset(&empty(1), &host()).unwrap();
     store.save(&batch(0..3, 1)).unwrap();
-    store.move_to(&host(), &[]).unwrap();
-    assert_eq!(content(&store), (None, vec![]));
+    store.save_host(&host(), &[]).unwrap();
+    assert_eq!(stored(&store), (None, vec![]));
     assert!(!store.is_lost());
 }
 
@@ -380,7 +380,7 @@ fn without_a_file_nothing_is_kept_and_nothing_fails() {
 fn the_last_65536_events_are_kept() {
     let (_directory, path, mut store) = new_store();
     let mut revision = 1;
-    for events in [1000, HISTORY - 1000, 1, 1, 100, HISTORY + 3] {
+    for events in [1000, MAX_HISTORY_EVENTS - 1000, 1, 1, 100, MAX_HISTORY_EVENTS + 3] {
         store.save(&batch(0..1, revision)).unwrap();
         let writes: Vec<_> = (revision + 1..revision + events)
             .map(|revision| registered("/same", revision))
@@ -393,7 +393,7 @@ fn the_last_65536_events_are_kept() {
             count += 1;
         })
         .unwrap();
-        assert_eq!(count, (revision - 1).min(HISTORY));
+        assert_eq!(count, (revision - 1).min(MAX_HISTORY_EVENTS));
         assert_eq!(first, revision - count);
     }
     drop(store);
@@ -409,9 +409,9 @@ fn a_save_that_fails_at_any_write_has_not_happened() {
     for way in ["ABORT", "FAIL", "ROLLBACK"] {
         let (_directory, path, mut store) = new_store();
         store.save(&batch(0..20, 1)).unwrap();
-        let before = content(&store);
+        let before = stored(&store);
         // So far ahead that it pushes the last 11 events out of the history.
-        let last = HISTORY + 20;
+        let last = MAX_HISTORY_EVENTS + 20;
         let mut writes = batch(15..25, last - 10);
         writes.push(removed("/3", last));
         writes.push(Write { event: None, ..registered("/4", 2) });
@@ -428,22 +428,22 @@ fn a_save_that_fails_at_any_write_has_not_happened() {
             if saved.is_ok() {
                 break;
             }
-            assert_eq!(content(&store), before, "{way} at write {failures}");
+            assert_eq!(stored(&store), before, "{way} at write {failures}");
             assert_eq!(after_kill(&path), before, "{way} at write {failures}");
             failures += 1;
         }
         // Changes of topics, new events, forgotten events, the revision.
         assert_eq!(failures, 12 + 11 + 11 + 1);
-        let after = content(&store);
+        let after = stored(&store);
         assert_eq!(after.0.as_ref().unwrap().snapshot.revision, last);
         assert_eq!(after_kill(&path), after);
 
         inject(&store, way, 3);
         assert!(store.reset(&empty(8), &host()).is_err());
         recover(&store);
-        assert_eq!(content(&store), after);
+        assert_eq!(stored(&store), after);
         store.reset(&empty(8), &host()).unwrap();
-        assert_eq!(content(&store).1, vec![]);
+        assert_eq!(stored(&store).1, vec![]);
     }
 }
 
@@ -484,7 +484,7 @@ fn recover(store: &Store) {
 fn a_save_that_finds_no_page_has_not_happened() {
     let (_directory, path, mut store) = new_store();
     store.save(&batch(0..20, 1)).unwrap();
-    let before = content(&store);
+    let before = stored(&store);
     let writes = batch(20..200, 21);
     let limit = |store: &Store, pages: u32| {
         let connection = &store.opened().unwrap().connection;
@@ -505,21 +505,21 @@ fn a_save_that_finds_no_page_has_not_happened() {
                 assert!(error.to_string().ends_with("database or disk is full"), "{error}");
             }
         }
-        assert_eq!(content(&store), before);
+        assert_eq!(stored(&store), before);
         assert_eq!(after_kill(&path), before);
         failures += 1;
     }
     assert!(failures > 10, "{failures}");
     limit(&store, u32::MAX >> 2);
     store.save(&batch(200..300, 201)).unwrap();
-    assert_eq!(after_kill(&path), content(&store));
+    assert_eq!(after_kill(&path), stored(&store));
 }
 
 #[test]
 fn a_save_that_may_not_write_has_not_happened() {
     let (_directory, path, mut store) = new_store();
     store.save(&batch(0..5, 1)).unwrap();
-    let before = content(&store);
+    let before = stored(&store);
     let writes = batch(3..8, 6);
 
     let query_only = |store: &Store, on: bool| {
@@ -529,23 +529,23 @@ fn a_save_that_may_not_write_has_not_happened() {
     let error = store.save(&writes).unwrap_err().to_string();
     assert!(error.contains("cannot save to the state file /"), "{error}");
     query_only(&store, false);
-    assert_eq!(content(&store), before);
+    assert_eq!(stored(&store), before);
 
     // Somebody who looks into the file is no hindrance, somebody who changes it is one at once.
-    let other = Connection::open(&path).unwrap();
+    let other = SqliteConnection::open(&path).unwrap();
     other.execute_batch("BEGIN; SELECT * FROM topics").unwrap();
     store.save(&batch(8..9, 6)).unwrap();
     other.execute_batch("COMMIT; BEGIN IMMEDIATE").unwrap();
-    let before = content(&store);
+    let before = stored(&store);
     let started = std::time::Instant::now();
     let error = store.save(&batch(9..10, 7)).unwrap_err().to_string();
     assert!(error.ends_with("database is locked"), "{error}");
     assert!(started.elapsed() < Duration::from_secs(1));
-    assert_eq!(content(&store), before);
+    assert_eq!(stored(&store), before);
     other.execute_batch("ROLLBACK").unwrap();
     store.save(&batch(9..10, 7)).unwrap();
     drop(other);
-    assert_eq!(after_kill(&path), content(&store));
+    assert_eq!(after_kill(&path), stored(&store));
 }
 
 /// A small file system; none where that is not permitted.
@@ -624,14 +624,14 @@ fn a_full_disk_refuses_changes_and_loses_none() {
             }
             keep(writes);
             revision += count;
-            assert!(revision < HISTORY, "the disk does not fill up");
+            assert!(revision < MAX_HISTORY_EVENTS, "the disk does not fill up");
         }
         let found = after_kill(&path);
-        assert!(content(&store) == found, "{pages} pages");
+        assert!(stored(&store) == found, "{pages} pages");
         disk.free();
         let writes = batch(0..1, revision);
         store.save(&writes).unwrap();
-        assert!(after_kill(&path) == content(&store), "{pages} pages");
+        assert!(after_kill(&path) == stored(&store), "{pages} pages");
         drop(store);
 
         let Snapshot { revision: last, mut records, .. } = found.0.unwrap().snapshot;
@@ -657,25 +657,25 @@ fn a_full_disk_refuses_changes_and_loses_none() {
 
 /// A file of a few pages in the main part and a few commits in the log, and the states that the
 /// commits left.
-fn with_a_log(directory: &Path) -> (Vec<u8>, Vec<u8>, Vec<Content>) {
+fn with_a_log(directory: &Path) -> (Vec<u8>, Vec<u8>, Vec<StoredState>) {
     let path = directory.join("base.db");
     let (mut store, _) = Store::open(&path).unwrap();
-    let mut states = vec![content(&store)];
+    let mut states = vec![stored(&store)];
     store.reset(&empty(7), &host()).unwrap();
-    states.push(content(&store));
+    states.push(stored(&store));
     store.save(&batch(0..30, 1)).unwrap();
-    states.push(content(&store));
+    states.push(stored(&store));
     drop(store);
     let (mut store, _) = Store::open(&path).unwrap();
     for revision in 31..36 {
         store.save(&[registered(&format!("/{}", revision * 7 % 40), revision)]).unwrap();
-        states.push(content(&store));
+        states.push(stored(&store));
     }
     (fs::read(&path).unwrap(), fs::read(beside(&path, "-wal")).unwrap(), states)
 }
 
 /// Opens a damaged file. It gives an earlier state, is set aside as it was, or is refused as it was.
-fn survive(main: &[u8], log: &[u8], states: &[Content]) -> &'static str {
+fn survive(main: &[u8], log: &[u8], states: &[StoredState]) -> &'static str {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("state.db");
     fs::write(&path, main).unwrap();
@@ -701,7 +701,7 @@ fn survive(main: &[u8], log: &[u8], states: &[Content]) -> &'static str {
             }
             store.reset(&empty(9), &host()).unwrap();
             store.save(&batch(0..40, 1)).unwrap();
-            let last = content(&store);
+            let last = stored(&store);
             drop(store);
             assert_eq!(reopened(&path), last);
             if aside.is_empty() { "loaded" } else { "set aside" }
@@ -905,8 +905,8 @@ fn a_directory_may_be_a_link() {
 
 #[test]
 fn a_file_that_goes_away_is_missed() {
-    type Act = fn(&Path);
-    let acts: [Act; 4] = [
+    type Removal = fn(&Path);
+    let removals: [Removal; 4] = [
         |path| fs::remove_file(path).unwrap(),
         |path| fs::rename(path, beside(path, ".moved")).unwrap(),
         |path| {
@@ -915,11 +915,11 @@ fn a_file_that_goes_away_is_missed() {
         },
         |path| fs::remove_file(beside(path, "-wal")).unwrap(),
     ];
-    for act in acts {
+    for remove in removals {
         let (_directory, path, mut store) = new_store();
         store.save(&batch(0..5, 1)).unwrap();
         assert!(!store.is_lost());
-        act(&path);
+        remove(&path);
         assert!(store.is_lost());
         let error = store.save(&batch(5..6, 6)).unwrap_err();
         assert!(matches!(error, StoreError::Lost(_)), "{error}");
@@ -938,12 +938,12 @@ fn a_lost_file_does_not_take_the_next_one_with_it() {
     assert_eq!(loaded, None);
     store.reset(&empty(8), &host()).unwrap();
     store.save(&batch(0..9, 1)).unwrap();
-    let kept = content(&store);
+    let kept = stored(&store);
     drop(lost);
     assert!(!store.is_lost());
     assert_eq!(after_kill(&path), kept);
     store.save(&batch(9..10, 10)).unwrap();
-    assert_eq!(after_kill(&path), content(&store));
+    assert_eq!(after_kill(&path), stored(&store));
 }
 
 #[test]
@@ -960,7 +960,7 @@ fn what_an_interrupted_start_left_is_no_hindrance() {
 }
 
 /// What `tests/state/v1.db` holds. It never changes.
-fn version_1() -> Content {
+fn version_1() -> StoredState {
     let host = Host {
         boot_id: Some("6e9a8a14-62a6-4e0c-8a25-5f0c6ad6e9a8".into()),
         pid_namespace: Some(4_026_531_836),
@@ -1000,7 +1000,7 @@ fn version_1() -> Content {
     });
     let epoch = 0xfedc_ba98_7654_3210;
     let snapshot = Snapshot { epoch, revision: u64::MAX, records, history: Vec::new() };
-    (Some(Loaded { snapshot, host }), events.collect())
+    (Some(LoadedState { snapshot, host }), events.collect())
 }
 
 fn version_1_file() -> PathBuf {
