@@ -20,7 +20,7 @@ use crate::edge::descriptors::DescriptorBudget;
 use crate::edge::listener::Listener;
 use crate::edge::log_limit::LogLimit;
 use crate::edge::probe::Probes;
-use crate::edge::processes::{Host, Processes, Watched, host};
+use crate::edge::processes::{Host, Processes, WatchOutcome, host};
 use crate::edge::random::random_u64;
 use crate::edge::stop::{StopHandle, StopSource};
 use crate::edge::store::Store;
@@ -369,9 +369,9 @@ impl DiscoveryDaemon {
             self.watch(process);
         }
         for process in effects.check {
-            if self.processes.is_gone(process) {
+            if self.processes.has_exited(process) {
                 self.end_of(process);
-            } else if !self.processes.is_dying(process) {
+            } else if !self.processes.is_exiting(process) {
                 self.inbox.push(Input::ProcessChecked(process));
             }
         }
@@ -403,9 +403,9 @@ impl DiscoveryDaemon {
 
     fn watch(&mut self, process: Process) {
         match self.processes.watch(process) {
-            Watched::Alive => {}
-            Watched::Gone => self.inbox.push(Input::ProcessExited(process)),
-            Watched::Unseen => self.inbox.push(Input::ProcessUnseen(process)),
+            WatchOutcome::Alive => {}
+            WatchOutcome::Exited => self.inbox.push(Input::ProcessExited(process)),
+            WatchOutcome::Unseen => self.inbox.push(Input::ProcessUnseen(process)),
         }
     }
 
@@ -451,14 +451,14 @@ impl DiscoveryDaemon {
         for event in events {
             let token = event.token();
             if token == STOP {
-                if self.stop_source.is_asked() {
+                if self.stop_source.is_requested() {
                     tracing::info!("asked to stop");
                     next = Next::Stop;
                 }
             } else if let Some(listener) = self.listeners.get_mut(token.0) {
                 listener.mark_ready();
             } else if self.processes.owns(token) {
-                if let Some(process) = self.processes.exited(token) {
+                if let Some(process) = self.processes.take_exited(token) {
                     self.end_of(process);
                 }
             } else if self.probes.owns(token) {

@@ -366,7 +366,7 @@ impl Connections {
         self.accept_retry_at = Some(now + ACCEPT_PAUSE);
         for _ in 0..MAX_ROUND_ACCEPTS {
             // Dropped at once: its descriptor is the reserve's.
-            match self.reserve.lend(|| listener.accept().map(drop)) {
+            match self.reserve.with_free_descriptor(|| listener.accept().map(drop)) {
                 Ok(()) => self.counters.refused += 1,
                 Err(error) => {
                     if error.kind() == io::ErrorKind::WouldBlock {

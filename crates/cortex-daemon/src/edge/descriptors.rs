@@ -34,7 +34,7 @@ impl DescriptorBudget {
     pub(crate) fn new(max_connections: Option<usize>) -> Self {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Self::of(limit).with_most(max_connections)
+        Self::of(limit).limited_to(max_connections)
     }
 
     fn of(limit: usize) -> Self {
@@ -44,7 +44,7 @@ impl DescriptorBudget {
         Self { connections: free - probes - processes, processes, probes }
     }
 
-    fn with_most(self, connections: Option<usize>) -> Self {
+    fn limited_to(self, connections: Option<usize>) -> Self {
         let connections = connections.unwrap_or(self.connections).min(self.connections);
         Self { connections, ..self }
     }
@@ -70,7 +70,7 @@ impl ReserveDescriptor {
 
     /// Runs `action` with one descriptor more than there would be. What it opens must be closed
     /// when it is done.
-    pub(super) fn lend<T>(&mut self, action: impl FnOnce() -> T) -> T {
+    pub(super) fn with_free_descriptor<T>(&mut self, action: impl FnOnce() -> T) -> T {
         self.0 = None;
         let result = action();
         self.refill();

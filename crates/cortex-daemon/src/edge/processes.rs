@@ -20,7 +20,7 @@ use crate::peer::Process;
 mod tests;
 
 /// A start time that no process has.
-const NEVER: u64 = u64::MAX;
+const NO_START_TIME: u64 = u64::MAX;
 
 /// The processes that are watched, one pidfd for all topics of a process.
 #[derive(Debug)]
@@ -34,11 +34,11 @@ pub(crate) struct Processes {
 
 /// What is known of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Watched {
-    /// It runs, and [`Processes::exited`] will tell of its end.
+pub(crate) enum WatchOutcome {
+    /// It runs, and [`Processes::take_exited`] will tell of its end.
     Alive,
     /// It has ended.
-    Gone,
+    Exited,
     /// It cannot be watched: no descriptor is to spare, or the system does not allow it or has no
     /// such thing. Whether it runs is unknown.
     Unseen,
@@ -60,8 +60,8 @@ pub(crate) fn host() -> Host {
 
 /// Why there is no pidfd of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unopened {
-    Gone,
+enum PidfdError {
+    Exited,
     Unseen,
 }
 
@@ -87,7 +87,7 @@ impl Processes {
     /// no process has: [`watch`](Self::watch) calls it gone. `None` when it cannot be told.
     pub(crate) fn identify(&self, pid: u32) -> Option<Process> {
         let first = Process { pid, start_time: 0 };
-        let last = Process { pid, start_time: NEVER };
+        let last = Process { pid, start_time: NO_START_TIME };
         let mut known = self.pidfds.range(first..=last);
         if let Some((&process, _)) = known.find(|(_, pidfd)| !is_readable(pidfd)) {
             return Some(process);
@@ -101,15 +101,15 @@ impl Processes {
     }
 
     /// Watches a process. What was watched already stays so, and is told by
-    /// [`exited`](Self::exited) also if this call has found it gone.
-    pub(crate) fn watch(&mut self, process: Process) -> Watched {
+    /// [`take_exited`](Self::take_exited) also if this call has found it gone.
+    pub(crate) fn watch(&mut self, process: Process) -> WatchOutcome {
         if let Some(pidfd) = self.pidfds.get(&process) {
-            return if is_readable(pidfd) { Watched::Gone } else { Watched::Alive };
+            return if is_readable(pidfd) { WatchOutcome::Exited } else { WatchOutcome::Alive };
         }
         match open(process) {
-            Ok(pidfd) => self.keep(process, pidfd),
-            Err(Unopened::Gone) => Watched::Gone,
-            Err(Unopened::Unseen) => Watched::Unseen,
+            Ok(pidfd) => self.add(process, pidfd),
+            Err(PidfdError::Exited) => WatchOutcome::Exited,
+            Err(PidfdError::Unseen) => WatchOutcome::Unseen,
         }
     }
 
@@ -126,10 +126,10 @@ impl Processes {
 
     /// What an event means: the end of a process, which is no longer watched from here on, or
     /// nothing.
-    pub(crate) fn exited(&mut self, token: Token) -> Option<Process> {
+    pub(crate) fn take_exited(&mut self, token: Token) -> Option<Process> {
         let process = *self.by_token.get(&token)?;
-        let has_ended = self.pidfds.get(&process).is_some_and(is_readable);
-        if !has_ended {
+        let has_exited = self.pidfds.get(&process).is_some_and(is_readable);
+        if !has_exited {
             return None;
         }
         self.unwatch(process);
@@ -137,53 +137,53 @@ impl Processes {
     }
 
     /// Whether the process has ended by now, watched or not. What cannot be told is no.
-    pub(crate) fn is_gone(&self, process: Process) -> bool {
+    pub(crate) fn has_exited(&self, process: Process) -> bool {
         match self.pidfds.get(&process) {
             Some(pidfd) => is_readable(pidfd),
-            None => open(process).err() == Some(Unopened::Gone),
+            None => open(process).err() == Some(PidfdError::Exited),
         }
     }
 
     /// Whether a process that is watched has been killed and has not ended yet, which takes some
     /// time after `kill` has returned. Its end will be told.
-    pub(crate) fn is_dying(&self, process: Process) -> bool {
-        self.pidfds.contains_key(&process) && system::is_dying(process.pid)
+    pub(crate) fn is_exiting(&self, process: Process) -> bool {
+        self.pidfds.contains_key(&process) && system::is_exiting(process.pid)
     }
 
-    /// Whether an event is for [`exited`](Self::exited).
+    /// Whether an event is for [`take_exited`](Self::take_exited).
     pub(crate) fn owns(&self, token: Token) -> bool {
         self.tokens.owns(token)
     }
 
     /// Takes a pidfd into the poll, as long as there is room.
-    fn keep(&mut self, process: Process, pidfd: OwnedFd) -> Watched {
+    fn add(&mut self, process: Process, pidfd: OwnedFd) -> WatchOutcome {
         if self.pidfds.len() >= self.limit {
-            return Watched::Unseen;
+            return WatchOutcome::Unseen;
         }
-        let Some(token) = self.tokens.of(&pidfd) else { return Watched::Unseen };
+        let Some(token) = self.tokens.of(&pidfd) else { return WatchOutcome::Unseen };
         let mut source = SourceFd(&pidfd.as_raw_fd());
         if let Err(error) = self.poll_registry.register(&mut source, token, Interest::READABLE) {
             tracing::debug!(pid = process.pid, %error, "a process cannot be watched");
-            return Watched::Unseen;
+            return WatchOutcome::Unseen;
         }
         self.by_token.insert(token, process);
         self.pidfds.insert(process, pidfd);
-        Watched::Alive
+        WatchOutcome::Alive
     }
 }
 
 /// Opens a process by its pid. The start time is read while the pidfd holds the pid, and the
 /// pidfd is asked last: if the process runs then, it was its own start time that was read.
-fn open(process: Process) -> Result<OwnedFd, Unopened> {
+fn open(process: Process) -> Result<OwnedFd, PidfdError> {
     let pidfd = system::pidfd(process.pid)?;
     let start_time = system::start_time(process.pid);
     if is_readable(&pidfd) {
-        return Err(Unopened::Gone);
+        return Err(PidfdError::Exited);
     }
     match start_time {
         Some(start_time) if start_time == process.start_time => Ok(pidfd),
-        Some(_) => Err(Unopened::Gone),
-        None => Err(Unopened::Unseen),
+        Some(_) => Err(PidfdError::Exited),
+        None => Err(PidfdError::Unseen),
     }
 }
 
@@ -203,25 +203,25 @@ mod system {
     use rustix::io::Errno;
     use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
-    use super::Unopened;
+    use super::PidfdError;
 
-    fn number(pid: u32) -> Option<Pid> {
+    fn parse_pid(pid: u32) -> Option<Pid> {
         i32::try_from(pid).ok().and_then(Pid::from_raw)
     }
 
     /// A pidfd of whatever process has the pid now.
-    pub(super) fn pidfd(pid: u32) -> Result<OwnedFd, Unopened> {
-        let pid = number(pid).ok_or(Unopened::Unseen)?;
+    pub(super) fn pidfd(pid: u32) -> Result<OwnedFd, PidfdError> {
+        let pid = parse_pid(pid).ok_or(PidfdError::Unseen)?;
         pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
             // The last two, depending on the kernel: the number has become that of a thread.
-            Errno::SRCH | Errno::INVAL | Errno::NOENT => Unopened::Gone,
-            _ => Unopened::Unseen,
+            Errno::SRCH | Errno::INVAL | Errno::NOENT => PidfdError::Exited,
+            _ => PidfdError::Unseen,
         })
     }
 
     /// Whether certainly no process has the pid.
     pub(super) fn is_unused(pid: u32) -> bool {
-        number(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+        parse_pid(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
     }
 
     pub(super) fn start_time(pid: u32) -> Option<u64> {
@@ -229,15 +229,16 @@ mod system {
     }
 
     /// Whether SIGKILL is pending for a process, or it is on its way out already.
-    pub(super) fn is_dying(pid: u32) -> bool {
+    pub(super) fn is_exiting(pid: u32) -> bool {
         const EXITING: u64 = 0x4;
         let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        parse_number(&stat, 9).is_some_and(|flags| flags & EXITING != 0) || is_killed(&status)
+        parse_stat_field(&stat, 9).is_some_and(|flags| flags & EXITING != 0)
+            || has_pending_sigkill(&status)
     }
 
     /// Whether SIGKILL is among the pending signals that a `status` file tells of.
-    pub(super) fn is_killed(status: &str) -> bool {
+    pub(super) fn has_pending_sigkill(status: &str) -> bool {
         const SIGKILL: u64 = 1 << 8;
         let pending = |line: &str| {
             let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
@@ -247,13 +248,13 @@ mod system {
     }
 
     pub(super) fn parse_start_time(stat: &[u8]) -> Option<u64> {
-        parse_number(stat, 22)
+        parse_stat_field(stat, 22)
     }
 
     /// A field of a `stat` file, counted from 1 and behind the second. That one is the program's
     /// name in parentheses, and may hold any byte: what follows its last parenthesis are fields 3
     /// and on.
-    fn parse_number(stat: &[u8], field: usize) -> Option<u64> {
+    fn parse_stat_field(stat: &[u8], field: usize) -> Option<u64> {
         let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
         let mut fields =
             std::str::from_utf8(&stat[end_of_name + 1..]).ok()?.split_ascii_whitespace();
@@ -274,17 +275,17 @@ mod system {
 mod system {
     use std::os::fd::OwnedFd;
 
-    use super::Unopened;
+    use super::PidfdError;
 
-    pub(super) fn pidfd(_pid: u32) -> Result<OwnedFd, Unopened> {
-        Err(Unopened::Unseen)
+    pub(super) fn pidfd(_pid: u32) -> Result<OwnedFd, PidfdError> {
+        Err(PidfdError::Unseen)
     }
 
     pub(super) fn is_unused(_pid: u32) -> bool {
         false
     }
 
-    pub(super) fn is_dying(_pid: u32) -> bool {
+    pub(super) fn is_exiting(_pid: u32) -> bool {
         false
     }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct StopHandle {
     /// Written to by who wants the end.
-    asking: Arc<UnixStream>,
+    writer: Arc<UnixStream>,
     /// Read by the daemon.
-    asked: Arc<UnixStream>,
+    reader: Arc<UnixStream>,
 }
 
 impl StopHandle {
@@ -20,22 +20,22 @@ impl StopHandle {
     /// # Errors
     /// When the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
-        let (asking, asked) = UnixStream::pair()?;
-        asking.set_nonblocking(true)?;
-        asked.set_nonblocking(true)?;
-        Ok(Self { asking: Arc::new(asking), asked: Arc::new(asked) })
+        let (writer, reader) = UnixStream::pair()?;
+        writer.set_nonblocking(true)?;
+        reader.set_nonblocking(true)?;
+        Ok(Self { writer: Arc::new(writer), reader: Arc::new(reader) })
     }
 
     /// Asks the daemon to answer what it has read, and to end. Returns at once; may be called
     /// again, also when the daemon has ended, or before it runs.
     pub fn stop(&self) {
         // A full pipe says the same already, and a closed one that the daemon is gone.
-        let _ = (&*self.asking).write(b"x");
+        let _ = (&*self.writer).write(b"x");
     }
 
     /// The handle's own end, to be written to by a signal handler.
     pub(super) fn pipe(&self) -> io::Result<UnixStream> {
-        self.asking.try_clone()
+        self.writer.try_clone()
     }
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct StopSource(mio::net::UnixStream);
 
 impl StopSource {
     pub(crate) fn of(handle: &StopHandle) -> io::Result<Self> {
-        Ok(Self(mio::net::UnixStream::from_std(handle.asked.try_clone()?)))
+        Ok(Self(mio::net::UnixStream::from_std(handle.reader.try_clone()?)))
     }
 
     pub(crate) fn source(&mut self) -> &mut mio::net::UnixStream {
@@ -53,7 +53,7 @@ impl StopSource {
     }
 
     /// Whether somebody asked.
-    pub(crate) fn is_asked(&mut self) -> bool {
+    pub(crate) fn is_requested(&mut self) -> bool {
         let mut bytes = [0; 16];
         matches!(self.0.read(&mut bytes), Ok(count) if count > 0)
     }

@@ -10,7 +10,7 @@ use super::*;
 
 const FIRST: usize = 1 << 32;
 /// Far more than anything here takes, far less than it takes to run into by chance.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Watcher {
     poll: Poll,
@@ -25,21 +25,21 @@ impl Watcher {
         Self { poll, processes }
     }
 
-    fn events(&mut self, patience: Duration) -> Vec<Token> {
+    fn events(&mut self, timeout: Duration) -> Vec<Token> {
         let mut events = Events::with_capacity(64);
-        self.poll.poll(&mut events, Some(patience)).unwrap();
+        self.poll.poll(&mut events, Some(timeout)).unwrap();
         events.iter().map(mio::event::Event::token).collect()
     }
 
     /// The processes that the next events tell of.
     fn next_exits(&mut self) -> Vec<Process> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "no exit was noticed");
             let tokens = self.events(left);
             let exits: Vec<_> =
-                tokens.iter().filter_map(|&token| self.processes.exited(token)).collect();
+                tokens.iter().filter_map(|&token| self.processes.take_exited(token)).collect();
             if !exits.is_empty() {
                 return exits;
             }
@@ -91,8 +91,8 @@ fn an_exit_is_noticed_though_nobody_has_reaped_the_process() {
     let mut watcher = Watcher::new(8);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
-    assert_eq!(watcher.processes.watch(process), Watched::Alive);
-    assert!(!watcher.processes.is_gone(process));
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Alive);
+    assert!(!watcher.processes.has_exited(process));
 
     sleeper.kill();
     assert_eq!(watcher.next_exits(), [process]);
@@ -101,8 +101,8 @@ fn an_exit_is_noticed_though_nobody_has_reaped_the_process() {
 
     // It is a zombie now, and still has its files in /proc.
     assert_eq!(watcher.processes.identify(sleeper.pid()), Some(process));
-    assert_eq!(watcher.processes.watch(process), Watched::Gone);
-    assert!(watcher.processes.is_gone(process));
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Exited);
+    assert!(watcher.processes.has_exited(process));
     assert!(watcher.processes.pidfds.is_empty());
 }
 
@@ -116,8 +116,8 @@ fn a_process_without_a_trace_is_gone_under_any_start_time() {
     let late = watcher.processes.identify(sleeper.pid()).unwrap();
     assert_ne!(late, process);
     for process in [process, late] {
-        assert_eq!(watcher.processes.watch(process), Watched::Gone);
-        assert!(watcher.processes.is_gone(process));
+        assert_eq!(watcher.processes.watch(process), WatchOutcome::Exited);
+        assert!(watcher.processes.has_exited(process));
     }
 }
 
@@ -126,12 +126,12 @@ fn a_pid_that_another_process_has_now_is_gone() {
     let mut watcher = Watcher::new(8);
     let sleeper = Sleeper::start();
     let now = process_of(&watcher, &sleeper);
-    for start_time in [now.start_time - 1, now.start_time + 1, NEVER] {
+    for start_time in [now.start_time - 1, now.start_time + 1, NO_START_TIME] {
         let before = Process { start_time, ..now };
-        assert_eq!(watcher.processes.watch(before), Watched::Gone);
-        assert!(watcher.processes.is_gone(before));
+        assert_eq!(watcher.processes.watch(before), WatchOutcome::Exited);
+        assert!(watcher.processes.has_exited(before));
     }
-    assert_eq!(watcher.processes.watch(now), Watched::Alive);
+    assert_eq!(watcher.processes.watch(now), WatchOutcome::Alive);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_pid_that_a_thread_has_now_is_gone() {
         let link = std::fs::read_link("/proc/thread-self").unwrap();
         system::pidfd(link.file_name().unwrap().to_str().unwrap().parse().unwrap())
     });
-    assert_eq!(of_thread.join().unwrap().err(), Some(Unopened::Gone));
+    assert_eq!(of_thread.join().unwrap().err(), Some(PidfdError::Exited));
     assert!(system::pidfd(std::process::id()).is_ok());
 }
 
@@ -150,20 +150,20 @@ fn a_process_has_one_pidfd_however_often_it_is_watched() {
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
     for _ in 0..3 {
-        assert_eq!(watcher.processes.watch(process), Watched::Alive);
+        assert_eq!(watcher.processes.watch(process), WatchOutcome::Alive);
     }
     assert_eq!(watcher.processes.pidfds.len(), 1);
     assert_eq!(process_of(&watcher, &sleeper), process, "from memory");
 
     sleeper.kill();
-    let tokens = watcher.events(PATIENCE);
+    let tokens = watcher.events(TIMEOUT);
     // Whoever asks in between gets the truth, and takes nothing from the event.
-    assert_eq!(watcher.processes.watch(process), Watched::Gone);
-    assert!(watcher.processes.is_gone(process));
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Exited);
+    assert!(watcher.processes.has_exited(process));
     assert_eq!(tokens.len(), 1);
     assert!(watcher.processes.owns(tokens[0]));
-    assert_eq!(watcher.processes.exited(tokens[0]), Some(process));
-    assert_eq!(watcher.processes.exited(tokens[0]), None, "the event is late");
+    assert_eq!(watcher.processes.take_exited(tokens[0]), Some(process));
+    assert_eq!(watcher.processes.take_exited(tokens[0]), None, "the event is late");
 }
 
 #[test]
@@ -173,10 +173,10 @@ fn events_without_an_exit_mean_nothing() {
     let process = process_of(&watcher, &sleeper);
     watcher.processes.watch(process);
     let token = *watcher.processes.by_token.keys().next().unwrap();
-    assert_eq!(watcher.processes.exited(token), None);
-    assert_eq!(watcher.processes.exited(Token(FIRST - 1)), None);
+    assert_eq!(watcher.processes.take_exited(token), None);
+    assert_eq!(watcher.processes.take_exited(Token(FIRST - 1)), None);
     assert!(!watcher.processes.owns(Token(FIRST - 1)));
-    assert_eq!(watcher.processes.watch(process), Watched::Alive);
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Alive);
 }
 
 #[test]
@@ -184,11 +184,11 @@ fn what_is_unwatched_tells_nothing_and_makes_room() {
     let mut watcher = Watcher::new(1);
     let (mut first, second) = (Sleeper::start(), Sleeper::start());
     let processes = [process_of(&watcher, &first), process_of(&watcher, &second)];
-    assert_eq!(watcher.processes.watch(processes[0]), Watched::Alive);
-    assert_eq!(watcher.processes.watch(processes[1]), Watched::Unseen);
+    assert_eq!(watcher.processes.watch(processes[0]), WatchOutcome::Alive);
+    assert_eq!(watcher.processes.watch(processes[1]), WatchOutcome::Unseen);
     watcher.processes.unwatch(processes[0]);
     watcher.processes.unwatch(processes[0]);
-    assert_eq!(watcher.processes.watch(processes[1]), Watched::Alive);
+    assert_eq!(watcher.processes.watch(processes[1]), WatchOutcome::Alive);
     first.kill();
     first.reap();
     assert_eq!(watcher.events(Duration::ZERO), []);
@@ -199,12 +199,12 @@ fn beyond_the_limit_the_gone_are_still_told_from_the_unseen() {
     let mut watcher = Watcher::new(0);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
-    assert_eq!(watcher.processes.watch(process), Watched::Unseen);
-    assert!(!watcher.processes.is_gone(process));
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
+    assert!(!watcher.processes.has_exited(process));
     sleeper.kill();
     sleeper.reap();
-    assert_eq!(watcher.processes.watch(process), Watched::Gone);
-    assert!(watcher.processes.is_gone(process));
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Exited);
+    assert!(watcher.processes.has_exited(process));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_descriptor_beyond_the_tokens_is_unseen() {
     watcher.processes.tokens = Tokens::new(FIRST..FIRST + 1);
     let sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
-    assert_eq!(watcher.processes.watch(process), Watched::Unseen);
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
     assert!(watcher.processes.pidfds.is_empty());
 }
 
@@ -223,8 +223,8 @@ fn pids_that_no_process_can_have_are_unknown() {
     for pid in [0, 1 << 31, u32::MAX] {
         assert_eq!(watcher.processes.identify(pid), None);
         let process = Process { pid, start_time: 1 };
-        assert_eq!(watcher.processes.watch(process), Watched::Unseen);
-        assert!(!watcher.processes.is_gone(process));
+        assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
+        assert!(!watcher.processes.has_exited(process));
     }
 }
 
@@ -292,13 +292,13 @@ fn out_of_descriptors() {
     let mut taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
 
     assert_eq!(watcher.processes.identify(process.pid), None);
-    assert_eq!(watcher.processes.watch(process), Watched::Unseen);
-    assert!(!watcher.processes.is_gone(process));
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
+    assert!(!watcher.processes.has_exited(process));
     taken.pop();
     // Enough for the pidfd, not for the file in /proc.
-    assert_eq!(watcher.processes.watch(process), Watched::Unseen);
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
     taken.pop();
-    assert_eq!(watcher.processes.watch(process), Watched::Alive);
+    assert_eq!(watcher.processes.watch(process), WatchOutcome::Alive);
 }
 
 #[test]
@@ -306,18 +306,18 @@ fn a_pending_sigkill_is_seen_among_other_signals() {
     let status =
         |thread: &str, process: &str| format!("Name:\tx\nSigPnd:\t{thread}\nShdPnd:\t{process}\n");
     let (none, kill, others) = ("0000000000000000", "0000000000000100", "fffffffffffffeff");
-    assert!(!system::is_killed(&status(none, none)));
-    assert!(!system::is_killed(&status(others, others)));
-    assert!(system::is_killed(&status(kill, none)));
-    assert!(system::is_killed(&status(none, kill)));
-    assert!(!system::is_killed(""));
+    assert!(!system::has_pending_sigkill(&status(none, none)));
+    assert!(!system::has_pending_sigkill(&status(others, others)));
+    assert!(system::has_pending_sigkill(&status(kill, none)));
+    assert!(system::has_pending_sigkill(&status(none, kill)));
+    assert!(!system::has_pending_sigkill(""));
 }
 
 #[test]
 fn a_living_process_is_not_dying_and_a_zombie_is() {
-    assert!(!system::is_dying(std::process::id()));
+    assert!(!system::is_exiting(std::process::id()));
     let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
-    let dies = |pid| system::is_dying(pid);
+    let dies = |pid| system::is_exiting(pid);
     let start = Instant::now();
     while !dies(child.id()) {
         assert!(start.elapsed() < Duration::from_secs(10), "it ends by itself");
