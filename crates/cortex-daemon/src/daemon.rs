@@ -197,7 +197,7 @@ impl DiscoveryDaemon {
         let end = now() + SETTLING;
         let mut next = self.decide(&mut Vec::new(), timestamp());
         while next == Next::Round {
-            let is_waiting = self.inbox.is_empty() && !self.probes.has_findings();
+            let is_waiting = self.inbox.is_empty() && !self.probes.has_results();
             if is_waiting && !self.registry.is_probing() {
                 break;
             }
@@ -208,7 +208,7 @@ impl DiscoveryDaemon {
             }
             self.wait(events, if is_waiting { left } else { Duration::ZERO })?;
             next = self.mark(events);
-            while self.probes.has_findings() && self.inbox.len() < MAX_BATCH_INPUTS {
+            while self.probes.has_results() && self.inbox.len() < MAX_BATCH_INPUTS {
                 self.take_findings();
             }
             if self.decide(&mut Vec::new(), timestamp()) == Next::Stop {
@@ -392,7 +392,7 @@ impl DiscoveryDaemon {
     }
 
     fn take_findings(&mut self) {
-        self.probes.take_findings(now(), &mut self.findings);
+        self.probes.take_results(now(), &mut self.findings);
         let told = self.findings.drain(..).map(|(name, revision, result)| Input::EndpointProbed {
             name,
             revision,
@@ -429,7 +429,7 @@ impl DiscoveryDaemon {
         let is_busy = self.connections.has_turns()
             || self.is_behind
             || !self.inbox.is_empty()
-            || self.probes.has_findings()
+            || self.probes.has_results()
             || (someone_waits && !self.connections.is_pausing(now));
         if is_busy {
             return now;

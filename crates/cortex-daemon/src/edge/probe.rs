@@ -33,9 +33,9 @@ use crate::registry::ProbeResult;
 mod tests;
 
 /// How long a patient probe may take, from its connect on.
-const PATIENCE: Duration = Duration::from_secs(1);
+const FULL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a glance takes: long for a refusal by this machine, short for a queue of them.
-const GLANCE: Duration = Duration::from_millis(10);
+const QUICK_TIMEOUT: Duration = Duration::from_millis(10);
 /// A round of the loop starts no more from each queue, so that a long queue of endpoints that
 /// answer at once keeps nobody waiting.
 const MAX_ROUND_STARTS: usize = 64;
@@ -49,7 +49,7 @@ pub(crate) struct Probes {
     tokens: Tokens,
     limit: usize,
     /// Who asks for each address that is in a queue or has a running probe.
-    askers: HashMap<Arc<str>, Vec<(TopicName, u64)>>,
+    requests: HashMap<Arc<str>, Vec<(TopicName, u64)>>,
     untried_unix: VecDeque<Target>,
     untried_tcp: VecDeque<Target>,
     /// Those that a try has told nothing of.
@@ -57,7 +57,7 @@ pub(crate) struct Probes {
     running: HashMap<Token, Probe>,
     /// Those that the poll has told of.
     ready: Vec<Token>,
-    findings: Vec<(TopicName, u64, ProbeResult)>,
+    results: Vec<(TopicName, u64, ProbeResult)>,
 }
 
 /// What is to be looked at.
@@ -76,34 +76,34 @@ enum Endpoint {
 #[derive(Debug)]
 struct Probe {
     target: Target,
-    look: Look,
+    kind: ProbeKind,
     deadline: Instant,
-    attempt: Attempt,
+    attempt: ConnectAttempt,
     stream: Stream,
 }
 
 /// How long a probe stays when nothing happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    Glance,
-    Patient,
+enum ProbeKind {
+    Quick,
+    Full,
 }
 
 /// A connection that is closed without a word may have waited at a listener that was just closed
 /// itself. Another one tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Attempt {
+enum ConnectAttempt {
     First,
     Second,
 }
 
 /// What a look at a connection has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
+enum Observation {
     /// Not within a glance.
-    Nothing,
+    Unanswered,
     Closed,
-    Found(ProbeResult),
+    Judged(ProbeResult),
 }
 
 impl Probes {
@@ -116,24 +116,24 @@ impl Probes {
             poll_registry,
             tokens: Tokens::new(tokens),
             limit: limit.max(1),
-            askers: HashMap::new(),
+            requests: HashMap::new(),
             untried_unix: VecDeque::new(),
             untried_tcp: VecDeque::new(),
             tried: VecDeque::new(),
             running: HashMap::new(),
             ready: Vec::new(),
-            findings: Vec::new(),
+            results: Vec::new(),
         }
     }
 
     /// Wants an endpoint looked at. Each call leads to one finding, which is shared by all who ask
     /// for the address meanwhile.
     pub(crate) fn start(&mut self, name: TopicName, revision: u64, address: &str) {
-        if let Some(askers) = self.askers.get_mut(address) {
-            return askers.push((name, revision));
+        if let Some(requests) = self.requests.get_mut(address) {
+            return requests.push((name, revision));
         }
         let Some(endpoint) = Endpoint::parse(address) else {
-            return self.findings.push((name, revision, ProbeResult::Unknown));
+            return self.results.push((name, revision, ProbeResult::Unknown));
         };
         let queue = match endpoint {
             Endpoint::Unix(_) => &mut self.untried_unix,
@@ -141,7 +141,7 @@ impl Probes {
         };
         let address: Arc<str> = address.into();
         queue.push_back(Target { address: Arc::clone(&address), endpoint });
-        self.askers.insert(address, vec![(name, revision)]);
+        self.requests.insert(address, vec![(name, revision)]);
     }
 
     /// Notes that the poll has told of a probe. A late event does no harm.
@@ -152,30 +152,30 @@ impl Probes {
     }
 
     /// Moves all probes on as far as they get without waiting, and appends what they have found.
-    pub(crate) fn take_findings(
+    pub(crate) fn take_results(
         &mut self,
         now: Instant,
         out: &mut Vec<(TopicName, u64, ProbeResult)>,
     ) {
         for token in std::mem::take(&mut self.ready) {
-            self.look(token);
+            self.poll(token);
         }
         self.expire(now);
         self.start_tried(now);
         self.start_unix(now);
         self.start_tcp(now);
-        out.append(&mut self.findings);
+        out.append(&mut self.results);
     }
 
-    /// Whether [`take_findings`](Self::take_findings) has something to do without an event.
-    pub(crate) fn has_findings(&self) -> bool {
+    /// Whether [`take_results`](Self::take_results) has something to do without an event.
+    pub(crate) fn has_results(&self) -> bool {
         let may_start = !self.untried_unix.is_empty()
-            || (!self.untried_tcp.is_empty() && self.has_room(Look::Glance))
-            || (!self.tried.is_empty() && self.has_room(Look::Patient));
-        may_start || !self.findings.is_empty() || !self.ready.is_empty()
+            || (!self.untried_tcp.is_empty() && self.has_room(ProbeKind::Quick))
+            || (!self.tried.is_empty() && self.has_room(ProbeKind::Full));
+        may_start || !self.results.is_empty() || !self.ready.is_empty()
     }
 
-    /// When [`take_findings`](Self::take_findings) has a probe to give up.
+    /// When [`take_results`](Self::take_results) has a probe to give up.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.running.values().map(|probe| probe.deadline).min()
     }
@@ -187,72 +187,78 @@ impl Probes {
 
     fn start_tried(&mut self, now: Instant) {
         for _ in 0..MAX_ROUND_STARTS {
-            if !self.has_room(Look::Patient) {
+            if !self.has_room(ProbeKind::Full) {
                 break;
             }
             let Some(target) = self.tried.pop_front() else { break };
-            self.begin(target, Look::Patient, now);
+            self.start_probe(target, ProbeKind::Full, now);
         }
     }
 
     fn start_unix(&mut self, now: Instant) {
         for _ in 0..MAX_ROUND_STARTS {
             let Some(target) = self.untried_unix.pop_front() else { break };
-            if self.may_be_patient() {
-                self.begin(target, Look::Patient, now);
+            if self.may_start_full() {
+                self.start_probe(target, ProbeKind::Full, now);
                 continue;
             }
             match target.endpoint.connect() {
                 Ok(_) => self.tried.push_back(target),
-                Err(finding) => self.report(&target, finding),
+                Err(result) => self.report(&target, result),
             }
         }
     }
 
     fn start_tcp(&mut self, now: Instant) {
         for _ in 0..MAX_ROUND_STARTS {
-            if !self.has_room(Look::Glance) {
+            if !self.has_room(ProbeKind::Quick) {
                 break;
             }
             let Some(target) = self.untried_tcp.pop_front() else { break };
-            let look = if self.may_be_patient() { Look::Patient } else { Look::Glance };
-            self.begin(target, look, now);
+            let kind = if self.may_start_full() { ProbeKind::Full } else { ProbeKind::Quick };
+            self.start_probe(target, kind, now);
         }
     }
 
     /// Whether one that has not been tried may be waited for: not before those that have been.
-    fn may_be_patient(&self) -> bool {
-        self.tried.is_empty() && self.has_room(Look::Patient)
+    fn may_start_full(&self) -> bool {
+        self.tried.is_empty() && self.has_room(ProbeKind::Full)
     }
 
-    fn has_room(&self, look: Look) -> bool {
-        let is_patient = |probe: &&Probe| probe.look == Look::Patient;
-        let patient_limit = (self.limit - (self.limit / 4).max(1)).max(1);
+    fn has_room(&self, kind: ProbeKind) -> bool {
+        let is_full = |probe: &&Probe| probe.kind == ProbeKind::Full;
+        let full_limit = (self.limit - (self.limit / 4).max(1)).max(1);
         self.running.len() < self.limit
-            && (look == Look::Glance
-                || self.running.values().filter(is_patient).count() < patient_limit)
+            && (kind == ProbeKind::Quick
+                || self.running.values().filter(is_full).count() < full_limit)
     }
 
-    fn begin(&mut self, target: Target, look: Look, now: Instant) {
-        self.connect(target, look, now + look.length(), Attempt::First);
+    fn start_probe(&mut self, target: Target, kind: ProbeKind, now: Instant) {
+        self.connect(target, kind, now + kind.timeout(), ConnectAttempt::First);
     }
 
-    fn connect(&mut self, target: Target, look: Look, deadline: Instant, attempt: Attempt) {
+    fn connect(
+        &mut self,
+        target: Target,
+        kind: ProbeKind,
+        deadline: Instant,
+        attempt: ConnectAttempt,
+    ) {
         match target.endpoint.connect() {
-            Ok(stream) => self.follow(Probe { target, look, deadline, attempt, stream }),
-            Err(finding) => self.report(&target, finding),
+            Ok(stream) => self.poll_probe(Probe { target, kind, deadline, attempt, stream }),
+            Err(result) => self.report(&target, result),
         }
     }
 
-    fn follow(&mut self, mut probe: Probe) {
-        match probe.look() {
-            None => self.keep(probe),
-            Some(seen) => self.conclude(probe, seen),
+    fn poll_probe(&mut self, mut probe: Probe) {
+        match probe.poll() {
+            None => self.register(probe),
+            Some(observation) => self.conclude(probe, observation),
         }
     }
 
     /// Leaves a probe to the poll, which tells at once of what has come before.
-    fn keep(&mut self, mut probe: Probe) {
+    fn register(&mut self, mut probe: Probe) {
         let Some(token) = probe.stream.token(&self.tokens) else {
             return self.report(&probe.target, ProbeResult::Unknown);
         };
@@ -263,10 +269,10 @@ impl Probes {
         self.running.insert(token, probe);
     }
 
-    fn look(&mut self, token: Token) {
-        let seen = self.running.get_mut(&token).and_then(Probe::look);
-        if let Some(seen) = seen {
-            self.end(token, seen);
+    fn poll(&mut self, token: Token) {
+        let observation = self.running.get_mut(&token).and_then(Probe::poll);
+        if let Some(observation) = observation {
+            self.finish(token, observation);
         }
     }
 
@@ -276,45 +282,47 @@ impl Probes {
         let late: Vec<_> = self.running.iter().filter_map(late).collect();
         for token in late {
             let Some(probe) = self.running.get_mut(&token) else { continue };
-            let seen = probe.look().unwrap_or_else(|| probe.seen_when_late());
-            self.end(token, seen);
+            let observation = probe.poll().unwrap_or_else(|| probe.observation_at_deadline());
+            self.finish(token, observation);
         }
     }
 
-    fn end(&mut self, token: Token, seen: Seen) {
+    fn finish(&mut self, token: Token, observation: Observation) {
         let Some(mut probe) = self.running.remove(&token) else { return };
         if let Err(error) = probe.stream.deregister(&self.poll_registry) {
             tracing::debug!(%error, "a probe was closed without being unwatched");
         }
-        self.conclude(probe, seen);
+        self.conclude(probe, observation);
     }
 
-    fn conclude(&mut self, probe: Probe, seen: Seen) {
-        let Probe { target, look, deadline, attempt, stream } = probe;
+    fn conclude(&mut self, probe: Probe, observation: Observation) {
+        let Probe { target, kind, deadline, attempt, stream } = probe;
         drop(stream);
-        match (seen, attempt) {
-            (Seen::Nothing, _) => self.tried.push_back(target),
-            (Seen::Found(finding), _) => self.report(&target, finding),
-            (Seen::Closed, Attempt::First) => {
-                self.connect(target, look, deadline, Attempt::Second);
+        match (observation, attempt) {
+            (Observation::Unanswered, _) => self.tried.push_back(target),
+            (Observation::Judged(result), _) => self.report(&target, result),
+            (Observation::Closed, ConnectAttempt::First) => {
+                self.connect(target, kind, deadline, ConnectAttempt::Second);
             }
             // Somebody listens, and does not want us.
-            (Seen::Closed, Attempt::Second) => self.report(&target, ProbeResult::Silent),
+            (Observation::Closed, ConnectAttempt::Second) => {
+                self.report(&target, ProbeResult::Silent);
+            }
         }
     }
 
-    fn report(&mut self, target: &Target, finding: ProbeResult) {
-        let askers = self.askers.remove(&target.address).unwrap_or_default();
-        let told = askers.into_iter().map(|(name, revision)| (name, revision, finding));
-        self.findings.extend(told);
+    fn report(&mut self, target: &Target, result: ProbeResult) {
+        let requests = self.requests.remove(&target.address).unwrap_or_default();
+        let results = requests.into_iter().map(|(name, revision)| (name, revision, result));
+        self.results.extend(results);
     }
 }
 
-impl Look {
-    fn length(self) -> Duration {
+impl ProbeKind {
+    fn timeout(self) -> Duration {
         match self {
-            Self::Glance => GLANCE,
-            Self::Patient => PATIENCE,
+            Self::Quick => QUICK_TIMEOUT,
+            Self::Full => FULL_TIMEOUT,
         }
     }
 }
@@ -337,10 +345,10 @@ impl Endpoint {
                 Ok(stream) => Ok(Stream::Unix(stream)),
                 // There is a listener, and its backlog is full.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ProbeResult::Silent),
-                Err(error) => Err(finding_of(&error)),
+                Err(error) => Err(result_of(&error)),
             },
             Self::Tcp(address) => {
-                TcpStream::connect(*address).map(Stream::Tcp).map_err(|error| finding_of(&error))
+                TcpStream::connect(*address).map(Stream::Tcp).map_err(|error| result_of(&error))
             }
         }
     }
@@ -378,7 +386,7 @@ fn parse_tcp(text: &str) -> Option<SocketAddr> {
 }
 
 /// What an error says of an endpoint. Most say something of the way there, or of us.
-fn finding_of(error: &io::Error) -> ProbeResult {
+fn result_of(error: &io::Error) -> ProbeResult {
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED | Errno::NOENT) => ProbeResult::Dead,
         _ => ProbeResult::Unknown,
@@ -387,30 +395,32 @@ fn finding_of(error: &io::Error) -> ProbeResult {
 
 impl Probe {
     /// `None` when nothing has happened yet.
-    fn look(&mut self) -> Option<Seen> {
+    fn poll(&mut self) -> Option<Observation> {
         let mut byte = [0];
         let error = match self.stream.read(&mut byte) {
-            Ok(0) => return Some(Seen::Closed),
-            Ok(_) if byte[0] == SIGNATURE => return Some(Seen::Found(ProbeResult::Alive)),
-            Ok(_) => return Some(Seen::Found(ProbeResult::Silent)),
+            Ok(0) => return Some(Observation::Closed),
+            Ok(_) if byte[0] == SIGNATURE => return Some(Observation::Judged(ProbeResult::Alive)),
+            Ok(_) => return Some(Observation::Judged(ProbeResult::Silent)),
             Err(error) => error,
         };
         match Errno::from_io_error(&error) {
-            Some(Errno::AGAIN) if self.stream.meets_itself() => {
-                Some(Seen::Found(ProbeResult::Dead))
+            Some(Errno::AGAIN) if self.stream.is_connected_to_itself() => {
+                Some(Observation::Judged(ProbeResult::Dead))
             }
             // Not connected: some systems say so of a connect that is on its way.
             Some(Errno::AGAIN | Errno::NOTCONN | Errno::INTR) => None,
-            Some(Errno::CONNRESET) => Some(Seen::Closed),
-            _ => Some(Seen::Found(finding_of(&error))),
+            Some(Errno::CONNRESET) => Some(Observation::Closed),
+            _ => Some(Observation::Judged(result_of(&error))),
         }
     }
 
-    fn seen_when_late(&self) -> Seen {
-        match self.look {
-            Look::Glance => Seen::Nothing,
-            Look::Patient if self.stream.is_connected() => Seen::Found(ProbeResult::Silent),
-            Look::Patient => Seen::Found(ProbeResult::Unknown),
+    fn observation_at_deadline(&self) -> Observation {
+        match self.kind {
+            ProbeKind::Quick => Observation::Unanswered,
+            ProbeKind::Full if self.stream.is_connected() => {
+                Observation::Judged(ProbeResult::Silent)
+            }
+            ProbeKind::Full => Observation::Judged(ProbeResult::Unknown),
         }
     }
 }
@@ -433,7 +443,7 @@ impl Stream {
 
     /// Where nobody listens on a local port that the system hands out to clients, it may hand out
     /// this very port: TCP then connects the socket to itself.
-    fn meets_itself(&self) -> bool {
+    fn is_connected_to_itself(&self) -> bool {
         match self {
             Self::Unix(_) => false,
             Self::Tcp(stream) => match (stream.local_addr(), stream.peer_addr()) {

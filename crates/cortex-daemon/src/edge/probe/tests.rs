@@ -16,12 +16,12 @@ use super::*;
 
 const FIRST: usize = 1 << 32;
 /// Far more than anything here takes.
-const MUCH: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Prober {
     poll: Poll,
     probes: Probes,
-    most: usize,
+    max_sockets: usize,
 }
 
 impl Prober {
@@ -29,7 +29,7 @@ impl Prober {
         let poll = Poll::new().unwrap();
         let registry = poll.registry().try_clone().unwrap();
         let probes = Probes::new(registry, FIRST..FIRST + (1 << 24), limit);
-        Self { poll, probes, most: 0 }
+        Self { poll, probes, max_sockets: 0 }
     }
 
     fn start(&mut self, revision: u64, address: &str) {
@@ -40,7 +40,7 @@ impl Prober {
     fn round(&mut self, until: Instant) -> Vec<(u64, ProbeResult)> {
         let mut events = Events::with_capacity(64);
         let deadline = self.probes.next_deadline().map_or(until, |at| at.min(until));
-        let wait = if self.probes.has_findings() {
+        let wait = if self.probes.has_results() {
             Duration::ZERO
         } else {
             deadline.saturating_duration_since(Instant::now())
@@ -50,23 +50,23 @@ impl Prober {
             assert!(self.probes.owns(event.token()));
             self.probes.mark(event.token());
         }
-        let findings = self.take(Instant::now());
-        self.most = self.most.max(self.probes.running.len());
-        findings
+        let results = self.take(Instant::now());
+        self.max_sockets = self.max_sockets.max(self.probes.running.len());
+        results
     }
 
     fn take(&mut self, now: Instant) -> Vec<(u64, ProbeResult)> {
         let mut found = Vec::new();
-        self.probes.take_findings(now, &mut found);
-        found.into_iter().map(|(_, revision, finding)| (revision, finding)).collect()
+        self.probes.take_results(now, &mut found);
+        found.into_iter().map(|(_, revision, result)| (revision, result)).collect()
     }
 
     /// The next `count` findings, by revision.
-    fn findings(&mut self, count: usize) -> Vec<(u64, ProbeResult)> {
-        let until = Instant::now() + MUCH;
+    fn results(&mut self, count: usize) -> Vec<(u64, ProbeResult)> {
+        let until = Instant::now() + TEST_TIMEOUT;
         let mut found = Vec::new();
         while found.len() < count {
-            assert!(Instant::now() < until, "{} of {count} findings", found.len());
+            assert!(Instant::now() < until, "{} of {count} results", found.len());
             found.extend(self.round(until));
         }
         found.sort_unstable_by_key(|(revision, _)| *revision);
@@ -78,24 +78,24 @@ impl Prober {
         let queues = [&probes.untried_unix, &probes.untried_tcp, &probes.tried];
         probes.running.is_empty()
             && queues.iter().all(|queue| queue.is_empty())
-            && probes.askers.is_empty()
-            && !probes.has_findings()
+            && probes.requests.is_empty()
+            && !probes.has_results()
     }
 }
 
 fn probe(address: &str) -> ProbeResult {
     let mut prober = Prober::new(4);
     prober.start(1, address);
-    let found = prober.findings(1);
+    let found = prober.results(1);
     assert!(prober.is_idle());
     assert_eq!(prober.probes.next_deadline(), None);
     found[0].1
 }
 
-fn verdict_at_once(address: &str) -> ProbeResult {
+fn result_at_once(address: &str) -> ProbeResult {
     let mut prober = Prober::new(4);
     prober.start(1, address);
-    assert!(prober.probes.has_findings());
+    assert!(prober.probes.has_results());
     let found = prober.take(Instant::now());
     assert_eq!(found.len(), 1, "{address}");
     assert!(prober.is_idle());
@@ -154,7 +154,7 @@ fn serve_unix(listener: UnixListener, words: &'static [u8], count: usize) -> Joi
     std::thread::spawn(move || {
         for _ in 0..count {
             let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(MUCH)).unwrap();
+            stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
             stream.write_all(words).unwrap();
             let mut heard = [0];
             match stream.read(&mut heard) {
@@ -173,10 +173,10 @@ fn a_greeting_is_known_by_its_first_byte() {
         (b"HTTP/1.1 400 Bad Request", ProbeResult::Silent),
         (b"\x7f\xff", ProbeResult::Silent),
     ];
-    for (words, finding) in cases {
+    for (words, result) in cases {
         let (_directory, listener, address) = unix_listener();
         let server = serve_unix(listener, words, 1);
-        assert_eq!(probe(&address), finding, "{words:?}");
+        assert_eq!(probe(&address), result, "{words:?}");
         server.join().unwrap();
     }
 }
@@ -204,7 +204,7 @@ fn a_greeting_is_heard_over_tcp() {
 fn abstract_sockets_are_found() {
     let name = format!("cortex-probe-test-{}", std::process::id());
     let address = format!("ipc://@{name}");
-    assert_eq!(verdict_at_once(&address), ProbeResult::Dead);
+    assert_eq!(result_at_once(&address), ProbeResult::Dead);
     let listener = UnixListener::bind_addr(&abstract_address(&name).unwrap()).unwrap();
     let server = serve_unix(listener, b"\xff", 1);
     assert_eq!(probe(&address), ProbeResult::Alive);
@@ -215,12 +215,12 @@ fn abstract_sockets_are_found() {
 fn where_nobody_listens_is_dead_at_once() {
     let (directory, listener, address) = unix_listener();
     drop(listener);
-    assert_eq!(verdict_at_once(&address), ProbeResult::Dead, "a socket file without a socket");
-    assert_eq!(verdict_at_once(&ipc(&directory.path().join("missing"))), ProbeResult::Dead);
-    assert_eq!(verdict_at_once(&ipc(&directory.path().join("no/such"))), ProbeResult::Dead);
+    assert_eq!(result_at_once(&address), ProbeResult::Dead, "a socket file without a socket");
+    assert_eq!(result_at_once(&ipc(&directory.path().join("missing"))), ProbeResult::Dead);
+    assert_eq!(result_at_once(&ipc(&directory.path().join("no/such"))), ProbeResult::Dead);
     let file = directory.path().join("file");
     std::fs::write(&file, "text").unwrap();
-    assert_eq!(verdict_at_once(&ipc(&file)), ProbeResult::Dead, "a file is no socket");
+    assert_eq!(result_at_once(&ipc(&file)), ProbeResult::Dead, "a file is no socket");
     let (_reserved, refusing) = reserved_tcp();
     assert_eq!(probe(&format!("tcp://{refusing}")), ProbeResult::Dead);
 }
@@ -232,10 +232,10 @@ fn a_listener_that_accepts_nobody_is_silent() {
     let start = Instant::now();
     prober.start(1, &unix);
     assert_eq!(prober.take(start), []);
-    assert_eq!(prober.probes.next_deadline(), Some(start + PATIENCE));
-    assert!(!prober.probes.has_findings());
-    assert_eq!(prober.take(start + PATIENCE * 999 / 1000), []);
-    assert_eq!(prober.take(start + PATIENCE), [(1, ProbeResult::Silent)]);
+    assert_eq!(prober.probes.next_deadline(), Some(start + FULL_TIMEOUT));
+    assert!(!prober.probes.has_results());
+    assert_eq!(prober.take(start + FULL_TIMEOUT * 999 / 1000), []);
+    assert_eq!(prober.take(start + FULL_TIMEOUT), [(1, ProbeResult::Silent)]);
     assert!(prober.is_idle());
 
     let (_listener, tcp) = tcp_listener();
@@ -250,13 +250,13 @@ fn what_came_while_the_loop_was_late_still_counts() {
     prober.start(1, &address);
     assert_eq!(prober.take(start), []);
     listener.accept().unwrap().0.write_all(b"\xff").unwrap();
-    assert_eq!(prober.take(start + MUCH), [(1, ProbeResult::Alive)]);
+    assert_eq!(prober.take(start + TEST_TIMEOUT), [(1, ProbeResult::Alive)]);
 }
 
 #[test]
 fn a_full_backlog_is_silent_at_once() {
     let (_directory, _listener, _waiting, address) = full_listener();
-    assert_eq!(verdict_at_once(&address), ProbeResult::Silent);
+    assert_eq!(result_at_once(&address), ProbeResult::Silent);
 }
 
 #[test]
@@ -274,8 +274,8 @@ fn a_host_that_does_not_answer_is_unknown_after_a_second() {
     let start = Instant::now();
     assert_eq!(probe(&format!("tcp://{address}")), ProbeResult::Unknown);
     let took = start.elapsed();
-    assert!(took >= PATIENCE, "{took:?}");
-    assert!(took < PATIENCE * 3, "{took:?}");
+    assert!(took >= FULL_TIMEOUT, "{took:?}");
+    assert!(took < FULL_TIMEOUT * 3, "{took:?}");
     drop(queued);
 }
 
@@ -311,7 +311,7 @@ fn a_listener_that_closes_meanwhile_is_dead() {
     prober.start(1, &unix);
     assert_eq!(prober.take(Instant::now()), []);
     drop(listener);
-    assert_eq!(prober.findings(1), [(1, ProbeResult::Dead)]);
+    assert_eq!(prober.results(1), [(1, ProbeResult::Dead)]);
     assert!(prober.is_idle());
 
     let (_reserved, address) = reserved_tcp();
@@ -321,7 +321,7 @@ fn a_listener_that_closes_meanwhile_is_dead() {
     // Taken and closed first, so that the connection is certainly there.
     drop(listener.accept().unwrap());
     drop(listener);
-    assert_eq!(prober.findings(1), [(2, ProbeResult::Dead)]);
+    assert_eq!(prober.results(1), [(2, ProbeResult::Dead)]);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_successor_that_listens_meanwhile_is_heard() {
     let path = directory.path().join("s");
     std::fs::remove_file(&path).unwrap();
     let server = serve_unix(UnixListener::bind(&path).unwrap(), b"\xff", 1);
-    assert_eq!(prober.findings(1), [(1, ProbeResult::Alive)]);
+    assert_eq!(prober.results(1), [(1, ProbeResult::Alive)]);
     server.join().unwrap();
 }
 
@@ -389,7 +389,7 @@ fn what_cannot_be_told_is_unknown_at_once() {
         &long,
         &long_name,
     ] {
-        assert_eq!(verdict_at_once(address), ProbeResult::Unknown, "{address}");
+        assert_eq!(result_at_once(address), ProbeResult::Unknown, "{address}");
     }
 }
 
@@ -411,12 +411,12 @@ fn a_socket_that_is_connected_to_itself_has_met_nobody() {
             address: format!("tcp://{address}").into(),
             endpoint: Endpoint::Tcp(address),
         },
-        look: Look::Patient,
+        kind: ProbeKind::Full,
         deadline: Instant::now(),
-        attempt: Attempt::First,
+        attempt: ConnectAttempt::First,
         stream: Stream::Tcp(TcpStream::from_std(stream)),
     };
-    assert_eq!(probe.look(), Some(Seen::Found(ProbeResult::Dead)));
+    assert_eq!(probe.poll(), Some(Observation::Judged(ProbeResult::Dead)));
 }
 
 #[test]
@@ -427,7 +427,7 @@ fn a_thousand_probes_share_a_few_sockets() {
     let server = std::thread::spawn(move || {
         loop {
             let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(MUCH)).unwrap();
+            stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
             let _ = stream.write_all(b"\xff");
             match stream.read(&mut [0]) {
                 Ok(0) => {}
@@ -447,14 +447,14 @@ fn a_thousand_probes_share_a_few_sockets() {
             (refusing.clone(), ProbeResult::Dead),
             ("tcp://name:1".to_owned(), ProbeResult::Unknown),
         ];
-        for (revision, (address, finding)) in (4 * index..).zip(cases) {
+        for (revision, (address, result)) in (4 * index..).zip(cases) {
             prober.start(revision, &address);
-            expected.push((revision, finding));
+            expected.push((revision, result));
         }
     }
-    assert_eq!(prober.findings(expected.len()), expected);
+    assert_eq!(prober.results(expected.len()), expected);
     assert!(prober.is_idle());
-    assert!(prober.most <= 16, "{} sockets at once", prober.most);
+    assert!(prober.max_sockets <= 16, "{} sockets at once", prober.max_sockets);
     let path = greeting.strip_prefix("ipc://").unwrap();
     assert!(!server.is_finished(), "a probe says nothing");
     std::os::unix::net::UnixStream::connect(path).unwrap().write_all(b"stop").unwrap();
@@ -469,7 +469,7 @@ fn a_round_starts_a_bounded_number() {
         prober.start(revision, &ipc(&directory.path().join(revision.to_string())));
     }
     assert_eq!(prober.take(Instant::now()).len(), MAX_ROUND_STARTS);
-    assert!(prober.probes.has_findings());
+    assert!(prober.probes.has_results());
     assert_eq!(prober.take(Instant::now()).len(), 1);
     assert!(prober.is_idle());
 }
@@ -488,16 +488,16 @@ fn all_who_ask_for_an_address_share_one_probe() {
     prober.start(TOPICS, &ipc(&directory.path().join("missing")));
     let start = Instant::now();
     assert_eq!(prober.take(start), [(TOPICS, ProbeResult::Dead)], "in the first round");
-    assert!(!prober.probes.has_findings());
+    assert!(!prober.probes.has_results());
 
     // One who asks while the probe runs.
     let late = TopicName::new("/late").unwrap();
     prober.probes.start(late.clone(), 1, &silent);
     expected.push((late, 1, ProbeResult::Silent));
-    assert!(!prober.probes.has_findings());
+    assert!(!prober.probes.has_results());
     let mut found = Vec::new();
-    prober.probes.take_findings(start + PATIENCE, &mut found);
-    assert_eq!(found, expected, "each is told once");
+    prober.probes.take_results(start + FULL_TIMEOUT, &mut found);
+    assert_eq!(found, expected, "each request gets one result");
     assert!(prober.is_idle());
     listener.set_nonblocking(true).unwrap();
     listener.accept().unwrap();
@@ -526,18 +526,18 @@ fn the_silent_hide_no_dead_ones() {
     let start = Instant::now();
     let mut found = Vec::new();
     for _ in 0..(SILENT + DEAD).div_ceil(MAX_ROUND_STARTS as u64) {
-        assert!(prober.probes.has_findings());
+        assert!(prober.probes.has_results());
         found.extend(prober.take(start));
     }
     assert_eq!(found, dead, "without waiting");
-    assert!(!prober.probes.has_findings(), "there is nothing to do but wait");
-    assert_eq!(prober.probes.next_deadline(), Some(start + PATIENCE));
+    assert!(!prober.probes.has_results(), "there is nothing to do but wait");
+    assert_eq!(prober.probes.next_deadline(), Some(start + FULL_TIMEOUT));
 
     // The others are looked at in turn.
     let sockets = prober.probes.running.len() as u64;
     assert_eq!(sockets, 48);
     for (turn, first) in (1..).zip((0..SILENT).step_by(48)) {
-        let mut found = prober.take(start + PATIENCE * turn);
+        let mut found = prober.take(start + FULL_TIMEOUT * turn);
         found.sort_unstable_by_key(|(revision, _)| *revision);
         let next = first..SILENT.min(first + sockets);
         assert_eq!(found, next.map(|index| (index, ProbeResult::Silent)).collect::<Vec<_>>());
@@ -556,8 +556,11 @@ fn one_that_dies_in_the_queue_is_dead_when_its_turn_comes() {
     let start = Instant::now();
     assert_eq!(prober.take(start), []);
     drop(other);
-    assert!(!prober.probes.has_findings());
-    assert_eq!(prober.take(start + PATIENCE), [(1, ProbeResult::Silent), (2, ProbeResult::Dead)]);
+    assert!(!prober.probes.has_results());
+    assert_eq!(
+        prober.take(start + FULL_TIMEOUT),
+        [(1, ProbeResult::Silent), (2, ProbeResult::Dead)]
+    );
     assert!(prober.is_idle());
 }
 
@@ -580,17 +583,17 @@ fn nothing_to_do_is_no_reason_to_hurry() {
     for (revision, (_, address)) in (0..).zip(&listeners) {
         prober.start(revision, address);
     }
-    assert!(prober.probes.has_findings());
+    assert!(prober.probes.has_results());
     let start = Instant::now();
-    for wake_up in [start, start + GLANCE, start + GLANCE * 2, start + PATIENCE] {
+    for wake_up in [start, start + QUICK_TIMEOUT, start + QUICK_TIMEOUT * 2, start + FULL_TIMEOUT] {
         let found = prober.take(wake_up);
-        let expected = if wake_up == start + PATIENCE { vec![0] } else { vec![] };
+        let expected = if wake_up == start + FULL_TIMEOUT { vec![0] } else { vec![] };
         assert_eq!(found.iter().map(|(revision, _)| *revision).collect::<Vec<_>>(), expected);
-        assert!(!prober.probes.has_findings());
+        assert!(!prober.probes.has_results());
         assert!(prober.probes.next_deadline().unwrap() > wake_up);
     }
-    assert_eq!(prober.take(start + PATIENCE * 2), [(1, ProbeResult::Silent)]);
-    assert_eq!(prober.take(start + PATIENCE * 3), [(2, ProbeResult::Silent)]);
+    assert_eq!(prober.take(start + FULL_TIMEOUT * 2), [(1, ProbeResult::Silent)]);
+    assert_eq!(prober.take(start + FULL_TIMEOUT * 3), [(2, ProbeResult::Silent)]);
     assert!(prober.is_idle());
 }
 
@@ -603,22 +606,22 @@ fn a_refusal_is_found_behind_those_that_hang() {
         prober.start(revision, address);
     }
     prober.start(99, &format!("tcp://{refusing}"));
-    let found = prober.findings(1);
+    let found = prober.results(1);
     assert_eq!(found, [(99, ProbeResult::Dead)], "before anyone is found to be silent");
-    assert!(prober.most <= 4, "{} sockets at once", prober.most);
+    assert!(prober.max_sockets <= 4, "{} sockets at once", prober.max_sockets);
 }
 
 #[test]
 fn some_sockets_are_only_for_glances() {
-    for (limit, patient) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (63, 48), (64, 48)] {
+    for (limit, full) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (63, 48), (64, 48)] {
         let (directory, _listener, _) = unix_listener();
         let mut prober = Prober::new(limit);
         for revision in 0..64 {
             prober.start(revision, &alias(&directory, revision));
         }
         assert_eq!(prober.take(Instant::now()), []);
-        assert_eq!(prober.probes.running.len(), patient, "of {limit}");
-        assert!(!prober.probes.has_findings());
+        assert_eq!(prober.probes.running.len(), full, "of {limit}");
+        assert!(!prober.probes.has_results());
     }
 }
 
@@ -653,7 +656,7 @@ fn one_probe_at_a_time_is_the_least() {
     let directory = tempfile::tempdir().unwrap();
     let mut prober = Prober::new(0);
     prober.start(1, &ipc(&directory.path().join("missing")));
-    assert_eq!(prober.findings(1), [(1, ProbeResult::Dead)]);
+    assert_eq!(prober.results(1), [(1, ProbeResult::Dead)]);
 }
 
 #[test]
