@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// As much as a pipe that has room takes at once, without blocking (`PIPE_BUF` on Linux).
-const PIECE: usize = 4096;
+const MAX_CHUNK: usize = 4096;
 
 /// Stderr, for one log line at a time.
 #[derive(Debug, Default)]
@@ -26,12 +26,12 @@ impl Write for LogWriter {
             self.lost = 0;
             let _ = io::stderr().write_all(note.as_bytes());
         }
-        for piece in line.chunks(PIECE) {
+        for chunk in line.chunks(MAX_CHUNK) {
             if !has_room() {
                 self.lost += 1;
                 break;
             }
-            if io::stderr().write_all(piece).is_err() {
+            if io::stderr().write_all(chunk).is_err() {
                 break;
             }
         }

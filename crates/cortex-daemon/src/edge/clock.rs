@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::registry::Timestamp;
 
 /// A wake-up this late, or a sleep of the machine this long, is a gap in which nobody was heard.
-const GAP: Duration = Duration::from_secs(1);
+const MIN_GAP: Duration = Duration::from_secs(1);
 
 pub(crate) fn now() -> Instant {
     Instant::now()
@@ -34,9 +34,9 @@ impl SuspendDetector {
     /// Whether there was a gap before this wake-up, which was meant for `planned` at the latest.
     pub(crate) fn detects_gap(&mut self, planned: Instant, now: Instant) -> bool {
         let before = std::mem::replace(&mut self.suspended, suspended());
-        let was_suspended = self.suspended.saturating_sub(before) >= GAP;
+        let was_suspended = self.suspended.saturating_sub(before) >= MIN_GAP;
         let last = std::mem::replace(&mut self.last_wake_up, now);
-        was_suspended || now.saturating_duration_since(planned.max(last)) >= GAP
+        was_suspended || now.saturating_duration_since(planned.max(last)) >= MIN_GAP
     }
 }
 

@@ -41,14 +41,14 @@ pub enum ListenError {
 #[derive(Debug)]
 pub(crate) struct Listener {
     address: Address,
-    socket: Socket,
+    socket: ListenSocket,
     file: Option<SocketFile>,
     /// Whether connections may be waiting; the poll tells of a change only.
     pub(super) may_have_more: bool,
 }
 
 #[derive(Debug)]
-enum Socket {
+enum ListenSocket {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
@@ -73,17 +73,17 @@ impl Listener {
                         ListenError::SocketFile(error)
                     }
                 })?;
-                (Socket::Unix(UnixListener::from_std(listener)), Some(file))
+                (ListenSocket::Unix(UnixListener::from_std(listener)), Some(file))
             }
             Address::Abstract(name) => {
                 let listener = listen_abstract(name).map_err(failed)?;
-                (Socket::Unix(UnixListener::from_std(listener)), None)
+                (ListenSocket::Unix(UnixListener::from_std(listener)), None)
             }
             Address::Tcp { host, port } => {
                 let listener = listen_tcp(SocketAddr::new(*host, *port)).map_err(failed)?;
                 let local = listener.local_addr().map_err(failed)?;
                 bound = Address::Tcp { host: local.ip(), port: local.port() };
-                (Socket::Tcp(TcpListener::from_std(listener)), None)
+                (ListenSocket::Tcp(TcpListener::from_std(listener)), None)
             }
         };
         Ok(Self { address: bound, socket, file, may_have_more: true })
@@ -100,8 +100,8 @@ impl Listener {
         token: Token,
     ) -> io::Result<()> {
         let source: &mut dyn Source = match &mut self.socket {
-            Socket::Unix(listener) => listener,
-            Socket::Tcp(listener) => listener,
+            ListenSocket::Unix(listener) => listener,
+            ListenSocket::Tcp(listener) => listener,
         };
         poll_registry.register(source, token, Interest::READABLE)
     }
@@ -124,14 +124,14 @@ impl Listener {
     /// Takes one connection.
     pub(super) fn accept(&self) -> io::Result<(Stream, Credentials)> {
         match &self.socket {
-            Socket::Unix(listener) => {
+            ListenSocket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 let credentials = Credentials::of_peer(&stream);
                 Ok((Stream::Unix(stream), credentials))
             }
-            Socket::Tcp(listener) => {
+            ListenSocket::Tcp(listener) => {
                 let (stream, _) = listener.accept()?;
-                tune(&stream);
+                set_tcp_options(&stream);
                 Ok((Stream::Tcp(stream), Credentials::default()))
             }
         }
@@ -166,7 +166,7 @@ fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// Small replies go out at once, and a peer whose machine is gone is noticed some day.
-fn tune(stream: &TcpStream) {
+fn set_tcp_options(stream: &TcpStream) {
     let keepalive = || sockopt::set_socket_keepalive(stream, true).map_err(io::Error::from);
     if let Err(error) = stream.set_nodelay(true).and_then(|()| keepalive()) {
         tracing::debug!(%error, "a TCP connection keeps the system's defaults");

@@ -102,7 +102,7 @@ impl SocketFile {
             directory,
             lock,
         };
-        make_way(path)?;
+        check_replaceable(path)?;
         let listener = file.listen(directory_path, mode)?;
         Ok((file, listener))
     }
@@ -122,7 +122,7 @@ impl SocketFile {
         }
     }
 
-    fn holds(&self, name: &OsStr, identity: FileIdentity) -> bool {
+    fn has_file(&self, name: &OsStr, identity: FileIdentity) -> bool {
         statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| FileIdentity::of(&stat) == identity)
     }
@@ -136,7 +136,7 @@ impl SocketFile {
         let aside = OsString::from(format!(".new-{:016x}", random_u64()));
         let path = directory_path.join(&aside);
         let socket = unix_socket().map_err(failed("make a socket for", &self.path))?;
-        let address = self.bindable(&path, &aside).map_err(failed("name the socket", &path))?;
+        let address = self.bind_address(&path, &aside).map_err(failed("name the socket", &path))?;
         rustix::net::bind(&socket, &address).map_err(failed("create the socket", &path))?;
         let placed = statat(&self.directory, &aside, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| {
             if let Some(mode) = mode {
@@ -156,7 +156,7 @@ impl SocketFile {
 
     /// An address for the name aside, which may be longer than the one that clients use: where
     /// it does not fit, the way leads through the directory's descriptor.
-    fn bindable(&self, path: &Path, aside: &OsStr) -> Result<SocketAddrUnix, Errno> {
+    fn bind_address(&self, path: &Path, aside: &OsStr) -> Result<SocketAddrUnix, Errno> {
         if path.as_os_str().len() <= MAX_SOCKET_PATH {
             return SocketAddrUnix::new(path);
         }
@@ -168,12 +168,13 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Best effort: whatever stays behind is replaced at the next start.
-        if self.holds(&self.name, self.identity) {
+        if self.has_file(&self.name, self.identity) {
             let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());
         }
         // Removed while it is locked: whoever waits for it sees that it is not the path's any
         // more, and tries again.
-        if fstat(&self.lock).is_ok_and(|stat| self.holds(&self.lock_name, FileIdentity::of(&stat)))
+        if fstat(&self.lock)
+            .is_ok_and(|stat| self.has_file(&self.lock_name, FileIdentity::of(&stat)))
         {
             let _ = unlinkat(&self.directory, &self.lock_name, AtFlags::empty());
         }
@@ -212,7 +213,7 @@ fn lock_exclusively(
 ) -> Result<OwnedFd, SocketFileError> {
     let path = with_suffix(socket.as_os_str(), ".lock");
     let path = Path::new(&path);
-    try_lock(socket, path, directory, name).map_err(|error| match serves(socket) {
+    try_lock(socket, path, directory, name).map_err(|error| match is_served(socket) {
         Ok(true) => SocketFileError::AlreadyRuns(socket.to_owned()),
         _ => error,
     })
@@ -261,7 +262,7 @@ fn try_lock(
 }
 
 /// Makes sure that nobody serves at the path, and that only a dead socket is replaced.
-fn make_way(path: &Path) -> Result<(), SocketFileError> {
+fn check_replaceable(path: &Path) -> Result<(), SocketFileError> {
     match rustix::fs::lstat(path) {
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(failed("look at", path)(errno)),
@@ -269,14 +270,14 @@ fn make_way(path: &Path) -> Result<(), SocketFileError> {
             return Err(SocketFileError::NotASocket(path.to_owned()));
         }
         Ok(stat) if stat.st_uid != own_uid() => {
-            return Err(match serves(path) {
+            return Err(match is_served(path) {
                 Ok(true) => SocketFileError::AlreadyRuns(path.to_owned()),
                 _ => SocketFileError::ForeignSocket(path.to_owned()),
             });
         }
         Ok(_) => {}
     }
-    match serves(path) {
+    match is_served(path) {
         Ok(true) => Err(SocketFileError::AlreadyRuns(path.to_owned())),
         Ok(false) => {
             tracing::info!(path = %path.display(), "replacing a socket that nobody serves");
@@ -287,7 +288,7 @@ fn make_way(path: &Path) -> Result<(), SocketFileError> {
 }
 
 /// Whether somebody listens at a path.
-fn serves(path: &Path) -> Result<bool, Errno> {
+fn is_served(path: &Path) -> Result<bool, Errno> {
     let address = SocketAddrUnix::new(path)?;
     match rustix::net::connect(unix_socket()?.as_fd(), &address) {
         // A full backlog: it runs, but does not keep up.
