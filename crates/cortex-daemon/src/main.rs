@@ -165,6 +165,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(DiscoveryDaemon::bind_with(&config, stop)?.run()?)
 }
 
+#[expect(clippy::disallowed_methods, reason = "NO_COLOR is for the program, not for the library")]
 fn start_logging(level: LogLevel, format: LogFormat) {
     let level = match level {
         LogLevel::Trace => LevelFilter::TRACE,
