@@ -1,4 +1,4 @@
-//! One peer's conversation: greeting, READY, then requests and replies.
+//! The server side of one connection: greeting, READY, then requests and replies.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use super::output::Output;
 use super::ready::{self, SocketType};
 use super::violation::Violation;
 
-/// The server's side of a ZMTP connection.
+/// The ZMTP protocol state of one connection.
 ///
-/// Feed it with [`receive`](Self::receive), ask it for [`next_incoming`](Self::next_incoming) until
-/// there is none, answer with [`reply`](Self::reply), and send what
-/// [`output`](Self::output) holds.
+/// The caller passes the peer's bytes to [`receive`](Self::receive), calls
+/// [`next_incoming`](Self::next_incoming) until it returns `None`, answers requests with
+/// [`reply`](Self::reply), and sends the bytes of [`output`](Self::output).
 #[derive(Debug)]
 pub struct Engine {
     phase: Phase,
@@ -30,45 +30,45 @@ enum Phase {
     Open,
 }
 
-/// A message whose frames are still coming.
+/// A message of which some frames are still missing.
 #[derive(Debug, Default)]
 struct PartialMessage {
     envelope: Envelope,
     has_delimiter: bool,
     body: Option<Body>,
-    /// The frames behind the delimiter.
+    /// The number of frames after the delimiter.
     parts: usize,
-    /// The bytes in them.
+    /// Their size in bytes; an empty frame counts as one byte.
     size: u64,
 }
 
-/// The frames before a request's delimiter, as bytes of the wire: the reply starts with them.
-/// A plain REQ sends none.
+/// The frames before a request's delimiter, encoded as on the wire. The reply starts with them.
+/// A plain REQ socket sends none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Envelope(Vec<u8>);
 
 impl Envelope {
-    /// How many bytes it takes.
+    /// The size in bytes.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-/// What a peer did.
+/// A whole message from the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
-    /// It asked for something and is owed one reply.
+    /// A request, which needs exactly one reply.
     Request(Request),
-    /// It sent a message that cannot be answered, since it has no delimiter or nothing behind it.
+    /// A message without a delimiter or without a body. The daemon cannot answer it.
     Dropped,
 }
 
-/// A request: to be answered exactly once, with its envelope.
+/// A request of a peer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What the reply starts with.
+    /// The frames that the reply starts with.
     pub envelope: Envelope,
-    /// What was asked.
+    /// The frames after the delimiter.
     pub body: Body,
 }
 
@@ -77,20 +77,20 @@ pub struct Request {
 pub enum Body {
     /// One part, of at most [`MAX_BODY`](super::MAX_BODY) bytes.
     Whole(Vec<u8>),
-    /// One part of more bytes than that; they are gone.
+    /// One longer part, whose bytes are discarded.
     TooLong {
-        /// How many bytes it had.
+        /// Its size in bytes.
         length: usize,
     },
-    /// Several parts where the protocol has one; they are gone.
+    /// Several parts, which are discarded: a request of the protocol has one.
     SeveralParts {
-        /// How many there were.
+        /// The number of parts.
         count: usize,
     },
 }
 
 impl Request {
-    /// About how many bytes it takes.
+    /// The size of envelope and body in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let body = if let Body::Whole(bytes) = &self.body { bytes.len() } else { 0 };
@@ -105,8 +105,8 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// A connection that was just accepted. It has our greeting to send: libzmq sends its own
-    /// first 10 bytes and then waits for ours.
+    /// The engine of a new connection. Its output starts with our greeting: libzmq sends the first
+    /// 10 bytes of its own greeting and then waits for ours.
     #[must_use]
     pub fn new() -> Self {
         let mut output = Output::default();
@@ -126,25 +126,25 @@ impl Engine {
         self.phase == Phase::Open
     }
 
-    /// Whether the peer said that it is a REQ socket, which waits for one reply at a time.
+    /// Whether the peer is a REQ socket, which waits for the reply before its next request.
     #[must_use]
     pub fn is_req(&self) -> bool {
         self.is_req
     }
 
-    /// Whether the peer may be listened to: it has room for our answers.
+    /// Whether the caller should read from the peer: false while too many bytes are unsent.
     #[must_use]
     pub fn wants_read(&self) -> bool {
         self.output.len() < MAX_UNSENT
     }
 
-    /// What is to be sent.
+    /// The bytes to send.
     #[must_use]
     pub fn output(&mut self) -> &mut Output {
         &mut self.output
     }
 
-    /// Forgets what is to be sent: the peer takes no more, but what it asked still counts.
+    /// Discards the bytes to send, because the peer reads no more. Its requests still count.
     pub fn clear_output(&mut self) {
         self.output.clear();
     }
@@ -154,12 +154,12 @@ impl Engine {
         self.frames.receive(bytes);
     }
 
-    /// The next thing that the peer did. `None`: more bytes are needed, or the peer must first
-    /// read what it was sent (see [`wants_read`](Self::wants_read)).
+    /// The peer's next message. `None`: the engine needs more bytes, or the peer must first read
+    /// its replies (see [`wants_read`](Self::wants_read)).
     ///
     /// # Errors
-    /// When the peer broke the protocol. The connection must be closed then; `output` may hold
-    /// an ERROR command that tells the peer why.
+    /// When the peer broke the protocol. The caller must then close the connection; `output` may
+    /// end with an ERROR command that tells the peer the reason.
     pub fn next_incoming(&mut self) -> Result<Option<Incoming>, Violation> {
         while self.wants_read() {
             if self.phase == Phase::Greeting {
@@ -185,7 +185,7 @@ impl Engine {
         Ok(None)
     }
 
-    /// Answers a request with one part. Replies go out in the order of these calls.
+    /// Appends a reply with one part to the output.
     pub fn reply(&mut self, envelope: &Envelope, body: &Arc<[u8]>) {
         self.output.append(|bytes| {
             bytes.extend_from_slice(&envelope.0);
@@ -195,7 +195,7 @@ impl Engine {
         self.output.append_shared(body);
     }
 
-    /// Takes the greeting, when it is whole, and answers with READY.
+    /// Reads the greeting and answers with READY. False: some bytes of it are still missing.
     fn read_greeting(&mut self) -> Result<bool, Violation> {
         let arrived = self.frames.unread();
         let arrived = &arrived[..arrived.len().min(greeting::LENGTH)];
@@ -224,21 +224,21 @@ impl Engine {
                 self.phase = Phase::Open;
                 Ok(())
             }
-            // A heartbeat: a time to live in tenths of a second, which we do not need, and a
-            // context that goes back.
+            // A heartbeat: a time to live in tenths of a second, which the daemon ignores, and a
+            // context, which it sends back.
             b"PING" => {
                 let context = data.get(2..).unwrap_or_default();
                 self.output.append(|bytes| push_command(bytes, "PONG", context));
                 Ok(())
             }
-            // RFC 37 has others (PONG, SUBSCRIBE …); none asks for an answer.
+            // The other commands of RFC 37 (PONG, SUBSCRIBE …) need no answer.
             _ => Ok(()),
         }
     }
 }
 
 impl PartialMessage {
-    /// Takes one more frame.
+    /// Adds the next frame.
     fn add(&mut self, more: bool, payload: Payload) -> Result<(), Violation> {
         if !self.has_delimiter {
             return self.add_to_envelope(more, &payload);
@@ -248,12 +248,12 @@ impl PartialMessage {
             Payload::Whole(bytes) => (bytes.len(), Body::Whole(bytes)),
             Payload::TooLong(length) => (length, Body::TooLong { length }),
         };
-        // An empty part counts as a byte, so that no message can have parts without end.
+        // An empty part counts as one byte: this bounds the number of parts.
         self.size += length.max(1) as u64;
         if self.size > MAX_REFUSED_BODY as u64 {
             return Err(Violation::RequestTooLong(self.size));
         }
-        // Of several parts none is kept.
+        // Discard all parts when there are several.
         let count = self.parts;
         self.body = Some(if count == 1 { body } else { Body::SeveralParts { count } });
         Ok(())
@@ -262,7 +262,7 @@ impl PartialMessage {
     fn add_to_envelope(&mut self, more: bool, payload: &Payload) -> Result<(), Violation> {
         match payload {
             Payload::Whole(bytes) if bytes.is_empty() => self.has_delimiter = true,
-            // The last frame, and no delimiter yet: the message will be dropped.
+            // The last frame of a message without a delimiter, which the engine drops.
             _ if !more => {}
             Payload::Whole(bytes) => {
                 push_message_header(&mut self.envelope.0, true, bytes.len());

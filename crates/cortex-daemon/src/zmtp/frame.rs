@@ -7,7 +7,7 @@ const MORE: u8 = 0b001;
 const LONG: u8 = 0b010;
 const COMMAND: u8 = 0b100;
 
-/// A frame that a peer sent.
+/// A whole frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Command(Vec<u8>),
@@ -18,23 +18,23 @@ pub(super) enum Frame {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Payload {
     Whole(Vec<u8>),
-    /// More than [`MAX_BODY`] bytes: counted, not kept.
+    /// The size of a payload of more than [`MAX_BODY`] bytes, whose bytes are discarded.
     TooLong(usize),
 }
 
-/// Cuts a stream of bytes into frames.
+/// Splits a stream of bytes into frames.
 ///
-/// It holds the bytes of one unfinished frame and of what was received behind it. What a length
-/// header claims is never allocated: the buffer grows with the bytes that come.
+/// The buffer holds an unfinished frame and the bytes after it. It grows with the bytes that arrive
+/// and never by the length that a frame header claims.
 #[derive(Debug, Default)]
 pub(super) struct FrameReader {
     buffer: Vec<u8>,
-    /// Where the unread part of `buffer` starts.
+    /// The offset of the unread bytes in `buffer`.
     start: usize,
     skipped: Option<SkippedFrame>,
 }
 
-/// A frame too long to keep, whose bytes are passed over as they come.
+/// A frame that is too long: the reader discards its bytes as they arrive.
 #[derive(Debug)]
 struct SkippedFrame {
     more: bool,
@@ -46,7 +46,7 @@ impl FrameReader {
     pub(super) fn receive(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);
         self.start = 0;
-        // A burst is over: what it needed is given back.
+        // Free the memory that an earlier burst needed.
         if self.buffer.capacity() > 4 * (self.buffer.len() + bytes.len()) {
             self.buffer.shrink_to(self.buffer.len() + bytes.len());
         }
@@ -57,18 +57,18 @@ impl FrameReader {
         &self.buffer[self.start..]
     }
 
-    /// Takes bytes that are no frame: the greeting.
+    /// Skips unread bytes, such as the greeting, which is no frame.
     pub(super) fn consume(&mut self, count: usize) {
         self.start += count;
         if self.start == self.buffer.len() {
             self.start = 0;
             self.buffer.clear();
-            // An idle connection keeps no buffer worth speaking of.
+            // An idle connection must not keep a large buffer.
             self.buffer.shrink_to(1024);
         }
     }
 
-    /// The next whole frame, if it is there.
+    /// The next frame, when all of its bytes have arrived.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, Violation> {
         if self.skipped.is_some() {
             return Ok(self.skip());
@@ -100,7 +100,7 @@ impl FrameReader {
         Ok(payload.map(|payload| Frame::Message { more, payload }))
     }
 
-    /// Takes a frame's payload, when all of it is there.
+    /// Reads a frame's payload, when all of its bytes have arrived.
     fn take(&mut self, header: usize, length: u64) -> Option<Vec<u8>> {
         let end = header.checked_add(usize::try_from(length).ok()?)?;
         let payload = self.unread().get(header..end)?.to_vec();
@@ -123,7 +123,7 @@ impl FrameReader {
     }
 }
 
-/// A frame's flags, the length of its header and of its payload.
+/// A frame's flags, the length of its header and the length of its payload.
 fn parse_header(bytes: &[u8]) -> Option<(u8, usize, u64)> {
     let flags = *bytes.first()?;
     if flags & LONG == 0 {
@@ -141,7 +141,7 @@ pub(super) fn push_message_header(bytes: &mut Vec<u8>, more: bool, length: usize
 /// Appends a whole command frame.
 pub(super) fn push_command(bytes: &mut Vec<u8>, name: &str, data: &[u8]) {
     push_header(bytes, COMMAND, 1 + name.len() + data.len());
-    #[expect(clippy::cast_possible_truncation, reason = "the daemon's own, short names")]
+    #[expect(clippy::cast_possible_truncation, reason = "the daemon's own names are short")]
     bytes.push(name.len() as u8);
     bytes.extend_from_slice(name.as_bytes());
     bytes.extend_from_slice(data);
@@ -215,7 +215,7 @@ mod tests {
         for piece in bytes.chunks(1000) {
             reader.receive(piece);
             while reader.next().unwrap().is_some() {}
-            assert!(reader.buffer.capacity() < 4096, "nothing of it is kept");
+            assert!(reader.buffer.capacity() < 4096, "the payload is discarded");
         }
     }
 
@@ -229,7 +229,7 @@ mod tests {
         let mut reader = FrameReader::default();
         reader.receive(&long(0, MAX_BODY as u64));
         assert_eq!(reader.next(), Ok(None));
-        assert!(reader.buffer.capacity() < 100, "a claim is not allocated");
+        assert!(reader.buffer.capacity() < 100, "the claimed length is not allocated");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The first 64 bytes of each side.
+//! The greeting: the first 64 bytes that each side sends.
 //!
 //! ```text
 //! 0xff, 8 bytes of padding, 0x7f | major, minor | mechanism, 20 bytes | as-server | 31 zeros
@@ -10,7 +10,7 @@ pub(super) const LENGTH: usize = 64;
 
 const MECHANISM: std::ops::Range<usize> = 12..32;
 
-/// Ours: version 3.1, mechanism NULL.
+/// The daemon's greeting: version 3.1, mechanism NULL.
 pub(super) const GREETING: [u8; LENGTH] = {
     let mut greeting = [0; LENGTH];
     greeting[0] = 0xff;
@@ -25,8 +25,8 @@ pub(super) const GREETING: [u8; LENGTH] = {
     greeting
 };
 
-/// Checks as much of a peer's greeting as has arrived, so that a peer of another protocol, which
-/// may wait for us now, is told from a slow one.
+/// Checks the first bytes of a peer's greeting. A partial greeting is checked as well: a peer with
+/// another protocol may wait for an answer before it sends 64 bytes.
 pub(super) fn check(greeting: &[u8]) -> Result<(), Violation> {
     let differs = |at: usize, expected: u8| greeting.get(at).is_some_and(|byte| *byte != expected);
     if differs(0, 0xff) || differs(9, 0x7f) {
@@ -68,7 +68,7 @@ mod tests {
         for at in (1..9).chain([11]).chain(32..64) {
             assert_eq!(check(&with(at, 0x42)), Ok(()), "byte {at}");
         }
-        assert_eq!(check(&with(10, 4)), Ok(()), "a later version talks down to ours");
+        assert_eq!(check(&with(10, 4)), Ok(()), "a later version falls back to ours");
     }
 
     #[test]
@@ -84,7 +84,7 @@ mod tests {
         curve[12..17].copy_from_slice(b"CURVE");
         assert_eq!(check(&curve), Err(Violation::Mechanism("CURVE".into())));
         assert_eq!(check(&with(16, b'X')), Err(Violation::Mechanism("NULLX".into())));
-        assert!(check(&with(31, 1)).is_err(), "what follows NULL is zeros");
-        assert_eq!(check(&curve[..31]), Ok(()), "it is not whole yet");
+        assert!(check(&with(31, 1)).is_err(), "only zeros may follow NULL");
+        assert_eq!(check(&curve[..31]), Ok(()), "the mechanism is still incomplete");
     }
 }

@@ -1,9 +1,9 @@
-//! The transport: ZMTP 3.1 as a server speaks it to REQ and DEALER peers, without any I/O.
+//! The transport: the server side of ZMTP 3.1 for REQ and DEALER peers, without any I/O.
 //!
-//! [`Engine`] takes the bytes that a peer sent, however they were cut, and gives requests; it
-//! takes replies and gives the bytes to send. It opens no socket and knows no clock, so it runs
-//! in property tests and under a fuzzer. Facts about ZMTP are from its specification
-//! (ZeroMQ RFC 37) and from what libzmq does.
+//! An [`Engine`] turns the bytes that a peer has sent, in pieces of any size, into requests, and
+//! replies into the bytes to send. It opens no socket and reads no clock, so it runs in property
+//! tests and under a fuzzer. The facts about ZMTP come from its specification (ZeroMQ RFC 37) and
+//! from libzmq's behaviour.
 
 mod engine;
 mod frame;

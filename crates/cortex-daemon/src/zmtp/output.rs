@@ -1,4 +1,4 @@
-//! Bytes on their way to a peer.
+//! The bytes that the daemon still has to send to a peer.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use crate::limits::SHARED_BODY_BYTES;
 
-/// A chunk of our own that is longer is not added to: what is sent of it would stay in memory for
-/// as long as there is always something behind it.
+/// An owned chunk of this size takes no more bytes: a chunk stays in memory until all of it is
+/// sent, and a chunk that always grows would stay for ever.
 const MAX_OWNED_CHUNK: usize = 16 * 1024;
-/// The most chunks handed to one system call.
+/// The most chunks for one system call.
 const MAX_SLICES: usize = 16;
 
-/// What still has to be sent, in order. A reply that many peers get is held once.
+/// A queue of bytes to send. A reply to many peers is in memory once.
 #[derive(Debug, Default)]
 pub struct Output {
     chunks: VecDeque<Chunk>,
-    /// How much of the first chunk is sent already.
+    /// How many bytes of the first chunk are sent already.
     sent: usize,
     length: usize,
 }
@@ -37,14 +37,14 @@ impl Chunk {
 }
 
 impl Output {
-    /// The bytes that still have to be sent.
+    /// The number of bytes to send.
     #[must_use]
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// The bytes of memory that it takes. What is shared counts for the first that is asked: `seen`
-    /// has the places of what was counted already.
+    /// The memory that the chunks take, in bytes. A shared chunk counts only once: `seen` contains
+    /// the addresses of the shared chunks that were counted before.
     #[must_use]
     pub fn memory(&self, seen: &mut HashSet<usize>) -> usize {
         let memory = |chunk: &Chunk| match chunk {
@@ -55,13 +55,13 @@ impl Output {
         self.chunks.iter().map(memory).sum()
     }
 
-    /// Whether all is sent.
+    /// Whether all bytes are sent.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// The next bytes to send, in at most 16 chunks.
+    /// The next bytes to send, in at most 16 slices.
     #[must_use]
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
         let mut skip = self.sent;
@@ -72,7 +72,7 @@ impl Output {
             .collect()
     }
 
-    /// Forgets `count` bytes that were sent.
+    /// Removes the first `count` bytes, which are sent.
     pub fn advance(&mut self, count: usize) {
         self.length -= count;
         self.sent += count;
@@ -84,12 +84,12 @@ impl Output {
         }
     }
 
-    /// Forgets all.
+    /// Removes all bytes.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Appends what `write` writes.
+    /// Appends the bytes that `write` writes.
     pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let last_has_room = matches!(self.chunks.back(), Some(Chunk::Owned(bytes)) if bytes.len() < MAX_OWNED_CHUNK);
         if !last_has_room {
@@ -138,7 +138,7 @@ mod tests {
                 assert_eq!(output.len(), expected.len() - sent.len());
             }
             assert!(sent == expected, "in steps of {step}");
-            assert!(output.slices().is_empty(), "nothing is kept of it");
+            assert!(output.slices().is_empty(), "no empty chunk stays");
         }
     }
 

@@ -1,33 +1,33 @@
-//! READY, the command that ends the handshake: a list of properties.
+//! READY, the command with a socket's properties that ends the handshake.
 
 use super::frame::push_command;
 use super::violation::Violation;
 
 const SOCKET_TYPE: &str = "Socket-Type";
 
-/// The sockets that ask questions.
+/// The socket types that send requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SocketType {
     Req,
     Dealer,
 }
 
-/// Our READY. We are what libzmq calls a ROUTER: any number of peers, each answered by itself.
+/// Appends the daemon's READY. To libzmq the daemon is a ROUTER socket.
 pub(super) fn push_ready(bytes: &mut Vec<u8>) {
     let mut properties = Vec::new();
     push_property(&mut properties, SOCKET_TYPE, "ROUTER");
     push_command(bytes, "READY", &properties);
 }
 
-/// An ERROR command, which tells the peer why the connection ends.
+/// Appends an ERROR command, which tells the peer why the connection ends.
 pub(super) fn push_error(bytes: &mut Vec<u8>, reason: &str) {
     let mut data = Vec::new();
     push_short_text(&mut data, reason);
     push_command(bytes, "ERROR", &data);
 }
 
-/// Checks that a peer's READY comes from a socket that asks questions. Its other properties, an
-/// Identity among them, mean nothing here: whom a reply goes to is decided by the connection.
+/// Reads the socket type from a peer's READY. The daemon ignores all other properties: it needs no
+/// `Identity`, because a reply goes to the connection of its request.
 pub(super) fn parse(command: &[u8]) -> Result<SocketType, Violation> {
     let (name, mut properties) = split_name(command)?;
     if name != b"READY" {
@@ -54,7 +54,7 @@ pub(super) fn parse(command: &[u8]) -> Result<SocketType, Violation> {
     }
 }
 
-/// A command's name and what follows it.
+/// A command's name and its data.
 pub(super) fn split_name(command: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     command
         .split_first()
@@ -73,12 +73,12 @@ fn split_property(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 
 fn push_property(bytes: &mut Vec<u8>, name: &str, value: &str) {
     push_short_text(bytes, name);
-    #[expect(clippy::cast_possible_truncation, reason = "the daemon's own, short values")]
+    #[expect(clippy::cast_possible_truncation, reason = "the daemon's own values are short")]
     bytes.extend((value.len() as u32).to_be_bytes());
     bytes.extend_from_slice(value.as_bytes());
 }
 
-/// A text of at most 255 bytes, behind a byte with its length.
+/// Appends a byte with the length and at most 255 bytes of the text.
 fn push_short_text(bytes: &mut Vec<u8>, text: &str) {
     let text = &text.as_bytes()[..text.len().min(255)];
     #[expect(clippy::cast_possible_truncation, reason = "cut to 255 bytes above")]

@@ -1,8 +1,8 @@
-//! The ways in which a peer breaks the protocol.
+//! Protocol violations: the reasons for which the daemon closes a connection.
 
 use thiserror::Error;
 
-/// What a peer did that ends its connection.
+/// Why the daemon closes a connection. The log line is "closed a peer's connection: " and this text.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Violation {
     /// The first bytes are not a ZMTP signature.
@@ -11,16 +11,16 @@ pub enum Violation {
     /// A ZMTP version before 3.
     #[error("it speaks ZMTP {0}; this daemon speaks 3")]
     OldVersion(u8),
-    /// Another security mechanism than NULL.
+    /// A security mechanism other than NULL.
     #[error("it wants the security mechanism {0:?}; this daemon has only NULL")]
     Mechanism(String),
-    /// A first command that is not READY, or one that cannot be read.
+    /// A first command other than READY, an unreadable command, or a handshake that takes too long.
     #[error("its handshake is malformed: {0}")]
     Handshake(&'static str),
-    /// A socket type that cannot ask questions.
+    /// A socket type that does not send requests.
     #[error("it is a {0:?} socket; this daemon answers REQ and DEALER")]
     SocketType(String),
-    /// Flag bits that mean nothing, or a command in several frames.
+    /// Flag bits without a meaning, or a command in several frames.
     #[error("a frame has the flags {0:#04x}, which mean nothing")]
     FrameFlags(u8),
     /// A command of more than [`MAX_COMMAND`](super::MAX_COMMAND) bytes.
@@ -32,10 +32,10 @@ pub enum Violation {
     /// A request of more than [`MAX_REFUSED_BODY`](super::MAX_REFUSED_BODY) bytes.
     #[error("a request of {0} bytes is too long to be answered")]
     RequestTooLong(u64),
-    /// All peers together leave more replies unread than there is memory for, and this one has most.
+    /// All peers together leave too many bytes of replies unread, and this peer leaves most of them.
     #[error("it leaves {0} bytes of replies unread")]
     TooMuchUnread(usize),
-    /// The peer said ERROR.
+    /// The peer has sent an ERROR command.
     #[error("it reported an error: {0:?}")]
     PeerError(String),
 }
