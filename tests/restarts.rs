@@ -413,7 +413,7 @@ fn a_file_that_is_not_a_state_file_is_refused_and_left_alone() {
         let test_dir = TestDir::new();
         let (path, builder) = create_state_file(&test_dir);
         fs::write(&path, content).unwrap();
-        assert_rejected_and_unchanged(&builder, &path, &["not one of this daemon"]);
+        assert_rejected_and_unchanged(&builder, &path, &["not a file of this daemon"]);
     }
 }
 

@@ -1,4 +1,4 @@
-//! One peer's connection: reading what it asks, and sending what it is answered.
+//! One peer's connection: it reads requests and sends replies.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,14 +12,14 @@ use super::stream::Stream;
 use crate::peer::{ConnectionId, ReplyTo};
 use crate::zmtp::{Body, Engine, Envelope, Incoming, Violation};
 
-/// The most requests taken from one peer in one turn.
+/// The most requests that a connection reads in one turn.
 const MAX_TURN_REQUESTS: usize = 64;
-/// With more bytes than this in its requests, a peer's turn is over.
+/// A connection's turn ends when its requests have more bytes than this.
 const MAX_TURN_BYTES: usize = 64 * 1024;
-/// The most reads from one peer in one turn.
+/// The most `read` calls for a connection in one turn.
 const MAX_TURN_READS: usize = 4;
 
-/// A request: where its reply goes, who sent it, and what it is.
+/// A request, as the loop gets it.
 pub(crate) struct Received {
     pub(crate) from: ReplyTo,
     pub(crate) peer: Credentials,
@@ -34,45 +34,46 @@ pub(super) struct Connection {
     pub(super) credentials: Credentials,
     read_state: ReadState,
     write_state: WriteState,
-    /// Requests that were taken from it and are not answered yet.
+    /// The number of requests that were read and not answered yet.
     unanswered: usize,
-    /// The bytes that it still has to be sent, when they were last counted.
+    /// The number of unsent bytes when [`Connections`](super::connections) last added them up.
     pub(super) last_unsent: usize,
-    /// It stands in the queue of those with something to do.
+    /// The connection is in the queue of turns.
     pub(super) in_turns: bool,
-    /// It stands in the list of those that may have something to send.
+    /// The connection is in the list of connections to flush.
     pub(super) in_unsent: bool,
 }
 
-/// Whether a peer takes what it is sent.
+/// Whether the daemon can send to the peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WriteState {
     Flowing,
-    /// Something is stuck, and the poll tells when there is room. It is asked only then: it would
-    /// tell after each reply that the peer reads.
+    /// The socket's send buffer is full, and the poll reports when it has room. Only in this state
+    /// the poll watches for room: otherwise it would report after each reply that the peer reads.
     Blocked,
-    /// It takes no more, but what it has asked still counts: a node that unregisters its topics
-    /// and ends does not wait for the answers.
+    /// The peer reads no more replies. Its requests still count: a node that unregisters its topics
+    /// and exits does not wait for the replies.
     Closed,
 }
 
-/// What there may be to read from a peer.
+/// What the daemon can still read from the peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReadState {
-    /// Nothing; the poll tells when there is.
+    /// Nothing until the poll reports that the socket is readable.
     Idle,
-    /// Something.
+    /// Maybe some bytes.
     Readable,
-    /// Something, and then the end: the peer has closed its side, or is gone.
+    /// Maybe some bytes, then the end of the stream: the peer has closed its side.
     Closing,
-    /// The end has been read.
+    /// Nothing: the daemon has read the end of the stream.
     Ended,
-    /// The peer broke the protocol: it is answered what it had asked before, and closed.
+    /// Nothing: the peer broke the protocol. Its earlier requests are answered, then the connection
+    /// is closed.
     Violated,
 }
 
 impl ReadState {
-    /// What a peer that has closed its side may still have sent comes before the end.
+    /// The state after the peer has closed its side. The socket may still have bytes from before.
     fn closing(self) -> Self {
         match self {
             Self::Idle | Self::Readable | Self::Closing => Self::Closing,
@@ -82,7 +83,7 @@ impl ReadState {
 }
 
 impl Connection {
-    /// A peer that has just connected.
+    /// A connection that was just accepted.
     pub(super) fn new(stream: Stream, credentials: Credentials) -> Self {
         Self {
             stream,
@@ -97,7 +98,7 @@ impl Connection {
         }
     }
 
-    /// Notes what the poll says of its input. True when it has something to do.
+    /// Updates the read state after an event of the poll. True: the connection needs a turn.
     pub(super) fn mark(&mut self, event: &PollEvent) -> bool {
         let is_closing = event.is_read_closed() || event.is_error();
         if is_closing {
@@ -108,32 +109,32 @@ impl Connection {
         is_closing || event.is_readable()
     }
 
-    /// Whether its handshake is done.
+    /// Whether the handshake is done.
     pub(super) fn is_open(&self) -> bool {
         self.engine.is_open()
     }
 
-    /// Whether it must read before it is listened to again.
+    /// Whether the peer must read some replies before the daemon reads more of its requests.
     pub(super) fn has_backpressure(&self) -> bool {
         !self.engine.wants_read()
     }
 
-    /// Whether it has been sent all that there is for it.
+    /// Whether all replies are sent.
     pub(super) fn is_all_sent(&mut self) -> bool {
         self.engine.output().is_empty()
     }
 
-    /// The bytes that it still has to be sent.
+    /// The number of unsent bytes.
     pub(super) fn unsent(&mut self) -> usize {
         self.engine.output().len()
     }
 
-    /// The memory that they take: see [`Output::memory`](crate::zmtp::Output::memory).
+    /// The memory of the unsent bytes: see [`Output::memory`](crate::zmtp::Output::memory).
     pub(super) fn unsent_memory(&mut self, seen: &mut HashSet<usize>) -> usize {
         self.engine.output().memory(seen)
     }
 
-    /// Puts a reply on its way.
+    /// Queues a reply.
     pub(super) fn reply(&mut self, envelope: &Envelope, body: &Arc<[u8]>) {
         self.finish_request();
         if self.write_state != WriteState::Closed {
@@ -141,23 +142,23 @@ impl Connection {
         }
     }
 
-    /// A request of it will not be answered.
+    /// One request less is unanswered.
     pub(super) fn finish_request(&mut self) {
         self.unanswered = self.unanswered.saturating_sub(1);
     }
 
-    /// Whether it waits for answers that nobody will read: its end has come.
+    /// Whether the peer has closed its side, or broken the protocol, before all requests are answered.
     pub(super) fn is_disconnected(&self) -> bool {
         self.unanswered > 0 && matches!(self.read_state, ReadState::Ended | ReadState::Violated)
     }
 
-    /// It takes no more answers; what it has asked is still read.
+    /// Stops sending, because the peer reads no more. The daemon still reads the peer's requests.
     pub(super) fn stop_sending(&mut self) {
         self.close_write();
         self.read_state = self.read_state.closing();
     }
 
-    /// Reads and forgets what it still says.
+    /// Reads and discards bytes of the peer.
     pub(super) fn discard_input(&mut self, buffer: &mut [u8]) {
         for _ in 0..MAX_TURN_READS {
             if !matches!(self.stream.read(buffer), Ok(count) if count > 0) {
@@ -166,7 +167,7 @@ impl Connection {
         }
     }
 
-    /// Whether the connection has nothing left to do.
+    /// Whether the daemon can close the connection.
     pub(super) fn is_done(&mut self) -> bool {
         match self.read_state {
             ReadState::Ended => !self.in_turns && self.unanswered == 0 && self.is_all_sent(),
@@ -175,8 +176,8 @@ impl Connection {
         }
     }
 
-    /// Reads what the peer asks, within bounds. True when there may be more. When it breaks the
-    /// protocol, nothing more is read from it.
+    /// Reads a bounded number of requests. True: there may be more. After a violation the daemon
+    /// reads nothing more from the peer.
     pub(super) fn take_turn(
         &mut self,
         id: ConnectionId,
@@ -232,8 +233,9 @@ impl Connection {
         match self.stream.read(buffer) {
             Ok(0) => self.read_state = ReadState::Ended,
             Ok(count) => {
-                // A short read leaves nothing behind that the poll will not tell of, except to a
-                // peer that mixes descriptors or urgent bytes in: it waits until its next bytes.
+                // After a short read the socket is empty, and the poll reports new bytes. The
+                // exception is a peer that also sends descriptors or urgent bytes: the rest of
+                // its bytes waits until it sends more.
                 if count < buffer.len() && self.read_state == ReadState::Readable {
                     self.read_state = ReadState::Idle;
                 }
@@ -250,7 +252,7 @@ impl Connection {
         }
     }
 
-    /// Sends as much as the peer takes.
+    /// Sends bytes until all are sent or the socket's send buffer is full.
     pub(super) fn send(
         &mut self,
         poll_registry: &PollRegistry,

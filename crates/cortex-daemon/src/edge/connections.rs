@@ -1,8 +1,8 @@
-//! The connections of all peers: whose turn it is, limits and deadlines.
+//! All connections: their turns, limits and deadlines.
 //!
-//! The poll is edge-triggered: it tells of a change once. So each connection remembers whether
-//! it may have something to read, and stands in a queue until it has had its turn. A turn is
-//! bounded, so that no peer can keep the others waiting.
+//! The poll is edge-triggered: it reports a change once. So each connection remembers whether it
+//! may have bytes to read, and stays in a queue until its turn. A turn is bounded, so that no peer
+//! delays the others for long.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -22,41 +22,41 @@ use super::stream::Stream;
 use crate::peer::{ConnectionId, ReplyTo};
 use crate::zmtp::Violation;
 
-/// How long a peer may take until its handshake is done.
+/// A connection whose handshake takes longer is closed.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer takes from its connect to its first request, when it has one.
+/// A peer that connects to send a request sends it within this time.
 const FIRST_REQUEST_TIME: Duration = Duration::from_millis(100);
-/// The most requests taken from all peers before they are answered.
+/// The most requests that the daemon reads in one round, from all peers together.
 const MAX_ROUND_REQUESTS: usize = 1024;
-/// The most connections taken from one listener in one round.
+/// The most connections that the daemon accepts from one listener in one round.
 const MAX_ROUND_ACCEPTS: usize = 256;
-/// How long the door stays shut when the system can give us no connection.
+/// How long the daemon accepts no connections after the system could not give it one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const READ_BUFFER: usize = 64 * 1024;
-/// The most bytes of memory that replies take which peers do not read.
+/// The most memory for unread replies, in bytes.
 const MAX_UNREAD: usize = 256 * 1024 * 1024;
-/// After so many bytes more it is counted again how much memory they take.
+/// The daemon counts the memory of unread replies again after this many more bytes.
 const MEMORY_COUNT_STEP: usize = 32 * 1024 * 1024;
 
-/// All connections.
+/// The connections of all peers.
 pub(crate) struct Connections {
     poll_registry: PollRegistry,
     by_id: HashMap<ConnectionId, Connection>,
     next_id: usize,
-    /// Those with something to do, each at most once.
+    /// The connections that need a turn, each at most once.
     turns: VecDeque<ConnectionId>,
-    /// Those that may have something to send.
+    /// The connections that may have bytes to send.
     unsent: Vec<ConnectionId>,
-    /// Those whose end has come.
+    /// The connections that have ended since [`take_disconnected`](Self::take_disconnected).
     disconnected: Vec<ConnectionId>,
-    /// The bytes that all have to be sent. What is shared counts for each of them, so there is more
-    /// here than in memory.
+    /// The number of unsent bytes. A reply that several connections share counts for each of them,
+    /// so this is an upper bound for the memory.
     unsent_bytes: usize,
-    /// From how many of them on the memory is counted.
+    /// With this many unsent bytes the daemon counts their memory.
     next_memory_count: usize,
-    /// In the order of their deadlines, which all lie equally far ahead.
+    /// The deadlines of the handshakes, the earliest first.
     handshakes: VecDeque<(Instant, ConnectionId)>,
-    /// Until when the newest peer may still be on its way to its first request.
+    /// Until this time the first request of the newest connection may still arrive.
     newcomers_until: Option<Instant>,
     limit: usize,
     per_user: HashMap<Option<u32>, usize>,
@@ -69,23 +69,23 @@ pub(crate) struct Connections {
     counters: ConnectionCounters,
 }
 
-/// What has happened since the start.
+/// Counters since the start of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ConnectionCounters {
-    /// Connections taken.
+    /// Accepted connections.
     pub(crate) accepted: u64,
-    /// Connections closed at once, since there were too many.
+    /// Connections that were closed at once, because there were too many.
     pub(crate) refused: u64,
-    /// Connections closed for what the peer did.
+    /// Protocol violations, and connections that left too many replies unread.
     pub(crate) violations: u64,
     /// Messages without a delimiter or a body.
     pub(crate) dropped: u64,
-    /// Requests taken.
+    /// Requests that the daemon has read.
     pub(crate) requests: u64,
 }
 
 impl Connections {
-    /// No connections yet. Their tokens and identities count up from `first_token`.
+    /// No connections yet. Their ids, which are also their poll tokens, count up from `first_token`.
     pub(crate) fn new(poll_registry: PollRegistry, first_token: usize, limit: usize) -> Self {
         Self {
             poll_registry,
@@ -118,29 +118,29 @@ impl Connections {
         self.by_id.len() >= self.limit
     }
 
-    /// Whether a connection waits for its turn.
+    /// Whether a connection needs a turn.
     pub(crate) fn has_turns(&self) -> bool {
         !self.turns.is_empty()
     }
 
-    /// Until when a peer that has just connected may still be shaking hands, to ask for something
-    /// that it wanted to ask for earlier.
+    /// Until this time a peer that has just connected may still send its first request, for example
+    /// the renewal of a lease.
     pub(crate) fn newcomers_until(&self) -> Option<Instant> {
         self.newcomers_until
     }
 
-    /// When [`expire`](Self::expire) has something to do, or a listener may be tried again.
+    /// When [`expire`](Self::expire) must run, or the daemon may accept connections again.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
         handshake.into_iter().chain(self.accept_retry_at).min()
     }
 
-    /// Whether listeners are left alone for a moment.
+    /// Whether the daemon accepts no connections for a moment.
     pub(crate) fn is_pausing(&self, now: Instant) -> bool {
         self.accept_retry_at.is_some_and(|retry_at| now < retry_at)
     }
 
-    /// Notes what the poll says of a connection.
+    /// Queues a connection after an event of the poll.
     pub(crate) fn mark(&mut self, event: &PollEvent) {
         let id = ConnectionId(event.token().0);
         let Some(connection) = self.by_id.get_mut(&id) else { return };
@@ -152,7 +152,7 @@ impl Connections {
         }
     }
 
-    /// Gives each waiting connection a turn, and appends what was asked.
+    /// Gives each connection in the queue one turn, and appends their requests.
     pub(crate) fn collect(&mut self, received: &mut Vec<Received>, now: Instant) {
         for _ in 0..self.turns.len() {
             if received.len() >= MAX_ROUND_REQUESTS {
@@ -179,27 +179,27 @@ impl Connections {
         }
     }
 
-    /// Whether a peer must read before it is answered again.
+    /// Whether the peer must read some replies before the daemon handles more of its requests.
     pub(crate) fn has_backpressure(&self, id: ConnectionId) -> bool {
         self.by_id.get(&id).is_some_and(Connection::has_backpressure)
     }
 
-    /// How many connections there are.
+    /// The number of open connections.
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Those whose end has come since the last call, some of them more than once.
+    /// The connections that have ended since the last call; one may occur several times.
     pub(crate) fn take_disconnected(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.disconnected)
     }
 
-    /// Whether nobody is there any more to read an answer.
+    /// Whether the peer can read no more replies.
     pub(crate) fn is_disconnected(&self, id: ConnectionId) -> bool {
         self.by_id.get(&id).is_none_or(Connection::is_disconnected)
     }
 
-    /// A request of this connection will not be answered.
+    /// Notes that one request of the connection gets no reply.
     pub(crate) fn cancel(&mut self, id: ConnectionId) {
         if let Some(connection) = self.by_id.get_mut(&id) {
             connection.finish_request();
@@ -207,7 +207,7 @@ impl Connections {
         }
     }
 
-    /// Puts a reply on its way; a peer that is gone needs none.
+    /// Queues a reply, unless the connection is closed.
     pub(crate) fn reply(&mut self, to: &ReplyTo, body: &Arc<[u8]>) {
         if let Some(connection) = self.by_id.get_mut(&to.connection) {
             connection.reply(&to.envelope, body);
@@ -216,7 +216,7 @@ impl Connections {
         }
     }
 
-    /// Sends as much as the peers take.
+    /// Sends bytes to all peers that can take them, and closes finished connections.
     pub(crate) fn flush(&mut self) {
         for id in std::mem::take(&mut self.unsent) {
             let Some(connection) = self.by_id.get_mut(&id) else { continue };
@@ -225,11 +225,11 @@ impl Connections {
             let sent = connection.send(&self.poll_registry, id);
             match sent {
                 Err(error) => {
-                    tracing::debug!(connection = id.0, %error, "the peer takes no more answers");
+                    tracing::debug!(connection = id.0, %error, "the peer reads no more replies");
                     connection.stop_sending();
                     self.queue_turn(id);
                 }
-                // It has read: what it asked meanwhile is looked at.
+                // The peer has read: the daemon reads its requests again.
                 Ok(()) if had_backpressure && !connection.has_backpressure() => self.queue_turn(id),
                 Ok(()) if connection.is_done() => self.close(id),
                 Ok(()) => {}
@@ -246,8 +246,8 @@ impl Connections {
         self.unsent_bytes = self.unsent_bytes - before + unsent;
     }
 
-    /// Closes those that leave most unread, when it is too much for the memory. They may connect
-    /// again, and ask again.
+    /// Closes the connections with the most unread replies, when all unread replies take too much
+    /// memory. Their peers may connect again.
     fn limit_unread(&mut self) {
         if self.unsent_bytes < self.next_memory_count {
             self.next_memory_count =
@@ -271,14 +271,15 @@ impl Connections {
         self.next_memory_count = MAX_UNREAD.max(self.unsent_bytes + MEMORY_COUNT_STEP);
     }
 
-    /// Takes waiting connections, and closes those for which there is no room.
+    /// Accepts connections, and closes those that are over the limit.
     pub(crate) fn accept(&mut self, listener: &mut Listener, now: Instant) {
         if self.is_pausing(now) {
             return;
         }
         self.accept_retry_at = None;
         for _ in 0..MAX_ROUND_ACCEPTS {
-            // Without a reserve there is no way to close one connection more than there can be.
+            // Without the reserve descriptor the daemon could not accept and close a connection
+            // when no other descriptor is left.
             if !self.reserve.refill() {
                 self.accept_retry_at = Some(now + ACCEPT_PAUSE);
                 return;
@@ -303,20 +304,20 @@ impl Connections {
         {
             self.handshakes.pop_front();
             if self.by_id.get(&id).is_some_and(|connection| !connection.is_open()) {
-                let silent = Violation::Handshake("it is not done after 10 s");
-                self.record_violation(id, &silent, now);
+                let too_slow = Violation::Handshake("it is not done after 10 s");
+                self.record_violation(id, &too_slow, now);
                 self.close(id);
             }
         }
     }
 
-    /// Whether all replies are with the system. If not, `flush` and the poll go on.
+    /// Whether the system has taken all replies.
     pub(crate) fn all_sent(&mut self) -> bool {
         self.by_id.values_mut().all(Connection::is_all_sent)
     }
 
-    /// Reads and forgets what peers still say. A TCP peer whose words are unread at our close
-    /// would lose the reply on its way.
+    /// Reads and discards what the peers have sent. TCP resets a connection that is closed with
+    /// unread bytes, and the peer would lose replies that are still on their way.
     pub(crate) fn discard_input(&mut self) {
         for connection in self.by_id.values_mut() {
             connection.discard_input(&mut self.buffer);
@@ -326,7 +327,7 @@ impl Connections {
     fn add(&mut self, mut stream: Stream, credentials: Credentials, now: Instant) {
         let uid = credentials.uid;
         let count = self.per_user.get(&uid).copied().unwrap_or(0);
-        // No other user alone can take all the room.
+        // Another user gets at most half of the connections.
         let share = if credentials.is_trusted() { self.limit } else { self.limit.div_ceil(2) };
         if self.is_full() || count >= share {
             self.counters.refused += 1;
@@ -360,12 +361,12 @@ impl Connections {
         tracing::trace!(connection = id.0, uid, "connected");
     }
 
-    /// The system could not give us a connection. With the reserve given up, those that wait are
-    /// taken and closed, one after the other; the door then stays shut for a moment.
+    /// Closes all waiting connections after the system could not give the daemon one: it accepts
+    /// them one by one with the reserve descriptor. Then it accepts none for a moment.
     fn shed_connections(&mut self, listener: &mut Listener, error: &io::Error, now: Instant) {
         self.accept_retry_at = Some(now + ACCEPT_PAUSE);
         for _ in 0..MAX_ROUND_ACCEPTS {
-            // Dropped at once: its descriptor is the reserve's.
+            // Closed at once: it uses the reserve descriptor.
             match self.reserve.with_free_descriptor(|| listener.accept().map(drop)) {
                 Ok(()) => self.counters.refused += 1,
                 Err(error) => {
@@ -383,7 +384,7 @@ impl Connections {
     fn log_accept_failure(&mut self, error: &io::Error, now: Instant) {
         if let Some(suppressed) = self.accept_failure_log.allow(now) {
             let refused = self.counters.refused;
-            tracing::warn!(%error, refused, suppressed, "a connection could not be taken");
+            tracing::warn!(%error, refused, suppressed, "cannot accept a connection");
         }
     }
 
@@ -391,7 +392,12 @@ impl Connections {
         self.counters.violations += 1;
         if let Some(suppressed) = self.violation_log.allow(now) {
             let uid = self.by_id.get(&id).and_then(|connection| connection.credentials.uid);
-            tracing::warn!(connection = id.0, uid, suppressed, "peer closed: {violation}");
+            tracing::warn!(
+                connection = id.0,
+                uid,
+                suppressed,
+                "closed a peer's connection: {violation}"
+            );
         }
     }
 
@@ -399,10 +405,10 @@ impl Connections {
         let Some(mut connection) = self.by_id.remove(&id) else { return };
         tracing::trace!(connection = id.0, "disconnected");
         self.unsent_bytes -= connection.last_unsent;
-        // What it waited for is of no use any more.
+        // Its parked requests need no reply.
         self.disconnected.push(id);
         if let Err(error) = connection.stream.deregister(&self.poll_registry) {
-            tracing::debug!(connection = id.0, %error, "closed without being unwatched");
+            tracing::debug!(connection = id.0, %error, "cannot remove a connection from the poll");
         }
         if let Some(count) = self.per_user.get_mut(&connection.credentials.uid) {
             *count -= 1;

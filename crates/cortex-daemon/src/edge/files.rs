@@ -1,10 +1,10 @@
-//! What the socket file and the state file have in common.
+//! File identity and file names, for the socket file and the state file.
 
 use std::ffi::{OsStr, OsString};
 
 use rustix::fs::Stat;
 
-/// A file, whatever it is called.
+/// Identifies a file independently of its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileIdentity {
     device: u64,
@@ -12,7 +12,7 @@ pub(super) struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// No file's: inodes count from 1.
+    /// The identity of no file: inodes count from 1.
     pub(super) const NONE: Self = Self { device: 0, inode: 0 };
 
     #[allow(clippy::useless_conversion, reason = "the fields' types differ between systems")]

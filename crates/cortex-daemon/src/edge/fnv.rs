@@ -1,6 +1,6 @@
-//! A hash that stays the same for ever, unlike those of the standard library.
+//! A hash function that never changes, unlike the standard library's.
 
-/// FNV-1a: short, the same for ever, and any one changed byte gives another sum.
+/// FNV-1a with 64 bits. One changed byte always changes the hash.
 #[derive(Clone, Copy)]
 pub(super) struct Fnv1a(u64);
 

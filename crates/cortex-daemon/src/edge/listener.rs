@@ -1,4 +1,4 @@
-//! A socket that takes connections.
+//! Listening sockets.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,35 +15,35 @@ use super::socket_file::{SocketFile, SocketFileError};
 use super::stream::Stream;
 use crate::config::Address;
 
-/// Why an address cannot be listened at.
+/// Why the daemon cannot listen at an address.
 #[derive(Debug, Error)]
 pub enum ListenError {
-    /// A daemon serves there.
+    /// Another daemon listens there.
     #[error("a daemon already runs at {0}")]
     AlreadyRuns(Address),
-    /// Somebody listens there, who may be no daemon.
-    #[error("somebody listens at {0} already: stop that program, or choose another address")]
+    /// Another program, maybe a daemon, listens there.
+    #[error("another program listens at {0}: stop it, or choose another address")]
     InUse(Address),
-    /// The socket file cannot be taken.
+    /// The daemon cannot create its socket file.
     #[error(transparent)]
     SocketFile(SocketFileError),
-    /// The system refused.
+    /// Another error of the system.
     #[error("cannot listen at {address}")]
     System {
-        /// Where.
+        /// The address.
         address: Address,
-        /// What the system said.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// A socket that takes connections, where clients find it.
+/// A listening socket and its socket file, if it has one.
 #[derive(Debug)]
 pub(crate) struct Listener {
     address: Address,
     socket: ListenSocket,
     file: Option<SocketFile>,
-    /// Whether connections may be waiting; the poll tells of a change only.
+    /// Whether connections may wait to be accepted. The poll reports only new ones.
     pub(super) may_have_more: bool,
 }
 
@@ -89,7 +89,7 @@ impl Listener {
         Ok(Self { address: bound, socket, file, may_have_more: true })
     }
 
-    /// Where it listens, with the port that the system chose.
+    /// The address, with the port that the system has chosen.
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
@@ -106,7 +106,7 @@ impl Listener {
         poll_registry.register(source, token, Interest::READABLE)
     }
 
-    /// Notes that connections are waiting.
+    /// Notes that connections wait to be accepted.
     pub(crate) fn mark_ready(&mut self) {
         self.may_have_more = true;
     }
@@ -116,12 +116,12 @@ impl Listener {
         self.may_have_more
     }
 
-    /// The path of its socket file, when it leads elsewhere now.
+    /// The path of the socket file, if it no longer leads to this socket.
     pub(crate) fn lost_file(&self) -> Option<&std::path::Path> {
         self.file.as_ref().filter(|file| file.is_lost()).map(SocketFile::path)
     }
 
-    /// Takes one connection.
+    /// Accepts one connection.
     pub(super) fn accept(&self) -> io::Result<(Stream, Credentials)> {
         match &self.socket {
             ListenSocket::Unix(listener) => {
@@ -158,17 +158,17 @@ fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    // A daemon that comes back need not wait for its last connections' TIME_WAIT.
+    // A restarted daemon need not wait for the TIME_WAIT of earlier connections.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Small replies go out at once, and a peer whose machine is gone is noticed some day.
+/// Sends small replies without delay, and lets the kernel find out when a peer's host is down.
 fn set_tcp_options(stream: &TcpStream) {
     let keepalive = || sockopt::set_socket_keepalive(stream, true).map_err(io::Error::from);
     if let Err(error) = stream.set_nodelay(true).and_then(|()| keepalive()) {
-        tracing::debug!(%error, "a TCP connection keeps the system's defaults");
+        tracing::debug!(%error, "cannot set the options of a TCP connection");
     }
 }

@@ -1,4 +1,4 @@
-//! Everything impure, a file each: sockets, files, descriptors, signals, the clock.
+//! All input and output: sockets, files, processes, signals, the clock.
 
 pub(crate) mod clock;
 pub(crate) mod connection;

@@ -1,13 +1,13 @@
-//! What the sockets that the daemon makes have in common.
+//! Creation of sockets.
 
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// Connections that may wait to be taken; the system may allow fewer.
+/// The most connections that wait to be accepted; the system may allow fewer.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// A Unix socket that blocks nobody and that no child inherits.
+/// A new Unix socket, nonblocking and closed on exec.
 pub(super) fn unix_socket() -> rustix::io::Result<OwnedFd> {
     rustix::net::socket_with(
         AddressFamily::UNIX,

@@ -1,10 +1,11 @@
-//! The socket's place in the file system: taken by one daemon at a time, replaced only when
-//! nobody serves there, and given back at the end.
+//! The socket file: one daemon owns it at a time, replaces it only when no daemon listens there,
+//! and removes it at the end.
 //!
-//! 1. `PATH.lock` is locked, so that two daemons never look at the same path at once.
-//! 2. The path is connected to: whoever answers keeps it, also a daemon that takes no lock.
-//! 3. The socket is made beside the path, under a name that nobody has, and renamed into it when
-//!    it listens already: nobody ever finds it absent or refusing.
+//! 1. The daemon locks `PATH.lock`, so that two daemons never check the same path at once.
+//! 2. It connects to the path. If the connection succeeds, another daemon keeps the path, even one
+//!    that takes no lock.
+//! 3. It binds the socket to a new name in the same directory, listens, and renames the file to the
+//!    path. So no client finds the path absent or refusing.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -26,49 +27,50 @@ use super::random::random_u64;
 use super::socket::{BACKLOG, unix_socket};
 use crate::config::MAX_SOCKET_PATH;
 
-/// A socket file that is ours, with its lock. Dropping it removes both, if they still are.
+/// A locked socket file. Dropping it removes the socket file and the lock file, unless another
+/// program has replaced them.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     name: OsString,
     lock_name: OsString,
-    /// The directory, also locked in shared mode: cleaners of /tmp pass by what is locked.
+    /// The directory, locked in shared mode: systemd-tmpfiles skips locked directories.
     directory: OwnedFd,
     lock: OwnedFd,
     identity: FileIdentity,
 }
 
-/// Why a socket file cannot be taken.
+/// Why the daemon cannot create its socket file.
 #[derive(Debug, Error)]
 pub enum SocketFileError {
-    /// Somebody serves there.
+    /// Another daemon listens there.
     #[error("a daemon already runs at ipc://{}", .0.display())]
     AlreadyRuns(PathBuf),
-    /// Something else than a socket is there, and stays there.
-    #[error("{} is not a socket: it is left alone. Remove it, or choose another address", .0.display())]
+    /// The path leads to a file that is not a socket.
+    #[error("{} is not a socket, so the daemon does not replace it. Remove it, or choose another address", .0.display())]
     NotASocket(PathBuf),
-    /// The socket is another user's, whose daemon is gone.
+    /// The socket belongs to another user, and no daemon listens there.
     #[error(
-        "the socket {} belongs to another user, who serves no more: it is left alone. Remove it, \
-         or choose another address", .0.display()
+        "the unused socket {} belongs to another user, so the daemon does not replace it. Remove \
+         it, or choose another address", .0.display()
     )]
     ForeignSocket(PathBuf),
-    /// The lock file is not one of ours.
+    /// The lock file was not created by a daemon of this user.
     #[error("the lock file {} {what}: choose another address", path.display())]
     ForeignLock {
         /// The lock file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason, such as "is a symbolic link".
         what: &'static str,
     },
-    /// The system refused.
+    /// Another error of the system.
     #[error("cannot {what} {}", path.display())]
     System {
-        /// What was tried.
+        /// The operation, such as "lock".
         what: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -79,7 +81,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(Errno) -> SocketFileEr
 }
 
 impl SocketFile {
-    /// Takes the path and listens there.
+    /// Locks the path, creates the socket file and listens.
     pub(crate) fn create(
         path: &Path,
         mode: Option<u32>,
@@ -93,7 +95,7 @@ impl SocketFile {
 
         let directory = open_directory(directory_path)?;
         let lock = lock_exclusively(path, &directory, &lock_name)?;
-        // From here on the lock file is given back also when something fails.
+        // From here on the lock file is also removed after an error.
         let mut file = Self {
             path: path.to_owned(),
             name,
@@ -112,12 +114,12 @@ impl SocketFile {
         &self.path
     }
 
-    /// Whether the path leads elsewhere now, or nowhere. It is looked at anew: the directory may
-    /// have been moved.
+    /// Whether the path no longer leads to this socket. Checks the whole path: somebody may have
+    /// moved the directory.
     pub(crate) fn is_lost(&self) -> bool {
         match rustix::fs::lstat(&self.path) {
             Ok(stat) => FileIdentity::of(&stat) != self.identity,
-            // Whatever else keeps us from looking may not keep others from connecting.
+            // After any other error clients may still be able to connect.
             Err(errno) => matches!(errno, Errno::NOENT | Errno::NOTDIR),
         }
     }
@@ -127,7 +129,7 @@ impl SocketFile {
             .is_ok_and(|stat| FileIdentity::of(&stat) == identity)
     }
 
-    /// Makes the socket under another name, and puts it into place when it listens.
+    /// Binds the socket to another name, listens, and renames the file to the path.
     fn listen(
         &mut self,
         directory_path: &Path,
@@ -135,8 +137,9 @@ impl SocketFile {
     ) -> Result<UnixListener, SocketFileError> {
         let aside = OsString::from(format!(".new-{:016x}", random_u64()));
         let path = directory_path.join(&aside);
-        let socket = unix_socket().map_err(failed("make a socket for", &self.path))?;
-        let address = self.bind_address(&path, &aside).map_err(failed("name the socket", &path))?;
+        let socket = unix_socket().map_err(failed("create a socket for", &self.path))?;
+        let address =
+            self.bind_address(&path, &aside).map_err(failed("build the socket address", &path))?;
         rustix::net::bind(&socket, &address).map_err(failed("create the socket", &path))?;
         let placed = statat(&self.directory, &aside, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| {
             if let Some(mode) = mode {
@@ -149,13 +152,13 @@ impl SocketFile {
         });
         if let Err(errno) = placed {
             let _ = unlinkat(&self.directory, &aside, AtFlags::empty());
-            return Err(failed("put the socket into place at", &self.path)(errno));
+            return Err(failed("move the socket to", &self.path)(errno));
         }
         Ok(UnixListener::from(socket))
     }
 
-    /// An address for the name aside, which may be longer than the one that clients use: where
-    /// it does not fit, the way leads through the directory's descriptor.
+    /// The socket address for the temporary name, whose path may be longer than the final one. A
+    /// path that is too long leads through the directory's descriptor.
     fn bind_address(&self, path: &Path, aside: &OsStr) -> Result<SocketAddrUnix, Errno> {
         if path.as_os_str().len() <= MAX_SOCKET_PATH {
             return SocketAddrUnix::new(path);
@@ -167,12 +170,12 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Best effort: whatever stays behind is replaced at the next start.
+        // Best effort: the next daemon replaces a remaining file.
         if self.has_file(&self.name, self.identity) {
             let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());
         }
-        // Removed while it is locked: whoever waits for it sees that it is not the path's any
-        // more, and tries again.
+        // Removed while it is locked: a daemon that locks the removed file notices it and opens
+        // the path again.
         if fstat(&self.lock)
             .is_ok_and(|stat| self.has_file(&self.lock_name, FileIdentity::of(&stat)))
         {
@@ -191,9 +194,9 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
     let directory =
         open(path, flags, Mode::empty()).map_err(failed("open the socket's directory", path))?;
     if let Err(errno) = flock(&directory, FlockOperation::NonBlockingLockShared) {
-        tracing::debug!(directory = %path.display(), error = %errno, "the directory is not locked");
+        tracing::debug!(directory = %path.display(), error = %errno, "cannot lock the socket's directory");
     }
-    let owner = fstat(&directory).map_err(failed("look at", path))?.st_uid;
+    let owner = fstat(&directory).map_err(failed("get the metadata of", path))?.st_uid;
     if owner != 0 && owner != own_uid() {
         tracing::warn!(
             directory = %path.display(),
@@ -204,8 +207,8 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
     Ok(directory)
 }
 
-/// Locks the lock file, which is made if it is not there. Where that fails, a daemon that runs is
-/// told from a lock that is in the way.
+/// Creates the lock file if it is missing, and locks it. An error is `AlreadyRuns` if a daemon
+/// listens at the socket.
 fn lock_exclusively(
     socket: &Path,
     directory: &OwnedFd,
@@ -232,16 +235,16 @@ fn try_lock(
             Ok(lock) => lock,
             Err(Errno::LOOP) => return Err(foreign("is a symbolic link")),
             Err(Errno::ACCESS) if statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() => {
-                return Err(foreign("cannot be opened; it may be of another user's daemon"));
+                return Err(foreign("cannot be opened; it may belong to another user's daemon"));
             }
             Err(errno) => return Err(failed("open the lock file", path)(errno)),
         };
-        let locked = fstat(&lock).map_err(failed("look at", path))?;
+        let locked = fstat(&lock).map_err(failed("get the metadata of", path))?;
         if FileType::from_raw_mode(locked.st_mode) != FileType::RegularFile {
             return Err(foreign("is not a regular file"));
         }
         if locked.st_uid != own_uid() {
-            return Err(foreign("belongs to another user, whose daemon may run there"));
+            return Err(foreign("belongs to another user, whose daemon may be running"));
         }
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -250,22 +253,22 @@ fn try_lock(
             }
             Err(errno) => return Err(failed("lock", path)(errno)),
         }
-        // Another daemon may have removed the file at its end, just before we locked it.
+        // Another daemon may have removed the file before this one locked it.
         match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(current) if FileIdentity::of(&current) == FileIdentity::of(&locked) => {
                 return Ok(lock);
             }
             Ok(_) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed("look at", path)(errno)),
+            Err(errno) => return Err(failed("get the metadata of", path)(errno)),
         }
     }
 }
 
-/// Makes sure that nobody serves at the path, and that only a dead socket is replaced.
+/// Checks that the path is free, or leads to a socket of this user where no daemon listens.
 fn check_replaceable(path: &Path) -> Result<(), SocketFileError> {
     match rustix::fs::lstat(path) {
         Err(Errno::NOENT) => return Ok(()),
-        Err(errno) => return Err(failed("look at", path)(errno)),
+        Err(errno) => return Err(failed("get the metadata of", path)(errno)),
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
             return Err(SocketFileError::NotASocket(path.to_owned()));
         }
@@ -280,18 +283,18 @@ fn check_replaceable(path: &Path) -> Result<(), SocketFileError> {
     match is_served(path) {
         Ok(true) => Err(SocketFileError::AlreadyRuns(path.to_owned())),
         Ok(false) => {
-            tracing::info!(path = %path.display(), "replacing a socket that nobody serves");
+            tracing::info!(path = %path.display(), "replacing an unused socket file");
             Ok(())
         }
-        Err(errno) => Err(failed("find out whether a daemon serves at", path)(errno)),
+        Err(errno) => Err(failed("connect to", path)(errno)),
     }
 }
 
-/// Whether somebody listens at a path.
+/// Whether a program listens at a path.
 fn is_served(path: &Path) -> Result<bool, Errno> {
     let address = SocketAddrUnix::new(path)?;
     match rustix::net::connect(unix_socket()?.as_fd(), &address) {
-        // A full backlog: it runs, but does not keep up.
+        // A full backlog: the program listens, but does not accept fast enough.
         Ok(()) | Err(Errno::AGAIN) => Ok(true),
         Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
         Err(errno) => Err(errno),

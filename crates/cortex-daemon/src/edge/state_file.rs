@@ -1,5 +1,5 @@
-//! The state file's place: where it is unless told, that it is ours alone, and how a damaged one
-//! makes way for a new one. What is in it is the [store](super::store)'s.
+//! The state file as a file: its lock, its owner, its replacement when it is damaged. The
+//! [store](super::store) reads and writes its content.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -17,39 +17,40 @@ use thiserror::Error;
 use super::credentials::own_uid;
 use super::files::{FileIdentity, with_suffix};
 
-/// `CtxD`: marks a SQLite file as ours, from its very first commit on.
+/// `CtxD`: SQLite's application id in every state file.
 pub(super) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"CtxD");
-/// How every SQLite file starts.
+/// The first bytes of every SQLite file.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// Where the application id is in a SQLite file.
+/// The offset of the application id in a SQLite file.
 const APPLICATION_ID_AT: usize = 68;
-/// What SQLite keeps beside a file. Beside another file these would be taken for that one's.
+/// The suffixes of SQLite's additional files. SQLite reads them as part of any database file with
+/// the same name.
 const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Why the state cannot be kept in a file.
+/// Why the daemon cannot use its state file.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Another daemon has it.
+    /// Another daemon has locked it.
     #[error(
-        "another daemon keeps its state in {}: end that one, or choose another file with --state",
+        "another daemon uses the state file {}: stop it, or choose another file with --state",
         .0.display()
     )]
     InUse(PathBuf),
-    /// The file, or one that belongs to it, is not what we would have made.
+    /// The file, or one of SQLite's additional files, is not a state file of this user.
     #[error(
-        "the state file {} {what}: it is left alone. Choose another file with --state, or none \
-         with --no-state", path.display()
+        "the state file {} {what}: the daemon does not change it. Choose another file with \
+         --state, or run without one with --no-state", path.display()
     )]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason, such as "is a symbolic link".
         what: &'static str,
     },
-    /// A later daemon has written it.
+    /// A newer daemon has written it.
     #[error(
-        "the state file {} is of version {version}, and this daemon knows versions up to {known}: \
+        "the state file {} has version {version}, and this daemon can read versions up to {known}: \
          start the newer daemon, or choose another file with --state", path.display()
     )]
     Newer {
@@ -57,20 +58,20 @@ pub enum StoreError {
         path: PathBuf,
         /// Its version.
         version: i32,
-        /// The last version that this daemon knows.
+        /// The newest version that this daemon can read.
         known: i32,
     },
-    /// The file was deleted or replaced since it was opened: what is saved there, nobody finds.
-    #[error("the state file {} was deleted or replaced: nothing can be saved in it", .0.display())]
+    /// The file was deleted or replaced after the daemon had opened it.
+    #[error("the state file {} was deleted or replaced: the daemon cannot save to it", .0.display())]
     Lost(PathBuf),
-    /// The system or SQLite refused.
+    /// Another error of the system or of SQLite.
     #[error("cannot {what} {}: {reason}", path.display())]
     System {
-        /// What was tried.
+        /// The operation, such as "open the state file".
         what: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said. It is in the sentence already, which peers are told as well.
+        /// The error. It is no `source`, because the message contains it: clients get only that.
         reason: io::Error,
     },
 }
@@ -83,37 +84,34 @@ pub(super) fn failed<E: Into<io::Error>>(
     move |error| StoreError::System { what, path, reason: error.into() }
 }
 
-/// What the bytes at the state file's path are.
+/// The kind of file at the state file's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileContent {
-    /// None: the file is new.
+    /// A new file without content.
     Empty,
-    /// A state file's, damaged or not.
+    /// A state file, damaged or not.
     StateFile,
-    /// Something else's.
+    /// Another program's file.
     Foreign,
 }
 
-/// A state file that is locked by us.
+/// A locked state file.
 ///
-/// Its descriptor stays open for as long as SQLite has the file: closing any descriptor of a file
-/// gives up all POSIX locks that the process has on it, and those are SQLite's.
+/// Its descriptor stays open as long as SQLite uses the file: when a process closes any descriptor
+/// of a file, it loses all its POSIX locks on the file, and SQLite needs them.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
     descriptor: OwnedFd,
-    /// What must stay where it is for anything saved to be found again.
+    /// The files that a later daemon needs to read what this one saves.
     files: Vec<(PathBuf, FileIdentity)>,
 }
 
-/// Makes the directory of a state file and gives the path by which SQLite takes it: with
-/// no-follow it refuses links also in the directories, and systemd and home directories use them.
+/// Creates the directory of a state file and returns the path without symbolic links. SQLite's
+/// no-follow option refuses links in the directories too, and systemd and home directories use them.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
     let Some(name) = path.file_name() else {
-        return Err(StoreError::Foreign {
-            path: path.to_owned(),
-            what: "is not the name of a file",
-        });
+        return Err(StoreError::Foreign { path: path.to_owned(), what: "is not a file name" });
     };
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -127,7 +125,7 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
 }
 
 impl StateFile {
-    /// Locks the file at a [resolved](resolve) path, which is made, empty, if it is not there.
+    /// Locks the file at a [resolved](resolve) path. Creates an empty one if it is missing.
     pub(super) fn lock(path: &Path) -> Result<Self, StoreError> {
         loop {
             let descriptor = open_checked(path, OFlags::CREATE)?;
@@ -136,10 +134,11 @@ impl StateFile {
                 Err(Errno::WOULDBLOCK) => return Err(StoreError::InUse(path.to_owned())),
                 Err(errno) => return Err(failed("lock the state file", path)(errno)),
             }
-            let stat = fstat(&descriptor).map_err(failed("look at the state file", path))?;
+            let stat =
+                fstat(&descriptor).map_err(failed("get the metadata of the state file", path))?;
             let files = vec![(path.to_owned(), FileIdentity::of(&stat))];
             let file = Self { path: path.to_owned(), descriptor, files };
-            // Between its opening and its locking another daemon may have replaced it.
+            // Another daemon may have replaced the file before this one locked it.
             if !file.is_lost() {
                 file.check_sidecars()?;
                 return Ok(file);
@@ -151,21 +150,22 @@ impl StateFile {
         &self.path
     }
 
-    /// What is in the file, told without SQLite, which would change a file that is not ours.
+    /// The kind of file, found out without SQLite, which might change another program's file.
     pub(super) fn content(&self) -> Result<FileContent, StoreError> {
         let mut header = [0; APPLICATION_ID_AT + 4];
         let read = rustix::io::pread(&self.descriptor, &mut header, 0)
             .map_err(failed("read the state file", &self.path))?;
-        let ours = header.starts_with(MAGIC) && header.ends_with(&APPLICATION_ID.to_be_bytes());
+        let is_state_file =
+            header.starts_with(MAGIC) && header.ends_with(&APPLICATION_ID.to_be_bytes());
         Ok(match read {
             0 => FileContent::Empty,
-            _ if ours => FileContent::StateFile,
+            _ if is_state_file => FileContent::StateFile,
             _ => FileContent::Foreign,
         })
     }
 
-    /// Replaces the empty file by one that `fill` has filled under another name: a state file is
-    /// whole or not there, whenever the daemon or the machine stops.
+    /// Replaces the empty file by one that `fill` writes under another name. So a state file is
+    /// complete or absent, whenever the daemon or the machine stops.
     pub(super) fn replace(
         self,
         fill: impl FnOnce(&Path) -> Result<(), StoreError>,
@@ -175,14 +175,14 @@ impl StateFile {
             tracing::warn!(
                 path = %self.path.display(),
                 aside = %aside.display(),
-                "the state file is gone, but not what belonged to it: that was set aside"
+                "SQLite's additional files remain without the state file: the daemon renamed them"
             );
         }
         let new = beside(&self.path, ".new");
         for leftover in ["", "-wal", "-shm", "-journal"].map(|suffix| beside(&new, suffix)) {
             match std::fs::remove_file(&leftover) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove the leftover", &leftover)(error));
+                    return Err(failed("remove the old file", &leftover)(error));
                 }
                 _ => {}
             }
@@ -190,8 +190,7 @@ impl StateFile {
         let descriptor = open_checked(&new, OFlags::CREATE | OFlags::EXCL)?;
         let filled = fill(&new).and_then(|()| {
             fsync(&descriptor).map_err(failed("write the state file", &new))?;
-            std::fs::rename(&new, &self.path)
-                .map_err(failed("put the state file into place at", &self.path))
+            std::fs::rename(&new, &self.path).map_err(failed("move the state file to", &self.path))
         });
         if filled.is_err() {
             let _ = std::fs::remove_file(&new);
@@ -199,27 +198,27 @@ impl StateFile {
         filled
     }
 
-    /// Renames the file and what belongs to it, and gives its new name.
+    /// Renames the file and SQLite's additional files, and returns the new path.
     pub(super) fn set_aside(self) -> Result<PathBuf, StoreError> {
         let [wal, shm, journal] = SIDECARS;
         move_aside(&self.path, &["", wal, shm, journal])
     }
 
-    /// Takes note of what SQLite has opened beside the file.
+    /// Remembers the additional files that SQLite has opened.
     pub(super) fn track_sidecars(&mut self) -> Result<(), StoreError> {
         for path in ["-wal", "-shm"].map(|sidecar| beside(&self.path, sidecar)) {
-            let stat = lstat(&path).map_err(failed("look at", &path))?;
+            let stat = lstat(&path).map_err(failed("get the metadata of", &path))?;
             self.files.push((path, FileIdentity::of(&stat)));
         }
         Ok(())
     }
 
-    /// Whether the file, or what belongs to it, is no longer found under its name.
+    /// Whether the file or an additional file was deleted or replaced.
     pub(super) fn is_lost(&self) -> bool {
-        let there = |(path, identity): &(PathBuf, FileIdentity)| {
+        let is_present = |(path, identity): &(PathBuf, FileIdentity)| {
             lstat(path).is_ok_and(|stat| FileIdentity::of(&stat) == *identity)
         };
-        !self.files.iter().all(there)
+        !self.files.iter().all(is_present)
     }
 
     fn check_sidecars(&self) -> Result<(), StoreError> {
@@ -236,16 +235,16 @@ impl StateFile {
 
 impl Drop for StateFile {
     fn drop(&mut self) {
-        // Closing alone would leave it locked while a process that was just forked has it, too.
+        // Closing alone does not unlock the file while a forked process has the descriptor too.
         let _ = flock(&self.descriptor, FlockOperation::Unlock);
     }
 }
 
-/// Opens a file that is ours: a regular one, of our user, which nobody else may read.
+/// Opens a regular file of this user, and sets its mode to 0600.
 fn open_checked(path: &Path, flags: OFlags) -> Result<OwnedFd, StoreError> {
     let foreign = |what| StoreError::Foreign { path: path.to_owned(), what };
     let mode = Mode::RUSR | Mode::WUSR;
-    // Without NONBLOCK a FIFO in the file's place could hold us up for ever.
+    // Without NONBLOCK the open of a FIFO could block for ever.
     let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match open(path, flags, mode) {
         Ok(file) => file,
@@ -254,7 +253,7 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<OwnedFd, StoreError> {
         Err(Errno::NXIO | Errno::NODEV) => return Err(foreign("is not a regular file")),
         Err(errno) => return Err(failed("open the state file", path)(errno)),
     };
-    let stat = fstat(&file).map_err(failed("look at the state file", path))?;
+    let stat = fstat(&file).map_err(failed("get the metadata of the state file", path))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(foreign("is not a regular file"));
     }
@@ -267,7 +266,7 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<OwnedFd, StoreError> {
     Ok(file)
 }
 
-/// Renames what is at `path` with each of the suffixes, if it is there.
+/// Renames the existing files at `path` with each of the suffixes.
 fn move_aside(path: &Path, suffixes: &[&str]) -> Result<PathBuf, StoreError> {
     let mut seconds = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
     let aside = loop {
@@ -281,7 +280,7 @@ fn move_aside(path: &Path, suffixes: &[&str]) -> Result<PathBuf, StoreError> {
     for suffix in suffixes {
         match std::fs::rename(beside(path, suffix), beside(&aside, suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("set aside the damaged state file", path)(error));
+                return Err(failed("rename the damaged state file", path)(error));
             }
             _ => {}
         }

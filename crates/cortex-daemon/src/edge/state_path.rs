@@ -1,4 +1,4 @@
-//! Where the state file is unless told.
+//! The default path of the state file.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::fnv::Fnv1a;
 use crate::config::Address;
 
-/// Where the state is kept unless told: in systemd's directory for it, else in the user's. The
-/// name is made from the first address, so that daemons at different addresses don't meet.
+/// The default path of the state file: in systemd's state directory, or else in the user's. The file
+/// name depends on the first address, so that daemons at different addresses use different files.
 #[must_use]
 pub fn default_path(addresses: &[Address]) -> Option<PathBuf> {
     path_from(std::env::var_os, addresses)
@@ -19,7 +19,7 @@ fn path_from(
     addresses: &[Address],
 ) -> Option<PathBuf> {
     let name = file_name(addresses.first()?);
-    // The XDG specification: a relative path is to be ignored.
+    // The XDG specification says to ignore relative paths.
     let absolute = |path: &OsStr| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
     let from_systemd = || {
         let directories = variable("STATE_DIRECTORY")?;
@@ -31,11 +31,11 @@ fn path_from(
     Some(from_systemd().or_else(from_xdg).or_else(from_home)?.join(name))
 }
 
-/// A name that tells a reader which address it is for, and by its hash no two addresses share.
+/// A file name with a readable part of the address and a hash, which differs between addresses.
 fn file_name(address: &Address) -> OsString {
     const MAX_READABLE: usize = 64;
     let (kind, text) = match address {
-        // The same relative path is another socket in another directory.
+        // A relative path is a different socket in each working directory.
         Address::Ipc(path) => {
             ("ipc", std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string())
         }
@@ -55,7 +55,7 @@ fn file_name(address: &Address) -> OsString {
             readable.push('-');
         }
     }
-    // All ASCII by now. The end of a path says more than its start.
+    // The text is ASCII now. The end of a path is more useful than its start.
     let tail = &readable[readable.len().saturating_sub(MAX_READABLE)..];
     let tail = tail.trim_matches('-');
     let dash = if tail.is_empty() { "" } else { "-" };

@@ -1,11 +1,11 @@
-//! What outlives the daemon: its topics and their history, in a SQLite file.
+//! The persistent state: topics and their history, in a SQLite file.
 //!
-//! A commit survives a killed process; after a power cut the file holds an earlier commit, whole.
-//! Numbers that are unsigned elsewhere are stored by their bits, since SQLite's are signed.
+//! A commit survives the end of the process. After a power failure the file contains the last commit
+//! or an earlier one, complete. SQLite's integers are signed: the store casts unsigned ones.
 //!
-//! Nothing is taken from a file that is not exactly what was written: SQLite checks its pages, and
-//! each row carries a checksum, since SQLite has none for what is on them. Who edits the file by
-//! hand damages it.
+//! The store loads only a file that is exactly as the daemon wrote it: SQLite checks the structure
+//! of its pages, and each row has a checksum for its values. A file that was edited by hand is
+//! damaged.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,40 +27,40 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-/// How many events the history keeps.
+/// The number of events in the history.
 pub(crate) const MAX_HISTORY_EVENTS: u64 = 65_536;
 
 const DELETE_OLD_EVENTS: &str = "DELETE FROM events WHERE revision BETWEEN ?1 AND ?2";
 
-/// Keeps topics and their history, in a file or nowhere.
+/// Saves topics and their history.
 ///
-/// After an error memory and file are as they were before the call, and later calls work as soon
-/// as the file does.
+/// After an error the file has the content from before the call. Later calls work as soon as the
+/// file works again.
 #[derive(Debug)]
 pub(crate) struct Store(Backend);
 
 #[derive(Debug)]
 enum Backend {
-    /// Nothing is kept.
+    /// Saves nothing.
     None,
     File(Box<OpenStateFile>),
-    /// The file was given up: nothing can be kept until another one is opened.
+    /// The file was deleted or replaced: every save fails.
     Lost(PathBuf),
 }
 
 #[derive(Debug)]
 struct OpenStateFile {
-    // Above the file: SQLite ends before its lock does.
+    // Before `file`, so that SQLite closes before the lock ends.
     connection: SqliteConnection,
     file: StateFile,
     meta: Meta,
 }
 
 impl Store {
-    /// Opens the file, which is made if it is not there, and reads it.
+    /// Opens the file and reads its content. Creates the file if it is missing.
     ///
-    /// `None` means that it holds nothing yet: it is new, or the one that was there is damaged and
-    /// now has another name. [`reset`](Self::reset) comes before anything else is saved.
+    /// `None`: the file is empty, because it is new, or because the old one was damaged and now has
+    /// another name. Then the caller must call [`reset`](Self::reset) before it saves anything.
     pub(crate) fn open(path: &Path) -> Result<(Self, Option<LoadedState>), StoreError> {
         let path = resolve(path)?;
         let mut was_set_aside = false;
@@ -69,7 +69,7 @@ impl Store {
             match file.content()? {
                 FileContent::Empty => file.replace(create)?,
                 FileContent::Foreign => {
-                    return Err(StoreError::Foreign { path, what: "is not one of this daemon" });
+                    return Err(StoreError::Foreign { path, what: "is not a file of this daemon" });
                 }
                 FileContent::StateFile => match load(&path) {
                     Ok((connection, loaded)) => {
@@ -77,8 +77,8 @@ impl Store {
                         return Ok((Self(Backend::File(Box::new(open))), loaded));
                     }
                     Err(LoadError::Damaged(what)) if was_set_aside => {
-                        let refused = failed("make a sound state file at", &path);
-                        return Err(refused(io::Error::other(what)));
+                        let error = failed("create an undamaged state file at", &path);
+                        return Err(error(io::Error::other(what)));
                     }
                     Err(LoadError::Damaged(what)) => {
                         let aside = file.set_aside()?;
@@ -87,15 +87,16 @@ impl Store {
                             path = %path.display(),
                             aside = %aside.display(),
                             what,
-                            "the state file is damaged: it was set aside, and the daemon starts \
-                             without topics"
+                            "the state file is damaged: the daemon renamed it and starts without \
+                             topics"
                         );
                     }
                     Err(LoadError::Newer(version)) => {
                         return Err(StoreError::Newer { path, version, known: VERSION });
                     }
                     Err(LoadError::NoWriteAheadLog) => {
-                        let what = "is where SQLite cannot keep a write-ahead log";
+                        let what =
+                            "is on a file system without the shared memory that SQLite needs";
                         return Err(StoreError::Foreign { path, what });
                     }
                     Err(LoadError::Sqlite(error)) => {
@@ -106,20 +107,20 @@ impl Store {
         }
     }
 
-    /// A store that keeps nothing and never fails.
+    /// A store that saves nothing and never fails.
     pub(crate) fn none() -> Self {
         Self(Backend::None)
     }
 
-    /// Lets go of a file that is lost, so that it can be opened anew: until then nothing can be
-    /// saved.
+    /// Closes a file that was deleted or replaced, so that the daemon can create a new one at the
+    /// path. Every save fails until then.
     pub(crate) fn mark_lost(&mut self) {
         if let Backend::File(open) = &self.0 {
             self.0 = Backend::Lost(open.file.path().to_owned());
         }
     }
 
-    /// The file to keep something in, unless nothing is to be kept.
+    /// The file to save to; `None` if the store saves nothing.
     fn file(&mut self) -> Result<Option<&mut OpenStateFile>, StoreError> {
         match &mut self.0 {
             Backend::None => Ok(None),
@@ -128,8 +129,7 @@ impl Store {
         }
     }
 
-    /// Starts another epoch: all that was kept makes way for the snapshot's topics, and the history
-    /// is empty.
+    /// Starts a new epoch: replaces all topics by those of the snapshot, and deletes the history.
     pub(crate) fn reset(&mut self, snapshot: &Snapshot, host: &Host) -> Result<(), StoreError> {
         let Some(open) = self.file()? else { return Ok(()) };
         let Snapshot { epoch, revision, ref records, .. } = *snapshot;
@@ -140,7 +140,7 @@ impl Store {
         })
     }
 
-    /// Saves changes, all or none of them. The revision becomes the last event's.
+    /// Saves all changes, or none after an error. The revision becomes that of the last event.
     pub(crate) fn save(&mut self, writes: &[Write]) -> Result<(), StoreError> {
         if writes.is_empty() {
             return Ok(());
@@ -149,13 +149,13 @@ impl Store {
         open.save(open.meta.clone(), writes)
     }
 
-    /// Saves, together, which host the daemon is on now and what that changes for its topics.
+    /// Saves the daemon's host together with changes, in one transaction.
     pub(crate) fn save_host(&mut self, host: &Host, writes: &[Write]) -> Result<(), StoreError> {
         let Some(open) = self.file()? else { return Ok(()) };
         open.save(Meta { host: host.clone(), ..open.meta }, writes)
     }
 
-    /// Whether the file was deleted or replaced under us. From then on nothing can be saved.
+    /// Whether the file was deleted or replaced. From then on every save fails.
     pub(crate) fn is_lost(&self) -> bool {
         match &self.0 {
             Backend::None => false,
@@ -178,7 +178,7 @@ impl OpenStateFile {
         });
         let mut open = Self { connection, file, meta };
         open.file.track_sidecars()?;
-        // SQLite opens by name: what it has is what we have locked.
+        // SQLite opened the file by its name: make sure that it is the locked one.
         open.check_present()?;
         Ok(open)
     }
@@ -202,7 +202,7 @@ impl OpenStateFile {
             else {
                 return Ok(());
             };
-            // What is behind `first` went when that was the newest.
+            // Older events were deleted by earlier saves.
             let range = [first.saturating_sub(MAX_HISTORY_EVENTS), last].map(u64::cast_signed);
             connection.prepare_cached(DELETE_OLD_EVENTS)?.execute(range)?;
             Ok(())
@@ -214,7 +214,7 @@ impl OpenStateFile {
         meta: Meta,
         fill: impl FnOnce(&SqliteConnection) -> rusqlite::Result<()>,
     ) -> Result<(), StoreError> {
-        // SQLite would go on with the deleted file, and what it keeps there is lost at the end.
+        // SQLite would save to the deleted file, and the changes would be lost at the end.
         self.check_present()?;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let committed = transaction.and_then(|transaction| {
@@ -222,8 +222,8 @@ impl OpenStateFile {
             put_meta(&transaction, &meta)?;
             transaction.commit()
         });
-        let refused = failed("save to the state file", self.file.path());
-        committed.map_err(|error| refused(io::Error::other(error)))?;
+        let to_error = failed("save to the state file", self.file.path());
+        committed.map_err(|error| to_error(io::Error::other(error)))?;
         self.meta = meta;
         Ok(())
     }
@@ -231,7 +231,8 @@ impl OpenStateFile {
 
 impl Drop for OpenStateFile {
     fn drop(&mut self) {
-        // At its end SQLite removes the log by name, and there it may be another daemon's by now.
+        // SQLite removes the log by its name when it closes, and the name may now belong to
+        // another daemon's log.
         if self.file.is_lost() {
             let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }

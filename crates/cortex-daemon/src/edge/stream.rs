@@ -1,4 +1,4 @@
-//! A connected socket of either kind.
+//! A connected socket, Unix or TCP.
 
 use std::io::{self, IoSlice, Read, Write};
 

@@ -1,4 +1,4 @@
-//! The SQLite file: its tables, and how it is made, opened and read.
+//! The SQLite file: its tables; creating, opening and reading it.
 
 use std::io;
 use std::path::Path;
@@ -14,10 +14,11 @@ use crate::edge::processes::Host;
 use crate::edge::state_file::{APPLICATION_ID, StoreError, failed};
 use crate::registry::Snapshot;
 
-/// The version of what follows. A file of this version loads for ever: `tests/state/v1.db`.
+/// The version of these tables. Every later daemon must load a file of this version:
+/// `tests/state/v1.db`.
 pub(super) const VERSION: i32 = 1;
 
-/// The tables, and nothing else: a file with other ones is damaged.
+/// The tables. A file with any others is damaged.
 const TABLES: [&str; 3] = [
     "CREATE TABLE meta (
         id INTEGER PRIMARY KEY,
@@ -27,7 +28,7 @@ const TABLES: [&str; 3] = [
         pid_namespace INTEGER,
         checksum INTEGER NOT NULL
     ) STRICT",
-    // One tree, found by name: an index of its own could disagree with its table.
+    // Without a rowid, so that the table needs no index, which could contradict it.
     "CREATE TABLE topics (
         name TEXT PRIMARY KEY,
         place INTEGER NOT NULL,
@@ -53,15 +54,15 @@ const TABLES: [&str; 3] = [
     ) STRICT",
 ];
 
-/// The bytes of a write-ahead log that are kept for the next changes rather than cut: 16 MiB.
+/// SQLite truncates its write-ahead log to this size, in bytes, after a checkpoint.
 const MAX_IDLE_LOG: i64 = 16 << 20;
 
-/// What a file held when it was opened.
+/// The content of a state file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LoadedState {
     /// The topics and their history.
     pub(crate) snapshot: Snapshot,
-    /// The host that they were written on.
+    /// The host on which they were saved.
     pub(crate) host: Host,
 }
 
@@ -70,12 +71,12 @@ fn connect(path: &Path) -> rusqlite::Result<SqliteConnection> {
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = SqliteConnection::open_with_flags(path, flags)?;
-    // A daemon that waits for a file answers nobody.
+    // A daemon that waits for a lock of the file would answer no client.
     connection.busy_timeout(Duration::ZERO)?;
     Ok(connection)
 }
 
-/// Fills a new, empty file.
+/// Creates the tables in an empty file.
 pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     let filled = connect(path).and_then(|connection| {
         connection.execute_batch(&format!(
@@ -88,20 +89,20 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     filled.map_err(|error| failed("create the state file", path)(io::Error::other(error)))
 }
 
-/// Opens a file of ours and reads all of it. Until that has worked, the file stays as it is.
+/// Opens a state file and reads all of it. Changes the file only after it has read everything.
 pub(super) fn load(path: &Path) -> Result<(SqliteConnection, Option<LoadedState>), LoadError> {
     let connection = connect(path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.pragma_update(None, "cell_size_check", true)?;
-    // A later version adds its migration here.
+    // A newer version of the daemon adds its migration here.
     match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
         VERSION => {}
         newer if newer > VERSION => return Err(LoadError::Newer(newer)),
-        version => return damaged(format!("there is no version {version}")),
+        version => return damaged(format!("no version {version} exists")),
     }
-    // We may write, so that it is the header that forbids it.
+    // The daemon may write to the file, so the file's header forbids it.
     if connection.is_readonly(MAIN_DB)? {
-        return damaged("it cannot be written");
+        return damaged("it is marked as read-only");
     }
     check(&connection)?;
     let loaded = read(&connection)?;
@@ -127,7 +128,7 @@ fn check(connection: &SqliteConnection) -> Result<(), LoadError> {
     let tables: Vec<Option<String>> =
         statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     if !tables.iter().map(Option::as_deref).eq(TABLES.map(Some)) {
-        return damaged("its tables are not ours");
+        return damaged("its tables are not those of a state file");
     }
     Ok(())
 }
@@ -136,7 +137,7 @@ pub(super) fn read(connection: &SqliteConnection) -> Result<Option<LoadedState>,
     let mut last_name: Option<TopicName> = None;
     let mut records = Vec::new();
     read_topics(connection, |record| {
-        // Out of order, a row is not found by its name.
+        // SQLite cannot find a row by its name when the order is wrong.
         if last_name.replace(record.name.clone()).is_some_and(|last| last >= record.name) {
             return damaged("the topics are out of order");
         }
@@ -154,6 +155,6 @@ pub(super) fn read(connection: &SqliteConnection) -> Result<Option<LoadedState>,
         Some(Meta { epoch, revision, host }) if last_event.is_none_or(|last| last == revision) => {
             Ok(Some(LoadedState { snapshot: Snapshot { epoch, revision, records, history }, host }))
         }
-        _ => damaged("its parts do not belong together"),
+        _ => damaged("its parts contradict each other"),
     }
 }

@@ -2,25 +2,25 @@
 
 use rusqlite::ErrorCode;
 
-/// Why a state file's content cannot be had.
+/// Why the content of a state file cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
     #[error("it is damaged: {0}")]
     Damaged(String),
-    #[error("it is of version {0}")]
+    #[error("it has version {0}")]
     Newer(i32),
-    /// The file system has no memory that processes can share.
-    #[error("it cannot have a write-ahead log")]
+    /// The file system does not support shared memory, which the log needs.
+    #[error("SQLite cannot use a write-ahead log for it")]
     NoWriteAheadLog,
     #[error(transparent)]
     Sqlite(rusqlite::Error),
 }
 
 impl From<rusqlite::Error> for LoadError {
-    /// The file is one of ours, so that what SQLite cannot make sense of is damage. What is not
-    /// the file's fault, or may pass, is none.
+    /// The file is a state file, so an error in its content means damage. Errors of the system, and
+    /// those that may pass, do not.
     fn from(error: rusqlite::Error) -> Self {
-        let elsewhere = error.sqlite_error_code().is_some_and(|code| {
+        let is_system_error = error.sqlite_error_code().is_some_and(|code| {
             matches!(
                 code,
                 ErrorCode::PermissionDenied
@@ -36,7 +36,7 @@ impl From<rusqlite::Error> for LoadError {
                     | ErrorCode::NoLargeFileSupport
             )
         });
-        if elsewhere { Self::Sqlite(error) } else { Self::Damaged(error.to_string()) }
+        if is_system_error { Self::Sqlite(error) } else { Self::Damaged(error.to_string()) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a topic, an event and what else is kept lie in the rows of the tables, each with a checksum.
+//! The rows of the tables: topics, events and metadata, each with a checksum.
 
 use cortex_proto::{TopicInfo, TopicName};
 use rusqlite::types::{FromSql, ToSqlOutput, ValueRef};
@@ -41,7 +41,7 @@ pub(super) fn read_topics(
     for_each_row(connection, READ_TOPICS, |row| take(parse_topic(row)?))
 }
 
-/// Reads the events, in no order that means anything.
+/// Reads the events, in any order.
 pub(super) fn read_events(
     connection: &SqliteConnection,
     mut take: impl FnMut(TopicName, Event),
@@ -57,12 +57,12 @@ pub(super) fn read_meta(connection: &SqliteConnection) -> Result<Option<Meta>, L
     let mut meta = None;
     for_each_row(connection, READ_META, |row| match meta.replace(parse_meta(row)?) {
         None => Ok(()),
-        Some(_) => damaged("it has two heads"),
+        Some(_) => damaged("it has two rows of metadata"),
     })?;
     Ok(meta)
 }
 
-/// Hands on the rows whose checksum, their last column, is right.
+/// Calls `take` for each row after checking its checksum, which is in the last column.
 fn for_each_row(
     connection: &SqliteConnection,
     query: &str,
@@ -102,13 +102,13 @@ fn parse_topic(row: &Row<'_>) -> Result<Record, LoadError> {
         ("process", None, None) => Hold::Process,
         ("session", Some(id), Some(lease_ms)) => Hold::Session { id, lease_ms },
         ("static", None, None) => Hold::Static,
-        (hold, ..) => return damaged(format!("a topic cannot be held by {hold}")),
+        (hold, ..) => return damaged(format!("no topic has the hold {hold}")),
     };
     let start_time = optional(row, "start_time")?.map(i64::cast_unsigned);
     let process = match (optional(row, "pid")?, start_time) {
         (None, None) => None,
         (Some(pid), Some(start_time)) => Some(Process { pid, start_time }),
-        _ => return damaged("a topic has half of a process"),
+        _ => return damaged("a topic has only a pid or only a start time"),
     };
     Ok(Record {
         order: unsigned(row, "place")?,
@@ -134,9 +134,9 @@ fn parse_event(row: &Row<'_>) -> Result<(TopicName, Event), LoadError> {
     ];
     let name = topic_name(row, "topic_name")?;
     let (word, reason) = (text(row, "kind")?, optional::<String>(row, "reason")?);
-    let meant = |kind: &EventKind| kind.word() == word && kind.reason() == reason.as_deref();
-    let Some(kind) = KINDS.into_iter().find(meant) else {
-        return damaged(format!("there is no event {word} with the reason {reason:?}"));
+    let is_match = |kind: &EventKind| kind.word() == word && kind.reason() == reason.as_deref();
+    let Some(kind) = KINDS.into_iter().find(is_match) else {
+        return damaged(format!("no event {word} has the reason {reason:?}"));
     };
     let packed = info(row, &name)?.into();
     Ok((name, Event { revision: unsigned(row, "revision")?, kind, packed }))
@@ -146,7 +146,7 @@ fn topic_name(row: &Row<'_>, column: &str) -> Result<TopicName, LoadError> {
     TopicName::new(text(row, column)?).or_else(|error| damaged(error.to_string()))
 }
 
-/// A packed topic info, which is one and that of the topic called `name`.
+/// A packed topic info, after checking that it is valid and has this name.
 fn info<'row>(row: &'row Row<'_>, name: &TopicName) -> Result<&'row [u8], LoadError> {
     let packed = row.get_ref("info")?.as_blob().or_else(|error| damaged(error.to_string()))?;
     match TopicInfo::from_bytes(packed) {
@@ -244,7 +244,7 @@ fn optional_value<'v, T>(value: Option<T>, some: impl FnOnce(T) -> ValueRef<'v>)
     value.map_or(ValueRef::Null, some)
 }
 
-/// The sum over a row's values: of each its kind, its length and its bytes.
+/// The hash of a row's values: for each value its kind, its length and its bytes.
 #[derive(Default)]
 struct Checksum(Fnv1a);
 

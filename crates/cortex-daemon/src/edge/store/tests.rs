@@ -798,7 +798,9 @@ fn a_file_of_something_else_or_of_a_later_version_is_left_alone() {
     fs::write(&short, b"SQLite format 3\0").unwrap();
     for path in [&text, &database, &short] {
         let before = fs::read(path).unwrap();
-        assert!(sentence(path).contains("is not one of this daemon: it is left alone"));
+        assert!(
+            sentence(path).contains("is not a file of this daemon: the daemon does not change it")
+        );
         assert_eq!(fs::read(path).unwrap(), before);
     }
 
@@ -807,7 +809,7 @@ fn a_file_of_something_else_or_of_a_later_version_is_left_alone() {
     shell(&path, "PRAGMA user_version = 2; DROP TABLE topics");
     let before = fs::read(&path).unwrap();
     let said = sentence(&path);
-    assert!(said.contains("is of version 2, and this daemon knows versions up to 1"), "{said}");
+    assert!(said.contains("has version 2, and this daemon can read versions up to 1"), "{said}");
     assert_eq!(fs::read(&path).unwrap(), before);
     assert_eq!(set_aside(&path), [] as [PathBuf; 0]);
 }
@@ -855,7 +857,7 @@ fn a_file_of_another_user_is_refused() {
     drop(store);
     std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
     let before = fs::read(&path).unwrap();
-    assert!(sentence(&path).contains("belongs to another user: it is left alone"));
+    assert!(sentence(&path).contains("belongs to another user: the daemon does not change it"));
     assert_eq!(fs::read(&path).unwrap(), before);
     std::os::unix::fs::chown(&path, Some(0), None).unwrap();
 
@@ -898,7 +900,7 @@ fn a_directory_may_be_a_link() {
     let (store, loaded) = Store::open(&link.join("state.db")).unwrap();
     assert_eq!(loaded.unwrap().snapshot.epoch, 7);
     // And is the same one.
-    assert!(sentence(&path).contains("another daemon keeps its state in"));
+    assert!(sentence(&path).contains("another daemon uses the state file"));
     drop(store);
     Store::open(&path).unwrap();
 }
