@@ -1,4 +1,5 @@
-//! The same conversation however its bytes are cut; the first byte of the input says how.
+//! The engine reads the same messages from pieces of any size; the first byte of the input is the
+//! size.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! The transport without a socket: the same conversation however its bytes are cut, and nothing
-//! that a peer sends makes it panic or keep more than it was sent.
+//! The transport without a socket: the engine reads the same messages from pieces of any size, and
+//! no bytes make it panic or use more memory than they need.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -85,7 +85,7 @@ fn received_from(bytes: &[u8]) -> Result<Vec<Incoming>, Violation> {
     received(&mut engine)
 }
 
-/// What comes back for a body on the envelope of the first request in `bytes`.
+/// The bytes that the engine sends when each request in `bytes` is answered with `body`.
 fn answered(bytes: &[u8], body: &[u8]) -> Vec<u8> {
     let mut engine = open();
     engine.receive(bytes);
@@ -102,7 +102,7 @@ fn request(body: Body) -> Incoming {
 }
 
 #[test]
-fn our_greeting_goes_out_before_the_peer_has_said_anything() {
+fn the_daemon_sends_its_greeting_first() {
     let mut engine = Engine::new();
     let greeting = sent(&mut engine);
     assert_eq!(greeting.len(), 64);
@@ -118,7 +118,7 @@ fn our_greeting_goes_out_before_the_peer_has_said_anything() {
 }
 
 #[test]
-fn a_wrong_socket_type_is_told_why() {
+fn a_wrong_socket_type_gets_an_error_with_the_reason() {
     let mut engine = Engine::new();
     engine.receive(&[greeting(), ready("SUB")].concat());
     assert_eq!(received(&mut engine), Err(Violation::SocketType("SUB".into())));
@@ -155,7 +155,7 @@ fn a_request_is_answered_with_its_envelope() {
     let far = vec![b'i'; 300];
     let proxied = message(&[&far, b"hop", b"", b"ask"]);
     assert_eq!(answered(&proxied, b"reply"), message(&[&far, b"hop", b"", b"reply"]));
-    // Long lengths where short ones would do come back short.
+    // The reply has short lengths where the request has long ones.
     let long = [frame(MORE, b"id", true), frame(MORE, b"", true), frame(0, b"ask", true)].concat();
     assert_eq!(answered(&long, b""), message(&[b"id", b"", b""]));
 }
@@ -204,7 +204,7 @@ fn several_parts_are_one_request() {
 }
 
 #[test]
-fn what_has_no_delimiter_or_no_body_is_dropped() {
+fn messages_without_a_delimiter_or_a_body_are_dropped() {
     let cases: [&[&[u8]]; 4] = [&[b"body"], &[b"a", b"b", b"c"], &[b""], &[b"id", b""]];
     for frames in cases {
         let bytes = [message(frames), message(&[b"", b"next"])].concat();
@@ -231,18 +231,18 @@ fn heartbeats_come_back_with_their_context() {
         let expected = frame(COMMAND, &[b"\x04PONG", context].concat(), false);
         assert_eq!(answered(&ping, b""), expected);
     }
-    // Between the frames of a message, too.
+    // Also between the frames of a message.
     let ping = frame(COMMAND, b"\x04PING\0\0", false);
     let split = [frame(MORE, b"", false), ping, frame(0, b"ask", false)].concat();
     assert_eq!(received_from(&split), Ok(vec![request(Body::Whole(b"ask".to_vec()))]));
-    // What asks for nothing gets nothing.
+    // Other commands get no answer.
     for command in [&b"\x04PONG"[..], b"\x09SUBSCRIBE", b"\x03XYZabc"] {
         assert_eq!(answered(&frame(COMMAND, command, false), b""), b"");
     }
 }
 
 #[test]
-fn a_peer_that_does_not_read_is_not_listened_to() {
+fn no_requests_are_read_from_a_peer_that_does_not_read() {
     let mut engine = open();
     let body: Arc<[u8]> = vec![b'x'; 150_000].into();
     engine.receive(&message(&[b"", b"ask"]).repeat(100));
@@ -251,7 +251,7 @@ fn a_peer_that_does_not_read_is_not_listened_to() {
         engine.reply(&request.envelope, &body);
         answered += 1;
     }
-    assert_eq!(answered, MAX_UNSENT.div_ceil(150_000), "one reply may go over the limit");
+    assert_eq!(answered, MAX_UNSENT.div_ceil(150_000), "one reply may exceed the limit");
     assert!(!engine.wants_read());
     assert!(engine.output().len() < MAX_UNSENT + 151_000);
 
@@ -261,9 +261,9 @@ fn a_peer_that_does_not_read_is_not_listened_to() {
         answered += 1;
         bytes += sent(&mut engine).len();
     }
-    assert_eq!((answered, bytes), (100, 100 * (150_000 + 11)), "and then nothing is lost");
+    assert_eq!((answered, bytes), (100, 100 * (150_000 + 11)), "no request is lost");
 
-    // Heartbeats are answers as well.
+    // Answers to heartbeats count as well.
     let mut engine = open();
     engine.receive(&frame(COMMAND, b"\x04PING\0\0sixteen bytes ok", false).repeat(100_000));
     assert_eq!(received(&mut engine), Ok(vec![]));

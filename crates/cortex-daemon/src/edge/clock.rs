@@ -1,24 +1,25 @@
-//! The one place that reads clocks.
+//! The only place where the daemon reads clocks.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::registry::Timestamp;
 
-/// A wake-up this late, or a sleep of the machine this long, is a gap in which nobody was heard.
+/// The shortest gap: a wake-up this late, or a suspension of the machine this long. The daemon could
+/// not read renewals of leases in the meantime.
 const MIN_GAP: Duration = Duration::from_secs(1);
 
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Now, on both clocks.
+/// The current time of the monotonic and of the wall clock.
 pub(crate) fn timestamp() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unix_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
     Timestamp { instant: now(), unix_ms }
 }
 
-/// Notices when the machine or the daemon stood still.
+/// Detects that the machine was suspended or the daemon stopped.
 #[derive(Debug)]
 pub(crate) struct SuspendDetector {
     /// How long the machine has been suspended since it booted.
@@ -31,7 +32,7 @@ impl SuspendDetector {
         Self { suspended: suspended(), last_wake_up: now() }
     }
 
-    /// Whether there was a gap before this wake-up, which was meant for `planned` at the latest.
+    /// Whether a gap precedes this wake-up, which was planned for `planned` at the latest.
     pub(crate) fn detects_gap(&mut self, planned: Instant, now: Instant) -> bool {
         let before = std::mem::replace(&mut self.suspended, suspended());
         let was_suspended = self.suspended.saturating_sub(before) >= MIN_GAP;
@@ -40,7 +41,7 @@ impl SuspendDetector {
     }
 }
 
-/// BOOTTIME counts on while the machine sleeps, MONOTONIC does not.
+/// How long the machine has been suspended: BOOTTIME includes suspensions, MONOTONIC does not.
 #[cfg(target_os = "linux")]
 fn suspended() -> Duration {
     use rustix::time::{ClockId, clock_gettime};

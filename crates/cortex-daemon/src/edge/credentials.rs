@@ -1,16 +1,16 @@
-//! Who a peer is.
+//! The user and the process of a peer.
 
 use std::os::fd::AsFd;
 
-/// What the kernel noted of a Unix socket's peer when it connected. Over TCP it notes nothing.
+/// The kernel's record of the process that connected a Unix socket. TCP has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Credentials {
-    /// `None` when unknown: an unknown user is nobody's equal.
+    /// `None` when unknown. Two unknown users count as different.
     pub(crate) uid: Option<u32>,
     pub(crate) pid: Option<u32>,
 }
 
-/// What a user looks like who has no number in our user namespace.
+/// The uid of all users that have none in the daemon's user namespace.
 #[cfg(target_os = "linux")]
 const OVERFLOW_UID: u32 = 65_534;
 
@@ -24,7 +24,7 @@ impl Credentials {
         };
         Self {
             uid: Some(credentials.uid()).filter(|uid| *uid != OVERFLOW_UID),
-            // 0 is a process of another pid namespace.
+            // The kernel reports 0 for a process of another pid namespace.
             pid: u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0),
         }
     }
@@ -34,13 +34,13 @@ impl Credentials {
         Self::default()
     }
 
-    /// Whether it is the daemon's own user, or root.
+    /// Whether the peer's user is the daemon's own user or root.
     pub(super) fn is_trusted(self) -> bool {
         self.uid.is_some_and(|uid| uid == 0 || uid == own_uid())
     }
 }
 
-/// The daemon's own user.
+/// The uid of the daemon's user.
 pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }

@@ -1,36 +1,36 @@
-//! The process's descriptors: how many there may be, and one kept in reserve.
+//! The process's file descriptors: their limit, their budget and a reserve.
 
 use std::fs::File;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that the daemon needs for itself: standard streams, the poll, listeners, locks,
-/// the stop pipe and the reserve, and some for what a library opens for a moment.
+/// The daemon's own descriptors: standard streams, the poll, listeners, locks, the stop pipe, the
+/// reserve, and some for files that a library opens for a moment.
 const DAEMON_DESCRIPTORS: usize = 32;
 
-/// Raises the soft limit of open descriptors to the hard one, as far as the system lets it.
+/// Raises the soft limit of open descriptors to the hard limit. Logs a warning if the system refuses.
 pub fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "the limit of open descriptors stays as it is");
+            tracing::warn!(%error, "cannot raise the limit of open descriptors");
         }
     }
 }
 
-/// How the descriptors that there may be are shared out.
+/// How many descriptors each use gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DescriptorBudget {
     pub(crate) connections: usize,
-    /// Processes that are watched; a process usually has a connection as well.
+    /// For pidfds of watched processes. A process usually has a connection as well.
     pub(crate) processes: usize,
-    /// Endpoints that are looked at at once.
+    /// For probes that run at the same time.
     pub(crate) probes: usize,
 }
 
 impl DescriptorBudget {
-    /// `max_connections` bounds the connections further.
+    /// The budget under the process's limit. `max_connections` may lower the number of connections.
     pub(crate) fn new(max_connections: Option<usize>) -> Self {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -50,8 +50,8 @@ impl DescriptorBudget {
     }
 }
 
-/// A descriptor to give up when none is left, so that a connection can be taken and closed rather
-/// than wait at the door for ever.
+/// A descriptor that the daemon frees when no other is left. With it the daemon accepts and closes
+/// a connection, which would otherwise wait for ever.
 #[derive(Debug)]
 pub(super) struct ReserveDescriptor(Option<File>);
 
@@ -60,7 +60,7 @@ impl ReserveDescriptor {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Takes a descriptor again, if there was none to take the last time. False: there is none.
+    /// Opens the descriptor again if it is missing. False: the process has no free descriptor.
     pub(super) fn refill(&mut self) -> bool {
         if self.0.is_none() {
             *self = Self::new();
@@ -68,8 +68,7 @@ impl ReserveDescriptor {
         self.0.is_some()
     }
 
-    /// Runs `action` with one descriptor more than there would be. What it opens must be closed
-    /// when it is done.
+    /// Runs `action` while the reserve is closed. `action` must close every descriptor that it opens.
     pub(super) fn with_free_descriptor<T>(&mut self, action: impl FnOnce() -> T) -> T {
         self.0 = None;
         let result = action();

@@ -1,26 +1,26 @@
-//! Keeps what a peer can repeat without end from flooding the log.
+//! Limits the log lines that a peer can cause.
 
 use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lets some lines through every 10 s and counts the others.
+/// Allows some lines in 10 s and counts the others.
 #[derive(Debug)]
 pub(crate) struct LogLimit {
     burst: u32,
-    /// When the present 10 s began, and how many lines they have seen.
+    /// When the current 10 s began.
     began: Option<Instant>,
     allowed: u32,
     suppressed: u64,
 }
 
 impl LogLimit {
-    /// At most `burst` lines in 10 s.
+    /// Allows `burst` lines in 10 s.
     pub(crate) fn new(burst: u32) -> Self {
         Self { burst, began: None, allowed: 0, suppressed: 0 }
     }
 
-    /// Whether to log now; then, how many lines were held back since the last.
+    /// `Some` if the line may be logged, with the number of suppressed lines before it.
     pub(crate) fn allow(&mut self, now: Instant) -> Option<u64> {
         if self.began.is_none_or(|began| now >= began + INTERVAL) {
             self.began = Some(now);

@@ -1,15 +1,14 @@
-//! Looks at endpoints: does somebody listen there, and is it a ZeroMQ socket?
+//! Probes: connection attempts that find out whether a ZeroMQ socket listens at an endpoint.
 //!
-//! A probe connects, waits for the first byte and closes. It says nothing: a ZeroMQ socket sends
-//! its signature to whoever connects. A process that is stopped, or a forked child that keeps the
-//! socket but does not serve it, lets the kernel take connections and stays silent.
+//! A probe connects, waits for the first byte and closes. It sends nothing: a ZeroMQ socket sends
+//! its signature to every peer that connects. If a process is stopped, or if a forked child keeps
+//! the socket without serving it, the kernel accepts connections and the endpoint stays silent.
 //!
-//! Those that are silent must not hide the dead ones behind them. So there is one probe for an
-//! address, however many ask for it, and only some of the sockets may be waited on for long. When
-//! these are taken, an endpoint is only tried, and if that tells nothing, it is put into a queue
-//! for one of them. A Unix socket is tried by its connect alone, which tells at once and needs no
-//! free socket. The kernel's refusal over TCP comes later, if soon: there the try is a glance with
-//! one of the other sockets.
+//! Silent endpoints must not delay the detection of dead ones. So all requests for an address share
+//! one probe, and only some of the sockets are for full probes, which wait for long. When these are
+//! in use, an endpoint gets a quick probe first, and if it stays silent, it waits in a queue for a
+//! full probe. The quick probe of a Unix socket is only a connect, which succeeds or fails at once.
+//! Over TCP the kernel's refusal takes a moment, so a quick probe uses one of the other sockets.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -32,35 +31,35 @@ use crate::registry::ProbeResult;
 #[cfg(test)]
 mod tests;
 
-/// How long a patient probe may take, from its connect on.
+/// How long a full probe may take, from its connect on.
 const FULL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a glance takes: long for a refusal by this machine, short for a queue of them.
+/// How long a quick probe may take: enough for a refusal by this machine.
 const QUICK_TIMEOUT: Duration = Duration::from_millis(10);
-/// A round of the loop starts no more from each queue, so that a long queue of endpoints that
-/// answer at once keeps nobody waiting.
+/// The most probes that a round of the loop starts from each queue, so that a long queue does not
+/// delay the clients.
 const MAX_ROUND_STARTS: usize = 64;
 /// The first byte of a ZMTP greeting.
 const SIGNATURE: u8 = 0xff;
 
-/// The probes that run, those that wait for a socket, and what has been found.
+/// The running probes, the endpoints that wait for a socket, and the results.
 #[derive(Debug)]
 pub(crate) struct Probes {
     poll_registry: PollRegistry,
     tokens: Tokens,
     limit: usize,
-    /// Who asks for each address that is in a queue or has a running probe.
+    /// The requests for each address that is in a queue or has a running probe.
     requests: HashMap<Arc<str>, Vec<(TopicName, u64)>>,
     untried_unix: VecDeque<Target>,
     untried_tcp: VecDeque<Target>,
-    /// Those that a try has told nothing of.
+    /// The endpoints that stayed silent in a quick probe.
     tried: VecDeque<Target>,
     running: HashMap<Token, Probe>,
-    /// Those that the poll has told of.
+    /// The probes that have an event.
     ready: Vec<Token>,
     results: Vec<(TopicName, u64, ProbeResult)>,
 }
 
-/// What is to be looked at.
+/// An endpoint to probe.
 #[derive(Debug)]
 struct Target {
     address: Arc<str>,
@@ -82,35 +81,35 @@ struct Probe {
     stream: Stream,
 }
 
-/// How long a probe stays when nothing happens.
+/// How long a probe waits for the first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProbeKind {
     Quick,
     Full,
 }
 
-/// A connection that is closed without a word may have waited at a listener that was just closed
-/// itself. Another one tells.
+/// A listener that closes also closes the connections in its backlog. So a connection that ends
+/// without a byte needs a second attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectAttempt {
     First,
     Second,
 }
 
-/// What a look at a connection has shown.
+/// What a probe has observed at its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Observation {
-    /// Not within a glance.
+    /// Nothing within the time of a quick probe.
     Unanswered,
     Closed,
     Judged(ProbeResult),
 }
 
 impl Probes {
-    /// Has at most `limit` sockets at once, but one at least, and one more for a moment when it
-    /// tries a Unix socket. A quarter of the sockets, but one of two at least, is only for glances.
-    /// `tokens` has room for every descriptor's number that the process can have; what has a higher
-    /// one finds nothing.
+    /// Uses at most `limit` sockets at once, at least one, and one more for a moment when it connects
+    /// a Unix socket. A quarter of the sockets, at least one of two, is only for quick probes.
+    /// `tokens` needs a token for each possible descriptor number; the result of a probe with a
+    /// higher number is unknown.
     pub(crate) fn new(poll_registry: PollRegistry, tokens: Range<usize>, limit: usize) -> Self {
         Self {
             poll_registry,
@@ -126,8 +125,8 @@ impl Probes {
         }
     }
 
-    /// Wants an endpoint looked at. Each call leads to one finding, which is shared by all who ask
-    /// for the address meanwhile.
+    /// Requests a probe of an endpoint. Each call leads to one result; calls for the same address
+    /// share a probe.
     pub(crate) fn start(&mut self, name: TopicName, revision: u64, address: &str) {
         if let Some(requests) = self.requests.get_mut(address) {
             return requests.push((name, revision));
@@ -144,14 +143,14 @@ impl Probes {
         self.requests.insert(address, vec![(name, revision)]);
     }
 
-    /// Notes that the poll has told of a probe. A late event does no harm.
+    /// Notes that a probe has an event. A late event does no harm.
     pub(crate) fn mark(&mut self, token: Token) {
         if self.running.contains_key(&token) {
             self.ready.push(token);
         }
     }
 
-    /// Moves all probes on as far as they get without waiting, and appends what they have found.
+    /// Advances all probes as far as possible without waiting, and appends their results.
     pub(crate) fn take_results(
         &mut self,
         now: Instant,
@@ -167,7 +166,7 @@ impl Probes {
         out.append(&mut self.results);
     }
 
-    /// Whether [`take_results`](Self::take_results) has something to do without an event.
+    /// Whether [`take_results`](Self::take_results) has work without another event.
     pub(crate) fn has_results(&self) -> bool {
         let may_start = !self.untried_unix.is_empty()
             || (!self.untried_tcp.is_empty() && self.has_room(ProbeKind::Quick))
@@ -175,12 +174,12 @@ impl Probes {
         may_start || !self.results.is_empty() || !self.ready.is_empty()
     }
 
-    /// When [`take_results`](Self::take_results) has a probe to give up.
+    /// When [`take_results`](Self::take_results) must end a probe that has taken too long.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.running.values().map(|probe| probe.deadline).min()
     }
 
-    /// Whether an event is for [`mark`](Self::mark).
+    /// Whether the token is one of a probe.
     pub(crate) fn owns(&self, token: Token) -> bool {
         self.tokens.owns(token)
     }
@@ -220,7 +219,7 @@ impl Probes {
         }
     }
 
-    /// Whether one that has not been tried may be waited for: not before those that have been.
+    /// Whether an untried endpoint may get a full probe: not before the tried ones.
     fn may_start_full(&self) -> bool {
         self.tried.is_empty() && self.has_room(ProbeKind::Full)
     }
@@ -257,13 +256,13 @@ impl Probes {
         }
     }
 
-    /// Leaves a probe to the poll, which tells at once of what has come before.
+    /// Adds a probe to the poll, which also reports bytes that have arrived before.
     fn register(&mut self, mut probe: Probe) {
         let Some(token) = probe.stream.token(&self.tokens) else {
             return self.report(&probe.target, ProbeResult::Unknown);
         };
         if let Err(error) = probe.stream.register(&self.poll_registry, token, Interest::READABLE) {
-            tracing::debug!(%error, "a probe cannot be watched");
+            tracing::debug!(%error, "cannot watch a probe");
             return self.report(&probe.target, ProbeResult::Unknown);
         }
         self.running.insert(token, probe);
@@ -276,7 +275,7 @@ impl Probes {
         }
     }
 
-    /// Gives up those that are late; not before a last look, as the loop may have been late too.
+    /// Ends the probes whose time is over. Reads once more before, because the loop may be late too.
     fn expire(&mut self, now: Instant) {
         let late = |(&token, probe): (&Token, &Probe)| (probe.deadline <= now).then_some(token);
         let late: Vec<_> = self.running.iter().filter_map(late).collect();
@@ -290,7 +289,7 @@ impl Probes {
     fn finish(&mut self, token: Token, observation: Observation) {
         let Some(mut probe) = self.running.remove(&token) else { return };
         if let Err(error) = probe.stream.deregister(&self.poll_registry) {
-            tracing::debug!(%error, "a probe was closed without being unwatched");
+            tracing::debug!(%error, "cannot remove a probe from the poll");
         }
         self.conclude(probe, observation);
     }
@@ -304,7 +303,7 @@ impl Probes {
             (Observation::Closed, ConnectAttempt::First) => {
                 self.connect(target, kind, deadline, ConnectAttempt::Second);
             }
-            // Somebody listens, and does not want us.
+            // A program listens, and closes the connections of the probe.
             (Observation::Closed, ConnectAttempt::Second) => {
                 self.report(&target, ProbeResult::Silent);
             }
@@ -328,9 +327,8 @@ impl ProbeKind {
 }
 
 impl Endpoint {
-    /// An address at which it can be told who listens, without asking a resolver. `None` for all
-    /// others: names, wildcards, files relative to a directory that is not ours, and transports
-    /// that nobody else can connect to.
+    /// Parses an address that the daemon can probe without a resolver. `None` for all others: host
+    /// names, wildcards, relative paths, whose directory is unknown, and other transports.
     fn parse(address: &str) -> Option<Self> {
         if let Some(path) = address.strip_prefix("ipc://") {
             parse_unix(path).map(Self::Unix)
@@ -343,7 +341,7 @@ impl Endpoint {
         match self {
             Self::Unix(address) => match UnixStream::connect_addr(address) {
                 Ok(stream) => Ok(Stream::Unix(stream)),
-                // There is a listener, and its backlog is full.
+                // A program listens, and its backlog is full.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ProbeResult::Silent),
                 Err(error) => Err(result_of(&error)),
             },
@@ -355,7 +353,7 @@ impl Endpoint {
 }
 
 fn parse_unix(path: &str) -> Option<UnixAddr> {
-    // The kernel allows abstract names one byte more, and libzmq does not.
+    // The kernel allows one byte more for abstract names; libzmq does not.
     if path.len() > MAX_SOCKET_PATH || path.contains('\0') {
         return None;
     }
@@ -385,7 +383,7 @@ fn parse_tcp(text: &str) -> Option<SocketAddr> {
     (!is_wildcard).then_some(address)
 }
 
-/// What an error says of an endpoint. Most say something of the way there, or of us.
+/// What an error means for an endpoint. Most errors come from the network or from the daemon itself.
 fn result_of(error: &io::Error) -> ProbeResult {
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED | Errno::NOENT) => ProbeResult::Dead,
@@ -394,7 +392,7 @@ fn result_of(error: &io::Error) -> ProbeResult {
 }
 
 impl Probe {
-    /// `None` when nothing has happened yet.
+    /// `None`: nothing has arrived yet.
     fn poll(&mut self) -> Option<Observation> {
         let mut byte = [0];
         let error = match self.stream.read(&mut byte) {
@@ -407,7 +405,7 @@ impl Probe {
             Some(Errno::AGAIN) if self.stream.is_connected_to_itself() => {
                 Some(Observation::Judged(ProbeResult::Dead))
             }
-            // Not connected: some systems say so of a connect that is on its way.
+            // Some systems return NOTCONN while the connect is still in progress.
             Some(Errno::AGAIN | Errno::NOTCONN | Errno::INTR) => None,
             Some(Errno::CONNRESET) => Some(Observation::Closed),
             _ => Some(Observation::Judged(result_of(&error))),
@@ -435,14 +433,14 @@ impl Stream {
 
     fn is_connected(&self) -> bool {
         match self {
-            // Either at once or not at all.
+            // A Unix socket connects at once or fails.
             Self::Unix(_) => true,
             Self::Tcp(stream) => stream.peer_addr().is_ok(),
         }
     }
 
-    /// Where nobody listens on a local port that the system hands out to clients, it may hand out
-    /// this very port: TCP then connects the socket to itself.
+    /// The system may choose the probed port as the local port of the probe's own socket. If no
+    /// program listens on it, TCP connects the socket to itself.
     fn is_connected_to_itself(&self) -> bool {
         match self {
             Self::Unix(_) => false,

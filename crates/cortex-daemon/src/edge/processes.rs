@@ -1,8 +1,8 @@
-//! The processes that own topics, each held by a pidfd that tells when it ends.
+//! The processes that own topics. The poll watches a pidfd of each.
 //!
-//! A pidfd becomes readable when the last thread of its process has ended. By then the kernel has
-//! closed the process's descriptors: an endpoint that still answers is held by somebody else. It
-//! needs no parent to reap the process, so that a zombie counts as gone.
+//! A pidfd becomes readable when the last thread of its process has exited. Before that the kernel
+//! has closed the process's descriptors: if its endpoint still answers, another process has the
+//! socket. A zombie, which its parent has not reaped, counts as exited.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -22,7 +22,7 @@ mod tests;
 /// A start time that no process has.
 const NO_START_TIME: u64 = u64::MAX;
 
-/// The processes that are watched, one pidfd for all topics of a process.
+/// The watched processes. All topics of a process share one pidfd.
 #[derive(Debug)]
 pub(crate) struct Processes {
     poll_registry: PollRegistry,
@@ -32,33 +32,33 @@ pub(crate) struct Processes {
     by_token: HashMap<Token, Process>,
 }
 
-/// What is known of a process.
+/// The result of [`Processes::watch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchOutcome {
-    /// It runs, and [`Processes::take_exited`] will tell of its end.
+    /// The process runs. [`Processes::take_exited`] will report its exit.
     Alive,
-    /// It has ended.
+    /// The process has exited.
     Exited,
-    /// It cannot be watched: no descriptor is to spare, or the system does not allow it or has no
-    /// such thing. Whether it runs is unknown.
+    /// The daemon cannot watch the process: it has no free descriptor, no permission, or the system
+    /// has no pidfds. The process may run or not.
     Unseen,
 }
 
-/// The life of this machine and the space of pids that a [`Process`] belongs to.
+/// The boot and the pid namespace in which a [`Process`] has its pid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Host {
-    /// Another one after each boot.
+    /// A new id after each boot.
     pub(crate) boot_id: Option<String>,
     /// The inode of the daemon's pid namespace.
     pub(crate) pid_namespace: Option<u64>,
 }
 
-/// Where this daemon runs, as far as the system tells.
+/// The host of this daemon. Unknown parts are `None`.
 pub(crate) fn host() -> Host {
     Host { boot_id: system::boot_id(), pid_namespace: system::pid_namespace() }
 }
 
-/// Why there is no pidfd of a process.
+/// Why the daemon cannot open a pidfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PidfdError {
     Exited,
@@ -66,8 +66,8 @@ enum PidfdError {
 }
 
 impl Processes {
-    /// Watches at most `limit` processes at once. `tokens` has room for every descriptor's number
-    /// that the process can have; what has a higher one is unseen.
+    /// Watches at most `limit` processes at once. `tokens` needs a token for each possible descriptor
+    /// number; a process whose pidfd has a higher number is unseen.
     pub(crate) fn new(poll_registry: PollRegistry, tokens: Range<usize>, limit: usize) -> Self {
         Self {
             poll_registry,
@@ -78,13 +78,13 @@ impl Processes {
         }
     }
 
-    /// How many processes are watched.
+    /// The number of watched processes.
     pub(crate) fn len(&self) -> usize {
         self.pidfds.len()
     }
 
-    /// Which process has the pid now. One that has ended and left no trace gets a start time that
-    /// no process has: [`watch`](Self::watch) calls it gone. `None` when it cannot be told.
+    /// The process that has the pid now. If no process has it, the result has a start time that no
+    /// process has, and [`watch`](Self::watch) returns `Exited` for it. `None`: unknown.
     pub(crate) fn identify(&self, pid: u32) -> Option<Process> {
         let first = Process { pid, start_time: 0 };
         let last = Process { pid, start_time: NO_START_TIME };
@@ -94,14 +94,14 @@ impl Processes {
         }
         match system::start_time(pid) {
             Some(start_time) => Some(Process { pid, start_time }),
-            // A file that cannot be read is no proof: others' processes may be hidden.
+            // An unreadable file proves nothing: /proc may hide processes of other users.
             None if system::is_unused(pid) => Some(last),
             None => None,
         }
     }
 
-    /// Watches a process. What was watched already stays so, and is told by
-    /// [`take_exited`](Self::take_exited) also if this call has found it gone.
+    /// Watches a process. If the process was watched before, [`take_exited`](Self::take_exited)
+    /// reports its exit even after this call has returned `Exited`.
     pub(crate) fn watch(&mut self, process: Process) -> WatchOutcome {
         if let Some(pidfd) = self.pidfds.get(&process) {
             return if is_readable(pidfd) { WatchOutcome::Exited } else { WatchOutcome::Alive };
@@ -113,19 +113,18 @@ impl Processes {
         }
     }
 
-    /// Ends the watch, however many have asked for it.
+    /// Ends the watch, regardless of how often [`watch`](Self::watch) was called.
     pub(crate) fn unwatch(&mut self, process: Process) {
         let Some(pidfd) = self.pidfds.remove(&process) else { return };
         if let Some(token) = self.tokens.of(&pidfd) {
             self.by_token.remove(&token);
         }
         if let Err(error) = self.poll_registry.deregister(&mut SourceFd(&pidfd.as_raw_fd())) {
-            tracing::debug!(pid = process.pid, %error, "a pidfd was closed without being unwatched");
+            tracing::debug!(pid = process.pid, %error, "cannot remove a pidfd from the poll");
         }
     }
 
-    /// What an event means: the end of a process, which is no longer watched from here on, or
-    /// nothing.
+    /// The process that has exited, if the event is about an exit. Its watch ends with this call.
     pub(crate) fn take_exited(&mut self, token: Token) -> Option<Process> {
         let process = *self.by_token.get(&token)?;
         let has_exited = self.pidfds.get(&process).is_some_and(is_readable);
@@ -136,7 +135,7 @@ impl Processes {
         Some(process)
     }
 
-    /// Whether the process has ended by now, watched or not. What cannot be told is no.
+    /// Whether the process has exited, watched or not. False if unknown.
     pub(crate) fn has_exited(&self, process: Process) -> bool {
         match self.pidfds.get(&process) {
             Some(pidfd) => is_readable(pidfd),
@@ -144,18 +143,18 @@ impl Processes {
         }
     }
 
-    /// Whether a process that is watched has been killed and has not ended yet, which takes some
-    /// time after `kill` has returned. Its end will be told.
+    /// Whether a watched process was killed and has not exited yet: this takes some time after
+    /// `kill` has returned. [`take_exited`](Self::take_exited) will report the exit.
     pub(crate) fn is_exiting(&self, process: Process) -> bool {
         self.pidfds.contains_key(&process) && system::is_exiting(process.pid)
     }
 
-    /// Whether an event is for [`take_exited`](Self::take_exited).
+    /// Whether the token is one of a pidfd.
     pub(crate) fn owns(&self, token: Token) -> bool {
         self.tokens.owns(token)
     }
 
-    /// Takes a pidfd into the poll, as long as there is room.
+    /// Adds a pidfd to the poll, up to the limit.
     fn add(&mut self, process: Process, pidfd: OwnedFd) -> WatchOutcome {
         if self.pidfds.len() >= self.limit {
             return WatchOutcome::Unseen;
@@ -163,7 +162,7 @@ impl Processes {
         let Some(token) = self.tokens.of(&pidfd) else { return WatchOutcome::Unseen };
         let mut source = SourceFd(&pidfd.as_raw_fd());
         if let Err(error) = self.poll_registry.register(&mut source, token, Interest::READABLE) {
-            tracing::debug!(pid = process.pid, %error, "a process cannot be watched");
+            tracing::debug!(pid = process.pid, %error, "cannot watch a process");
             return WatchOutcome::Unseen;
         }
         self.by_token.insert(token, process);
@@ -172,8 +171,8 @@ impl Processes {
     }
 }
 
-/// Opens a process by its pid. The start time is read while the pidfd holds the pid, and the
-/// pidfd is asked last: if the process runs then, it was its own start time that was read.
+/// Opens a pidfd. Checks the pidfd after reading the start time: if its process still runs, it had
+/// the pid all the time, and the start time is its own.
 fn open(process: Process) -> Result<OwnedFd, PidfdError> {
     let pidfd = system::pidfd(process.pid)?;
     let start_time = system::start_time(process.pid);
@@ -209,11 +208,11 @@ mod system {
         i32::try_from(pid).ok().and_then(Pid::from_raw)
     }
 
-    /// A pidfd of whatever process has the pid now.
+    /// A pidfd of the process that has the pid now.
     pub(super) fn pidfd(pid: u32) -> Result<OwnedFd, PidfdError> {
         let pid = parse_pid(pid).ok_or(PidfdError::Unseen)?;
         pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
-            // The last two, depending on the kernel: the number has become that of a thread.
+            // INVAL or NOENT, depending on the kernel: the number is now that of a thread.
             Errno::SRCH | Errno::INVAL | Errno::NOENT => PidfdError::Exited,
             _ => PidfdError::Unseen,
         })
@@ -228,7 +227,7 @@ mod system {
         parse_start_time(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// Whether SIGKILL is pending for a process, or it is on its way out already.
+    /// Whether SIGKILL is pending for a process, or the kernel is already ending it.
     pub(super) fn is_exiting(pid: u32) -> bool {
         const EXITING: u64 = 0x4;
         let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -237,7 +236,7 @@ mod system {
             || has_pending_sigkill(&status)
     }
 
-    /// Whether SIGKILL is among the pending signals that a `status` file tells of.
+    /// Whether SIGKILL is among the pending signals in a `status` file.
     pub(super) fn has_pending_sigkill(status: &str) -> bool {
         const SIGKILL: u64 = 1 << 8;
         let pending = |line: &str| {
@@ -251,9 +250,8 @@ mod system {
         parse_stat_field(stat, 22)
     }
 
-    /// A field of a `stat` file, counted from 1 and behind the second. That one is the program's
-    /// name in parentheses, and may hold any byte: what follows its last parenthesis are fields 3
-    /// and on.
+    /// A field of a `stat` file, from field 3 on; fields count from 1. Field 2 is the program's name
+    /// in parentheses and may contain any byte, so field 3 follows the last parenthesis.
     fn parse_stat_field(stat: &[u8], field: usize) -> Option<u64> {
         let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
         let mut fields =

@@ -1,4 +1,4 @@
-//! Signals, for the binary: a library leaves them to its process.
+//! Signal handlers. The binary installs them; the library leaves signals to its program.
 
 use std::io;
 
@@ -7,10 +7,10 @@ use signal_hook::low_level::pipe;
 
 use super::stop::StopHandle;
 
-/// Lets SIGINT and SIGTERM stop a daemon.
+/// Makes SIGINT and SIGTERM stop the daemon of this handle.
 ///
 /// # Errors
-/// When the process has no descriptor left for it, or the system refuses a handler.
+/// When the process has no free descriptor, or the system refuses a handler.
 pub fn stop_on_signals(handle: &StopHandle) -> io::Result<()> {
     for signal in [SIGINT, SIGTERM] {
         pipe::register(signal, handle.pipe()?)?;

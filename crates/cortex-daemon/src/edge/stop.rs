@@ -1,24 +1,24 @@
-//! How the loop is told to end from outside.
+//! A pipe through which other threads and signal handlers stop the loop.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-/// Ends a daemon from any thread. Cheap to clone.
+/// Stops a daemon from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct StopHandle {
-    /// Written to by who wants the end.
+    /// The end of the pipe to which [`stop`](Self::stop) writes.
     writer: Arc<UnixStream>,
-    /// Read by the daemon.
+    /// The end that the daemon reads.
     reader: Arc<UnixStream>,
 }
 
 impl StopHandle {
-    /// A handle for a daemon that is bound later, with
+    /// A handle for a daemon that is created later with
     /// [`DiscoveryDaemon::bind_with`](crate::DiscoveryDaemon::bind_with).
     ///
     /// # Errors
-    /// When the process has no descriptors left.
+    /// When the process has no free descriptors.
     pub fn new() -> io::Result<Self> {
         let (writer, reader) = UnixStream::pair()?;
         writer.set_nonblocking(true)?;
@@ -26,20 +26,20 @@ impl StopHandle {
         Ok(Self { writer: Arc::new(writer), reader: Arc::new(reader) })
     }
 
-    /// Asks the daemon to answer what it has read, and to end. Returns at once; may be called
-    /// again, also when the daemon has ended, or before it runs.
+    /// Tells the daemon to answer the requests that it has read, and to end. Returns at once. A call
+    /// before the daemon runs stops it at its start; a call after its end does nothing.
     pub fn stop(&self) {
-        // A full pipe says the same already, and a closed one that the daemon is gone.
+        // An error means a full pipe, which stops the daemon as well, or that the daemon has ended.
         let _ = (&*self.writer).write(b"x");
     }
 
-    /// The handle's own end, to be written to by a signal handler.
+    /// The writer end, for a signal handler.
     pub(super) fn pipe(&self) -> io::Result<UnixStream> {
         self.writer.try_clone()
     }
 }
 
-/// The loop's end: readable when somebody has called [`StopHandle::stop`].
+/// The reader end, for the loop: readable after [`StopHandle::stop`].
 #[derive(Debug)]
 pub(crate) struct StopSource(mio::net::UnixStream);
 
@@ -52,7 +52,7 @@ impl StopSource {
         &mut self.0
     }
 
-    /// Whether somebody asked.
+    /// Whether [`StopHandle::stop`] was called since the last call.
     pub(crate) fn is_requested(&mut self) -> bool {
         let mut bytes = [0; 16];
         matches!(self.0.read(&mut bytes), Ok(count) if count > 0)

@@ -1,8 +1,8 @@
-//! Poll tokens that are descriptors' numbers, shifted into a range of their own.
+//! Poll tokens made from descriptor numbers, in a range of their own.
 //!
-//! No two open descriptors have the same number, so nothing has to be handed out or taken back.
-//! A number comes back after a close, and then an event that is late may reach the descriptor's
-//! successor: whoever uses these tokens takes an event as a hint to look, never as a fact.
+//! Two open descriptors have different numbers, so the tokens need no allocation. The system uses a
+//! number again after a close, and a late event may then have the token of another descriptor. So
+//! the users of these tokens check the descriptor after each event.
 
 use std::ops::Range;
 use std::os::fd::AsRawFd;
@@ -21,7 +21,7 @@ impl Tokens {
         self.0.contains(&token.0)
     }
 
-    /// `None` when the range is too small for the descriptor's number.
+    /// The token of a descriptor. `None` when the range is too small for its number.
     pub(super) fn of(&self, descriptor: &impl AsRawFd) -> Option<Token> {
         let number = usize::try_from(descriptor.as_raw_fd()).ok()?;
         let token = Token(self.0.start.checked_add(number)?);

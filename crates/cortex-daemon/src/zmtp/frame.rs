@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_long_frames_carry_the_same() {
+    fn short_and_long_frames_are_read_alike() {
         assert_eq!(frames(b"\x01\x00\x00\x02ab"), Ok(vec![whole(true, b""), whole(false, b"ab")]));
         let bytes = [&long(MORE, 0)[..], &long(0, 2), b"ab"].concat();
         assert_eq!(frames(&bytes), Ok(vec![whole(true, b""), whole(false, b"ab")]));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_frames_can_be_read() {
         for length in [0, 1, 255, 256, MAX_BODY] {
             for more in [false, true] {
                 let payload = vec![7; length];
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn long_payloads_are_counted_and_passed_over() {
+    fn long_payloads_are_counted_and_discarded() {
         let length = MAX_REFUSED_BODY;
         let bytes = [long(0, length as u64), vec![1; length], b"\x00\x01x".to_vec()].concat();
         let too_long = Frame::Message { more: false, payload: Payload::TooLong(length) };
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_lengths_are_refused_at_their_header() {
+    fn frames_that_are_too_long_are_refused_at_their_header() {
         let over = MAX_REFUSED_BODY as u64 + 1;
         for length in [over, 1 << 40, u64::MAX] {
             assert_eq!(frames(&long(0, length)), Err(Violation::RequestTooLong(length)));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn meaningless_flags_are_refused() {
+    fn unknown_flags_are_refused() {
         for flags in [0x08, 0x10, 0x80, MORE | COMMAND, MORE | COMMAND | LONG] {
             let bytes = [&[flags][..], &[0; 8]].concat();
             assert_eq!(frames(&bytes), Err(Violation::FrameFlags(flags)));

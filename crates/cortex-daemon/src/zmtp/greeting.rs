@@ -72,14 +72,14 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_are_told_at_their_first_byte() {
+    fn other_protocols_are_recognized_by_their_first_bytes() {
         assert_eq!(check(b"G"), Err(Violation::NotZmtp));
         assert_eq!(check(&with(9, 0)[..10]), Err(Violation::NotZmtp));
         assert_eq!(check(&with(10, 1)[..11]), Err(Violation::OldVersion(1)));
     }
 
     #[test]
-    fn only_null_is_a_mechanism_and_it_is_named_in_full() {
+    fn only_the_null_mechanism_is_accepted() {
         let mut curve = GREETING;
         curve[12..17].copy_from_slice(b"CURVE");
         assert_eq!(check(&curve), Err(Violation::Mechanism("CURVE".into())));

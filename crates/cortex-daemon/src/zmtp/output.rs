@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_out_in_order_however_they_are_taken() {
+    fn bytes_are_sent_in_order_in_steps_of_any_size() {
         for step in [1, 2, 3, 4095, 4096, 10_000, 100_000] {
             let (mut output, mut expected) = (Output::default(), Vec::new());
             for number in 0..40_u8 {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shared_takes_memory_once() {
+    fn shared_bytes_count_once() {
         let body: Arc<[u8]> = vec![7; 10_000].into();
         let mut outputs = [Output::default(), Output::default()];
         for output in &mut outputs {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_forgotten_also_when_there_is_always_more() {
+    fn sent_bytes_are_freed_although_the_queue_is_never_empty() {
         let mut output = Output::default();
         for _ in 0..10_000 {
             output.append(|bytes| bytes.extend([7; 1000]));

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn req_and_dealer_may_ask_whatever_else_they_say() {
+    fn req_and_dealer_are_accepted_with_any_other_properties() {
         for (properties, socket) in [
             (&[("Socket-Type", "REQ")][..], SocketType::Req),
             (&[("Identity", "me"), ("SOCKET-TYPE", "DEALER")], SocketType::Dealer),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn others_may_not() {
+    fn other_socket_types_are_refused() {
         for socket_type in ["REP", "ROUTER", "PUB", "SUB", "req", ""] {
             let error = parse(&ready(&[("Socket-Type", socket_type)])).unwrap_err();
             assert_eq!(error, Violation::SocketType(socket_type.into()));

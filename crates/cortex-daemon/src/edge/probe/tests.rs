@@ -36,7 +36,7 @@ impl Prober {
         self.probes.start(TopicName::new("/topic").unwrap(), revision, address);
     }
 
-    /// One round of a loop: the findings of what is there at the latest by `until`.
+    /// One round of a loop, which waits until `until` at the latest.
     fn round(&mut self, until: Instant) -> Vec<(u64, ProbeResult)> {
         let mut events = Events::with_capacity(64);
         let deadline = self.probes.next_deadline().map_or(until, |at| at.min(until));
@@ -61,7 +61,7 @@ impl Prober {
         found.into_iter().map(|(_, revision, result)| (revision, result)).collect()
     }
 
-    /// The next `count` findings, by revision.
+    /// The next `count` results, by revision.
     fn results(&mut self, count: usize) -> Vec<(u64, ProbeResult)> {
         let until = Instant::now() + TEST_TIMEOUT;
         let mut found = Vec::new();
@@ -131,8 +131,8 @@ fn tcp_listener() -> (TcpListener, String) {
     (listener, address)
 }
 
-/// An address at which nobody listens, nor will while the socket is kept: a port that is merely
-/// free may soon be another program's.
+/// An address at which no program can listen while the socket is open. Another program could take a
+/// port that is only free.
 fn reserved_tcp() -> (OwnedFd, SocketAddr) {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
@@ -148,17 +148,17 @@ fn alias(directory: &TempDir, index: u64) -> String {
     ipc(&path)
 }
 
-/// Says `words` to all of the next `count` connections, each of which then has to say nothing
-/// and to be closed by the probe.
+/// Sends `words` to each of the next `count` connections. Each must then be closed by the probe
+/// without a byte.
 fn serve_unix(listener: UnixListener, words: &'static [u8], count: usize) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for _ in 0..count {
             let (mut stream, _) = listener.accept().unwrap();
             stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
             stream.write_all(words).unwrap();
-            let mut heard = [0];
-            match stream.read(&mut heard) {
-                Ok(count) => assert_eq!(count, 0, "a probe says nothing"),
+            let mut received = [0];
+            match stream.read(&mut received) {
+                Ok(count) => assert_eq!(count, 0, "a probe sends nothing"),
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
             }
         }
@@ -166,7 +166,7 @@ fn serve_unix(listener: UnixListener, words: &'static [u8], count: usize) -> Joi
 }
 
 #[test]
-fn a_greeting_is_known_by_its_first_byte() {
+fn a_greeting_is_recognized_by_its_first_byte() {
     let cases: [(&[u8], ProbeResult); 4] = [
         (b"\xff\0\0\0\0\0\0\0\x01\x7f", ProbeResult::Alive),
         (b"\xff", ProbeResult::Alive),
@@ -182,7 +182,7 @@ fn a_greeting_is_known_by_its_first_byte() {
 }
 
 #[test]
-fn a_greeting_is_heard_over_tcp() {
+fn a_greeting_is_recognized_over_tcp() {
     for host in ["127.0.0.1", "::1"] {
         let Ok(listener) = TcpListener::bind((host, 0)) else {
             assert_eq!(host, "::1", "only IPv6 may be missing");
@@ -192,7 +192,7 @@ fn a_greeting_is_heard_over_tcp() {
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             stream.write_all(b"\xff").unwrap();
-            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "a probe says nothing");
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "a probe sends nothing");
         });
         assert_eq!(probe(&address), ProbeResult::Alive);
         server.join().unwrap();
@@ -212,7 +212,7 @@ fn abstract_sockets_are_found() {
 }
 
 #[test]
-fn where_nobody_listens_is_dead_at_once() {
+fn endpoints_without_a_listener_are_dead_at_once() {
     let (directory, listener, address) = unix_listener();
     drop(listener);
     assert_eq!(result_at_once(&address), ProbeResult::Dead, "a socket file without a socket");
@@ -226,7 +226,7 @@ fn where_nobody_listens_is_dead_at_once() {
 }
 
 #[test]
-fn a_listener_that_accepts_nobody_is_silent() {
+fn a_listener_that_does_not_accept_is_silent() {
     let (_directory, _listener, unix) = unix_listener();
     let mut prober = Prober::new(4);
     let start = Instant::now();
@@ -243,7 +243,7 @@ fn a_listener_that_accepts_nobody_is_silent() {
 }
 
 #[test]
-fn what_came_while_the_loop_was_late_still_counts() {
+fn bytes_that_arrive_while_the_loop_is_late_count() {
     let (_directory, listener, address) = unix_listener();
     let mut prober = Prober::new(4);
     let start = Instant::now();
@@ -280,7 +280,7 @@ fn a_host_that_does_not_answer_is_unknown_after_a_second() {
 }
 
 #[test]
-fn who_closes_without_a_word_is_silent() {
+fn a_listener_that_closes_connections_is_silent() {
     let (_directory, listener, unix) = unix_listener();
     let server = std::thread::spawn(move || {
         for _ in 0..2 {
@@ -325,7 +325,7 @@ fn a_listener_that_closes_meanwhile_is_dead() {
 }
 
 #[test]
-fn a_successor_that_listens_meanwhile_is_heard() {
+fn a_new_listener_at_the_same_path_is_alive() {
     let (directory, listener, address) = unix_listener();
     let mut prober = Prober::new(4);
     prober.start(1, &address);
@@ -339,7 +339,7 @@ fn a_successor_that_listens_meanwhile_is_heard() {
 }
 
 #[test]
-fn what_cannot_be_told_is_unknown_at_once() {
+fn endpoints_that_cannot_be_probed_are_unknown_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let link = directory.path().join("loop");
     std::os::unix::fs::symlink(&link, &link).unwrap();
@@ -401,7 +401,7 @@ fn the_longest_path_is_probed() {
 }
 
 #[test]
-fn a_socket_that_is_connected_to_itself_has_met_nobody() {
+fn a_socket_that_is_connected_to_itself_is_dead() {
     let (socket, address) = reserved_tcp();
     let stream = std::net::TcpStream::from(socket);
     rustix::net::connect(&stream, &address).unwrap();
@@ -423,7 +423,7 @@ fn a_socket_that_is_connected_to_itself_has_met_nobody() {
 fn a_thousand_probes_share_a_few_sockets() {
     const EACH: u64 = 250;
     let (directory, listener, greeting) = unix_listener();
-    // Some are only tried, so that their number is not known: serves until somebody speaks.
+    // The number of connections varies with the quick probes: serves until a peer sends a byte.
     let server = std::thread::spawn(move || {
         loop {
             let (mut stream, _) = listener.accept().unwrap();
@@ -456,7 +456,7 @@ fn a_thousand_probes_share_a_few_sockets() {
     assert!(prober.is_idle());
     assert!(prober.max_sockets <= 16, "{} sockets at once", prober.max_sockets);
     let path = greeting.strip_prefix("ipc://").unwrap();
-    assert!(!server.is_finished(), "a probe says nothing");
+    assert!(!server.is_finished(), "a probe sends nothing");
     std::os::unix::net::UnixStream::connect(path).unwrap().write_all(b"stop").unwrap();
     server.join().unwrap();
 }
@@ -475,7 +475,7 @@ fn a_round_starts_a_bounded_number() {
 }
 
 #[test]
-fn all_who_ask_for_an_address_share_one_probe() {
+fn all_requests_for_an_address_share_one_probe() {
     const TOPICS: u64 = 1000;
     let (directory, listener, silent) = unix_listener();
     let mut prober = Prober::new(2);
@@ -490,7 +490,7 @@ fn all_who_ask_for_an_address_share_one_probe() {
     assert_eq!(prober.take(start), [(TOPICS, ProbeResult::Dead)], "in the first round");
     assert!(!prober.probes.has_results());
 
-    // One who asks while the probe runs.
+    // A request while the probe runs.
     let late = TopicName::new("/late").unwrap();
     prober.probes.start(late.clone(), 1, &silent);
     expected.push((late, 1, ProbeResult::Silent));
@@ -503,14 +503,14 @@ fn all_who_ask_for_an_address_share_one_probe() {
     listener.accept().unwrap();
     assert!(listener.accept().is_err(), "one connection is enough");
 
-    // What has been found is not kept.
+    // Results are not kept.
     drop(listener);
     prober.start(1, &silent);
     assert_eq!(prober.take(start), [(1, ProbeResult::Dead)]);
 }
 
 #[test]
-fn the_silent_hide_no_dead_ones() {
+fn silent_endpoints_do_not_delay_dead_ones() {
     const SILENT: u64 = 500;
     const DEAD: u64 = 20;
     let (directory, _listener, _) = unix_listener();
@@ -533,7 +533,7 @@ fn the_silent_hide_no_dead_ones() {
     assert!(!prober.probes.has_results(), "there is nothing to do but wait");
     assert_eq!(prober.probes.next_deadline(), Some(start + FULL_TIMEOUT));
 
-    // The others are looked at in turn.
+    // The others are probed in order.
     let sockets = prober.probes.running.len() as u64;
     assert_eq!(sockets, 48);
     for (turn, first) in (1..).zip((0..SILENT).step_by(48)) {
@@ -546,7 +546,7 @@ fn the_silent_hide_no_dead_ones() {
 }
 
 #[test]
-fn one_that_dies_in_the_queue_is_dead_when_its_turn_comes() {
+fn an_endpoint_that_dies_in_the_queue_is_dead() {
     let (directory, _listener, silent) = unix_listener();
     let path = directory.path().join("other");
     let other = UnixListener::bind(&path).unwrap();
@@ -577,7 +577,7 @@ fn a_full_backlog_is_silent_without_a_socket() {
 }
 
 #[test]
-fn nothing_to_do_is_no_reason_to_hurry() {
+fn the_loop_sleeps_while_no_probe_can_start() {
     let listeners: Vec<_> = std::iter::repeat_with(tcp_listener).take(3).collect();
     let mut prober = Prober::new(2);
     for (revision, (_, address)) in (0..).zip(&listeners) {
@@ -598,7 +598,7 @@ fn nothing_to_do_is_no_reason_to_hurry() {
 }
 
 #[test]
-fn a_refusal_is_found_behind_those_that_hang() {
+fn a_refusal_is_found_behind_silent_endpoints() {
     let listeners: Vec<_> = std::iter::repeat_with(tcp_listener).take(20).collect();
     let (_reserved, refusing) = reserved_tcp();
     let mut prober = Prober::new(4);
@@ -607,12 +607,12 @@ fn a_refusal_is_found_behind_those_that_hang() {
     }
     prober.start(99, &format!("tcp://{refusing}"));
     let found = prober.results(1);
-    assert_eq!(found, [(99, ProbeResult::Dead)], "before anyone is found to be silent");
+    assert_eq!(found, [(99, ProbeResult::Dead)], "before any silent endpoint");
     assert!(prober.max_sockets <= 4, "{} sockets at once", prober.max_sockets);
 }
 
 #[test]
-fn some_sockets_are_only_for_glances() {
+fn some_sockets_are_only_for_quick_probes() {
     for (limit, full) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (63, 48), (64, 48)] {
         let (directory, _listener, _) = unix_listener();
         let mut prober = Prober::new(limit);
@@ -626,7 +626,7 @@ fn some_sockets_are_only_for_glances() {
 }
 
 #[test]
-fn late_events_mean_nothing() {
+fn late_events_have_no_effect() {
     let (_directory, listener, address) = unix_listener();
     let mut prober = Prober::new(4);
     prober.start(1, &address);
@@ -660,7 +660,7 @@ fn one_probe_at_a_time_is_the_least() {
 }
 
 #[test]
-fn a_descriptor_beyond_the_tokens_finds_nothing() {
+fn a_descriptor_beyond_the_tokens_is_unknown() {
     let (_directory, _listener, address) = unix_listener();
     let mut prober = Prober::new(4);
     prober.probes.tokens = Tokens::new(FIRST..FIRST + 1);
@@ -669,8 +669,8 @@ fn a_descriptor_beyond_the_tokens_finds_nothing() {
 }
 
 #[test]
-fn without_a_descriptor_nothing_is_found() {
-    alone("without_a_descriptor_nothing_is_found", || {
+fn without_a_descriptor_endpoints_are_unknown() {
+    alone("without_a_descriptor_endpoints_are_unknown", || {
         let (directory, _listener, address) = unix_listener();
         let missing = ipc(&directory.path().join("missing"));
         let mut prober = Prober::new(4);

@@ -47,7 +47,7 @@ impl Watcher {
     }
 }
 
-/// A process that runs until it is told to end, and is not left behind by a failed test.
+/// A process that runs until the test ends it. Dropping it kills the process.
 struct Sleeper(Child);
 
 impl Sleeper {
@@ -87,7 +87,7 @@ fn process_of(watcher: &Watcher, sleeper: &Sleeper) -> Process {
 }
 
 #[test]
-fn an_exit_is_noticed_though_nobody_has_reaped_the_process() {
+fn an_exit_is_reported_before_the_process_is_reaped() {
     let mut watcher = Watcher::new(8);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
@@ -107,7 +107,7 @@ fn an_exit_is_noticed_though_nobody_has_reaped_the_process() {
 }
 
 #[test]
-fn a_process_without_a_trace_is_gone_under_any_start_time() {
+fn a_reaped_process_has_exited_with_any_start_time() {
     let mut watcher = Watcher::new(8);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
@@ -122,7 +122,7 @@ fn a_process_without_a_trace_is_gone_under_any_start_time() {
 }
 
 #[test]
-fn a_pid_that_another_process_has_now_is_gone() {
+fn a_process_has_exited_when_another_has_its_pid() {
     let mut watcher = Watcher::new(8);
     let sleeper = Sleeper::start();
     let now = process_of(&watcher, &sleeper);
@@ -135,7 +135,7 @@ fn a_pid_that_another_process_has_now_is_gone() {
 }
 
 #[test]
-fn a_pid_that_a_thread_has_now_is_gone() {
+fn a_process_has_exited_when_a_thread_has_its_pid() {
     let of_thread = std::thread::spawn(|| {
         let link = std::fs::read_link("/proc/thread-self").unwrap();
         system::pidfd(link.file_name().unwrap().to_str().unwrap().parse().unwrap())
@@ -167,7 +167,7 @@ fn a_process_has_one_pidfd_however_often_it_is_watched() {
 }
 
 #[test]
-fn events_without_an_exit_mean_nothing() {
+fn events_without_an_exit_have_no_effect() {
     let mut watcher = Watcher::new(8);
     let sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
@@ -180,7 +180,7 @@ fn events_without_an_exit_mean_nothing() {
 }
 
 #[test]
-fn what_is_unwatched_tells_nothing_and_makes_room() {
+fn an_unwatched_process_is_not_reported_and_frees_its_place() {
     let mut watcher = Watcher::new(1);
     let (mut first, second) = (Sleeper::start(), Sleeper::start());
     let processes = [process_of(&watcher, &first), process_of(&watcher, &second)];
@@ -195,7 +195,7 @@ fn what_is_unwatched_tells_nothing_and_makes_room() {
 }
 
 #[test]
-fn beyond_the_limit_the_gone_are_still_told_from_the_unseen() {
+fn beyond_the_limit_exited_processes_are_still_recognized() {
     let mut watcher = Watcher::new(0);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
@@ -229,7 +229,7 @@ fn pids_that_no_process_can_have_are_unknown() {
 }
 
 #[test]
-fn a_program_may_be_called_anything() {
+fn a_program_may_have_any_name() {
     let directory = tempfile::tempdir().unwrap();
     let plain = Watcher::new(1);
     for name in ["a b", ") (", ") S 1 2 3", "((("] {
@@ -261,7 +261,7 @@ fn the_start_time_is_the_22nd_field() {
 }
 
 #[test]
-fn the_host_is_always_the_same() {
+fn the_host_does_not_change() {
     let host = host();
     assert_eq!(host, super::host());
     assert_eq!(host.boot_id.map(|id| id.len()), Some(36));
@@ -314,7 +314,7 @@ fn a_pending_sigkill_is_seen_among_other_signals() {
 }
 
 #[test]
-fn a_living_process_is_not_dying_and_a_zombie_is() {
+fn a_zombie_is_exiting_and_a_living_process_is_not() {
     assert!(!system::is_exiting(std::process::id()));
     let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
     let dies = |pid| system::is_exiting(pid);

@@ -19,12 +19,11 @@ use super::*;
 use crate::peer::Process;
 use crate::registry::{Event, EventKind, EvictionReason, Hold, Record};
 
-/// All that can be had from a file.
+/// The content of a state file, the history apart.
 type StoredState = (Option<LoadedState>, Vec<(TopicName, Event)>);
 
-/// Reads what the open store would read if it started now.
 impl Store {
-    /// The file, unless nothing is kept.
+    /// The open file, if the store has one.
     fn opened(&self) -> Option<&OpenStateFile> {
         if let Backend::File(open) = &self.0 { Some(open) } else { None }
     }
@@ -34,19 +33,19 @@ fn stored(store: &Store) -> StoredState {
     apart(store.opened().and_then(|open| read(&open.connection).unwrap()))
 }
 
-/// The history beside the rest.
+/// Separates the history from the rest.
 fn apart(mut loaded: Option<LoadedState>) -> StoredState {
     let history = loaded.as_mut().map(|loaded| std::mem::take(&mut loaded.snapshot.history));
     (loaded, history.unwrap_or_default())
 }
 
-/// Opens the file, which is then closed again.
+/// Opens the file, reads it and closes it.
 fn reopened(path: &Path) -> StoredState {
     let (_store, loaded) = Store::open(path).unwrap();
     apart(loaded)
 }
 
-/// What a daemon finds that starts when this one has been killed: the files as they are now.
+/// The state that a daemon would load if this one were killed now.
 fn after_kill(path: &Path) -> StoredState {
     let directory = TempDir::new().unwrap();
     reopened(&copied(path, directory.path()))
@@ -126,7 +125,7 @@ fn empty(epoch: u64) -> Snapshot {
     Snapshot { epoch, ..Snapshot::default() }
 }
 
-/// A new store that was told its epoch.
+/// A new store with an epoch.
 fn new_store() -> (TempDir, PathBuf, Store) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("state.db");
@@ -147,7 +146,7 @@ fn sentence(path: &Path) -> String {
     }
 }
 
-/// What was set aside beside a file, without what belonged to that.
+/// The renamed damaged files, without the additional files of SQLite.
 fn set_aside(path: &Path) -> Vec<PathBuf> {
     let prefix = format!("{}.damaged-", path.display());
     let entries = fs::read_dir(path.parent().unwrap()).unwrap();
@@ -171,7 +170,7 @@ mod model {
     struct TopicChange {
         topic: usize,
         gone: bool,
-        told: bool,
+        has_event: bool,
         kind: usize,
         hold: Hold,
         uid: Option<u32>,
@@ -207,16 +206,18 @@ mod model {
         let what =
             (0..NAMES.len(), 0..6_usize, hold(), any::<Option<u32>>(), process, any::<u64>());
         (flags, what).prop_map(
-            |((gone, told, found_alive), (topic, kind, hold, uid, process, number))| TopicChange {
-                topic,
-                gone,
-                told,
-                kind,
-                hold,
-                uid,
-                process,
-                found_alive,
-                number,
+            |((gone, has_event, found_alive), (topic, kind, hold, uid, process, number))| {
+                TopicChange {
+                    topic,
+                    gone,
+                    has_event,
+                    kind,
+                    hold,
+                    uid,
+                    process,
+                    found_alive,
+                    number,
+                }
             },
         )
     }
@@ -263,7 +264,7 @@ mod model {
             ];
             let name = name(NAMES[change.topic]);
             let packed = packed(&name, &change.number.to_string());
-            let event = change.told.then(|| {
+            let event = change.has_event.then(|| {
                 self.revision += 1;
                 let kind = match (change.gone, change.kind % 2) {
                     (true, _) => REMOVALS[change.kind % REMOVALS.len()],
@@ -354,12 +355,12 @@ mod model {
 }
 
 #[test]
-fn a_new_file_holds_nothing_until_it_is_told_its_epoch() {
+fn a_new_file_is_empty_until_it_has_an_epoch() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("state.db");
     assert_eq!(reopened(&path), (None, vec![]));
     assert_eq!(reopened(&path), (None, vec![]));
-    // An empty file is as good as none: somebody may have made its name with `mktemp`.
+    // An empty file is as good as none: a user may have created it with `mktemp`.
     let made = directory.path().join("made");
     fs::write(&made, "").unwrap();
     assert_eq!(reopened(&made), (None, vec![]));
@@ -367,7 +368,7 @@ fn a_new_file_holds_nothing_until_it_is_told_its_epoch() {
 }
 
 #[test]
-fn without_a_file_nothing_is_kept_and_nothing_fails() {
+fn without_a_file_nothing_is_saved_and_nothing_fails() {
     let mut store = Store::none();
     store.reset(&empty(1), &host()).unwrap();
     store.save(&batch(0..3, 1)).unwrap();
@@ -405,7 +406,7 @@ fn the_last_65536_events_are_kept() {
 
 /// Fails each write in turn, in the ways in which SQLite takes back a statement or all.
 #[test]
-fn a_save_that_fails_at_any_write_has_not_happened() {
+fn a_save_that_fails_at_any_write_changes_nothing() {
     for way in ["ABORT", "FAIL", "ROLLBACK"] {
         let (_directory, path, mut store) = new_store();
         store.save(&batch(0..20, 1)).unwrap();
@@ -481,7 +482,7 @@ fn recover(store: &Store) {
 }
 
 #[test]
-fn a_save_that_finds_no_page_has_not_happened() {
+fn a_save_that_finds_no_page_changes_nothing() {
     let (_directory, path, mut store) = new_store();
     store.save(&batch(0..20, 1)).unwrap();
     let before = stored(&store);
@@ -516,7 +517,7 @@ fn a_save_that_finds_no_page_has_not_happened() {
 }
 
 #[test]
-fn a_save_that_may_not_write_has_not_happened() {
+fn a_save_that_may_not_write_changes_nothing() {
     let (_directory, path, mut store) = new_store();
     store.save(&batch(0..5, 1)).unwrap();
     let before = stored(&store);
@@ -531,7 +532,7 @@ fn a_save_that_may_not_write_has_not_happened() {
     query_only(&store, false);
     assert_eq!(stored(&store), before);
 
-    // Somebody who looks into the file is no hindrance, somebody who changes it is one at once.
+    // A reader of the file does not disturb the store; a writer makes its saves fail at once.
     let other = SqliteConnection::open(&path).unwrap();
     other.execute_batch("BEGIN; SELECT * FROM topics").unwrap();
     store.save(&batch(8..9, 6)).unwrap();
@@ -710,7 +711,7 @@ fn survive(main: &[u8], log: &[u8], states: &[StoredState]) -> &'static str {
 }
 
 #[test]
-fn a_file_that_was_cut_off_is_an_earlier_one_or_makes_way() {
+fn a_file_that_was_cut_off_is_an_earlier_one_or_is_renamed() {
     let directory = TempDir::new().unwrap();
     let (main, log, states) = with_a_log(directory.path());
     assert_eq!(survive(&main, &log, &states[states.len() - 1..]), "loaded");
@@ -729,7 +730,7 @@ fn a_file_that_was_cut_off_is_an_earlier_one_or_makes_way() {
 }
 
 #[test]
-fn a_file_with_a_wrong_byte_is_an_earlier_one_or_makes_way() {
+fn a_file_with_a_wrong_byte_is_an_earlier_one_or_is_renamed() {
     let directory = TempDir::new().unwrap();
     let (main, log, states) = with_a_log(directory.path());
     let mut seen = BTreeMap::new();
@@ -749,7 +750,7 @@ fn a_file_with_a_wrong_byte_is_an_earlier_one_or_makes_way() {
 }
 
 #[test]
-fn a_row_that_was_not_written_by_the_store_is_damage() {
+fn a_row_that_the_store_did_not_write_is_damage() {
     for sql in [
         "UPDATE topics SET place = 5",
         "UPDATE topics SET hold = 'mine' WHERE name = '/3'",
@@ -770,7 +771,7 @@ fn a_row_that_was_not_written_by_the_store_is_damage() {
         assert_eq!(reopened(&path), (None, vec![]), "{sql}");
         let aside = set_aside(&path);
         assert_eq!(aside.len(), 1, "{sql}: {aside:?}");
-        // The damaged one is whole, for whoever wants to look into it.
+        // The damaged file is kept as it was.
         shell(&aside[0], "PRAGMA quick_check");
     }
 }
@@ -788,7 +789,7 @@ fn damaged_files_do_not_replace_each_other() {
 }
 
 #[test]
-fn a_file_of_something_else_or_of_a_later_version_is_left_alone() {
+fn a_file_of_another_program_or_of_a_newer_version_is_not_changed() {
     let directory = TempDir::new().unwrap();
     let text = directory.path().join("text");
     fs::write(&text, "not a database\n".repeat(50)).unwrap();
@@ -815,7 +816,7 @@ fn a_file_of_something_else_or_of_a_later_version_is_left_alone() {
 }
 
 #[test]
-fn only_a_regular_file_of_our_own_is_taken() {
+fn only_a_regular_file_of_this_user_is_opened() {
     let (directory, path, store) = new_store();
     drop(store);
     let at = |name: &str| directory.path().join(name);
@@ -868,7 +869,7 @@ fn a_file_of_another_user_is_refused() {
 }
 
 #[test]
-fn directory_and_files_are_for_us_alone() {
+fn directory_and_files_are_private() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("a/b/state.db");
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
@@ -906,7 +907,7 @@ fn a_directory_may_be_a_link() {
 }
 
 #[test]
-fn a_file_that_goes_away_is_missed() {
+fn a_deleted_or_replaced_file_is_noticed() {
     type Removal = fn(&Path);
     let removals: [Removal; 4] = [
         |path| fs::remove_file(path).unwrap(),
@@ -930,7 +931,7 @@ fn a_file_that_goes_away_is_missed() {
 }
 
 #[test]
-fn a_lost_file_does_not_take_the_next_one_with_it() {
+fn closing_a_lost_file_does_not_damage_the_next_one() {
     let (_directory, path, mut lost) = new_store();
     lost.save(&batch(0..5, 1)).unwrap();
     fs::remove_file(&path).unwrap();
@@ -949,7 +950,7 @@ fn a_lost_file_does_not_take_the_next_one_with_it() {
 }
 
 #[test]
-fn what_an_interrupted_start_left_is_no_hindrance() {
+fn files_of_an_interrupted_start_are_replaced() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("state.db");
     fs::write(&path, "").unwrap();
@@ -1020,7 +1021,7 @@ fn a_file_of_version_1_loads() {
 
 /// What this test makes, and no other file, was checked in when the version was new.
 #[test]
-fn a_file_of_today_holds_the_same() {
+fn a_new_file_has_the_same_content() {
     let (Some(loaded), events) = version_1() else { panic!("it holds something") };
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("state.db");
