@@ -1,4 +1,4 @@
-//! What a daemon is told before it starts.
+//! The configuration of a daemon.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,36 +13,36 @@ use crate::registry::Limits;
 /// The longest path of a Unix socket, in bytes (`sun_path` less its final NUL).
 pub const MAX_SOCKET_PATH: usize = 107;
 
-/// What a daemon is told before it starts.
+/// The configuration of a daemon.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; at least one.
+    /// The addresses to listen at; at least one.
     pub addresses: Vec<Address>,
-    /// Where topics are kept between one life of the daemon and the next.
+    /// Where the daemon saves topics, so that they survive a restart.
     pub state: State,
-    /// The access mode of the socket files; `None`: as the process's umask gives.
+    /// The access mode of the socket files. `None`: the process's umask decides.
     pub socket_mode: Option<u32>,
-    /// The most connections at once. `None`: as many as the descriptor limit has room for.
+    /// The most connections at once. `None`: as many as the limit of open descriptors allows.
     pub max_connections: Option<usize>,
-    /// What peers can make the daemon keep.
+    /// The limits on what clients can make the daemon store.
     pub limits: Limits,
-    /// Whether peers whose user is unknown (over TCP) may end the daemon.
+    /// Whether clients over TCP, whose user is unknown, may shut down the daemon.
     pub allow_remote_shutdown: bool,
-    /// The time between two looks at an endpoint whose process cannot tell whether it lives.
+    /// The time between two probes of an endpoint whose owner the daemon cannot watch.
     pub probe_interval: Duration,
 }
 
-/// Where topics are kept between one life of the daemon and the next.
+/// Where a daemon saves topics, so that they survive a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nowhere: they are lost when the daemon ends.
+    /// Nowhere: the topics are lost when the daemon ends.
     None,
     /// In this file.
     File(PathBuf),
 }
 
 impl Config {
-    /// A daemon at one address that keeps no state, with the default limits.
+    /// One address, no state file, the default limits.
     #[must_use]
     pub fn at(address: Address) -> Self {
         Self {
@@ -64,39 +64,41 @@ pub enum Address {
     Ipc(PathBuf),
     /// `ipc://@NAME`: a Unix socket in Linux's abstract namespace.
     Abstract(String),
-    /// `tcp://HOST:PORT`; port 0 takes a free one.
+    /// `tcp://HOST:PORT`. With port 0 the system chooses a free port.
     Tcp {
-        /// An address of this machine.
+        /// An IP address of this machine.
         host: IpAddr,
         /// The port.
         port: u16,
     },
 }
 
-/// Why a text is not an address to listen at.
+/// Why a text is no address to listen at.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AddressError {
     /// Neither `ipc://` nor `tcp://`.
     #[error("`{0}` is not an address: write ipc://PATH or tcp://IP:PORT")]
     Scheme(String),
-    /// `ipc://` without the name of a file.
-    #[error("`{0}` names no socket file: write ipc:///directory/name.sock")]
+    /// `ipc://` without a file name.
+    #[error("`{0}` has no file name: write ipc:///directory/name.sock")]
     NoFile(String),
-    /// A path or name that the system cannot bind.
+    /// A path or name that is too long for a Unix socket.
     #[error(
-        "the socket path {path} has {length} bytes, and the system allows {MAX_SOCKET_PATH}: \
-         choose a shorter one"
+        "the socket path {path} has {length} bytes; at most {MAX_SOCKET_PATH} are possible: choose \
+         a shorter one"
     )]
     PathTooLong {
         /// The path.
         path: String,
-        /// Its bytes.
+        /// Its length in bytes.
         length: usize,
     },
-    /// A host that is no IP address.
-    #[error("`{0}` is not an IP address: write tcp://127.0.0.1:PORT, or * for all of this machine")]
+    /// A host that is not an IP address.
+    #[error(
+        "`{0}` is not an IP address: write tcp://127.0.0.1:PORT, or tcp://*:PORT for all addresses of this machine"
+    )]
     Host(String),
-    /// A port that is no number up to 65535.
+    /// A missing port, or one that is not a number up to 65535.
     #[error("`{0}` has no port: write tcp://IP:PORT with a number up to 65535")]
     Port(String),
 }
@@ -116,7 +118,7 @@ impl FromStr for Address {
 }
 
 fn parse_ipc(text: &str, path: &str) -> Result<Address, AddressError> {
-    // For ZeroMQ `*` means a file of its own making, at which nobody would find a daemon.
+    // For ZeroMQ `*` means a file with a random name, at which no client would find the daemon.
     let file = path.rsplit('/').next().unwrap_or_default();
     if matches!(file, "" | "*" | "." | "..") || path == "@" || path.contains('\0') {
         return Err(AddressError::NoFile(text.to_owned()));
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_and_shown_alike() {
+    fn addresses_are_parsed_and_displayed() {
         for text in [
             "ipc:///tmp/cortex/discovery.sock",
             "ipc://relative.sock",
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_bound_is_told_apart() {
+    fn invalid_addresses_have_different_errors() {
         let reason = |text: &str| parse(text).unwrap_err();
         for text in ["", "/tmp/x.sock", "udp://1.2.3.4:5", "inproc://x", "IPC:///x"] {
             assert_eq!(reason(text), AddressError::Scheme(text.into()));

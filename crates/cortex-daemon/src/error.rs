@@ -1,4 +1,4 @@
-//! Why a daemon does not start, or does not go on.
+//! The errors that a daemon ends with.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,38 +11,38 @@ use crate::startup::StateError;
 /// Why a daemon does not start.
 #[derive(Debug, Error)]
 pub enum BindError {
-    /// An address cannot be listened at.
+    /// The daemon cannot listen at an address.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// There is nowhere to listen.
+    /// The configuration has no address.
     #[error("a daemon needs an address to listen at")]
     NoAddress,
-    /// The state cannot be used.
+    /// The daemon cannot load its state.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The system refused something else.
-    #[error("cannot set up the daemon's poll and pipe")]
+    /// The system gives no poll or no pipe.
+    #[error("cannot create the daemon's poll and pipe")]
     Poll(#[from] io::Error),
 }
 
 impl BindError {
-    /// Whether somebody serves at the address already.
+    /// Whether another program listens at the address already.
     #[must_use]
     pub fn is_already_running(&self) -> bool {
         matches!(self, Self::Listen(ListenError::AlreadyRuns(_) | ListenError::InUse(_)))
     }
 }
 
-/// Why a daemon ended, other than because it was asked to.
+/// Why a running daemon ended without a request to stop.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// Another program has taken the socket's place: no client can reach this daemon any more.
+    /// The socket file was removed or replaced: clients cannot reach this daemon any more.
     #[error(
-        "the socket file {} was removed or replaced by another program: nobody can reach this \
+        "another program has removed or replaced the socket file {}: clients cannot reach this \
          daemon any more. Start it again when the other program has ended", .0.display()
     )]
     SocketLost(PathBuf),
-    /// The system failed us.
+    /// The system's poll failed.
     #[error("the daemon's poll failed")]
     Poll(#[from] io::Error),
 }

@@ -1,14 +1,14 @@
-//! Log lines to stderr that never make the daemon wait.
+//! Writes log lines to stderr without blocking.
 //!
-//! A pipe whose reader has stopped takes no more after 64 KiB, and a write would then block the
-//! daemon's only thread. So stderr is asked first whether it has room; a line for which there is
-//! none is lost, and the next one that goes out says how many were.
+//! A pipe that no process reads is full after 64 KiB, and a write would then block the daemon's only
+//! thread. So the writer first checks whether stderr has room. Without room the line is lost, and a
+//! later line reports how many were lost.
 
 use std::io::{self, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// As much as a pipe that has room takes at once, without blocking (`PIPE_BUF` on Linux).
+/// The most bytes that a pipe with room takes without blocking (`PIPE_BUF` on Linux).
 const MAX_CHUNK: usize = 4096;
 
 /// Stderr, for one log line at a time.
@@ -18,11 +18,11 @@ pub(crate) struct LogWriter {
 }
 
 impl Write for LogWriter {
-    /// Takes a whole line. That it could not be written is nobody's concern here: there is no
-    /// better place to complain.
+    /// Writes one whole line. Ignores errors, because the daemon has no other place to report them.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.lost > 0 && has_room() {
-            let note = format!("({} log lines were lost: nobody read them)\n", self.lost);
+            let note =
+                format!("({} log lines were lost, because no process read stderr)\n", self.lost);
             self.lost = 0;
             let _ = io::stderr().write_all(note.as_bytes());
         }

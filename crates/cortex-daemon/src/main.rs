@@ -18,7 +18,7 @@ use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
 use log_writer::LogWriter;
 use tracing::level_filters::LevelFilter;
 
-/// The exit code when a daemon already serves at the address.
+/// The exit code when another program already listens at the address.
 const ALREADY_RUNS: u8 = 5;
 
 /// The Cortex discovery daemon: nodes register topics here and look up the topics of other nodes.
@@ -146,21 +146,21 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         _ if arguments.no_state => State::None,
         Some(path) => State::File(path),
         None => State::File(default_state_path(&arguments.address).context(
-            "there is no place to keep topics in, since $HOME is not set: give --state PATH, or \
-             --no-state to keep them in memory only",
+            "cannot choose a state file, because $HOME is not set: give its path with --state, or \
+             keep topics only in memory with --no-state",
         )?),
     };
     let config = Config {
         addresses: arguments.address,
         state,
         socket_mode: arguments.socket_mode,
-        max_connections: arguments.max_connections.map(|most| most as usize),
+        max_connections: arguments.max_connections.map(|count| count as usize),
         limits: Limits { topics: arguments.max_topics, ..Limits::default() },
         allow_remote_shutdown: arguments.allow_remote_shutdown,
         probe_interval: arguments.probe_interval,
     };
-    // Before the socket is there: whoever sees it may end the daemon at once.
-    let stop = StopHandle::new().context("cannot make the pipe for signals")?;
+    // Before the socket file exists: a program that sees it may stop the daemon at once.
+    let stop = StopHandle::new().context("cannot create the pipe for signals")?;
     stop_on_signals(&stop).context("cannot handle signals")?;
     Ok(DiscoveryDaemon::bind_with(&config, stop)?.run()?)
 }

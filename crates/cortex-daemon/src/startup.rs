@@ -1,4 +1,4 @@
-//! From what was stored to a registry: which of it still counts.
+//! Restores the registry from the store at the start.
 
 use cortex_proto::DecodeError;
 use thiserror::Error;
@@ -15,15 +15,15 @@ use crate::registry::{Access, Hold, Record, Registry, Settings, Snapshot, Write}
 /// Why a daemon cannot start from its state.
 #[derive(Debug, Error)]
 pub enum StateError {
-    /// The state file cannot be used.
+    /// The daemon cannot use its state file.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A stored topic is none.
-    #[error("a stored topic cannot be read: {0}")]
+    /// A stored topic is invalid.
+    #[error("a stored topic is invalid: {0}")]
     Record(#[from] DecodeError),
 }
 
-/// Opens the store, and makes a registry of what is in it.
+/// Opens the store and restores the registry from its content.
 pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry), StateError> {
     let (mut store, loaded) = match &config.state {
         State::None => (Store::none(), None),
@@ -57,21 +57,25 @@ pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry),
     Ok((store, Registry::restore(settings, snapshot, timestamp())?))
 }
 
-/// A new history, of which only what outlives a boot is known: after one no process is left, and
-/// endpoints may be anybody's.
+/// Starts a new epoch after a boot, or without a stored state. Only static topics stay: a boot ends
+/// all processes, and other programs may have the endpoints now.
 fn start_epoch(stored: Option<Snapshot>) -> Snapshot {
     let mut snapshot = stored.unwrap_or_default();
     let before = snapshot.records.len();
     snapshot.records.retain(|record| record.hold == Hold::Static);
     if before > 0 {
         let kept = snapshot.records.len();
-        tracing::info!(kept, dropped = before - kept, "the machine has booted: static topics stay");
+        tracing::info!(
+            kept,
+            dropped = before - kept,
+            "the machine has rebooted: only static topics stay"
+        );
     }
     snapshot.records.iter_mut().for_each(forget_process);
     Snapshot { epoch: random_u64(), history: Vec::new(), ..snapshot }
 }
 
-/// In another pid namespace a process's number says nothing.
+/// Removes the processes from the topics: in another pid namespace the stored pids mean nothing.
 fn change_pid_namespace(
     mut snapshot: Snapshot,
     host: &Host,
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_state_has_a_number_that_nobody_had() {
+    fn each_new_state_has_a_new_epoch() {
         let (one, other) = (start_epoch(None), start_epoch(None));
         assert_ne!(one.epoch, other.epoch);
         assert_eq!((one.revision, one.records.len()), (0, 0));
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn in_another_pid_namespace_all_topics_stay_and_no_process_is_known() {
+    fn in_another_pid_namespace_all_topics_stay_without_their_processes() {
         let host = Host { boot_id: Some("boot".into()), pid_namespace: Some(2) };
         let snapshot = change_pid_namespace(stored(), &host, &mut Store::none()).unwrap();
         assert_eq!((snapshot.epoch, snapshot.revision, snapshot.records.len()), (7, 9, 3));
