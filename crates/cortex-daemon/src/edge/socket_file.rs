@@ -114,8 +114,8 @@ impl SocketFile {
         &self.path
     }
 
-    /// Whether the path no longer leads to this socket. Checks the whole path: somebody may have
-    /// moved the directory.
+    /// Whether the path no longer leads to this socket. Checks the whole path, because
+    /// another program may have moved the directory.
     pub(crate) fn is_lost(&self) -> bool {
         match rustix::fs::lstat(&self.path) {
             Ok(stat) => FileIdentity::of(&stat) != self.identity,

@@ -317,12 +317,12 @@ fn a_pending_sigkill_is_seen_among_other_signals() {
 fn a_zombie_is_exiting_and_a_living_process_is_not() {
     assert!(!system::is_exiting(std::process::id()));
     let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
-    let dies = |pid| system::is_exiting(pid);
+    let is_exiting = |pid| system::is_exiting(pid);
     let start = Instant::now();
-    while !dies(child.id()) {
+    while !is_exiting(child.id()) {
         assert!(start.elapsed() < Duration::from_secs(10), "it ends by itself");
         std::thread::yield_now();
     }
     child.wait().unwrap();
-    assert!(!dies(child.id()), "what is gone is not dying any more");
+    assert!(!is_exiting(child.id()), "a reaped process is not exiting any more");
 }

@@ -169,7 +169,7 @@ mod model {
     #[derive(Clone, Debug)]
     struct TopicChange {
         topic: usize,
-        gone: bool,
+        is_removed: bool,
         has_event: bool,
         kind: usize,
         hold: Hold,
@@ -206,10 +206,10 @@ mod model {
         let what =
             (0..NAMES.len(), 0..6_usize, hold(), any::<Option<u32>>(), process, any::<u64>());
         (flags, what).prop_map(
-            |((gone, has_event, found_alive), (topic, kind, hold, uid, process, number))| {
+            |((is_removed, has_event, found_alive), (topic, kind, hold, uid, process, number))| {
                 TopicChange {
                     topic,
-                    gone,
+                    is_removed,
                     has_event,
                     kind,
                     hold,
@@ -266,7 +266,7 @@ mod model {
             let packed = packed(&name, &change.number.to_string());
             let event = change.has_event.then(|| {
                 self.revision += 1;
-                let kind = match (change.gone, change.kind % 2) {
+                let kind = match (change.is_removed, change.kind % 2) {
                     (true, _) => REMOVALS[change.kind % REMOVALS.len()],
                     (false, 0) => EventKind::Registered,
                     (false, _) => EventKind::Updated,
@@ -274,7 +274,7 @@ mod model {
                 Event { revision: self.revision, kind, packed: Arc::clone(&packed) }
             });
             self.events.extend(event.clone().map(|event| (name.clone(), event)));
-            let record = (!change.gone).then(|| Record {
+            let record = (!change.is_removed).then(|| Record {
                 name: name.clone(),
                 order: change.number,
                 packed,
