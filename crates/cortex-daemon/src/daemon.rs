@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::audit_log;
 use crate::config::{Address, Config, State};
+use crate::deferred_queue::DeferredQueue;
 use crate::edge::clock::{SuspendDetector, now, timestamp};
 use crate::edge::connection::Received;
 use crate::edge::connections::Connections;
@@ -25,7 +26,6 @@ use crate::edge::random::random_u64;
 use crate::edge::stop::{StopHandle, StopSource};
 use crate::edge::store::Store;
 use crate::error::{BindError, RunError};
-use crate::held::Held;
 use crate::peer::{PeerIdentity, Process};
 use crate::registry::{
     Effects, Input, PeerRequest, ProbeResult, Registry, Timestamp, UnreadableRequest,
@@ -77,9 +77,9 @@ pub struct DiscoveryDaemon {
     inbox: Vec<Input>,
     /// Empty between two calls.
     findings: Vec<(TopicName, u64, ProbeResult)>,
-    /// Requests that were read and could not be heard yet.
-    held: Held,
-    /// Some of them could be heard now.
+    /// Requests that were read and not dispatched yet.
+    deferred: DeferredQueue,
+    /// Some of them could be dispatched now.
     is_behind: bool,
     stop_handle: StopHandle,
     stop_source: StopSource,
@@ -148,7 +148,7 @@ impl DiscoveryDaemon {
             host,
             inbox: Vec::new(),
             findings: Vec::new(),
-            held: Held::default(),
+            deferred: DeferredQueue::default(),
             is_behind: false,
             stop_handle,
             stop_source,
@@ -253,12 +253,12 @@ impl DiscoveryDaemon {
         for input in std::mem::take(&mut self.inbox) {
             self.registry.handle(input, now);
         }
-        self.hear(received, now);
+        self.dispatch(received, now);
         for connection in self.connections.take_disconnected() {
             self.registry.handle(Input::Disconnected(connection), now);
         }
         let all_dispatched = !self.connections.has_turns()
-            && self.held.is_empty()
+            && self.deferred.is_empty()
             && !self.listeners.iter().any(Listener::is_ready)
             && self.connections.newcomers_until().is_none_or(|until| until <= now.instant);
         self.registry.handle(Input::Tick { all_dispatched }, now);
@@ -276,39 +276,39 @@ impl DiscoveryDaemon {
 
     /// Hands over what was held and what was received, except what is asked by peers that must
     /// first read what they were sent, and what goes beyond a batch's work.
-    fn hear(&mut self, received: &mut Vec<Received>, now: Timestamp) {
-        let had_held = !self.held.is_empty();
+    fn dispatch(&mut self, received: &mut Vec<Received>, now: Timestamp) {
+        let had_deferred = !self.deferred.is_empty();
         for one in received.drain(..) {
             let connection = one.from.connection;
             // A peer's later requests stay behind its earlier ones.
-            if had_held
+            if had_deferred
                 || self.registry.cost() >= MAX_BATCH_COST
-                || self.held.has(connection)
+                || self.deferred.contains(connection)
                 || self.connections.has_backpressure(connection)
             {
-                self.held.push(one);
+                self.deferred.push(one);
             } else {
-                self.hear_one(one, now);
+                self.dispatch_one(one, now);
             }
         }
         while self.registry.cost() < MAX_BATCH_COST {
             let connections = &self.connections;
-            let may_be_heard = |connection| !connections.has_backpressure(connection);
-            let Some(one) = self.held.next(may_be_heard) else {
+            let is_ready = |connection| !connections.has_backpressure(connection);
+            let Some(one) = self.deferred.next(is_ready) else {
                 self.is_behind = false;
                 return;
             };
             let connection = one.from.connection;
-            self.hear_one(one, now);
+            self.dispatch_one(one, now);
             // The peer may have disconnected since: it reads no reply.
             if self.connections.is_disconnected(connection) {
                 self.registry.handle(Input::Disconnected(connection), now);
             }
         }
-        self.is_behind = !self.held.is_empty();
+        self.is_behind = !self.deferred.is_empty();
     }
 
-    fn hear_one(&mut self, one: Received, now: Timestamp) {
+    fn dispatch_one(&mut self, one: Received, now: Timestamp) {
         let Received { from, peer, is_req, body } = one;
         let request = parse(from.connection.0, body);
         let peer = self.identify(peer, &request);

@@ -14,10 +14,10 @@
 mod audit_log;
 mod config;
 mod daemon;
+mod deferred_queue;
 #[expect(clippy::disallowed_methods, reason = "the edge is where clocks and files are")]
 mod edge;
 mod error;
-mod held;
 mod limits;
 pub mod peer;
 pub mod registry;
