@@ -95,7 +95,8 @@ pub enum AddressError {
     },
     /// A host that is not an IP address.
     #[error(
-        "`{0}` is not an IP address: write tcp://127.0.0.1:PORT, or tcp://*:PORT for all addresses of this machine"
+        "`{0}` is not an IP address: write tcp://127.0.0.1:PORT, or tcp://*:PORT for all addresses \
+         of this machine"
     )]
     Host(String),
     /// A missing port, or one that is not a number up to 65535.

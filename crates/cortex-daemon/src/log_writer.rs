@@ -1,8 +1,8 @@
 //! Writes log lines to stderr without blocking.
 //!
-//! A pipe that no process reads is full after 64 KiB, and a write would then block the daemon's only
-//! thread. So the writer first checks whether stderr has room. Without room the line is lost, and a
-//! later line reports how many were lost.
+//! A pipe that no process reads is full after 64 KiB, and a write would then block the daemon's
+//! only thread. So the writer first checks whether stderr has room. Without room the line is lost,
+//! and a later line reports how many were lost.
 
 use std::io::{self, Write};
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::registry::Timestamp;
 
-/// The shortest gap: a wake-up this late, or a suspension of the machine this long. The daemon could
-/// not read renewals of leases in the meantime.
+/// The shortest gap: a wake-up this late, or a suspension of the machine this long. The daemon
+/// could not read renewals of leases in the meantime.
 const MIN_GAP: Duration = Duration::from_secs(1);
 
 pub(crate) fn now() -> Instant {

@@ -147,7 +147,8 @@ impl Connection {
         self.unanswered = self.unanswered.saturating_sub(1);
     }
 
-    /// Whether the peer has closed its side, or broken the protocol, before all requests are answered.
+    /// Whether the peer has closed its side, or broken the protocol, before all requests are
+    /// answered.
     pub(super) fn is_disconnected(&self) -> bool {
         self.unanswered > 0 && matches!(self.read_state, ReadState::Ended | ReadState::Violated)
     }

@@ -85,7 +85,8 @@ pub(crate) struct ConnectionCounters {
 }
 
 impl Connections {
-    /// No connections yet. Their ids, which are also their poll tokens, count up from `first_token`.
+    /// No connections yet. Their ids, which are also their poll tokens, count up from
+    /// `first_token`.
     pub(crate) fn new(poll_registry: PollRegistry, first_token: usize, limit: usize) -> Self {
         Self {
             poll_registry,

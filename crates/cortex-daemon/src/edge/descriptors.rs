@@ -8,7 +8,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// reserve, and some for files that a library opens for a moment.
 const DAEMON_DESCRIPTORS: usize = 32;
 
-/// Raises the soft limit of open descriptors to the hard limit. Logs a warning if the system refuses.
+/// Raises the soft limit of open descriptors to the hard limit. Logs a warning if the system
+/// refuses.
 pub fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -68,7 +69,8 @@ impl ReserveDescriptor {
         self.0.is_some()
     }
 
-    /// Runs `action` while the reserve is closed. `action` must close every descriptor that it opens.
+    /// Runs `action` while the reserve is closed. `action` must close every descriptor that it
+    /// opens.
     pub(super) fn with_free_descriptor<T>(&mut self, action: impl FnOnce() -> T) -> T {
         self.0 = None;
         let result = action();

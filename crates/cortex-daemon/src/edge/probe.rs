@@ -106,8 +106,9 @@ enum Observation {
 }
 
 impl Probes {
-    /// Uses at most `limit` sockets at once, at least one, and one more for a moment when it connects
-    /// a Unix socket. A quarter of the sockets, at least one of two, is only for quick probes.
+    /// Uses at most `limit` sockets at once, at least one, and one more for a moment when it
+    /// connects a Unix socket. A quarter of the sockets, at least one of two, is only for quick
+    /// probes.
     /// `tokens` needs a token for each possible descriptor number; the result of a probe with a
     /// higher number is unknown.
     pub(crate) fn new(poll_registry: PollRegistry, tokens: Range<usize>, limit: usize) -> Self {
@@ -275,7 +276,8 @@ impl Probes {
         }
     }
 
-    /// Ends the probes whose time is over. Reads once more before, because the loop may be late too.
+    /// Ends the probes whose time is over. Reads once more before, because the loop may be late
+    /// too.
     fn expire(&mut self, now: Instant) {
         let late = |(&token, probe): (&Token, &Probe)| (probe.deadline <= now).then_some(token);
         let late: Vec<_> = self.running.iter().filter_map(late).collect();
@@ -383,7 +385,8 @@ fn parse_tcp(text: &str) -> Option<SocketAddr> {
     (!is_wildcard).then_some(address)
 }
 
-/// What an error means for an endpoint. Most errors come from the network or from the daemon itself.
+/// What an error means for an endpoint. Most errors come from the network or from the daemon
+/// itself.
 fn result_of(error: &io::Error) -> ProbeResult {
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED | Errno::NOENT) => ProbeResult::Dead,

@@ -66,8 +66,8 @@ enum PidfdError {
 }
 
 impl Processes {
-    /// Watches at most `limit` processes at once. `tokens` needs a token for each possible descriptor
-    /// number; a process whose pidfd has a higher number is unseen.
+    /// Watches at most `limit` processes at once. `tokens` needs a token for each possible
+    /// descriptor number; a process whose pidfd has a higher number is unseen.
     pub(crate) fn new(poll_registry: PollRegistry, tokens: Range<usize>, limit: usize) -> Self {
         Self {
             poll_registry,
@@ -250,8 +250,8 @@ mod system {
         parse_stat_field(stat, 22)
     }
 
-    /// A field of a `stat` file, from field 3 on; fields count from 1. Field 2 is the program's name
-    /// in parentheses and may contain any byte, so field 3 follows the last parenthesis.
+    /// A field of a `stat` file, from field 3 on; fields count from 1. Field 2 is the program's
+    /// name in parentheses and may contain any byte, so field 3 follows the last parenthesis.
     fn parse_stat_field(stat: &[u8], field: usize) -> Option<u64> {
         let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
         let mut fields =

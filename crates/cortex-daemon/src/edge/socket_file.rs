@@ -47,7 +47,10 @@ pub enum SocketFileError {
     #[error("a daemon already runs at ipc://{}", .0.display())]
     AlreadyRuns(PathBuf),
     /// The path leads to a file that is not a socket.
-    #[error("{} is not a socket, so the daemon does not replace it. Remove it, or choose another address", .0.display())]
+    #[error(
+        "{} is not a socket, so the daemon does not replace it. Remove it, or choose another \
+         address", .0.display()
+    )]
     NotASocket(PathBuf),
     /// The socket belongs to another user, and no daemon listens there.
     #[error(
@@ -194,7 +197,8 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
     let directory =
         open(path, flags, Mode::empty()).map_err(failed("open the socket's directory", path))?;
     if let Err(errno) = flock(&directory, FlockOperation::NonBlockingLockShared) {
-        tracing::debug!(directory = %path.display(), error = %errno, "cannot lock the socket's directory");
+        let directory = path.display();
+        tracing::debug!(%directory, error = %errno, "cannot lock the socket's directory");
     }
     let owner = fstat(&directory).map_err(failed("get the metadata of", path))?.st_uid;
     if owner != 0 && owner != own_uid() {

@@ -62,7 +62,9 @@ pub enum StoreError {
         known: i32,
     },
     /// The file was deleted or replaced after the daemon had opened it.
-    #[error("the state file {} was deleted or replaced: the daemon cannot save to it", .0.display())]
+    #[error(
+        "the state file {} was deleted or replaced: the daemon cannot save to it", .0.display()
+    )]
     Lost(PathBuf),
     /// Another error of the system or of SQLite.
     #[error("cannot {what} {}: {reason}", path.display())]
@@ -108,7 +110,8 @@ pub(super) struct StateFile {
 }
 
 /// Creates the directory of a state file and returns the path without symbolic links. SQLite's
-/// no-follow option refuses links in the directories too, and systemd and home directories use them.
+/// no-follow option refuses links in the directories too, and systemd and home directories use
+/// them.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
     let Some(name) = path.file_name() else {
         return Err(StoreError::Foreign { path: path.to_owned(), what: "is not a file name" });

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use super::fnv::Fnv1a;
 use crate::config::Address;
 
-/// The default path of the state file: in systemd's state directory, or else in the user's. The file
-/// name depends on the first address, so that daemons at different addresses use different files.
+/// The default path of the state file: in systemd's state directory, or else in the user's. The
+/// file name depends on the first address, so that daemons at different addresses use different
+/// files.
 #[must_use]
 pub fn default_path(addresses: &[Address]) -> Option<PathBuf> {
     path_from(std::env::var_os, addresses)

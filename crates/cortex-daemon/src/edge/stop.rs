@@ -26,8 +26,8 @@ impl StopHandle {
         Ok(Self { writer: Arc::new(writer), reader: Arc::new(reader) })
     }
 
-    /// Tells the daemon to answer the requests that it has read, and to end. Returns at once. A call
-    /// before the daemon runs stops it at its start; a call after its end does nothing.
+    /// Tells the daemon to answer the requests that it has read, and to end. Returns at once. A
+    /// call before the daemon runs stops it at its start; a call after its end does nothing.
     pub fn stop(&self) {
         // An error means a full pipe, which stops the daemon as well, or that the daemon has ended.
         let _ = (&*self.writer).write(b"x");

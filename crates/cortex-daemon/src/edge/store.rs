@@ -1,7 +1,7 @@
 //! The persistent state: topics and their history, in a SQLite file.
 //!
-//! A commit survives the end of the process. After a power failure the file contains the last commit
-//! or an earlier one, complete. SQLite's integers are signed: the store casts unsigned ones.
+//! A commit survives the end of the process. After a power failure the file contains the last
+//! commit or an earlier one, complete. SQLite's integers are signed: the store casts unsigned ones.
 //!
 //! The store loads only a file that is exactly as the daemon wrote it: SQLite checks the structure
 //! of its pages, and each row has a checksum for its values. A file that was edited by hand is

@@ -91,7 +91,8 @@ impl Output {
 
     /// Appends the bytes that `write` writes.
     pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let last_has_room = matches!(self.chunks.back(), Some(Chunk::Owned(bytes)) if bytes.len() < MAX_OWNED_CHUNK);
+        let last_has_room =
+            matches!(self.chunks.back(), Some(Chunk::Owned(last)) if last.len() < MAX_OWNED_CHUNK);
         if !last_has_room {
             self.chunks.push_back(Chunk::Owned(Vec::new()));
         }

@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-/// Why the daemon closes a connection. The log line is "closed a peer's connection: " and this text.
+/// Why the daemon closes a connection. The log line is "closed a peer's connection: " and this
+/// text.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Violation {
     /// The first bytes are not a ZMTP signature.
@@ -32,7 +33,8 @@ pub enum Violation {
     /// A request of more than [`MAX_REFUSED_BODY`](super::MAX_REFUSED_BODY) bytes.
     #[error("a request of {0} bytes is too long to be answered")]
     RequestTooLong(u64),
-    /// All peers together leave too many bytes of replies unread, and this peer leaves most of them.
+    /// All peers together leave too many bytes of replies unread, and this peer leaves most of
+    /// them.
     #[error("it leaves {0} bytes of replies unread")]
     TooMuchUnread(usize),
     /// The peer has sent an ERROR command.

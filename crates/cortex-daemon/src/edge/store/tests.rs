@@ -237,7 +237,8 @@ mod model {
         ];
         prop_oneof![
             6 => vec(change(), 0..6).prop_map(Operation::Save),
-            1 => (host(), vec(change(), 0..3)).prop_map(|(host, changes)| Operation::SaveHost(host, changes)),
+            1 => (host(), vec(change(), 0..3))
+                .prop_map(|(host, changes)| Operation::SaveHost(host, changes)),
             1 => (any::<u64>(), revision, host())
                 .prop_map(|(epoch, revision, host)| Operation::Reset { epoch, revision, host }),
             1 => Just(Operation::Reopen),
@@ -675,7 +676,8 @@ fn with_a_log(directory: &Path) -> (Vec<u8>, Vec<u8>, Vec<StoredState>) {
     (fs::read(&path).unwrap(), fs::read(beside(&path, "-wal")).unwrap(), states)
 }
 
-/// Opens a damaged file. It gives an earlier state, is set aside as it was, or is refused as it was.
+/// Opens a damaged file. It gives an earlier state, is renamed without a change, or is
+/// refused without a change.
 fn survive(main: &[u8], log: &[u8], states: &[StoredState]) -> &'static str {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("state.db");
