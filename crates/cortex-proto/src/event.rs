@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use crate::encode::Bin;
 use crate::ext::{each_item, each_key};
 use crate::reader::Reader;
-use crate::words::{EventKind, RemovalReason};
+use crate::wire_enums::{EventKind, RemovalReason};
 use crate::{DecodeError, DecodeErrorKind, TopicInfo};
 
 /// An event of the history.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::reader::Reader;
-use crate::words::{EndpointState, Hold};
+use crate::wire_enums::{EndpointState, Hold};
 use crate::{DecodeError, DecodeErrorKind, EventExt};
 
 /// The level of the extensions that this crate speaks.

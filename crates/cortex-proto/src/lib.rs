@@ -52,7 +52,7 @@ mod status;
 mod topic_filter;
 mod topic_info;
 mod topic_name;
-mod words;
+mod wire_enums;
 
 pub use command::{DiscoveryCommand, RequestedCommand};
 pub use error::{DecodeError, DecodeErrorKind};
@@ -64,7 +64,7 @@ pub use status::DiscoveryStatus;
 pub use topic_filter::{TopicFilter, TopicFilterError};
 pub use topic_info::TopicInfo;
 pub use topic_name::{TopicName, TopicNameError};
-pub use words::{EndpointState, EventKind, Hold, RemovalReason};
+pub use wire_enums::{EndpointState, EventKind, Hold, RemovalReason};
 
 /// Where the daemon listens and clients look when nothing else is said.
 pub const DEFAULT_DISCOVERY_ADDRESS: &str = "ipc:///tmp/cortex/discovery.sock";

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 /// Defines an enum of words with `From<&str>`, and with the word of the wire as its `Display`.
-macro_rules! words {
+macro_rules! wire_enum {
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +43,7 @@ macro_rules! words {
     };
 }
 
-words! {
+wire_enum! {
     /// What keeps a topic registered.
     Hold {
         /// The process that registered it: the topic goes when the process is gone.
@@ -55,7 +55,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// What is known of the place where a topic's publisher sends.
     EndpointState {
         /// Nobody has looked, or it could not be told.
@@ -67,7 +67,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// What happened to a topic.
     EventKind {
         /// It is there and was not before: it is the last of the list.
@@ -81,7 +81,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// Why a topic is gone.
     RemovalReason {
         /// A peer unregistered it.
