@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_is_read_as_itself() {
+    fn each_number_maps_to_its_command_and_back() {
         for number in [1, 2, 3, 4, 5, 64, 65, 66, 67, 99] {
             let command = RequestedCommand::from_number(number);
             assert!(matches!(command, RequestedCommand::Known(_)), "{number} is a command");

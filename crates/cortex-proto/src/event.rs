@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::encode::Bin;
-use crate::ext::{each_item, each_key};
+use crate::ext::{for_each_entry, read_items};
 use crate::reader::Reader;
 use crate::wire_enums::{EventKind, RemovalReason};
 use crate::{DecodeError, DecodeErrorKind, TopicInfo};
@@ -18,7 +18,7 @@ pub struct EventExt {
     /// The topic that it happened to.
     pub topic_name: String,
     /// The topic, on the wire packed as in a response; the last that was known when it is gone.
-    #[serde(serialize_with = "packed")]
+    #[serde(serialize_with = "serialize_info")]
     pub topic_info: TopicInfo,
     /// Why the topic is gone; `None` when it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,7 +35,7 @@ pub struct EncodedEvent<'a> {
     /// The topic that it happened to.
     pub topic_name: &'a str,
     /// The bytes of [`TopicInfo::to_bytes`].
-    #[serde(serialize_with = "bytes")]
+    #[serde(serialize_with = "serialize_bytes")]
     pub topic_info: &'a [u8],
     /// Why the topic is gone, as the word of a [`RemovalReason`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,33 +58,33 @@ pub struct EncodedWatchExt<'a> {
     pub events: Option<&'a [EncodedEvent<'a>]>,
 }
 
-fn packed<S: Serializer>(info: &TopicInfo, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_info<S: Serializer>(info: &TopicInfo, serializer: S) -> Result<S::Ok, S::Error> {
     Bin(&info.to_bytes()).serialize(serializer)
 }
 
-fn bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     Bin(bytes).serialize(serializer)
 }
 
 impl EventExt {
     pub(crate) fn read_all(reader: &mut Reader<'_>) -> Result<Option<Vec<Self>>, DecodeError> {
-        each_item(reader, Self::read)
+        read_items(reader, Self::read)
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let at = reader.offset();
         let (mut kind, mut revision, mut topic_name) = (None, None, None);
         let (mut topic_info, mut reason) = (None, None);
-        each_key(reader, |reader, key| {
+        for_each_entry(reader, |reader, key| {
             match key {
-                "kind" => kind = reader.optional_text()?.map(EventKind::from),
-                "revision" => revision = reader.optional_unsigned()?,
-                "topic_name" => topic_name = reader.optional_text()?.map(str::to_owned),
+                "kind" => kind = reader.read_optional_text()?.map(EventKind::from),
+                "revision" => revision = reader.read_optional_unsigned()?,
+                "topic_name" => topic_name = reader.read_optional_text()?.map(str::to_owned),
                 "topic_info" => {
-                    topic_info = reader.optional_binary()?.map(TopicInfo::read).transpose()?;
+                    topic_info = reader.read_optional_binary()?.map(TopicInfo::read).transpose()?;
                 }
-                "reason" => reason = reader.optional_text()?.map(RemovalReason::from),
-                _ => reader.skip()?,
+                "reason" => reason = reader.read_optional_text()?.map(RemovalReason::from),
+                _ => reader.skip_value()?,
             }
             Ok(())
         })?;

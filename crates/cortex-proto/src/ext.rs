@@ -138,17 +138,19 @@ pub struct EntryExt {
 impl RequestExt {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut ext = Self::default();
-        each_key(reader, |reader, key| {
+        for_each_entry(reader, |reader, key| {
             match key {
-                "hold" => ext.hold = reader.optional_text()?.map(Hold::from),
+                "hold" => ext.hold = reader.read_optional_text()?.map(Hold::from),
                 "session" => ext.session = Session::read(reader)?,
-                "publisher_node" => ext.publisher_node = reader.optional_text()?.map(str::to_owned),
-                "revision" => ext.revision = reader.optional_unsigned()?,
-                "filter" => ext.filter = reader.optional_text()?.map(str::to_owned),
+                "publisher_node" => {
+                    ext.publisher_node = reader.read_optional_text()?.map(str::to_owned);
+                }
+                "revision" => ext.revision = reader.read_optional_unsigned()?,
+                "filter" => ext.filter = reader.read_optional_text()?.map(str::to_owned),
                 "since" => ext.since = Since::read(reader)?,
-                "wait_ms" => ext.wait_ms = reader.optional_unsigned()?,
-                "limit" => ext.limit = reader.optional_unsigned()?,
-                _ => reader.skip()?,
+                "wait_ms" => ext.wait_ms = reader.read_optional_unsigned()?,
+                "limit" => ext.limit = reader.read_optional_unsigned()?,
+                _ => reader.skip_value()?,
             }
             Ok(())
         })?;
@@ -158,16 +160,16 @@ impl RequestExt {
 
 impl Since {
     fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, DecodeError> {
-        if reader.nil() {
+        if reader.skip_nil() {
             return Ok(None);
         }
         let at = reader.offset();
         let (mut epoch, mut revision) = (None, None);
-        each_key(reader, |reader, key| {
+        for_each_entry(reader, |reader, key| {
             match key {
-                "epoch" => epoch = reader.optional_unsigned()?,
-                "revision" => revision = reader.optional_unsigned()?,
-                _ => reader.skip()?,
+                "epoch" => epoch = reader.read_optional_unsigned()?,
+                "revision" => revision = reader.read_optional_unsigned()?,
+                _ => reader.skip_value()?,
             }
             Ok(())
         })?;
@@ -181,16 +183,16 @@ impl Since {
 
 impl Session {
     fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, DecodeError> {
-        if reader.nil() {
+        if reader.skip_nil() {
             return Ok(None);
         }
         let at = reader.offset();
         let (mut id, mut lease_ms) = (None, None);
-        each_key(reader, |reader, key| {
+        for_each_entry(reader, |reader, key| {
             match key {
-                "id" => id = Some(reader.text()?.to_owned()),
-                "lease_ms" => lease_ms = reader.optional_unsigned()?,
-                _ => reader.skip()?,
+                "id" => id = Some(reader.read_text()?.to_owned()),
+                "lease_ms" => lease_ms = reader.read_optional_unsigned()?,
+                _ => reader.skip_value()?,
             }
             Ok(())
         })?;
@@ -202,22 +204,22 @@ impl Session {
 impl ResponseExt {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut ext = Self::default();
-        each_key(reader, |reader, key| {
+        for_each_entry(reader, |reader, key| {
             match key {
-                "level" => ext.level = reader.optional_unsigned()?,
-                "server" => ext.server = reader.optional_text()?.map(str::to_owned),
-                "epoch" => ext.epoch = reader.optional_unsigned()?,
-                "revision" => ext.revision = reader.optional_unsigned()?,
-                "pid" => ext.pid = reader.optional_unsigned()?,
-                "uptime_ms" => ext.uptime_ms = reader.optional_unsigned()?,
-                "topics" => ext.topics = reader.optional_unsigned()?,
+                "level" => ext.level = reader.read_optional_unsigned()?,
+                "server" => ext.server = reader.read_optional_text()?.map(str::to_owned),
+                "epoch" => ext.epoch = reader.read_optional_unsigned()?,
+                "revision" => ext.revision = reader.read_optional_unsigned()?,
+                "pid" => ext.pid = reader.read_optional_unsigned()?,
+                "uptime_ms" => ext.uptime_ms = reader.read_optional_unsigned()?,
+                "topics" => ext.topics = reader.read_optional_unsigned()?,
                 "entry" => ext.entry = EntryExt::read_optional(reader)?,
                 "entries" => ext.entries = EntryExt::read_all(reader)?,
-                "lease_ms" => ext.lease_ms = reader.optional_unsigned()?,
-                "known" => ext.known = reader.optional_boolean()?,
-                "snapshot" => ext.snapshot = reader.optional_boolean()?,
+                "lease_ms" => ext.lease_ms = reader.read_optional_unsigned()?,
+                "known" => ext.known = reader.read_optional_boolean()?,
+                "snapshot" => ext.snapshot = reader.read_optional_boolean()?,
                 "events" => ext.events = EventExt::read_all(reader)?,
-                other => match reader.unsigned_or_skip()? {
+                other => match reader.read_unsigned_or_skip()? {
                     Some(count) => drop(ext.counts.insert(other.to_owned(), count)),
                     // A key twice: the last counts.
                     None => drop(ext.counts.remove(other)),
@@ -231,26 +233,26 @@ impl ResponseExt {
 
 impl EntryExt {
     fn read_optional(reader: &mut Reader<'_>) -> Result<Option<Self>, DecodeError> {
-        if reader.nil() { Ok(None) } else { Self::read(reader).map(Some) }
+        if reader.skip_nil() { Ok(None) } else { Self::read(reader).map(Some) }
     }
 
     fn read_all(reader: &mut Reader<'_>) -> Result<Option<Vec<Self>>, DecodeError> {
-        each_item(reader, Self::read)
+        read_items(reader, Self::read)
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let at = reader.offset();
         let (mut uid, mut pid, mut hold, mut endpoint) = (None, None, None, None);
         let (mut revision, mut age_ms) = (None, None);
-        each_key(reader, |reader, key| {
+        for_each_entry(reader, |reader, key| {
             match key {
-                "uid" => uid = reader.optional_unsigned()?,
-                "pid" => pid = reader.optional_unsigned()?,
-                "hold" => hold = reader.optional_text()?.map(Hold::from),
-                "revision" => revision = reader.optional_unsigned()?,
-                "age_ms" => age_ms = reader.optional_unsigned()?,
-                "endpoint" => endpoint = reader.optional_text()?.map(EndpointState::from),
-                _ => reader.skip()?,
+                "uid" => uid = reader.read_optional_unsigned()?,
+                "pid" => pid = reader.read_optional_unsigned()?,
+                "hold" => hold = reader.read_optional_text()?.map(Hold::from),
+                "revision" => revision = reader.read_optional_unsigned()?,
+                "age_ms" => age_ms = reader.read_optional_unsigned()?,
+                "endpoint" => endpoint = reader.read_optional_text()?.map(EndpointState::from),
+                _ => reader.skip_value()?,
             }
             Ok(())
         })?;
@@ -267,11 +269,11 @@ impl EntryExt {
 }
 
 /// Reads an array, or nil; an error is told as one inside the item.
-pub(crate) fn each_item<'a, T>(
+pub(crate) fn read_items<'a, T>(
     reader: &mut Reader<'a>,
     mut read: impl FnMut(&mut Reader<'a>) -> Result<T, DecodeError>,
 ) -> Result<Option<Vec<T>>, DecodeError> {
-    let Some(count) = reader.optional_array()? else {
+    let Some(count) = reader.read_optional_array_header()? else {
         return Ok(None);
     };
     // Collected one by one: the array's length is only a claim.
@@ -283,12 +285,12 @@ pub(crate) fn each_item<'a, T>(
 }
 
 /// Walks through a map with text keys; an error is told as one inside the key's value.
-pub(crate) fn each_key<'a>(
+pub(crate) fn for_each_entry<'a>(
     reader: &mut Reader<'a>,
     mut read: impl FnMut(&mut Reader<'a>, &'a str) -> Result<(), DecodeError>,
 ) -> Result<(), DecodeError> {
-    for _ in 0..reader.map()? {
-        let key = reader.text().map_err(|error| error.within("(key)"))?;
+    for _ in 0..reader.read_map_header()? {
+        let key = reader.read_text().map_err(|error| error.within("(key)"))?;
         read(reader, key).map_err(|error| error.within(key))?;
     }
     Ok(())

@@ -69,16 +69,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a map's header: the number of its entries.
-    pub(crate) fn map(&mut self) -> Result<usize, DecodeError> {
-        self.typed("a map", |header| match header {
+    pub(crate) fn read_map_header(&mut self) -> Result<usize, DecodeError> {
+        self.read_header_as("a map", |header| match header {
             Header::Map(entries) => Some(*entries),
             _ => None,
         })
     }
 
     /// Reads an array's header, or nil: the number of its items.
-    pub(crate) fn optional_array(&mut self) -> Result<Option<usize>, DecodeError> {
-        self.typed("an array", |header| match header {
+    pub(crate) fn read_optional_array_header(&mut self) -> Result<Option<usize>, DecodeError> {
+        self.read_header_as("an array", |header| match header {
             Header::Array(items) => Some(Some(*items)),
             Header::Nil => Some(None),
             _ => None,
@@ -86,55 +86,55 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an integer of any width.
-    pub(crate) fn integer(&mut self) -> Result<i128, DecodeError> {
-        self.typed("an integer", |header| match header {
+    pub(crate) fn read_integer(&mut self) -> Result<i128, DecodeError> {
+        self.read_header_as("an integer", |header| match header {
             Header::Integer(number) => Some(*number),
             _ => None,
         })
     }
 
     /// Reads a text.
-    pub(crate) fn text(&mut self) -> Result<&'a str, DecodeError> {
-        let length = self.typed("text", |header| match header {
+    pub(crate) fn read_text(&mut self) -> Result<&'a str, DecodeError> {
+        let length = self.read_header_as("text", |header| match header {
             Header::Text(length) => Some(*length),
             _ => None,
         })?;
-        self.utf8(length)
+        self.take_text(length)
     }
 
     /// Reads a text or nil.
-    pub(crate) fn optional_text(&mut self) -> Result<Option<&'a str>, DecodeError> {
-        let length = self.typed("text or nil", |header| match header {
+    pub(crate) fn read_optional_text(&mut self) -> Result<Option<&'a str>, DecodeError> {
+        let length = self.read_header_as("text or nil", |header| match header {
             Header::Text(length) => Some(Some(*length)),
             Header::Nil => Some(None),
             _ => None,
         })?;
-        length.map(|length| self.utf8(length)).transpose()
+        length.map(|length| self.take_text(length)).transpose()
     }
 
     /// Reads bytes, as a reader of the message inside them.
-    pub(crate) fn binary(&mut self) -> Result<Reader<'a>, DecodeError> {
-        let length = self.typed("bytes", |header| match header {
+    pub(crate) fn read_binary(&mut self) -> Result<Reader<'a>, DecodeError> {
+        let length = self.read_header_as("bytes", |header| match header {
             Header::Binary(length) => Some(*length),
             _ => None,
         })?;
-        self.nested(length)
+        self.take_nested(length)
     }
 
     /// Reads bytes or nil; no bytes at all count as nil.
-    pub(crate) fn optional_binary(&mut self) -> Result<Option<Reader<'a>>, DecodeError> {
-        let length = self.typed("bytes or nil", |header| match header {
+    pub(crate) fn read_optional_binary(&mut self) -> Result<Option<Reader<'a>>, DecodeError> {
+        let length = self.read_header_as("bytes or nil", |header| match header {
             Header::Binary(length) => Some(*length),
             Header::Nil => Some(0),
             _ => None,
         })?;
-        if length == 0 { Ok(None) } else { self.nested(length).map(Some) }
+        if length == 0 { Ok(None) } else { self.take_nested(length).map(Some) }
     }
 
     /// Reads an unsigned integer of 64 bits, or nil.
-    pub(crate) fn optional_unsigned(&mut self) -> Result<Option<u64>, DecodeError> {
+    pub(crate) fn read_optional_unsigned(&mut self) -> Result<Option<u64>, DecodeError> {
         let at = self.offset();
-        let number = self.typed("an unsigned integer or nil", |header| match header {
+        let number = self.read_header_as("an unsigned integer or nil", |header| match header {
             Header::Integer(number) => Some(Some(*number)),
             Header::Nil => Some(None),
             _ => None,
@@ -143,15 +143,15 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an unsigned integer of 64 bits; a value of any other type is passed over.
-    pub(crate) fn unsigned_or_skip(&mut self) -> Result<Option<u64>, DecodeError> {
-        let number = self.clone().integer().ok().and_then(|number| u64::try_from(number).ok());
-        self.skip()?;
+    pub(crate) fn read_unsigned_or_skip(&mut self) -> Result<Option<u64>, DecodeError> {
+        let number = self.clone().read_integer().ok().and_then(|number| u64::try_from(number).ok());
+        self.skip_value()?;
         Ok(number)
     }
 
     /// Reads a boolean or nil.
-    pub(crate) fn optional_boolean(&mut self) -> Result<Option<bool>, DecodeError> {
-        self.typed("a boolean or nil", |header| match header {
+    pub(crate) fn read_optional_boolean(&mut self) -> Result<Option<bool>, DecodeError> {
+        self.read_header_as("a boolean or nil", |header| match header {
             Header::Boolean(value) => Some(Some(*value)),
             Header::Nil => Some(None),
             _ => None,
@@ -159,7 +159,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a nil, if one is next.
-    pub(crate) fn nil(&mut self) -> bool {
+    pub(crate) fn skip_nil(&mut self) -> bool {
         let is_nil =
             self.bytes.get(self.position).map(|byte| Marker::from_u8(*byte)) == Some(Marker::Null);
         self.position += usize::from(is_nil);
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
 
     /// Passes over one value of any type, with a counter for each open array or map in place of
     /// recursion.
-    pub(crate) fn skip(&mut self) -> Result<(), DecodeError> {
+    pub(crate) fn skip_value(&mut self) -> Result<(), DecodeError> {
         // The values still to come in each open container; the message's own map is level 1.
         let mut open = vec![1_usize];
         while let Some(left) = open.last_mut() {
@@ -178,16 +178,16 @@ impl<'a> Reader<'a> {
             }
             *left -= 1;
             let at = self.offset();
-            match self.header()? {
+            match self.read_header()? {
                 Header::Nil | Header::Boolean(_) | Header::Integer(_) => {}
                 Header::Text(length) => {
-                    self.utf8(length)?;
+                    self.take_text(length)?;
                 }
                 Header::Binary(length) | Header::Opaque { length, .. } => {
                     self.take(length)?;
                 }
                 Header::Array(items) => open.push(items),
-                // `header` has seen that 2 bytes an entry are there, so this cannot overflow.
+                // `read_header` has checked that 2 bytes an entry are there, so this cannot overflow.
                 Header::Map(entries) => open.push(2 * entries),
             }
             if open.len() > MAX_DEPTH {
@@ -198,14 +198,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Makes sure that nothing follows.
-    pub(crate) fn end(&self) -> Result<(), DecodeError> {
-        match self.left() {
+    pub(crate) fn expect_end(&self) -> Result<(), DecodeError> {
+        match self.remaining() {
             0 => Ok(()),
             count => Err(self.error(DecodeErrorKind::TrailingBytes { count })),
         }
     }
 
-    fn left(&self) -> usize {
+    fn remaining(&self) -> usize {
         self.bytes.len() - self.position
     }
 
@@ -213,61 +213,61 @@ impl<'a> Reader<'a> {
         DecodeError::new(self.offset(), kind)
     }
 
-    /// Reads a header that `pick` accepts; otherwise the error points at the value's first byte.
-    fn typed<T>(
+    /// Reads a header that `accept` accepts; otherwise the error points at the value's first byte.
+    fn read_header_as<T>(
         &mut self,
         expected: &'static str,
-        pick: impl Fn(&Header) -> Option<T>,
+        accept: impl Fn(&Header) -> Option<T>,
     ) -> Result<T, DecodeError> {
         let at = self.offset();
-        let header = self.header()?;
-        pick(&header).ok_or_else(|| {
+        let header = self.read_header()?;
+        accept(&header).ok_or_else(|| {
             DecodeError::new(at, DecodeErrorKind::WrongType { expected, found: header.kind() })
         })
     }
 
-    fn header(&mut self) -> Result<Header, DecodeError> {
-        let marker = Marker::from_u8(self.array::<1>()?[0]);
+    fn read_header(&mut self) -> Result<Header, DecodeError> {
+        let marker = Marker::from_u8(self.take_array::<1>()?[0]);
         Ok(match marker {
             Marker::Null => Header::Nil,
             Marker::True => Header::Boolean(true),
             Marker::False => Header::Boolean(false),
             Marker::FixPos(number) => Header::Integer(number.into()),
             Marker::FixNeg(number) => Header::Integer(number.into()),
-            Marker::U8 => Header::Integer(u8::from_be_bytes(self.array()?).into()),
-            Marker::U16 => Header::Integer(u16::from_be_bytes(self.array()?).into()),
-            Marker::U32 => Header::Integer(u32::from_be_bytes(self.array()?).into()),
-            Marker::U64 => Header::Integer(u64::from_be_bytes(self.array()?).into()),
-            Marker::I8 => Header::Integer(i8::from_be_bytes(self.array()?).into()),
-            Marker::I16 => Header::Integer(i16::from_be_bytes(self.array()?).into()),
-            Marker::I32 => Header::Integer(i32::from_be_bytes(self.array()?).into()),
-            Marker::I64 => Header::Integer(i64::from_be_bytes(self.array()?).into()),
+            Marker::U8 => Header::Integer(u8::from_be_bytes(self.take_array()?).into()),
+            Marker::U16 => Header::Integer(u16::from_be_bytes(self.take_array()?).into()),
+            Marker::U32 => Header::Integer(u32::from_be_bytes(self.take_array()?).into()),
+            Marker::U64 => Header::Integer(u64::from_be_bytes(self.take_array()?).into()),
+            Marker::I8 => Header::Integer(i8::from_be_bytes(self.take_array()?).into()),
+            Marker::I16 => Header::Integer(i16::from_be_bytes(self.take_array()?).into()),
+            Marker::I32 => Header::Integer(i32::from_be_bytes(self.take_array()?).into()),
+            Marker::I64 => Header::Integer(i64::from_be_bytes(self.take_array()?).into()),
             Marker::F32 => Header::Opaque { kind: "a float", length: 4 },
             Marker::F64 => Header::Opaque { kind: "a float", length: 8 },
             Marker::FixStr(length) => Header::Text(length.into()),
-            Marker::Str8 => Header::Text(self.length8()?),
-            Marker::Str16 => Header::Text(self.length16()?),
-            Marker::Str32 => Header::Text(self.length32()?),
-            Marker::Bin8 => Header::Binary(self.length8()?),
-            Marker::Bin16 => Header::Binary(self.length16()?),
-            Marker::Bin32 => Header::Binary(self.length32()?),
-            Marker::FixArray(items) => Header::Array(self.items(items.into(), 1)?),
+            Marker::Str8 => Header::Text(self.read_length8()?),
+            Marker::Str16 => Header::Text(self.read_length16()?),
+            Marker::Str32 => Header::Text(self.read_length32()?),
+            Marker::Bin8 => Header::Binary(self.read_length8()?),
+            Marker::Bin16 => Header::Binary(self.read_length16()?),
+            Marker::Bin32 => Header::Binary(self.read_length32()?),
+            Marker::FixArray(items) => Header::Array(self.checked_count(items.into(), 1)?),
             Marker::Array16 => {
-                let items = self.length16()?;
-                Header::Array(self.items(items, 1)?)
+                let items = self.read_length16()?;
+                Header::Array(self.checked_count(items, 1)?)
             }
             Marker::Array32 => {
-                let items = self.length32()?;
-                Header::Array(self.items(items, 1)?)
+                let items = self.read_length32()?;
+                Header::Array(self.checked_count(items, 1)?)
             }
-            Marker::FixMap(entries) => Header::Map(self.items(entries.into(), 2)?),
+            Marker::FixMap(entries) => Header::Map(self.checked_count(entries.into(), 2)?),
             Marker::Map16 => {
-                let entries = self.length16()?;
-                Header::Map(self.items(entries, 2)?)
+                let entries = self.read_length16()?;
+                Header::Map(self.checked_count(entries, 2)?)
             }
             Marker::Map32 => {
-                let entries = self.length32()?;
-                Header::Map(self.items(entries, 2)?)
+                let entries = self.read_length32()?;
+                Header::Map(self.checked_count(entries, 2)?)
             }
             // An extension: its type is one more byte.
             Marker::FixExt1 => Self::extension(1),
@@ -275,9 +275,9 @@ impl<'a> Reader<'a> {
             Marker::FixExt4 => Self::extension(4),
             Marker::FixExt8 => Self::extension(8),
             Marker::FixExt16 => Self::extension(16),
-            Marker::Ext8 => Self::extension(self.length8()?),
-            Marker::Ext16 => Self::extension(self.length16()?),
-            Marker::Ext32 => Self::extension(self.length32()?),
+            Marker::Ext8 => Self::extension(self.read_length8()?),
+            Marker::Ext16 => Self::extension(self.read_length16()?),
+            Marker::Ext32 => Self::extension(self.read_length32()?),
             Marker::Reserved => {
                 self.position -= 1;
                 return Err(self.error(DecodeErrorKind::ReservedMarker));
@@ -290,15 +290,15 @@ impl<'a> Reader<'a> {
     }
 
     /// A container's size, refused when not even the shortest items would fit into what is left.
-    fn items(&self, count: usize, bytes_each: u64) -> Result<usize, DecodeError> {
+    fn checked_count(&self, count: usize, bytes_each: u64) -> Result<usize, DecodeError> {
         let needed = (count as u64).saturating_mul(bytes_each);
-        if needed > self.left() as u64 {
-            return Err(self.error(DecodeErrorKind::Truncated { needed, left: self.left() }));
+        if needed > self.remaining() as u64 {
+            return Err(self.error(DecodeErrorKind::Truncated { needed, left: self.remaining() }));
         }
         Ok(count)
     }
 
-    fn utf8(&mut self, length: usize) -> Result<&'a str, DecodeError> {
+    fn take_text(&mut self, length: usize) -> Result<&'a str, DecodeError> {
         let at = self.offset();
         let bytes = self.take(length)?;
         std::str::from_utf8(bytes).map_err(|error| {
@@ -306,7 +306,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn nested(&mut self, length: usize) -> Result<Reader<'a>, DecodeError> {
+    fn take_nested(&mut self, length: usize) -> Result<Reader<'a>, DecodeError> {
         let base = self.offset();
         Ok(Reader { bytes: self.take(length)?, position: 0, base })
     }
@@ -321,23 +321,23 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+    fn take_array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
         Ok(array)
     }
 
-    fn length8(&mut self) -> Result<usize, DecodeError> {
-        Ok(u8::from_be_bytes(self.array()?).into())
+    fn read_length8(&mut self) -> Result<usize, DecodeError> {
+        Ok(u8::from_be_bytes(self.take_array()?).into())
     }
 
-    fn length16(&mut self) -> Result<usize, DecodeError> {
-        Ok(u16::from_be_bytes(self.array()?).into())
+    fn read_length16(&mut self) -> Result<usize, DecodeError> {
+        Ok(u16::from_be_bytes(self.take_array()?).into())
     }
 
-    fn length32(&mut self) -> Result<usize, DecodeError> {
+    fn read_length32(&mut self) -> Result<usize, DecodeError> {
         // On a 16-bit machine no such message fits into memory: its length is then "too long".
-        Ok(usize::try_from(u32::from_be_bytes(self.array()?)).unwrap_or(usize::MAX))
+        Ok(usize::try_from(u32::from_be_bytes(self.take_array()?)).unwrap_or(usize::MAX))
     }
 }
 

@@ -24,7 +24,7 @@ pub struct DiscoveryRequest {
 
 /// The keys in the reference's order; `topic_name` is packed also when it is nil.
 #[derive(Serialize)]
-struct Wire<'a> {
+struct WireRequest<'a> {
     command: WireCommand,
     topic_name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +58,7 @@ impl DiscoveryRequest {
     /// REGISTER: make a topic known.
     #[must_use]
     pub fn register(topic_info: TopicInfo) -> Self {
-        Self { topic_info: Some(topic_info), ..Self::bare(DiscoveryCommand::RegisterTopic) }
+        Self { topic_info: Some(topic_info), ..Self::command_only(DiscoveryCommand::RegisterTopic) }
     }
 
     /// UNREGISTER: forget a topic.
@@ -66,39 +66,42 @@ impl DiscoveryRequest {
     pub fn unregister(topic_name: impl Into<String>) -> Self {
         Self {
             topic_name: Some(topic_name.into()),
-            ..Self::bare(DiscoveryCommand::UnregisterTopic)
+            ..Self::command_only(DiscoveryCommand::UnregisterTopic)
         }
     }
 
     /// LOOKUP: ask for one topic.
     #[must_use]
     pub fn lookup(topic_name: impl Into<String>) -> Self {
-        Self { topic_name: Some(topic_name.into()), ..Self::bare(DiscoveryCommand::LookupTopic) }
+        Self {
+            topic_name: Some(topic_name.into()),
+            ..Self::command_only(DiscoveryCommand::LookupTopic)
+        }
     }
 
     /// LIST: ask for all topics.
     #[must_use]
     pub fn list() -> Self {
-        Self::bare(DiscoveryCommand::ListTopics)
+        Self::command_only(DiscoveryCommand::ListTopics)
     }
 
     /// PING: ask whether the daemon is there.
     #[must_use]
     pub fn ping() -> Self {
-        Self::bare(DiscoveryCommand::Ping)
+        Self::command_only(DiscoveryCommand::Ping)
     }
 
     /// SHUTDOWN: ask the daemon to end.
     #[must_use]
     pub fn shutdown() -> Self {
-        Self::bare(DiscoveryCommand::Shutdown)
+        Self::command_only(DiscoveryCommand::Shutdown)
     }
 
     /// RENEW (extension): keep the topics of a session.
     #[must_use]
     pub fn renew(session: Session) -> Self {
         let ext = RequestExt { session: Some(session), ..RequestExt::default() };
-        Self { ext: Some(ext), ..Self::bare(DiscoveryCommand::Renew) }
+        Self { ext: Some(ext), ..Self::command_only(DiscoveryCommand::Renew) }
     }
 
     /// WAIT (extension): ask for one topic; the reply is held back until it is there, for
@@ -109,7 +112,7 @@ impl DiscoveryRequest {
         Self {
             topic_name: Some(topic_name.into()),
             ext: Some(ext),
-            ..Self::bare(DiscoveryCommand::WaitTopic)
+            ..Self::command_only(DiscoveryCommand::WaitTopic)
         }
     }
 
@@ -117,13 +120,13 @@ impl DiscoveryRequest {
     /// happened; the reply is held back until something has, for `wait_ms` at most.
     #[must_use]
     pub fn watch(ext: RequestExt) -> Self {
-        Self { ext: Some(ext), ..Self::bare(DiscoveryCommand::WatchTopics) }
+        Self { ext: Some(ext), ..Self::command_only(DiscoveryCommand::WatchTopics) }
     }
 
     /// STATS (extension): ask for counters and gauges.
     #[must_use]
     pub fn stats() -> Self {
-        Self { ext: Some(RequestExt::default()), ..Self::bare(DiscoveryCommand::Stats) }
+        Self { ext: Some(RequestExt::default()), ..Self::command_only(DiscoveryCommand::Stats) }
     }
 
     /// The same request with an extension: an empty one asks for what there is to know.
@@ -132,7 +135,7 @@ impl DiscoveryRequest {
         Self { ext: Some(ext), ..self }
     }
 
-    fn bare(command: DiscoveryCommand) -> Self {
+    fn command_only(command: DiscoveryCommand) -> Self {
         Self { command: command.into(), topic_name: None, topic_info: None, ext: None }
     }
 
@@ -140,7 +143,7 @@ impl DiscoveryRequest {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let topic_info = self.topic_info.as_ref().map(TopicInfo::to_bytes);
-        to_msgpack(&Wire {
+        to_msgpack(&WireRequest {
             command: self.command.into(),
             topic_name: self.topic_name.as_deref(),
             topic_info: topic_info.as_deref().map(Bin),
@@ -158,21 +161,21 @@ impl DiscoveryRequest {
         let mut reader = Reader::new(bytes);
         let (mut command, mut topic_name) = (None, None);
         let (mut topic_info, mut ext) = (None, None);
-        for _ in 0..reader.map()? {
-            let key = reader.text().map_err(|error| error.within("(key)"))?;
+        for _ in 0..reader.read_map_header()? {
+            let key = reader.read_text().map_err(|error| error.within("(key)"))?;
             let read = match key {
-                "command" => reader.integer().map(|number| command = Some(number)),
-                "topic_name" => reader.optional_text().map(|name| topic_name = name),
+                "command" => reader.read_integer().map(|number| command = Some(number)),
+                "topic_name" => reader.read_optional_text().map(|name| topic_name = name),
                 "topic_info" => reader
-                    .optional_binary()
+                    .read_optional_binary()
                     .and_then(|inner| inner.map(TopicInfo::read).transpose())
                     .map(|info| topic_info = info),
                 "ext" => RequestExt::read(&mut reader).map(|value| ext = Some(value)),
-                _ => reader.skip(),
+                _ => reader.skip_value(),
             };
             read.map_err(|error| error.within(key))?;
         }
-        reader.end()?;
+        reader.expect_end()?;
 
         let missing = || DecodeError::new(0, DecodeErrorKind::MissingKey { key: "command" });
         Ok(Self {
@@ -196,22 +199,22 @@ impl DiscoveryRequest {
     #[must_use]
     pub fn asks_for_ext(bytes: &[u8]) -> bool {
         let mut reader = Reader::new(bytes);
-        let mut look = || -> Result<bool, DecodeError> {
-            for _ in 0..reader.map()? {
-                match reader.text()? {
+        let mut find_ext = || -> Result<bool, DecodeError> {
+            for _ in 0..reader.read_map_header()? {
+                match reader.read_text()? {
                     "ext" => return Ok(true),
                     "command" => {
                         let mut number = reader.clone();
-                        if number.integer().is_ok_and(|number| (64..96).contains(&number)) {
+                        if number.read_integer().is_ok_and(|number| (64..96).contains(&number)) {
                             return Ok(true);
                         }
-                        reader.skip()?;
+                        reader.skip_value()?;
                     }
-                    _ => reader.skip()?,
+                    _ => reader.skip_value()?,
                 }
             }
             Ok(false)
         };
-        look().unwrap_or(false)
+        find_ext().unwrap_or(false)
     }
 }

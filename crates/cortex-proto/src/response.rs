@@ -43,7 +43,7 @@ pub struct EncodedResponse<'a, E = ResponseExt> {
 
 /// The keys in the reference's order.
 #[derive(Serialize)]
-struct Wire<'a, E> {
+struct WireResponse<'a, E> {
     status: DiscoveryStatus,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +58,7 @@ impl<E: Serialize> EncodedResponse<'_, E> {
     /// Packs the response into its canonical bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        to_msgpack(&Wire {
+        to_msgpack(&WireResponse {
             status: self.status,
             message: self.message,
             topic_info: self.topic_info.map(Bin),
@@ -99,22 +99,22 @@ impl DiscoveryResponse {
         let mut reader = Reader::new(bytes);
         let (mut status, mut message) = (None, None);
         let (mut topic_info, mut topics, mut ext) = (None, Vec::new(), None);
-        for _ in 0..reader.map()? {
-            let key = reader.text().map_err(|error| error.within("(key)"))?;
+        for _ in 0..reader.read_map_header()? {
+            let key = reader.read_text().map_err(|error| error.within("(key)"))?;
             let read = match key {
                 "status" => read_status(&mut reader).map(|value| status = Some(value)),
-                "message" => reader.optional_text().map(|value| message = value),
+                "message" => reader.read_optional_text().map(|value| message = value),
                 "topic_info" => reader
-                    .optional_binary()
+                    .read_optional_binary()
                     .and_then(|inner| inner.map(TopicInfo::read).transpose())
                     .map(|info| topic_info = info),
                 "topics" => read_topics(&mut reader).map(|value| topics = value),
                 "ext" => ResponseExt::read(&mut reader).map(|value| ext = Some(value)),
-                _ => reader.skip(),
+                _ => reader.skip_value(),
             };
             read.map_err(|error| error.within(key))?;
         }
-        reader.end()?;
+        reader.expect_end()?;
 
         let missing = || DecodeError::new(0, DecodeErrorKind::MissingKey { key: "status" });
         Ok(Self {
@@ -129,7 +129,7 @@ impl DiscoveryResponse {
 
 fn read_status(reader: &mut Reader<'_>) -> Result<DiscoveryStatus, DecodeError> {
     let at = reader.offset();
-    let found = reader.integer()?;
+    let found = reader.read_integer()?;
     DiscoveryStatus::from_number(found).ok_or_else(|| {
         let expected = "a status from 0 to 3";
         DecodeError::new(at, DecodeErrorKind::OutOfRange { expected, found })
@@ -139,8 +139,8 @@ fn read_status(reader: &mut Reader<'_>) -> Result<DiscoveryStatus, DecodeError> 
 fn read_topics(reader: &mut Reader<'_>) -> Result<Vec<TopicInfo>, DecodeError> {
     // Collected one by one: the array's length is only a claim.
     let mut topics = Vec::new();
-    for index in 0..reader.optional_array()?.unwrap_or(0) {
-        let topic = reader.binary().and_then(TopicInfo::read);
+    for index in 0..reader.read_optional_array_header()?.unwrap_or(0) {
+        let topic = reader.read_binary().and_then(TopicInfo::read);
         topics.push(topic.map_err(|error| error.within(&format!("[{index}]")))?);
     }
     Ok(topics)

@@ -45,17 +45,17 @@ impl TopicInfo {
         let start = reader.offset();
         let (mut name, mut address, mut message_type) = (None, None, None);
         let (mut fingerprint, mut publisher_node) = (None, None);
-        for _ in 0..reader.map()? {
+        for _ in 0..reader.read_map_header()? {
             let at = reader.offset();
-            let key = reader.text().map_err(|error| error.within("(key)"))?;
+            let key = reader.read_text().map_err(|error| error.within("(key)"))?;
             let read = match key {
                 "name" => read_name(&mut reader).map(|value| name = Some(value)),
-                "address" => reader.text().map(|value| address = Some(value)),
-                "message_type" => reader.text().map(|value| message_type = Some(value)),
+                "address" => reader.read_text().map(|value| address = Some(value)),
+                "message_type" => reader.read_text().map(|value| message_type = Some(value)),
                 "fingerprint" => {
                     read_fingerprint(&mut reader).map(|value| fingerprint = Some(value))
                 }
-                "publisher_node" => reader.text().map(|value| publisher_node = Some(value)),
+                "publisher_node" => reader.read_text().map(|value| publisher_node = Some(value)),
                 _ => {
                     let key = key.chars().take(64).collect();
                     return Err(DecodeError::new(at, DecodeErrorKind::UnknownKey { key }));
@@ -63,7 +63,7 @@ impl TopicInfo {
             };
             read.map_err(|error| error.within(key))?;
         }
-        reader.end()?;
+        reader.expect_end()?;
 
         let missing = |key| DecodeError::new(start, DecodeErrorKind::MissingKey { key });
         Ok(Self {
@@ -78,10 +78,10 @@ impl TopicInfo {
 
 fn read_name(reader: &mut Reader<'_>) -> Result<TopicName, DecodeError> {
     let at = reader.offset();
-    TopicName::new(reader.text()?).map_err(|error| DecodeError::new(at, error.into()))
+    TopicName::new(reader.read_text()?).map_err(|error| DecodeError::new(at, error.into()))
 }
 
 fn read_fingerprint(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
     let at = reader.offset();
-    to_unsigned(reader.integer()?, at)
+    to_unsigned(reader.read_integer()?, at)
 }

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn length_is_counted_in_bytes_and_has_two_ends() {
+    fn the_length_is_limited_in_bytes() {
         assert_eq!(TopicName::new(""), Err(TopicNameError::Empty));
         assert!(TopicName::new("a").is_ok());
         assert!(TopicName::new("a".repeat(1024)).is_ok());

@@ -109,7 +109,7 @@ fn every_width_of_a_map_and_an_array_is_read() {
 }
 
 #[test]
-fn keys_come_in_any_order() {
+fn map_keys_can_come_in_any_order() {
     let inner = message(&[
         b"\x85\xabfingerprint\x07\xaepublisher_node\xa1n\xa4name\xa2/x",
         b"\xacmessage_type\xa1M\xa7address\xa8ipc:///x",
@@ -126,7 +126,7 @@ fn keys_come_in_any_order() {
 }
 
 #[test]
-fn of_a_key_that_comes_twice_the_last_counts() {
+fn the_last_of_duplicate_keys_counts() {
     let request =
         message(&[b"\x84\xa7command\x03\xaatopic_name\xa2/a\xa7command\x02\xaatopic_name\xa2/b"]);
     assert_eq!(DiscoveryRequest::from_bytes(&request), Ok(DiscoveryRequest::unregister("/b")));
@@ -149,7 +149,7 @@ fn of_a_key_that_comes_twice_the_last_counts() {
 }
 
 #[test]
-fn unknown_top_level_keys_are_passed_over_with_any_value() {
+fn unknown_top_level_keys_are_skipped_with_any_value() {
     let values: [&[u8]; 20] = [
         b"\xc0",
         b"\xc2",
@@ -182,7 +182,7 @@ fn unknown_top_level_keys_are_passed_over_with_any_value() {
 }
 
 #[test]
-fn absent_nil_and_empty_are_the_same_nothing() {
+fn absent_nil_and_empty_mean_the_same() {
     for value in [&b"\xc0"[..], b"\xc4\0", b"\xc5\0\0", b"\xc6\0\0\0\0"] {
         let request = DiscoveryRequest::from_bytes(&register_of(value)).unwrap();
         assert_eq!(request.topic_info, None);
@@ -196,7 +196,7 @@ fn absent_nil_and_empty_are_the_same_nothing() {
 }
 
 #[test]
-fn an_array_is_no_map() {
+fn an_array_is_refused_as_a_map() {
     assert_eq!(*request_error(b"\x92\x05\xc0").kind(), wrong_type("a map", "an array"));
     let inner = message(&[&b"\x95"[..], &text("/x"), &text("ipc:///x"), b"\xa1M\x07\xa1n"]);
     let bytes = register_of(&message(&[&[0xc4, u8::try_from(inner.len()).unwrap()], &inner]));
@@ -208,13 +208,13 @@ fn an_array_is_no_map() {
 }
 
 #[test]
-fn a_map_is_no_array() {
+fn a_map_is_refused_as_an_array() {
     let error = DiscoveryResponse::from_bytes(b"\x82\xa6status\0\xa6topics\x80").unwrap_err();
     assert_eq!(error.to_string(), "topics at byte 16: expected an array, found a map");
 }
 
 #[test]
-fn keys_are_text() {
+fn keys_must_be_text() {
     for (key, found) in
         [(&b"\x05"[..], "an integer"), (b"\xc4\x07command", "bytes"), (b"\xc0", "nil")]
     {
@@ -229,7 +229,7 @@ fn keys_are_text() {
 }
 
 #[test]
-fn text_and_integer_arrays_are_no_bytes() {
+fn text_and_arrays_of_integers_are_refused_as_bytes() {
     let inner = info().to_bytes();
     let as_text = message(&[&[0xd9, u8::try_from(inner.len()).unwrap()], &inner]);
     let as_array = message(&[&[0xdc, 0, u8::try_from(inner.len()).unwrap()], &inner]);
@@ -256,7 +256,7 @@ fn text_and_integer_arrays_are_no_bytes() {
 }
 
 #[test]
-fn bytes_are_no_text() {
+fn bytes_are_refused_as_text() {
     let error = request_error(&lookup_of(b"\xc4\x02/x"));
     assert_eq!(error.to_string(), "topic_name at byte 21: expected text or nil, found bytes");
     let inner = b"\x81\xa7address\xc4\x01x";
@@ -267,7 +267,7 @@ fn bytes_are_no_text() {
 }
 
 #[test]
-fn only_integers_are_integers() {
+fn only_integers_are_accepted_as_integers() {
     for (value, found) in [
         (&b"\xcb\x40\x14\0\0\0\0\0\0"[..], "a float"),
         (b"\xc3", "a boolean"),
@@ -281,7 +281,7 @@ fn only_integers_are_integers() {
 }
 
 #[test]
-fn an_unknown_command_is_a_value() {
+fn an_unknown_command_is_kept_as_its_number() {
     for (packed, number) in [
         (&b"\0"[..], 0),
         (b"\xff", -1),
@@ -308,7 +308,7 @@ fn an_unknown_status_is_an_error() {
 }
 
 #[test]
-fn what_must_be_there_is_missed() {
+fn missing_required_keys_are_errors() {
     for (bytes, key) in [(&b"\x80"[..], "command"), (b"\x81\xaatopic_name\xc0", "command")] {
         assert_eq!(*request_error(bytes).kind(), DecodeErrorKind::MissingKey { key });
     }
@@ -329,7 +329,7 @@ fn what_must_be_there_is_missed() {
 }
 
 #[test]
-fn that_an_extension_is_asked_for_is_seen_also_in_what_is_no_request() {
+fn asks_for_ext_works_on_unreadable_requests() {
     for (bytes, asks) in [
         (&b"\x81\xa7command\x05"[..], false),
         (b"\x82\xa7command\x05\xa3ext\x80", true),
@@ -349,14 +349,14 @@ fn that_an_extension_is_asked_for_is_seen_also_in_what_is_no_request() {
 }
 
 #[test]
-fn a_long_unknown_key_is_told_shortened() {
+fn a_long_unknown_key_is_shortened_in_the_error() {
     let key = "k".repeat(200);
     let error = TopicInfo::from_bytes(&message(&[b"\x81", &text(&key), b"\xc0"])).unwrap_err();
     assert_eq!(*error.kind(), DecodeErrorKind::UnknownKey { key: "k".repeat(64) });
 }
 
 #[test]
-fn names_are_checked_only_where_a_topic_is_registered() {
+fn topic_names_are_checked_only_in_topic_infos() {
     for length in [0, 1025] {
         let name = "n".repeat(length);
         let mut header = vec![0xda];
@@ -371,7 +371,7 @@ fn names_are_checked_only_where_a_topic_is_registered() {
 }
 
 #[test]
-fn fingerprints_have_64_bits_and_no_sign() {
+fn fingerprints_are_unsigned_with_64_bits() {
     let error = TopicInfo::from_bytes(b"\x81\xabfingerprint\xff").unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -380,7 +380,7 @@ fn fingerprints_have_64_bits_and_no_sign() {
 }
 
 #[test]
-fn every_cut_of_a_message_is_refused() {
+fn every_truncated_message_is_refused() {
     let request = DiscoveryRequest::register(info()).to_bytes();
     for end in 0..request.len() {
         let error = request_error(&request[..end]);
@@ -399,7 +399,7 @@ fn every_cut_of_a_message_is_refused() {
 }
 
 #[test]
-fn trailing_bytes_are_refused_outside_and_inside() {
+fn trailing_bytes_are_refused_in_messages_and_topic_infos() {
     let mut request = DiscoveryRequest::ping().to_bytes();
     let length = request.len();
     request.extend([0xc0, 0xc0]);
@@ -424,7 +424,7 @@ fn trailing_bytes_are_refused_outside_and_inside() {
 }
 
 #[test]
-fn text_that_is_not_utf8_is_refused_wherever_it_stands() {
+fn invalid_utf8_is_refused_everywhere() {
     let bad = b"\xa3a\xff\xfe";
     for bytes in [
         lookup_of(bad),
@@ -439,14 +439,14 @@ fn text_that_is_not_utf8_is_refused_wherever_it_stands() {
 }
 
 #[test]
-fn the_reserved_byte_is_refused() {
+fn the_reserved_marker_is_refused() {
     let error = request_error(&ping_with(b"\xc1"));
     assert_eq!((error.field(), error.offset()), ("zzz", 14));
     assert_eq!(*error.kind(), DecodeErrorKind::ReservedMarker);
 }
 
 #[test]
-fn claimed_lengths_are_not_believed() {
+fn claimed_lengths_are_checked_against_the_remaining_bytes() {
     let claims: [&[u8]; 9] = [
         b"\xdb\xff\xff\xff\xff",
         b"\xc6\xff\xff\xff\xff",
@@ -475,7 +475,7 @@ fn claimed_lengths_are_not_believed() {
 }
 
 #[test]
-fn nesting_has_the_reference_s_limit_and_costs_no_stack() {
+fn nesting_is_limited_as_in_the_reference_and_uses_no_stack() {
     let nested = |levels: usize| ping_with(&[vec![0x91; levels], vec![0xc0]].concat());
     // The message's own map is the first of the 1,024 levels.
     assert!(DiscoveryRequest::from_bytes(&nested(1023)).is_ok());
@@ -489,8 +489,8 @@ fn nesting_has_the_reference_s_limit_and_costs_no_stack() {
 }
 
 #[test]
-fn what_is_missing_or_wrong_in_a_watch_is_told() {
-    for (bytes, told) in [
+fn errors_in_a_watch_name_the_field() {
+    for (bytes, expected) in [
         (
             &b"\x82\xa7command\x41\xa3ext\x81\xa5since\x81\xa5epoch\x01"[..],
             "ext.since at byte 21: `revision` is missing",
@@ -508,7 +508,7 @@ fn what_is_missing_or_wrong_in_a_watch_is_told() {
             "ext.wait_ms at byte 23: expected an unsigned integer or nil, found text",
         ),
     ] {
-        assert_eq!(DiscoveryRequest::from_bytes(bytes).unwrap_err().to_string(), told);
+        assert_eq!(DiscoveryRequest::from_bytes(bytes).unwrap_err().to_string(), expected);
     }
     let event = b"\x82\xa6status\0\xa3ext\x81\xa6events\x91\x81\xa4kind\xa7updated";
     let error = DiscoveryResponse::from_bytes(event).unwrap_err();
@@ -522,7 +522,7 @@ fn what_is_missing_or_wrong_in_a_watch_is_told() {
 }
 
 #[test]
-fn unknown_keys_of_an_extension_are_ignored_but_for_numbers_which_may_be_counts() {
+fn unknown_extension_keys_are_skipped_unless_they_are_counts() {
     let bytes = b"\x82\xa6status\0\xa3ext\x84\xa1a\x05\xa1b\xa1x\xa1c\xff\xa1d\x81\xa1e\x05";
     let ext = DiscoveryResponse::from_bytes(bytes).unwrap().ext.unwrap();
     assert_eq!(ext.counts, [("a".to_owned(), 5)].into());

@@ -134,7 +134,7 @@ fn response(fields: &Value) -> DiscoveryResponse {
 }
 
 #[test]
-fn edge_values_are_packed_and_read_as_python_does() {
+fn edge_values_are_encoded_and_decoded_as_in_python() {
     let items = edge_values();
     assert!(items.len() > 60, "the fixture is whole");
     for item in items {
@@ -162,7 +162,7 @@ fn edge_values_are_packed_and_read_as_python_does() {
 }
 
 #[test]
-fn every_recorded_reply_reads_and_packs_to_its_bytes() {
+fn every_recorded_reply_round_trips_to_the_same_bytes() {
     for step in transcript() {
         let bytes = from_hex(&step["reply"]);
         let response = DiscoveryResponse::from_bytes(&bytes).unwrap();
@@ -233,7 +233,7 @@ fn every_recorded_request_is_canonical_or_listed() {
 }
 
 #[test]
-fn the_lists_above_name_only_recorded_requests() {
+fn the_exceptions_name_only_recorded_requests() {
     let labels: Vec<_> = transcript().iter().map(|step| text(&step["label"])).collect();
     for (label, _) in NOT_CANONICAL.iter().chain(&UNREADABLE) {
         assert!(

@@ -151,7 +151,7 @@ proptest! {
     }
 
     #[test]
-    fn packed_events_are_the_same_bytes(
+    fn encoded_events_have_the_same_bytes(
         epoch: u64,
         revision: u64,
         snapshot: Option<bool>,
