@@ -1,13 +1,13 @@
-#![expect(clippy::print_stdout, reason = "it is what an example does")]
+#![expect(clippy::print_stdout, reason = "an example prints its result")]
 
-//! Builds a LOOKUP and reads a reply, with no transport at all: send the first to a ZeroMQ REQ
-//! socket connected to the daemon, and what comes back is the second.
+//! Encodes a LOOKUP request and decodes a recorded reply, without a transport. A real client sends
+//! the request through a ZeroMQ REQ socket that is connected to the daemon.
 //!
 //! `cargo run -p cortex-proto --example lookup`
 
 use cortex_proto::{DEFAULT_DISCOVERY_ADDRESS, DiscoveryRequest, DiscoveryResponse};
 
-/// A reply as the Python reference sent it.
+/// A recorded reply of the Python reference.
 const RECORDED_REPLY: &[u8] = b"\x83\xa6status\x00\xa7message\xa0\xaatopic_info\xc4\x9f\
     \x85\xa4name\xad/camera/image\
     \xa7address\xd97ipc:///tmp/cortex/topics/camera_node__camera_image.sock\

@@ -1,4 +1,4 @@
-//! What a request asks for.
+//! The commands of requests.
 
 use std::fmt;
 
@@ -7,44 +7,44 @@ use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as ValueError, U64Deserializer};
 use serde_repr::{Deserialize_repr, Serialize_repr};
 
-/// The commands of the discovery protocol, by their numbers on the wire.
+/// A command of the discovery protocol. The discriminant is its number on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize_repr, Deserialize_repr)]
 #[repr(u8)]
 pub enum DiscoveryCommand {
-    /// Make a topic known.
+    /// Register a topic.
     RegisterTopic = 1,
-    /// Forget a topic.
+    /// Remove a topic.
     UnregisterTopic = 2,
-    /// Ask for one topic.
+    /// Get one topic.
     LookupTopic = 3,
-    /// Ask for all topics.
+    /// Get all topics.
     ListTopics = 4,
-    /// Ask whether the daemon is there.
+    /// Check that the daemon answers.
     Ping = 5,
-    /// Ask for one topic, and wait until it is there (extension, level 1).
+    /// Get one topic; the reply waits until the topic is registered (extension, level 1).
     WaitTopic = 64,
-    /// Ask what has happened since, and wait until something has (extension, level 1).
+    /// Get the events since a revision; the reply waits for the first one (extension, level 1).
     WatchTopics = 65,
-    /// Keep a session's topics (extension, level 1).
+    /// Renew a session's lease (extension, level 1).
     Renew = 66,
-    /// Ask for counters and gauges (extension, level 1).
+    /// Get the daemon's counters and gauges (extension, level 1).
     Stats = 67,
-    /// Ask the daemon to end.
+    /// Stop the daemon.
     Shutdown = 99,
 }
 
-/// The command of a request as it was read: a number this crate does not know is kept, so that
-/// the answer can name it.
+/// The command of a decoded request. Decoding keeps an unknown number, so that the daemon's reply can
+/// name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RequestedCommand {
     /// A command of the protocol.
     Known(DiscoveryCommand),
-    /// Any other integer that MessagePack can carry (-2^63 to 2^64 - 1).
+    /// Any other integer of MessagePack's range (-2^63 to 2^64 - 1).
     Unknown(i128),
 }
 
 impl RequestedCommand {
-    /// The command with this number on the wire.
+    /// The command that has this number on the wire.
     #[must_use]
     pub fn from_number(number: i128) -> Self {
         u64::try_from(number)
@@ -73,7 +73,7 @@ impl From<DiscoveryCommand> for RequestedCommand {
 }
 
 impl fmt::Display for RequestedCommand {
-    /// The name as the reference spells it (`LOOKUP_TOPIC`), or the number.
+    /// The reference's spelling of the name (`LOOKUP_TOPIC`), or the number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Known(command) => f.write_str(match command {

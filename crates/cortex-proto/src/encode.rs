@@ -1,9 +1,9 @@
-//! From values to canonical MessagePack.
+//! Encoding of messages to canonical MessagePack.
 
 use serde::{Serialize, Serializer};
 
-/// Packs a message: maps with their keys in the order of the struct's fields, integers and
-/// lengths in their shortest form.
+/// Encodes a message. A map's keys have the order of the struct's fields; integers and lengths have
+/// their shortest form.
 pub(crate) fn to_msgpack(message: &impl Serialize) -> Vec<u8> {
     #[expect(
         clippy::expect_used,
@@ -12,7 +12,7 @@ pub(crate) fn to_msgpack(message: &impl Serialize) -> Vec<u8> {
     rmp_serde::to_vec_named(message).expect("packing into memory")
 }
 
-/// Bytes that go out as MessagePack `bin` (serde alone would make an array of integers).
+/// Bytes to encode as MessagePack `bin`. Serde alone would encode an array of integers.
 pub(crate) struct Bin<'a>(pub(crate) &'a [u8]);
 
 impl Serialize for Bin<'_> {

@@ -1,10 +1,10 @@
-//! Why bytes are not a message of the protocol.
+//! Errors of decoding.
 
 use thiserror::Error;
 
 use crate::TopicNameError;
 
-/// Bytes that are not a message of the protocol: where, and what is wrong there.
+/// The bytes are not a message of the protocol. The error has the field, the offset and the kind.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{}at byte {offset}: {kind}", field_prefix(field))]
 pub struct DecodeError {
@@ -18,7 +18,7 @@ impl DecodeError {
         Self { field: String::new(), offset, kind }
     }
 
-    /// The same error, told as one inside `field`.
+    /// Puts `field` in front of the error's path.
     pub(crate) fn within(mut self, field: &str) -> Self {
         self.field = match self.field.as_str() {
             "" => field.to_owned(),
@@ -28,20 +28,20 @@ impl DecodeError {
         self
     }
 
-    /// The field's path, such as `topic_info.fingerprint` or `topics[2].name`; empty when the
-    /// message as a whole is meant.
+    /// The field's path, such as `topic_info.fingerprint` or `topics[2].name`. Empty when the error
+    /// concerns the whole message.
     #[must_use]
     pub fn field(&self) -> &str {
         &self.field
     }
 
-    /// The byte of the whole message at which the trouble starts, counted from 0.
+    /// The offset of the first wrong byte in the whole message, counted from 0.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// What is wrong.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> &DecodeErrorKind {
         &self.kind
@@ -52,65 +52,65 @@ fn field_prefix(field: &str) -> String {
     if field.is_empty() { String::new() } else { format!("{field} ") }
 }
 
-/// What can be wrong with a message's bytes.
+/// The ways in which bytes can fail to be a message.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {
-    /// A value says that it is longer than what is left of the message.
+    /// A value claims more bytes than the message has left.
     #[error("the message ends too early: {needed} B are needed here, {left} B are left")]
     Truncated {
-        /// The fewest bytes that the value needs from here.
+        /// The least number of bytes that the value needs from the offset on.
         needed: u64,
-        /// The bytes that are there.
+        /// The number of bytes from the offset to the end.
         left: usize,
     },
-    /// The message goes on after its value.
+    /// More bytes follow the message's map.
     #[error("{count} B too many after the message")]
     TrailingBytes {
-        /// How many bytes follow.
+        /// The number of bytes that follow.
         count: usize,
     },
-    /// A value is of another type than the protocol's.
+    /// A value has another type than the protocol requires.
     #[error("expected {expected}, found {found}")]
     WrongType {
-        /// What the protocol wants here.
+        /// The type that the protocol requires.
         expected: &'static str,
-        /// The type that is here.
+        /// The type of the value.
         found: &'static str,
     },
-    /// The byte 0xc1, which MessagePack never uses.
+    /// The byte 0xc1, which MessagePack reserves.
     #[error("0xc1 is not MessagePack")]
     ReservedMarker,
-    /// Text that is not UTF-8.
+    /// A text is not UTF-8.
     #[error("the text is not UTF-8")]
     InvalidUtf8,
-    /// Arrays and maps inside one another, deeper than the limit.
+    /// Arrays and maps are nested deeper than the limit.
     #[error("nested more than {limit} levels deep")]
     TooDeep {
-        /// The levels that are allowed.
+        /// The greatest number of levels.
         limit: usize,
     },
-    /// A key that must be there is not.
+    /// A required key is missing.
     #[error("`{key}` is missing")]
     MissingKey {
-        /// The key.
+        /// The missing key.
         key: &'static str,
     },
-    /// A key inside a topic info that is not one of its five.
+    /// A topic info has a key that is not one of its five.
     #[error("`{key}` does not belong here")]
     UnknownKey {
-        /// The key, shortened when it is long.
+        /// The key's first 64 characters.
         key: String,
     },
-    /// An integer that is none of the values allowed here.
+    /// An integer is outside the protocol's range.
     #[error("expected {expected}, found {found}")]
     OutOfRange {
-        /// What the protocol wants here.
+        /// The range that the protocol requires.
         expected: &'static str,
-        /// The number that is here.
+        /// The integer.
         found: i128,
     },
-    /// A topic name that is empty or too long (at most [`TopicName::MAX_BYTES`](crate::TopicName::MAX_BYTES)).
+    /// A topic name is empty, or longer than [`TopicName::MAX_BYTES`](crate::TopicName::MAX_BYTES).
     #[error(transparent)]
     TopicName(#[from] TopicNameError),
 }

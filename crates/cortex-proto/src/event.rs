@@ -1,4 +1,4 @@
-//! What a watch is told: the events of the history.
+//! The events of the history, which WATCH replies carry.
 
 use serde::{Serialize, Serializer};
 
@@ -8,52 +8,53 @@ use crate::reader::Reader;
 use crate::wire_enums::{EventKind, RemovalReason};
 use crate::{DecodeError, DecodeErrorKind, TopicInfo};
 
-/// An event of the history.
+/// One change in the daemon's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EventExt {
-    /// What happened.
+    /// The kind of the change.
     pub kind: EventKind,
-    /// The number of the change.
+    /// The revision of the change.
     pub revision: u64,
-    /// The topic that it happened to.
+    /// The name of the topic that changed.
     pub topic_name: String,
-    /// The topic, on the wire packed as in a response; the last that was known when it is gone.
+    /// The topic after the change, or before it when the change removed the topic. On the wire it is
+    /// packed as bytes, as in a response.
     #[serde(serialize_with = "serialize_info")]
     pub topic_info: TopicInfo,
-    /// Why the topic is gone; `None` when it is there.
+    /// The reason for the removal; `None` when the topic is still registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<RemovalReason>,
 }
 
-/// An event whose topic is packed already, as a daemon keeps it.
+/// An event whose topic is already encoded. A daemon keeps topics in this form.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct EncodedEvent<'a> {
-    /// What happened, as the word of an [`EventKind`].
+    /// The word of an [`EventKind`].
     pub kind: &'a str,
-    /// The number of the change.
+    /// The revision of the change.
     pub revision: u64,
-    /// The topic that it happened to.
+    /// The name of the topic that changed.
     pub topic_name: &'a str,
-    /// The bytes of [`TopicInfo::to_bytes`].
+    /// The topic's bytes from [`TopicInfo::to_bytes`].
     #[serde(serialize_with = "serialize_bytes")]
     pub topic_info: &'a [u8],
-    /// Why the topic is gone, as the word of a [`RemovalReason`].
+    /// The word of a [`RemovalReason`]; `None` when the topic is still registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
 }
 
-/// The extension of a WATCH's reply, with events that are packed already: the same bytes as those
-/// of a [`ResponseExt`](crate::ResponseExt) with these keys.
+/// The extension of a WATCH reply whose events are already encoded. It encodes to the same bytes as a
+/// [`ResponseExt`](crate::ResponseExt) with these keys.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct EncodedWatchExt<'a> {
-    /// The number of the history.
+    /// The epoch of the daemon's history.
     pub epoch: u64,
-    /// How far the reply has looked.
+    /// The revision up to which the reply covers the history.
     pub revision: u64,
-    /// True when the response's `topics` are all that there are.
+    /// True when the response's `topics` are a snapshot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<bool>,
-    /// What happened, in the order in which it did.
+    /// The events in order of their revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events: Option<&'a [EncodedEvent<'a>]>,
 }

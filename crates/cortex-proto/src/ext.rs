@@ -1,7 +1,8 @@
-//! The extensions: what travels under the top-level key `ext`, in requests and in responses.
+//! The protocol's extensions: the values of the top-level key `ext` in requests and responses.
 //!
-//! A daemon or a peer that does not know the key ignores it. A request with `ext` gets a reply
-//! with `ext`, so a reply without it comes from a daemon of level 0: the reference.
+//! A daemon or client that does not know the key ignores it. A daemon of level 1 answers a request
+//! with `ext` by a reply with `ext`. So a reply without it comes from a daemon of level 0, such as
+//! the reference.
 
 use std::collections::BTreeMap;
 
@@ -11,127 +12,129 @@ use crate::reader::Reader;
 use crate::wire_enums::{EndpointState, Hold};
 use crate::{DecodeError, DecodeErrorKind, EventExt};
 
-/// The level of the extensions that this crate speaks.
+/// The level of the extensions that this crate implements.
 pub const EXTENSION_LEVEL: u64 = 1;
 
-/// The longest time for which a daemon holds a reply back, in ms.
+/// The longest time that a daemon parks a request, in ms.
 pub const MAX_WAIT_MS: u64 = 60_000;
 
-/// What a request adds to the legacy protocol. Empty, it asks for what there is to know.
+/// The extension of a request. An empty one asks for all information that a level 1 reply adds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RequestExt {
-    /// REGISTER: what keeps the topic.
+    /// REGISTER: the hold that keeps the topic registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
-    /// REGISTER and RENEW: the session that keeps the topic.
+    /// REGISTER and RENEW: the session that holds the topic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
-    /// UNREGISTER: only if this node has the topic.
+    /// UNREGISTER: remove the topic only if this node publishes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub publisher_node: Option<String>,
-    /// UNREGISTER: only if the topic is still the one of this revision.
+    /// UNREGISTER: remove the topic only if its last change has this revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
-    /// WATCH: only topics whose name passes this [`TopicFilter`](crate::TopicFilter).
+    /// WATCH: only topics whose name matches this [`TopicFilter`](crate::TopicFilter).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
-    /// WATCH: only what happened after this; without it, all that there is.
+    /// WATCH: only events after this point; without it, a snapshot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Since>,
-    /// WAIT and WATCH: how long the reply may be held back, in ms; at most [`MAX_WAIT_MS`], which
-    /// is also what counts when it is absent.
+    /// WAIT and WATCH: the longest time to park the request, in ms. At most [`MAX_WAIT_MS`], which is
+    /// also the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
-    /// WATCH: the most events in the reply; the daemon may have a lower bound of its own.
+    /// WATCH: the greatest number of events in the reply. The daemon may have a lower limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
 }
 
-/// A place in a daemon's history: up to where a watch has seen it.
+/// A point in a daemon's history, up to which a watch has seen all events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Since {
-    /// The number of the history.
+    /// The epoch of the history.
     pub epoch: u64,
-    /// The last change that was seen.
+    /// The revision of the last event that the watch has seen.
     pub revision: u64,
 }
 
-/// A session: topics of one user that stay for as long as somebody renews it.
+/// A session holds topics of one user until its lease ends. Renewing the session extends the lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Session {
-    /// The session's name among its user's: 1 to 64 bytes.
+    /// The session's id, unique among the sessions of its user: 1 to 64 bytes.
     pub id: String,
-    /// For how long it stays without being renewed, in ms; 10 s when absent.
+    /// The lease without renewal, in ms; 10,000 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
 }
 
-/// What a daemon's answer adds to the legacy protocol.
+/// The extension of a response. Each field names the replies that have it; "hello" is the reply to a
+/// PING.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ResponseExt {
-    /// Hello: the level of the extensions that the daemon speaks.
+    /// Hello: the level of the extensions that the daemon implements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<u64>,
     /// Hello: the daemon's name and version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// Hello and WATCH: the number of this history; it changes when history is lost and at a new
-    /// boot.
+    /// Hello and WATCH: the epoch of the history. It changes when the daemon loses its history and
+    /// when the machine boots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
-    /// Hello: how many changes there have been in this epoch. REGISTER: the change that made the
-    /// topic what it is. WATCH: how far this reply has looked, the next request's
-    /// [`since`](RequestExt::since).
+    /// Hello: the revision of the last change in this epoch. REGISTER: the revision of the topic's
+    /// last change. WATCH: the revision up to which this reply covers the history, for
+    /// [`since`](RequestExt::since) of the next request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
-    /// Hello: the daemon's process.
+    /// Hello: the daemon's process id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u64>,
-    /// Hello: how long the daemon has been running, in ms.
+    /// Hello: the time since the daemon's start, in ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uptime_ms: Option<u64>,
-    /// Hello: how many topics there are.
+    /// Hello: the number of topics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topics: Option<u64>,
-    /// LOOKUP: what is known of the topic.
+    /// LOOKUP: the daemon's own information about the topic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<EntryExt>,
-    /// LIST: what is known of each topic, in the order of the response's `topics`.
+    /// LIST: the daemon's own information about each topic, in the order of the response's `topics`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entries: Option<Vec<EntryExt>>,
-    /// REGISTER in a session and RENEW: for how long the session stays from now on, in ms.
+    /// REGISTER in a session and RENEW: the session's lease from now on, in ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
-    /// RENEW: whether the daemon knows the session. If not, its topics must be registered again.
+    /// RENEW: whether the daemon knows the session. If not, the client must register its topics
+    /// again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub known: Option<bool>,
-    /// WATCH: true when the response's `topics` are all that there are, and what was known before
-    /// is to be forgotten.
+    /// WATCH: true when the response's `topics` are a snapshot, which replaces all that the client
+    /// knew before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<bool>,
-    /// WATCH: what happened, in the order in which it did. None is an empty list.
+    /// WATCH: the events in order of their revision. The list is empty when nothing has changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events: Option<Vec<EventExt>>,
-    /// STATS: the daemon's counters and gauges by name. When read, these are all keys that this
-    /// crate has no other use for and whose value is an unsigned integer.
+    /// STATS: the daemon's counters and gauges by name. Decoding puts each unknown key here whose
+    /// value is an unsigned integer.
     #[serde(flatten)]
     pub counts: BTreeMap<String, u64>,
 }
 
-/// What a daemon knows of a topic beyond what its publisher said.
+/// A daemon's own information about a topic, beside its publisher's [`TopicInfo`](crate::TopicInfo).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EntryExt {
-    /// The user that registered it; `None` when the daemon cannot tell.
+    /// The user that registered the topic; `None` when the daemon cannot identify the user.
     pub uid: Option<u64>,
-    /// The process that registered it; `None` when the daemon cannot tell.
+    /// The process that registered the topic; `None` when the daemon cannot identify the process.
     pub pid: Option<u64>,
-    /// What keeps it.
+    /// The hold that keeps the topic registered.
     pub hold: Hold,
-    /// The change that made it what it is.
+    /// The revision of the topic's last change.
     pub revision: u64,
-    /// How long ago that was, in ms.
+    /// The time since that change, in ms.
     pub age_ms: u64,
-    /// What is known of the place where its publisher sends.
+    /// The state of the topic's endpoint.
     pub endpoint: EndpointState,
 }
 
@@ -221,7 +224,7 @@ impl ResponseExt {
                 "events" => ext.events = EventExt::read_all(reader)?,
                 other => match reader.read_unsigned_or_skip()? {
                     Some(count) => drop(ext.counts.insert(other.to_owned(), count)),
-                    // A key twice: the last counts.
+                    // The last of duplicate keys counts.
                     None => drop(ext.counts.remove(other)),
                 },
             }
@@ -268,7 +271,7 @@ impl EntryExt {
     }
 }
 
-/// Reads an array, or nil; an error is told as one inside the item.
+/// Reads an array or nil. An error names the item by its index.
 pub(crate) fn read_items<'a, T>(
     reader: &mut Reader<'a>,
     mut read: impl FnMut(&mut Reader<'a>) -> Result<T, DecodeError>,
@@ -276,7 +279,7 @@ pub(crate) fn read_items<'a, T>(
     let Some(count) = reader.read_optional_array_header()? else {
         return Ok(None);
     };
-    // Collected one by one: the array's length is only a claim.
+    // No allocation by the claimed length: the peer may claim any.
     let mut items = Vec::new();
     for index in 0..count {
         items.push(read(reader).map_err(|error| error.within(&format!("[{index}]")))?);
@@ -284,7 +287,7 @@ pub(crate) fn read_items<'a, T>(
     Ok(Some(items))
 }
 
-/// Walks through a map with text keys; an error is told as one inside the key's value.
+/// Reads a map with text keys: `read` reads each value. An error names the key.
 pub(crate) fn for_each_entry<'a>(
     reader: &mut Reader<'a>,
     mut read: impl FnMut(&mut Reader<'a>, &'a str) -> Result<(), DecodeError>,

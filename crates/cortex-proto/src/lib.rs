@@ -1,29 +1,31 @@
 //! The wire format of the Cortex discovery protocol.
 //!
-//! Nodes talk to the discovery daemon over ZeroMQ: one request, one reply, each a single message
-//! part whose body is one MessagePack map. This crate holds those messages as Rust types
-//! ([`DiscoveryRequest`], [`DiscoveryResponse`], [`TopicInfo`]) and turns them into bytes and
-//! back. It opens no socket, reads no clock and touches no file: bring your own transport.
+//! Nodes talk to the discovery daemon over ZeroMQ. Each request gets one reply; both are one message
+//! part whose body is one MessagePack map. This crate defines these messages as Rust types
+//! ([`DiscoveryRequest`], [`DiscoveryResponse`], [`TopicInfo`]), encodes them to bytes and decodes
+//! them. It opens no socket, reads no clock and touches no file: the caller brings the transport.
 //!
-//! Encoding is canonical: shortest MessagePack forms, the reference's key order, so the bytes are
-//! the ones that the Python reference sends. Decoding is liberal where MessagePack is (any width
-//! of an integer or a length, keys in any order, unknown top-level keys, a key twice) and strict
-//! where a mistake would hide (trailing bytes, truncated input, invalid UTF-8, another type than
-//! the protocol's). A [`DecodeError`] tells the field, the byte and what was wrong. Lengths that
-//! the input merely claims are never allocated, and nesting costs no stack.
+//! Encoding is canonical: MessagePack's shortest forms, and keys in the reference's order. So the
+//! bytes equal those of the Python reference.
 //!
-//! The format itself is described in `docs/PROTOCOL.md` of the project.
+//! Decoding accepts what MessagePack leaves open: any width of an integer or a length, keys in any
+//! order, duplicate keys, unknown top-level keys. It refuses trailing bytes, truncated input, invalid
+//! UTF-8 and values of a wrong type. A [`DecodeError`] names the field, the offset and the problem.
+//! Decoding allocates no memory for a length that the input only claims, and uses no stack for
+//! nested values.
+//!
+//! `docs/PROTOCOL.md` of the project describes the format.
 //!
 //! # Example
 //!
 //! ```
 //! use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, TopicInfo, TopicName};
 //!
-//! // What goes out: hand these bytes to a ZeroMQ REQ socket.
+//! // The request: send these bytes through a ZeroMQ REQ socket.
 //! let request = DiscoveryRequest::lookup("/camera/image");
 //! assert_eq!(request.to_bytes()[..9], *b"\x82\xa7command");
 //!
-//! // What comes back.
+//! // The reply.
 //! let reply = DiscoveryResponse {
 //!     topic_info: Some(TopicInfo {
 //!         name: TopicName::new("/camera/image")?,
@@ -66,5 +68,5 @@ pub use topic_info::TopicInfo;
 pub use topic_name::{TopicName, TopicNameError};
 pub use wire_enums::{EndpointState, EventKind, Hold, RemovalReason};
 
-/// Where the daemon listens and clients look when nothing else is said.
+/// The default address: the daemon listens there, and clients connect to it.
 pub const DEFAULT_DISCOVERY_ADDRESS: &str = "ipc:///tmp/cortex/discovery.sock";

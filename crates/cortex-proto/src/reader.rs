@@ -1,21 +1,20 @@
-//! A strict walk over one MessagePack value.
+//! A strict decoder of MessagePack values.
 //!
-//! Serde's derived decoding takes an array for a map, an array of integers or a text for bytes,
-//! and stops before trailing bytes. So decoding does not go through serde: each read names the
-//! one type that it accepts. A length header is checked against the bytes that are there before
-//! anything is done with it, and values that nobody asked for are passed over without recursion.
+//! Serde's derived decoding accepts an array as a map, accepts an array of integers or a text as
+//! bytes, and ignores trailing bytes. So this crate decodes without serde, and each method names the
+//! type that it accepts. The reader checks a length against the remaining bytes before it uses the
+//! length, and skips unknown values without recursion.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
-    reason = "each read names the types that it accepts; every other one is an error"
+    reason = "each method names the types that it accepts; any other type is an error"
 )]
 
 use rmp::Marker;
 
 use crate::{DecodeError, DecodeErrorKind};
 
-/// Arrays and maps inside one another that are passed over; the reference's decoder has the same
-/// limit.
+/// The greatest depth of nested arrays and maps. The reference's decoder has the same limit.
 const MAX_DEPTH: usize = 1024;
 
 /// A position in a message.
@@ -23,16 +22,16 @@ const MAX_DEPTH: usize = 1024;
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     position: usize,
-    /// Where `bytes` starts in the whole message, for errors.
+    /// The offset of `bytes` in the whole message, for errors.
     base: usize,
 }
 
-/// What a marker says about the value that it opens.
+/// The type of a value, with its content or its length.
 enum Header {
     Nil,
     Boolean(bool),
     Integer(i128),
-    /// A value of `length` more bytes that this protocol has no use for.
+    /// A value of a type that the protocol does not use; `length` more bytes follow.
     Opaque {
         kind: &'static str,
         length: usize,
@@ -63,12 +62,12 @@ impl<'a> Reader<'a> {
         Self { bytes, position: 0, base: 0 }
     }
 
-    /// Where the next value starts in the whole message.
+    /// The offset of the next value in the whole message.
     pub(crate) fn offset(&self) -> usize {
         self.base + self.position
     }
 
-    /// Reads a map's header: the number of its entries.
+    /// Returns the number of the map's entries.
     pub(crate) fn read_map_header(&mut self) -> Result<usize, DecodeError> {
         self.read_header_as("a map", |header| match header {
             Header::Map(entries) => Some(*entries),
@@ -76,7 +75,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Reads an array's header, or nil: the number of its items.
+    /// Returns the number of the array's items, or `None` for nil.
     pub(crate) fn read_optional_array_header(&mut self) -> Result<Option<usize>, DecodeError> {
         self.read_header_as("an array", |header| match header {
             Header::Array(items) => Some(Some(*items)),
@@ -112,7 +111,7 @@ impl<'a> Reader<'a> {
         length.map(|length| self.take_text(length)).transpose()
     }
 
-    /// Reads bytes, as a reader of the message inside them.
+    /// Reads bytes and returns a reader of the message inside them.
     pub(crate) fn read_binary(&mut self) -> Result<Reader<'a>, DecodeError> {
         let length = self.read_header_as("bytes", |header| match header {
             Header::Binary(length) => Some(*length),
@@ -121,7 +120,7 @@ impl<'a> Reader<'a> {
         self.take_nested(length)
     }
 
-    /// Reads bytes or nil; no bytes at all count as nil.
+    /// Reads bytes or nil. Empty bytes count as nil, as in the reference.
     pub(crate) fn read_optional_binary(&mut self) -> Result<Option<Reader<'a>>, DecodeError> {
         let length = self.read_header_as("bytes or nil", |header| match header {
             Header::Binary(length) => Some(*length),
@@ -142,7 +141,7 @@ impl<'a> Reader<'a> {
         number.map(|found| to_unsigned(found, at)).transpose()
     }
 
-    /// Reads an unsigned integer of 64 bits; a value of any other type is passed over.
+    /// Reads an unsigned integer of 64 bits. Skips any other value and returns `None` for it.
     pub(crate) fn read_unsigned_or_skip(&mut self) -> Result<Option<u64>, DecodeError> {
         let number = self.clone().read_integer().ok().and_then(|number| u64::try_from(number).ok());
         self.skip_value()?;
@@ -158,7 +157,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Reads a nil, if one is next.
+    /// Skips the next value if it is nil, and returns whether it was.
     pub(crate) fn skip_nil(&mut self) -> bool {
         let is_nil =
             self.bytes.get(self.position).map(|byte| Marker::from_u8(*byte)) == Some(Marker::Null);
@@ -166,10 +165,9 @@ impl<'a> Reader<'a> {
         is_nil
     }
 
-    /// Passes over one value of any type, with a counter for each open array or map in place of
-    /// recursion.
+    /// Skips one value of any type. A counter for each open array or map replaces recursion.
     pub(crate) fn skip_value(&mut self) -> Result<(), DecodeError> {
-        // The values still to come in each open container; the message's own map is level 1.
+        // The remaining values of each open container. The message's own map is level 1.
         let mut open = vec![1_usize];
         while let Some(left) = open.last_mut() {
             if *left == 0 {
@@ -187,7 +185,7 @@ impl<'a> Reader<'a> {
                     self.take(length)?;
                 }
                 Header::Array(items) => open.push(items),
-                // `read_header` has checked that 2 bytes an entry are there, so this cannot overflow.
+                // `read_header` has checked for 2 bytes per entry, so this cannot overflow.
                 Header::Map(entries) => open.push(2 * entries),
             }
             if open.len() > MAX_DEPTH {
@@ -197,7 +195,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Makes sure that nothing follows.
+    /// Fails when bytes remain.
     pub(crate) fn expect_end(&self) -> Result<(), DecodeError> {
         match self.remaining() {
             0 => Ok(()),
@@ -213,7 +211,7 @@ impl<'a> Reader<'a> {
         DecodeError::new(self.offset(), kind)
     }
 
-    /// Reads a header that `accept` accepts; otherwise the error points at the value's first byte.
+    /// Reads a header that `accept` accepts. Otherwise the error has the offset of the value.
     fn read_header_as<T>(
         &mut self,
         expected: &'static str,
@@ -269,7 +267,7 @@ impl<'a> Reader<'a> {
                 let entries = self.read_length32()?;
                 Header::Map(self.checked_count(entries, 2)?)
             }
-            // An extension: its type is one more byte.
+            // MessagePack's extensions: the type takes one more byte.
             Marker::FixExt1 => Self::extension(1),
             Marker::FixExt2 => Self::extension(2),
             Marker::FixExt4 => Self::extension(4),
@@ -289,7 +287,8 @@ impl<'a> Reader<'a> {
         Header::Opaque { kind: "an extension", length: length.saturating_add(1) }
     }
 
-    /// A container's size, refused when not even the shortest items would fit into what is left.
+    /// Checks a container's number of items: even the shortest items must fit into the remaining
+    /// bytes.
     fn checked_count(&self, count: usize, bytes_each: u64) -> Result<usize, DecodeError> {
         let needed = (count as u64).saturating_mul(bytes_each);
         if needed > self.remaining() as u64 {
@@ -336,12 +335,12 @@ impl<'a> Reader<'a> {
     }
 
     fn read_length32(&mut self) -> Result<usize, DecodeError> {
-        // On a 16-bit machine no such message fits into memory: its length is then "too long".
+        // Where `usize` has 16 bits, the saturated length fails later as longer than the message.
         Ok(usize::try_from(u32::from_be_bytes(self.take_array()?)).unwrap_or(usize::MAX))
     }
 }
 
-/// An integer that was read at `at`, as one of 64 bits without a sign.
+/// Converts an integer to 64 bits without a sign. The error has the offset `at`.
 pub(crate) fn to_unsigned(found: i128, at: usize) -> Result<u64, DecodeError> {
     u64::try_from(found).map_err(|_| {
         let expected = "an unsigned integer of 64 bits";

@@ -1,4 +1,4 @@
-//! What a client sends.
+//! The requests that clients send.
 
 use serde::Serialize;
 
@@ -9,20 +9,21 @@ use crate::{
     TopicInfo,
 };
 
-/// A request to the daemon.
+/// A client's request to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveryRequest {
-    /// What is asked for.
+    /// The command; an unknown number decodes too.
     pub command: RequestedCommand,
-    /// The topic that LOOKUP and UNREGISTER speak of. Any text: what names nothing is not found.
+    /// The name of the topic for LOOKUP, UNREGISTER and WAIT. Any text is allowed; the daemon finds
+    /// no topic for a text that cannot be a name.
     pub topic_name: Option<String>,
-    /// The topic to REGISTER (UNREGISTER also takes its name from here when `topic_name` has none).
+    /// The topic for REGISTER. UNREGISTER takes the name from here when `topic_name` has none.
     pub topic_info: Option<TopicInfo>,
-    /// The extension, which asks for an answer with one.
+    /// The extension, which asks for a reply with an extension.
     pub ext: Option<RequestExt>,
 }
 
-/// The keys in the reference's order; `topic_name` is packed also when it is nil.
+/// The keys in the reference's order. The reference encodes `topic_name` even when it is nil.
 #[derive(Serialize)]
 struct WireRequest<'a> {
     command: WireCommand,
@@ -46,7 +47,7 @@ impl From<RequestedCommand> for WireCommand {
         match command {
             RequestedCommand::Known(command) => Self::Known(command),
             RequestedCommand::Unknown(number) => u64::try_from(number).map_or_else(
-                // Below what MessagePack carries only a caller's own number can be.
+                // Only a caller's own number can be below MessagePack's range.
                 |_| Self::Negative(i64::try_from(number).unwrap_or(i64::MIN)),
                 Self::Positive,
             ),
@@ -55,13 +56,13 @@ impl From<RequestedCommand> for WireCommand {
 }
 
 impl DiscoveryRequest {
-    /// REGISTER: make a topic known.
+    /// REGISTER: registers a topic.
     #[must_use]
     pub fn register(topic_info: TopicInfo) -> Self {
         Self { topic_info: Some(topic_info), ..Self::command_only(DiscoveryCommand::RegisterTopic) }
     }
 
-    /// UNREGISTER: forget a topic.
+    /// UNREGISTER: removes a topic.
     #[must_use]
     pub fn unregister(topic_name: impl Into<String>) -> Self {
         Self {
@@ -70,7 +71,7 @@ impl DiscoveryRequest {
         }
     }
 
-    /// LOOKUP: ask for one topic.
+    /// LOOKUP: gets one topic.
     #[must_use]
     pub fn lookup(topic_name: impl Into<String>) -> Self {
         Self {
@@ -79,33 +80,33 @@ impl DiscoveryRequest {
         }
     }
 
-    /// LIST: ask for all topics.
+    /// LIST: gets all topics.
     #[must_use]
     pub fn list() -> Self {
         Self::command_only(DiscoveryCommand::ListTopics)
     }
 
-    /// PING: ask whether the daemon is there.
+    /// PING: checks that the daemon answers.
     #[must_use]
     pub fn ping() -> Self {
         Self::command_only(DiscoveryCommand::Ping)
     }
 
-    /// SHUTDOWN: ask the daemon to end.
+    /// SHUTDOWN: stops the daemon.
     #[must_use]
     pub fn shutdown() -> Self {
         Self::command_only(DiscoveryCommand::Shutdown)
     }
 
-    /// RENEW (extension): keep the topics of a session.
+    /// RENEW (extension): renews a session's lease.
     #[must_use]
     pub fn renew(session: Session) -> Self {
         let ext = RequestExt { session: Some(session), ..RequestExt::default() };
         Self { ext: Some(ext), ..Self::command_only(DiscoveryCommand::Renew) }
     }
 
-    /// WAIT (extension): ask for one topic; the reply is held back until it is there, for
-    /// `wait_ms` at most.
+    /// WAIT (extension): gets one topic. The daemon replies when the topic is registered, or after
+    /// `wait_ms`.
     #[must_use]
     pub fn wait(topic_name: impl Into<String>, wait_ms: u64) -> Self {
         let ext = RequestExt { wait_ms: Some(wait_ms), ..RequestExt::default() };
@@ -116,20 +117,20 @@ impl DiscoveryRequest {
         }
     }
 
-    /// WATCH (extension): ask for all topics, or with [`since`](RequestExt::since) for what has
-    /// happened; the reply is held back until something has, for `wait_ms` at most.
+    /// WATCH (extension): gets a snapshot, or the events after [`since`](RequestExt::since). The
+    /// daemon replies when it has an event, or after [`wait_ms`](RequestExt::wait_ms).
     #[must_use]
     pub fn watch(ext: RequestExt) -> Self {
         Self { ext: Some(ext), ..Self::command_only(DiscoveryCommand::WatchTopics) }
     }
 
-    /// STATS (extension): ask for counters and gauges.
+    /// STATS (extension): gets the daemon's counters and gauges.
     #[must_use]
     pub fn stats() -> Self {
         Self { ext: Some(RequestExt::default()), ..Self::command_only(DiscoveryCommand::Stats) }
     }
 
-    /// The same request with an extension: an empty one asks for what there is to know.
+    /// Adds an extension. An empty one asks for all information that a level 1 reply adds.
     #[must_use]
     pub fn with_ext(self, ext: RequestExt) -> Self {
         Self { ext: Some(ext), ..self }
@@ -139,7 +140,7 @@ impl DiscoveryRequest {
         Self { command: command.into(), topic_name: None, topic_info: None, ext: None }
     }
 
-    /// Packs the request into its canonical bytes.
+    /// Encodes the request to its canonical bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let topic_info = self.topic_info.as_ref().map(TopicInfo::to_bytes);
@@ -151,12 +152,11 @@ impl DiscoveryRequest {
         })
     }
 
-    /// Reads a request from the whole body of a message.
+    /// Decodes a request from the whole body of a message.
     ///
     /// # Errors
-    /// When the bytes are not one map with text keys, `command` is not there, or a known key has
-    /// a value of another type. A command with an unknown number is no error: see
-    /// [`RequestedCommand`].
+    /// When the bytes are not one map with text keys, `command` is missing, or a known key has a
+    /// value of a wrong type. An unknown command number is not an error: see [`RequestedCommand`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let (mut command, mut topic_name) = (None, None);
@@ -186,16 +186,16 @@ impl DiscoveryRequest {
         })
     }
 
-    /// Whether the answer is to have an extension: the request has one, or its command is one of
-    /// the extensions' (64 to 95).
+    /// Whether the reply must have an extension: the request has one, or its command belongs to the
+    /// extensions (64 to 95).
     #[must_use]
     pub fn wants_ext(&self) -> bool {
         self.ext.is_some() || (64..96).contains(&self.command.number())
     }
 
-    /// Whether bytes that are no request ask for an answer with an extension all the same: they
-    /// have the key `ext` or a command of the extensions (64 to 95), before what is wrong or
-    /// behind it.
+    /// Whether an unreadable request asks for a reply with an extension: it has the key `ext`, or a
+    /// command of the extensions (64 to 95). Values of a wrong type do not hide these keys; bytes
+    /// that are not MessagePack hide the keys after them.
     #[must_use]
     pub fn asks_for_ext(bytes: &[u8]) -> bool {
         let mut reader = Reader::new(bytes);

@@ -1,4 +1,4 @@
-//! What the daemon answers.
+//! The responses that the daemon sends.
 
 use serde::Serialize;
 
@@ -6,37 +6,37 @@ use crate::encode::{Bin, to_msgpack};
 use crate::reader::Reader;
 use crate::{DecodeError, DecodeErrorKind, DiscoveryStatus, ResponseExt, TopicInfo};
 
-/// The daemon's answer to a request.
+/// The daemon's response to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveryResponse {
-    /// How the request ended.
+    /// The result of the request.
     pub status: DiscoveryStatus,
-    /// What there is to say about it, in words; often empty.
+    /// An explanation for humans; often empty.
     pub message: String,
-    /// The topic that was looked up.
+    /// The topic of a successful LOOKUP or WAIT.
     pub topic_info: Option<TopicInfo>,
-    /// The topics of a LIST, in the order of their first registration.
+    /// The topics of a LIST or a snapshot, in the order of their first registration.
     pub topics: Vec<TopicInfo>,
-    /// The extension; without one the daemon speaks the legacy protocol alone, or was not asked.
+    /// The extension. It is absent when the daemon has level 0, or the request had no extension.
     pub ext: Option<ResponseExt>,
 }
 
-/// A response whose topics are packed already, as a daemon keeps them: [`to_bytes`] packs it
-/// without looking into them.
+/// A response whose topics are already encoded. A daemon keeps topics in this form, and [`to_bytes`]
+/// copies them.
 ///
 /// [`to_bytes`]: EncodedResponse::to_bytes
 #[derive(Clone, Copy, Debug)]
 pub struct EncodedResponse<'a, E = ResponseExt> {
-    /// How the request ended.
+    /// The result of the request.
     pub status: DiscoveryStatus,
-    /// What there is to say about it, in words.
+    /// An explanation for humans.
     pub message: &'a str,
-    /// The bytes of [`TopicInfo::to_bytes`].
+    /// The topic's bytes from [`TopicInfo::to_bytes`].
     pub topic_info: Option<&'a [u8]>,
-    /// The bytes of [`TopicInfo::to_bytes`] of each topic. None at all leaves the key out, as the
-    /// reference does.
+    /// Each topic's bytes from [`TopicInfo::to_bytes`]. Without topics the key is left out, as in the
+    /// reference.
     pub topics: &'a [&'a [u8]],
-    /// The extension, only for who asked with one: a [`ResponseExt`], or an
+    /// The extension, only in a reply to a request that asks for one: a [`ResponseExt`], or an
     /// [`EncodedWatchExt`](crate::EncodedWatchExt).
     pub ext: Option<&'a E>,
 }
@@ -55,7 +55,7 @@ struct WireResponse<'a, E> {
 }
 
 impl<E: Serialize> EncodedResponse<'_, E> {
-    /// Packs the response into its canonical bytes.
+    /// Encodes the response to its canonical bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         to_msgpack(&WireResponse {
@@ -69,13 +69,13 @@ impl<E: Serialize> EncodedResponse<'_, E> {
 }
 
 impl DiscoveryResponse {
-    /// A response without topics.
+    /// Makes a response without topics and without an extension.
     #[must_use]
     pub fn new(status: DiscoveryStatus, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), topic_info: None, topics: Vec::new(), ext: None }
     }
 
-    /// Packs the response into its canonical bytes.
+    /// Encodes the response to its canonical bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let topic_info = self.topic_info.as_ref().map(TopicInfo::to_bytes);
@@ -90,11 +90,11 @@ impl DiscoveryResponse {
         .to_bytes()
     }
 
-    /// Reads a response from the whole body of a message. Without a `message` it is empty.
+    /// Decodes a response from the whole body of a message. An absent `message` becomes an empty one.
     ///
     /// # Errors
-    /// When the bytes are not one map with text keys, `status` is not there or none of the four,
-    /// or a known key has a value of another type.
+    /// When the bytes are not one map with text keys, `status` is missing or unknown, or a known key
+    /// has a value of a wrong type.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let (mut status, mut message) = (None, None);
@@ -137,7 +137,7 @@ fn read_status(reader: &mut Reader<'_>) -> Result<DiscoveryStatus, DecodeError> 
 }
 
 fn read_topics(reader: &mut Reader<'_>) -> Result<Vec<TopicInfo>, DecodeError> {
-    // Collected one by one: the array's length is only a claim.
+    // No allocation by the claimed length: the peer may claim any.
     let mut topics = Vec::new();
     for index in 0..reader.read_optional_array_header()?.unwrap_or(0) {
         let topic = reader.read_binary().and_then(TopicInfo::read);

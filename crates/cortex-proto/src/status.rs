@@ -1,4 +1,4 @@
-//! How a request ended.
+//! The statuses of responses.
 
 use std::fmt;
 
@@ -7,22 +7,22 @@ use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as ValueError, U64Deserializer};
 use serde_repr::{Deserialize_repr, Serialize_repr};
 
-/// The status of a reply, by its number on the wire.
+/// The result of a request. The discriminant is its number on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize_repr, Deserialize_repr)]
 #[repr(u8)]
 pub enum DiscoveryStatus {
-    /// Done.
+    /// The daemon has done what the request asked.
     Ok = 0,
-    /// There is no such topic.
+    /// The topic is not registered.
     NotFound = 1,
     /// Another node has registered the topic.
     AlreadyExists = 2,
-    /// The request was refused or could not be understood; the message says why.
+    /// The daemon refused the request or could not read it; the message gives the reason.
     Error = 3,
 }
 
 impl DiscoveryStatus {
-    /// The status with this number on the wire, if there is one.
+    /// The status that has this number on the wire, or `None` for an unknown number.
     #[must_use]
     pub fn from_number(number: i128) -> Option<Self> {
         let code: U64Deserializer<ValueError> = u64::try_from(number).ok()?.into_deserializer();
@@ -31,7 +31,7 @@ impl DiscoveryStatus {
 }
 
 impl fmt::Display for DiscoveryStatus {
-    /// The name as the reference spells it (`NOT_FOUND`).
+    /// The reference's spelling of the name (`NOT_FOUND`).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ok => "OK",

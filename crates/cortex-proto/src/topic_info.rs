@@ -1,4 +1,4 @@
-//! What the daemon knows about a topic.
+//! The description of a topic.
 
 use serde::Serialize;
 
@@ -8,39 +8,39 @@ use crate::{DecodeError, DecodeErrorKind, TopicName};
 
 /// A topic as its publisher registered it.
 ///
-/// On the wire it is a MessagePack map of exactly these five keys, in this order, packed
-/// separately and carried as bytes. A Python peer fails on any other key or on a missing one.
+/// On the wire it is a MessagePack map with exactly these five keys in this order. Messages carry the
+/// encoded map as bytes. A Python peer fails when a key is missing or unknown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct TopicInfo {
     /// The topic's name, such as `/camera/image`.
     pub name: TopicName,
-    /// The ZeroMQ endpoint at which its publisher sends, such as `ipc:///tmp/cortex/topics/x.sock`.
+    /// The endpoint: the ZeroMQ address where the publisher sends, such as
+    /// `ipc:///tmp/cortex/topics/x.sock`.
     pub address: String,
     /// The name of the message type.
     pub message_type: String,
     /// The fingerprint of the message type's layout.
     pub fingerprint: u64,
-    /// The node that publishes it.
+    /// The name of the node that publishes the topic.
     pub publisher_node: String,
 }
 
 impl TopicInfo {
-    /// Packs the topic into its canonical bytes.
+    /// Encodes the topic to its canonical bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         to_msgpack(self)
     }
 
-    /// Reads a topic from its bytes; the keys may come in any order, of a key that comes twice
-    /// the last counts.
+    /// Decodes a topic. The keys can have any order, and the last of duplicate keys counts.
     ///
     /// # Errors
-    /// When the bytes are not one map of the five keys with values of their types.
+    /// When the bytes are not one map with exactly the five keys, or a value has a wrong type.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::read(Reader::new(bytes))
     }
 
-    /// Reads a topic that is all of what `reader` holds.
+    /// Decodes a topic from all the bytes of `reader`.
     pub(crate) fn read(mut reader: Reader<'_>) -> Result<Self, DecodeError> {
         let start = reader.offset();
         let (mut name, mut address, mut message_type) = (None, None, None);

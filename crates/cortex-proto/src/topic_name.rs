@@ -1,4 +1,4 @@
-//! The name of a topic.
+//! The names of topics.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -7,21 +7,22 @@ use std::str::FromStr;
 use serde::Serialize;
 use thiserror::Error;
 
-/// A topic's name: 1 to 1,024 bytes of UTF-8, checked once, when it is made.
+/// The name of a topic: 1 to 1,024 bytes of UTF-8.
 ///
-/// The protocol asks nothing else of a name: no leading slash, no alphabet.
+/// [`new`](Self::new) checks the length, so a `TopicName` is always valid. The protocol has no other
+/// rule: any characters are allowed, and a name need not start with a slash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct TopicName(String);
 
 impl TopicName {
-    /// The longest name, in bytes of UTF-8.
+    /// The greatest length of a name, in bytes of UTF-8.
     pub const MAX_BYTES: usize = 1024;
 
-    /// Checks a name.
+    /// Checks the length and makes a name.
     ///
     /// # Errors
-    /// When it is empty or longer than [`Self::MAX_BYTES`].
+    /// When the text is empty or longer than [`Self::MAX_BYTES`].
     pub fn new(name: impl Into<String>) -> Result<Self, TopicNameError> {
         let name = name.into();
         match name.len() {
@@ -38,16 +39,16 @@ impl TopicName {
     }
 }
 
-/// Why a text cannot name a topic.
+/// The reason why a text cannot be a topic's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TopicNameError {
-    /// It has no bytes.
+    /// The text is empty.
     #[error("a topic name cannot be empty")]
     Empty,
-    /// It has more than [`TopicName::MAX_BYTES`] bytes.
+    /// The text has more than [`TopicName::MAX_BYTES`] bytes.
     #[error("a topic name of {length} bytes is too long: at most {max} are allowed", max = TopicName::MAX_BYTES)]
     TooLong {
-        /// The bytes it has.
+        /// The text's length in bytes.
         length: usize,
     },
 }

@@ -1,18 +1,18 @@
-//! The words of the extensions. A word that this crate does not know is kept: a later level may
-//! have it.
+//! The enums of the extensions, which are words on the wire. Decoding keeps an unknown word in
+//! `Other`, because a later level may define it.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// Defines an enum of words with `From<&str>`, and with the word of the wire as its `Display`.
+/// Defines an enum that is a word on the wire: `From<&str>` decodes the word, `Display` gives it.
 macro_rules! wire_enum {
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum $name {
             $($(#[$meaning])* $variant,)+
-            /// A word of a later level.
+            /// A word that this crate does not know.
             Other(String),
         }
 
@@ -26,7 +26,7 @@ macro_rules! wire_enum {
         }
 
         impl fmt::Display for $name {
-            /// The word of the wire.
+            /// The word on the wire.
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self {
                     $(Self::$variant => $word,)+
@@ -44,53 +44,53 @@ macro_rules! wire_enum {
 }
 
 wire_enum! {
-    /// What keeps a topic registered.
+    /// The hold of a topic: what keeps the topic registered.
     Hold {
-        /// The process that registered it: the topic goes when the process is gone.
+        /// The owner's process: when it ends and the endpoint is dead, the daemon evicts the topic.
         Process = "process",
-        /// A session, which must be renewed.
+        /// A session: when its lease ends, the daemon evicts the topic.
         Session = "session",
-        /// Nothing: the topic stays until it is unregistered.
+        /// No process and no session: the topic stays until a client unregisters it.
         Static = "static",
     }
 }
 
 wire_enum! {
-    /// What is known of the place where a topic's publisher sends.
+    /// The daemon's knowledge about a topic's endpoint.
     EndpointState {
-        /// Nobody has looked, or it could not be told.
+        /// The daemon has not probed the endpoint, or could not judge it.
         Unknown = "unknown",
-        /// Somebody listens there.
+        /// The endpoint accepts connections.
         Alive = "alive",
-        /// Somebody listens there, but the process that registered the topic is gone.
+        /// The owner's process has ended, and the daemon has not judged the endpoint dead.
         Orphaned = "orphaned",
     }
 }
 
 wire_enum! {
-    /// What happened to a topic.
+    /// The kind of a change to a topic.
     EventKind {
-        /// It is there and was not before: it is the last of the list.
+        /// A publisher registered a new topic. It goes to the end of the list.
         Registered = "registered",
-        /// Its publisher registered it again; it keeps its place in the list.
+        /// A publisher registered the topic again. It keeps its place in the list.
         Updated = "updated",
-        /// A peer unregistered it.
+        /// A client unregistered the topic.
         Unregistered = "unregistered",
-        /// The daemon removed it.
+        /// The daemon removed the topic.
         Evicted = "evicted",
     }
 }
 
 wire_enum! {
-    /// Why a topic is gone.
+    /// The reason for a topic's removal.
     RemovalReason {
-        /// A peer unregistered it.
+        /// A client unregistered the topic.
         Unregistered = "unregistered",
-        /// The process that registered it is gone, and so is its endpoint.
+        /// The owner's process ended, and the endpoint is dead.
         OwnerExited = "owner exited",
-        /// Its session was not renewed.
+        /// The lease of the topic's session ended.
         LeaseExpired = "lease expired",
-        /// Its endpoint, once alive, is dead.
+        /// The endpoint was alive before, and is dead now.
         EndpointDead = "endpoint dead",
     }
 }

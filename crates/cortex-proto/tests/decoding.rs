@@ -1,4 +1,4 @@
-//! What decoding takes, what it refuses, and how it tells.
+//! The inputs that decoding accepts and refuses, and the errors that it reports.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,7 +7,7 @@ use cortex_proto::{
     DiscoveryStatus, RequestedCommand, TopicInfo, TopicName,
 };
 
-/// A map header and its parts, in one message.
+/// Joins a map header and its entries to one message.
 fn message(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
@@ -34,17 +34,17 @@ fn wrong_type(expected: &'static str, found: &'static str) -> DecodeErrorKind {
     DecodeErrorKind::WrongType { expected, found }
 }
 
-/// A request for LOOKUP whose `topic_name` is the given packed value.
+/// A LOOKUP request with this encoded value as its `topic_name`.
 fn lookup_of(value: &[u8]) -> Vec<u8> {
     message(&[b"\x82\xa7command\x03\xaatopic_name", value])
 }
 
-/// A request for REGISTER whose `topic_info` is the given packed value.
+/// A REGISTER request with this encoded value as its `topic_info`.
 fn register_of(value: &[u8]) -> Vec<u8> {
     message(&[b"\x82\xa7command\x01\xaatopic_info", value])
 }
 
-/// A PING with one more key, whose value is given.
+/// A PING request with an unknown key that has this encoded value.
 fn ping_with(value: &[u8]) -> Vec<u8> {
     message(&[b"\x82\xa7command\x05\xa3zzz", value])
 }
@@ -115,7 +115,7 @@ fn map_keys_can_come_in_any_order() {
         b"\xacmessage_type\xa1M\xa7address\xa8ipc:///x",
     ]);
     assert_eq!(TopicInfo::from_bytes(&inner), Ok(info()));
-    assert_ne!(inner, info().to_bytes(), "and go out in the canonical one");
+    assert_ne!(inner, info().to_bytes(), "encoding uses the canonical order");
 
     let request = message(&[b"\x82\xaatopic_name\xa2/x\xa7command\x03"]);
     assert_eq!(DiscoveryRequest::from_bytes(&request), Ok(DiscoveryRequest::lookup("/x")));
@@ -143,7 +143,7 @@ fn the_last_of_duplicate_keys_counts() {
     ]);
     assert_eq!(TopicInfo::from_bytes(&inner), Ok(info()));
 
-    // A nil after a value takes the value back, as in the reference.
+    // A nil after a value removes the value, as in the reference.
     let taken_back = message(&[b"\x83\xa7command\x03\xaatopic_name\xa2/a\xaatopic_name\xc0"]);
     assert_eq!(DiscoveryRequest::from_bytes(&taken_back).unwrap().topic_name, None);
 }
@@ -233,9 +233,9 @@ fn text_and_arrays_of_integers_are_refused_as_bytes() {
     let inner = info().to_bytes();
     let as_text = message(&[&[0xd9, u8::try_from(inner.len()).unwrap()], &inner]);
     let as_array = message(&[&[0xdc, 0, u8::try_from(inner.len()).unwrap()], &inner]);
-    // serde would hand text that is not UTF-8 over as bytes.
+    // Serde would return invalid UTF-8 as bytes.
     let not_utf8 = b"\xa1\xff";
-    // A map for bytes, and what is empty but not bytes, are refused as well.
+    // Maps and empty values of other types are refused too.
     for (value, found) in [
         (&as_text[..], "text"),
         (&as_array, "an array"),
@@ -287,7 +287,7 @@ fn an_unknown_command_is_kept_as_its_number() {
         (b"\xff", -1),
         (b"\xd3\x80\0\0\0\0\0\0\0", i128::from(i64::MIN)),
         (b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", i128::from(u64::MAX)),
-        // 256 + 5 must not be cut to PING.
+        // 256 + 5 must not be truncated to PING.
         (b"\xcd\x01\x05", 261),
     ] {
         let request =
@@ -316,7 +316,7 @@ fn missing_required_keys_are_errors() {
     assert_eq!(*error.kind(), DecodeErrorKind::MissingKey { key: "status" });
     let packed = info().to_bytes();
     for key in ["name", "address", "message_type", "fingerprint", "publisher_node"] {
-        // The same key under another name of the same length is an unknown one.
+        // A changed first letter makes the key unknown.
         let at = packed.windows(key.len()).position(|window| window == key.as_bytes()).unwrap();
         let mut renamed = packed.clone();
         renamed[at] = b'X';

@@ -1,5 +1,5 @@
-//! The codecs against bytes that others packed: the recorded transcript with the reference, and
-//! edge values packed by Python's msgpack.
+//! Encoding and decoding compared with bytes from other implementations: the recorded transcript with
+//! the reference, and edge values that Python's msgpack encoded.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -45,7 +45,7 @@ fn optional_topic_info(fields: &Value) -> Option<TopicInfo> {
     (!fields.is_null()).then(|| topic_info(fields))
 }
 
-/// A number, which JSON holds as text.
+/// A number, which the fixture has as text: JSON numbers lose precision.
 fn number(value: &Value) -> Option<u64> {
     value.as_str().map(|text| text.parse().unwrap())
 }
@@ -136,7 +136,7 @@ fn response(fields: &Value) -> DiscoveryResponse {
 #[test]
 fn edge_values_are_encoded_and_decoded_as_in_python() {
     let items = edge_values();
-    assert!(items.len() > 60, "the fixture is whole");
+    assert!(items.len() > 60, "the fixture is complete");
     for item in items {
         let (label, fields) = (&item["label"], &item["fields"]);
         let bytes = from_hex(&item["bytes"]);
@@ -156,7 +156,7 @@ fn edge_values_are_encoded_and_decoded_as_in_python() {
                 assert_eq!(DiscoveryResponse::from_bytes(&bytes).unwrap(), expected, "{label}");
                 assert_eq!(expected.to_bytes(), bytes, "{label}");
             }
-            kind => panic!("{label}: no message is called {kind}"),
+            kind => panic!("{label}: {kind} is not a kind of message"),
         }
     }
 }
@@ -170,7 +170,7 @@ fn every_recorded_reply_round_trips_to_the_same_bytes() {
     }
 }
 
-/// Recorded requests that read well, but pack to other bytes than were recorded.
+/// Recorded requests that decode, but encode to other bytes than the recorded ones.
 const NOT_CANONICAL: [(&str, &str); 7] = [
     ("register with nil topic_info", "a nil topic_info is left out"),
     ("register with empty topic_info", "an empty topic_info is left out"),
@@ -184,7 +184,7 @@ const NOT_CANONICAL: [(&str, &str); 7] = [
     ),
 ];
 
-/// Recorded requests that are no message of the protocol.
+/// Recorded requests that do not decode, with their errors.
 const UNREADABLE: [(&str, &str); 13] = [
     ("empty body", "at byte 0: the message ends too early: 1 B are needed here, 0 B are left"),
     ("nil", "at byte 0: expected a map, found nil"),
@@ -226,7 +226,7 @@ fn every_recorded_request_is_canonical_or_listed() {
             (Err(error), Some((_, expected))) => {
                 assert_eq!(error.to_string(), *expected, "{label}");
             }
-            (Ok(_), Some(_)) => panic!("{label}: reads, but is listed as unreadable"),
+            (Ok(_), Some(_)) => panic!("{label}: decodes, but is listed as unreadable"),
             (Err(error), None) => panic!("{label}: {error}"),
         }
     }
@@ -243,7 +243,7 @@ fn the_exceptions_name_only_recorded_requests() {
     }
 }
 
-/// Hex in rows of 16 bytes, with the readable characters beside them.
+/// Hex in rows of 16 bytes, with the printable characters beside them.
 fn dump(bytes: &[u8]) -> String {
     let row = |bytes: &[u8]| {
         let hex: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -253,7 +253,7 @@ fn dump(bytes: &[u8]) -> String {
         });
         format!("{:<47}  {}", hex.join(" "), shown.collect::<String>())
     };
-    // The long edge values repeat one byte: their ends tell them apart.
+    // The long edge values repeat one byte, so the start and the end show the difference.
     if bytes.len() <= 512 {
         return bytes.chunks(16).map(row).collect::<Vec<_>>().join("\n");
     }

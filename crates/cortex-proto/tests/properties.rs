@@ -1,4 +1,4 @@
-//! Properties over all messages and over all bytes.
+//! Properties of encoding and decoding, for any message and for any bytes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -127,7 +127,7 @@ prop_compose! {
 }
 
 fn decode_all(bytes: &[u8]) {
-    // What reads must pack to a message that reads as the same.
+    // A decoded message must encode to bytes that decode to the same message.
     if let Ok(request) = DiscoveryRequest::from_bytes(bytes) {
         assert_eq!(DiscoveryRequest::from_bytes(&request.to_bytes()), Ok(request));
     }
