@@ -7,16 +7,14 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DiscoveryCommand, DiscoveryRequest, TopicName};
+use cortex_proto::TopicName;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::audit_log;
 use crate::config::{Address, Config, State};
 use crate::deferred_queue::DeferredQueue;
 use crate::edge::clock::{SuspendDetector, now, timestamp};
-use crate::edge::connection::Received;
 use crate::edge::connections::Connections;
-use crate::edge::credentials::Credentials;
 use crate::edge::descriptors::DescriptorBudget;
 use crate::edge::listener::Listener;
 use crate::edge::log_limit::LogLimit;
@@ -26,12 +24,9 @@ use crate::edge::random::random_u64;
 use crate::edge::stop::{StopHandle, StopSource};
 use crate::edge::store::Store;
 use crate::error::{BindError, RunError};
-use crate::peer::{PeerIdentity, Process};
-use crate::registry::{
-    Effects, Input, PeerRequest, ProbeResult, Registry, Timestamp, UnreadableRequest,
-};
+use crate::peer::Process;
+use crate::registry::{Effects, Input, PeerRequest, ProbeResult, Registry, Timestamp};
 use crate::startup::restore;
-use crate::zmtp::{Body, MAX_BODY};
 
 const STOP: Token = Token(usize::MAX - 1);
 // Tokens below 2^16 are listeners; processes and probes have a range each, and connections, which
@@ -222,7 +217,7 @@ impl DiscoveryDaemon {
     fn round(
         &mut self,
         events: &mut Events,
-        received: &mut Vec<Received>,
+        received: &mut Vec<PeerRequest>,
     ) -> Result<Next, RunError> {
         let planned = self.next_wake_up(now());
         self.wait(events, planned.saturating_duration_since(now()))?;
@@ -235,7 +230,7 @@ impl DiscoveryDaemon {
         let is_crowded = events.iter().count() >= MAX_ROUND_EVENTS;
         let mut next = self.mark(events);
         self.take_findings();
-        self.connections.collect(received, woken.instant);
+        self.connections.collect(&self.processes, received, woken.instant);
         if self.decide(received, woken) == Next::Stop {
             next = Next::Stop;
         }
@@ -249,7 +244,7 @@ impl DiscoveryDaemon {
 
     /// One batch: the registry takes what happened and what was asked, what it changes is stored,
     /// and then its effects are performed.
-    fn decide(&mut self, received: &mut Vec<Received>, now: Timestamp) -> Next {
+    fn decide(&mut self, received: &mut Vec<PeerRequest>, now: Timestamp) -> Next {
         for input in std::mem::take(&mut self.inbox) {
             self.registry.handle(input, now);
         }
@@ -276,58 +271,36 @@ impl DiscoveryDaemon {
 
     /// Hands over what was held and what was received, except what is asked by peers that must
     /// first read what they were sent, and what goes beyond a batch's work.
-    fn dispatch(&mut self, received: &mut Vec<Received>, now: Timestamp) {
+    fn dispatch(&mut self, received: &mut Vec<PeerRequest>, now: Timestamp) {
         let had_deferred = !self.deferred.is_empty();
-        for one in received.drain(..) {
-            let connection = one.from.connection;
+        for request in received.drain(..) {
+            let connection = request.reply_to.connection;
             // A peer's later requests stay behind its earlier ones.
             if had_deferred
                 || self.registry.cost() >= MAX_BATCH_COST
                 || self.deferred.contains(connection)
                 || self.connections.has_backpressure(connection)
             {
-                self.deferred.push(one);
+                self.deferred.push(request);
             } else {
-                self.dispatch_one(one, now);
+                self.registry.handle(Input::Request(request), now);
             }
         }
         while self.registry.cost() < MAX_BATCH_COST {
             let connections = &self.connections;
             let is_ready = |connection| !connections.has_backpressure(connection);
-            let Some(one) = self.deferred.next(is_ready) else {
+            let Some(request) = self.deferred.next(is_ready) else {
                 self.is_behind = false;
                 return;
             };
-            let connection = one.from.connection;
-            self.dispatch_one(one, now);
+            let connection = request.reply_to.connection;
+            self.registry.handle(Input::Request(request), now);
             // The peer may have disconnected since: it reads no reply.
             if self.connections.is_disconnected(connection) {
                 self.registry.handle(Input::Disconnected(connection), now);
             }
         }
         self.is_behind = !self.deferred.is_empty();
-    }
-
-    fn dispatch_one(&mut self, one: Received, now: Timestamp) {
-        let Received { from, peer, is_req, body } = one;
-        let request = parse(from.connection.0, body);
-        let peer = self.identify(peer, &request);
-        self.registry
-            .handle(Input::Request(PeerRequest { reply_to: from, peer, is_req, request }), now);
-    }
-
-    /// Who a peer is. Its process matters only where it registers something, or may be refused.
-    fn identify(
-        &self,
-        peer: Credentials,
-        request: &Result<DiscoveryRequest, UnreadableRequest>,
-    ) -> PeerIdentity {
-        use DiscoveryCommand::{RegisterTopic, Shutdown, UnregisterTopic};
-        let matters = request.as_ref().is_ok_and(|request| {
-            [RegisterTopic, UnregisterTopic, Shutdown].map(Into::into).contains(&request.command)
-        });
-        let process = peer.pid.filter(|_| matters).and_then(|pid| self.processes.identify(pid));
-        PeerIdentity { uid: peer.uid, process }
     }
 
     /// The counters and gauges of what is around the registry.
@@ -569,26 +542,4 @@ fn warn_if_exposed(address: &Address) {
              unencrypted: use it only in a network that you trust"
         );
     }
-}
-
-fn parse(connection: usize, body: Body) -> Result<DiscoveryRequest, UnreadableRequest> {
-    let (problem, asks_for_ext) = match body {
-        Body::Whole(bytes) => match DiscoveryRequest::from_bytes(&bytes) {
-            Ok(request) => {
-                let (command, topic) = (request.command, &request.topic_name);
-                tracing::debug!(connection, %command, topic, "asked");
-                return Ok(request);
-            }
-            Err(error) => (error.to_string(), DiscoveryRequest::asks_for_ext(&bytes)),
-        },
-        // Whether these ask for an extension is gone with them. One too many does no harm.
-        Body::TooLong { length } => {
-            (format!("it has {length} bytes, at most {MAX_BODY} are allowed"), true)
-        }
-        Body::SeveralParts { count } => {
-            (format!("its body has {count} parts, and the protocol has one"), true)
-        }
-    };
-    tracing::debug!(connection, problem, "asked what cannot be read");
-    Err(UnreadableRequest { problem, asks_for_ext })
 }

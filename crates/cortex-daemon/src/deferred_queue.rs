@@ -3,13 +3,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::edge::connection::Received;
 use crate::peer::ConnectionId;
+use crate::registry::PeerRequest;
 
 /// The deferred requests. No connection's queue is empty.
 #[derive(Default)]
 pub(crate) struct DeferredQueue {
-    queues: HashMap<ConnectionId, VecDeque<Received>>,
+    queues: HashMap<ConnectionId, VecDeque<PeerRequest>>,
     /// The order of turns: each connection with a queue is in it once.
     turns: VecDeque<ConnectionId>,
 }
@@ -25,8 +25,8 @@ impl DeferredQueue {
     }
 
     /// Adds a request behind those of its connection.
-    pub(crate) fn push(&mut self, request: Received) {
-        let connection = request.from.connection;
+    pub(crate) fn push(&mut self, request: PeerRequest) {
+        let connection = request.reply_to.connection;
         let queue = self.queues.entry(connection).or_default();
         if queue.is_empty() {
             self.turns.push_back(connection);
@@ -35,7 +35,7 @@ impl DeferredQueue {
     }
 
     /// Takes the first request of the next connection that is ready.
-    pub(crate) fn next(&mut self, is_ready: impl Fn(ConnectionId) -> bool) -> Option<Received> {
+    pub(crate) fn next(&mut self, is_ready: impl Fn(ConnectionId) -> bool) -> Option<PeerRequest> {
         for _ in 0..self.turns.len() {
             let connection = self.turns.pop_front()?;
             if !is_ready(connection) {
@@ -57,29 +57,34 @@ impl DeferredQueue {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::edge::credentials::Credentials;
-    use crate::peer::ReplyTo;
-    use crate::zmtp::{Body, Envelope};
+    use cortex_proto::DiscoveryRequest;
 
-    fn request(connection: usize, number: u8) -> Received {
-        Received {
-            from: ReplyTo { connection: ConnectionId(connection), envelope: Envelope::default() },
-            peer: Credentials::default(),
+    use super::*;
+    use crate::peer::{PeerIdentity, ReplyTo};
+    use crate::zmtp::Envelope;
+
+    fn request(connection: usize, topic: &str) -> PeerRequest {
+        PeerRequest {
+            reply_to: ReplyTo {
+                connection: ConnectionId(connection),
+                envelope: Envelope::default(),
+            },
+            peer: PeerIdentity::default(),
             is_req: false,
-            body: Body::Whole(vec![number]),
+            request: Ok(DiscoveryRequest::lookup(topic)),
         }
     }
 
-    fn summary(request: &Received) -> (usize, &Body) {
-        (request.from.connection.0, &request.body)
+    fn summary(request: &PeerRequest) -> (usize, &str) {
+        let topic = request.request.as_ref().unwrap().topic_name.as_deref().unwrap();
+        (request.reply_to.connection.0, topic)
     }
 
     #[test]
     fn connections_take_turns_and_each_keeps_its_order() {
         let mut queue = DeferredQueue::default();
-        for (connection, number) in [(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (2, 2)] {
-            queue.push(request(connection, number));
+        for (connection, topic) in [(1, "a"), (1, "b"), (1, "c"), (2, "a"), (3, "a"), (2, "b")] {
+            queue.push(request(connection, topic));
         }
         assert!(queue.contains(ConnectionId(3)) && !queue.contains(ConnectionId(4)));
         let mut taken = Vec::new();
@@ -87,15 +92,11 @@ mod tests {
             taken.push(request);
         }
         let taken: Vec<_> = taken.iter().map(summary).collect();
-        let body = |number| Body::Whole(vec![number]);
-        assert_eq!(taken, [(1, &body(1)), (3, &body(1)), (1, &body(2)), (1, &body(3))]);
-        assert!(
-            queue.contains(ConnectionId(2))
-                && !queue.contains(ConnectionId(1))
-                && !queue.is_empty()
-        );
-        assert_eq!(queue.next(|_| true).as_ref().map(summary), Some((2, &body(1))));
-        assert_eq!(queue.next(|_| true).as_ref().map(summary), Some((2, &body(2))));
+        assert_eq!(taken, [(1, "a"), (3, "a"), (1, "b"), (1, "c")]);
+        assert!(queue.contains(ConnectionId(2)) && !queue.contains(ConnectionId(1)));
+        assert!(!queue.is_empty());
+        assert_eq!(queue.next(|_| true).as_ref().map(summary), Some((2, "a")));
+        assert_eq!(queue.next(|_| true).as_ref().map(summary), Some((2, "b")));
         assert!(queue.is_empty() && queue.next(|_| true).is_none());
     }
 }

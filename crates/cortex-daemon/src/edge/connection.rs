@@ -8,9 +8,12 @@ use mio::event::Event as PollEvent;
 use mio::{Interest, Registry as PollRegistry, Token};
 
 use super::credentials::Credentials;
+use super::decode::{Source, decode};
+use super::processes::Processes;
 use super::stream::Stream;
-use crate::peer::{ConnectionId, ReplyTo};
-use crate::zmtp::{Body, Engine, Envelope, Incoming, Violation};
+use crate::peer::ConnectionId;
+use crate::registry::PeerRequest;
+use crate::zmtp::{Engine, Envelope, Incoming, Violation};
 
 /// The most requests that a connection reads in one turn.
 const MAX_TURN_REQUESTS: usize = 64;
@@ -19,15 +22,7 @@ const MAX_TURN_BYTES: usize = 64 * 1024;
 /// The most `read` calls for a connection in one turn.
 const MAX_TURN_READS: usize = 4;
 
-/// A request, as the loop gets it.
-pub(crate) struct Received {
-    pub(crate) from: ReplyTo,
-    pub(crate) peer: Credentials,
-    /// Whether the peer is a REQ socket.
-    pub(crate) is_req: bool,
-    pub(crate) body: Body,
-}
-
+/// A peer's connection.
 pub(super) struct Connection {
     pub(super) stream: Stream,
     engine: Engine,
@@ -183,11 +178,12 @@ impl Connection {
         &mut self,
         id: ConnectionId,
         buffer: &mut [u8],
+        processes: &Processes,
         dropped: &mut u64,
-        received: &mut Vec<Received>,
+        received: &mut Vec<PeerRequest>,
     ) -> Result<bool, Violation> {
         let before = received.len();
-        let turn = self.read_requests(id, buffer, dropped, received);
+        let turn = self.read_requests(id, buffer, processes, dropped, received);
         self.unanswered += received.len() - before;
         turn.inspect_err(|_| self.read_state = ReadState::Violated)
     }
@@ -196,19 +192,19 @@ impl Connection {
         &mut self,
         id: ConnectionId,
         buffer: &mut [u8],
+        processes: &Processes,
         dropped: &mut u64,
-        received: &mut Vec<Received>,
+        received: &mut Vec<PeerRequest>,
     ) -> Result<bool, Violation> {
         let (mut requests, mut bytes, mut reads) = (0, 0, 0);
         while self.read_state != ReadState::Violated {
             while let Some(event) = self.engine.next_incoming()? {
                 match event {
-                    Incoming::Request(request) => {
-                        bytes += request.bytes();
-                        let to = ReplyTo { connection: id, envelope: request.envelope };
-                        let peer = self.credentials;
-                        let (is_req, body) = (self.engine.is_req(), request.body);
-                        received.push(Received { from: to, peer, is_req, body });
+                    Incoming::Request(message) => {
+                        bytes += message.bytes();
+                        let (credentials, is_req) = (self.credentials, self.engine.is_req());
+                        let source = Source { connection: id, credentials, is_req };
+                        received.push(decode(source, message, processes));
                         requests += 1;
                     }
                     Incoming::Dropped => *dropped += 1,

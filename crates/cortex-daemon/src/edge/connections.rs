@@ -13,13 +13,15 @@ use mio::event::Event as PollEvent;
 use mio::{Interest, Registry as PollRegistry, Token};
 
 use super::clock::now;
-use super::connection::{Connection, Received};
+use super::connection::Connection;
 use super::credentials::Credentials;
 use super::descriptors::ReserveDescriptor;
 use super::listener::Listener;
 use super::log_limit::LogLimit;
+use super::processes::Processes;
 use super::stream::Stream;
 use crate::peer::{ConnectionId, ReplyTo};
+use crate::registry::PeerRequest;
 use crate::zmtp::Violation;
 
 /// A connection whose handshake takes longer is closed.
@@ -154,7 +156,12 @@ impl Connections {
     }
 
     /// Gives each connection in the queue one turn, and appends their requests.
-    pub(crate) fn collect(&mut self, received: &mut Vec<Received>, now: Instant) {
+    pub(crate) fn collect(
+        &mut self,
+        processes: &Processes,
+        received: &mut Vec<PeerRequest>,
+        now: Instant,
+    ) {
         for _ in 0..self.turns.len() {
             if received.len() >= MAX_ROUND_REQUESTS {
                 return;
@@ -163,8 +170,8 @@ impl Connections {
             let Some(connection) = self.by_id.get_mut(&id) else { continue };
             connection.in_turns = false;
             let before = received.len();
-            let turn =
-                connection.take_turn(id, &mut self.buffer, &mut self.counters.dropped, received);
+            let (buffer, dropped) = (&mut self.buffer, &mut self.counters.dropped);
+            let turn = connection.take_turn(id, buffer, processes, dropped, received);
             self.counters.requests += (received.len() - before) as u64;
             if !std::mem::replace(&mut connection.in_unsent, true) {
                 self.unsent.push(id);

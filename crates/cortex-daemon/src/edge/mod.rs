@@ -1,9 +1,10 @@
 //! All input and output: sockets, files, processes, signals, the clock.
 
 pub(crate) mod clock;
-pub(crate) mod connection;
+mod connection;
 pub(crate) mod connections;
 pub(crate) mod credentials;
+mod decode;
 pub(crate) mod descriptors;
 mod files;
 mod fnv;

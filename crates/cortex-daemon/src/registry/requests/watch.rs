@@ -18,7 +18,7 @@ use crate::registry::subscriptions::waiters::{WakeCondition, WatchSpec, passes};
 /// About how many steps it takes to look at a topic or an event without a filter.
 const VISIT_COST: usize = 16;
 /// The most steps of matching for one request: about a quarter of a second.
-const MAX_MATCH_COST: usize = 500_000_000;
+const MAX_MATCH_COST: usize = 150_000_000;
 /// The most events in a reply: a client that is further behind sends its next request.
 const MAX_EVENTS: u64 = 1000;
 
