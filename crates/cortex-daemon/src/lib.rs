@@ -18,8 +18,10 @@ mod deferred_queue;
 #[expect(clippy::disallowed_methods, reason = "the edge is where clocks and files are")]
 mod edge;
 mod error;
+mod event_loop;
 mod limits;
 pub mod peer;
+mod persistence;
 pub mod registry;
 mod startup;
 pub mod zmtp;

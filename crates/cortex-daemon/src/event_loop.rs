@@ -1,0 +1,381 @@
+//! One poll, one round after the other.
+//!
+//! A round takes what has happened (ends of processes and results of probes before requests), lets
+//! the registry decide, stores what has changed, performs the effects in order, and sends. New
+//! connections come last, so that those that have just closed make room for them.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use cortex_proto::TopicName;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::audit_log;
+use crate::deferred_queue::DeferredQueue;
+use crate::edge::clock::{SuspendDetector, now, timestamp};
+use crate::edge::connections::Connections;
+use crate::edge::descriptors::DescriptorBudget;
+use crate::edge::listener::Listener;
+use crate::edge::log_limit::LogLimit;
+use crate::edge::probe::Probes;
+use crate::edge::processes::{Processes, WatchOutcome};
+use crate::edge::stop::{StopHandle, StopSource};
+use crate::error::RunError;
+use crate::peer::Process;
+use crate::persistence::Persistence;
+use crate::registry::{Effects, Input, PeerRequest, ProbeResult, Registry, Timestamp};
+
+const STOP: Token = Token(usize::MAX - 1);
+// Tokens below 2^16 are listeners. Processes and probes have a range each. Connections have all
+// tokens above, since their numbers are never used again.
+const PROCESS_TOKENS: std::ops::Range<usize> = (1 << 16)..(1 << 32);
+const PROBE_TOKENS: std::ops::Range<usize> = (1 << 32)..(1 << 48);
+const FIRST_CONNECTION: usize = 1 << 48;
+const MAX_ROUND_EVENTS: usize = 1024;
+/// A batch ends at this cost, in bytes and steps: the daemon defers further requests.
+const MAX_BATCH_COST: usize = 256 * 1024;
+/// At a start, the most results of probes in one batch.
+const MAX_RESTORE_INPUTS: usize = 4096;
+/// The time between two checks of the socket files and the state file.
+const FILE_CHECK: Duration = Duration::from_secs(1);
+
+/// The registry, and everything around it that the poll watches.
+pub(crate) struct EventLoop {
+    poll: Poll,
+    /// The events of the present round.
+    events: Events,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) connections: Connections,
+    processes: Processes,
+    probes: Probes,
+    pub(crate) registry: Registry,
+    persistence: Persistence,
+    /// What has happened, for the next batch.
+    pub(crate) inbox: Vec<Input>,
+    /// Empty between two calls.
+    probe_results: Vec<(TopicName, u64, ProbeResult)>,
+    /// Empty between two rounds.
+    received: Vec<PeerRequest>,
+    deferred: DeferredQueue,
+    /// Whether the last batch has ended for its cost, and deferred requests are ready.
+    is_behind: bool,
+    stop_source: StopSource,
+    suspend_detector: SuspendDetector,
+    refusal_log: LogLimit,
+    next_file_check: Instant,
+}
+
+/// What a round is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The owners of restored topics are judged. The daemon accepts no connections.
+    Restoring,
+    /// Requests are answered.
+    Serving,
+    /// The last replies are sent. The listeners are closed, and nothing more is read.
+    Stopping,
+}
+
+impl EventLoop {
+    /// A loop that accepts connections at the listeners, at most `max_connections` at once.
+    pub(crate) fn new(
+        mut listeners: Vec<Listener>,
+        registry: Registry,
+        persistence: Persistence,
+        max_connections: Option<usize>,
+        stop_handle: &StopHandle,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut stop_source = StopSource::of(stop_handle)?;
+        poll.registry().register(stop_source.source(), STOP, Interest::READABLE)?;
+        for (index, listener) in listeners.iter_mut().enumerate() {
+            listener.register(poll.registry(), Token(index))?;
+        }
+        let budget = DescriptorBudget::new(max_connections);
+        let poll_registry = || poll.registry().try_clone();
+        Ok(Self {
+            listeners,
+            connections: Connections::new(poll_registry()?, FIRST_CONNECTION, budget.connections),
+            processes: Processes::new(poll_registry()?, PROCESS_TOKENS, budget.processes),
+            probes: Probes::new(poll_registry()?, PROBE_TOKENS, budget.probes),
+            poll,
+            events: Events::with_capacity(MAX_ROUND_EVENTS),
+            registry,
+            persistence,
+            inbox: Vec::new(),
+            probe_results: Vec::new(),
+            received: Vec::new(),
+            deferred: DeferredQueue::default(),
+            is_behind: false,
+            stop_source,
+            suspend_detector: SuspendDetector::new(),
+            refusal_log: LogLimit::new(100),
+            next_file_check: now() + FILE_CHECK,
+        })
+    }
+
+    /// Whether nothing has happened that the registry does not know yet.
+    pub(crate) fn has_no_input(&self) -> bool {
+        self.inbox.is_empty() && !self.probes.has_results()
+    }
+
+    /// One round, which begins with an event or at `wake_up`.
+    pub(crate) fn round(
+        &mut self,
+        phase: Phase,
+        wake_up: Instant,
+    ) -> Result<ControlFlow<()>, RunError> {
+        self.wait(wake_up.saturating_duration_since(now()))?;
+        // The whole batch has one time: no deadline may pass between two of its inputs.
+        let woken = timestamp();
+        if self.suspend_detector.detects_gap(wake_up, woken.instant) {
+            tracing::info!("the daemon stood still for a while: sessions get a full lease");
+            self.inbox.push(Input::TimeGap);
+        }
+        let is_crowded = self.events.iter().count() >= MAX_ROUND_EVENTS;
+        let mut flow = self.mark_ready();
+        self.take_probe_results(phase);
+        if phase == Phase::Serving {
+            self.connections.collect(&self.processes, &mut self.received, woken.instant);
+        }
+        if self.run_batch(woken).is_break() {
+            flow = ControlFlow::Break(());
+        }
+        self.connections.flush();
+        if phase == Phase::Serving && flow.is_continue() {
+            self.accept_connections(is_crowded, now());
+            self.check_files(now())?;
+        }
+        Ok(flow)
+    }
+
+    /// One batch: the registry handles what has happened and the requests, the store keeps the
+    /// changes, and the daemon performs the effects.
+    fn run_batch(&mut self, now: Timestamp) -> ControlFlow<()> {
+        for input in std::mem::take(&mut self.inbox) {
+            self.registry.handle(input, now);
+        }
+        self.dispatch(now);
+        for connection in self.connections.take_disconnected() {
+            self.registry.handle(Input::Disconnected(connection), now);
+        }
+        let all_dispatched = !self.connections.has_turns()
+            && self.deferred.is_empty()
+            && !self.listeners.iter().any(Listener::is_ready)
+            && self.connections.newcomers_until().is_none_or(|until| until <= now.instant);
+        self.registry.handle(Input::Tick { all_dispatched }, now);
+        let effects = self.persistence.end_batch(&mut self.registry, now);
+        self.perform(effects)
+    }
+
+    /// Dispatches the deferred and the received requests. Requests of peers under backpressure, and
+    /// those beyond a batch's cost, are deferred.
+    fn dispatch(&mut self, now: Timestamp) {
+        let had_deferred = !self.deferred.is_empty();
+        for request in self.received.drain(..) {
+            let connection = request.reply_to.connection;
+            // A peer's later requests stay behind its earlier ones.
+            if had_deferred
+                || self.registry.cost() >= MAX_BATCH_COST
+                || self.deferred.contains(connection)
+                || self.connections.has_backpressure(connection)
+            {
+                self.deferred.push(request);
+            } else {
+                self.registry.handle(Input::Request(request), now);
+            }
+        }
+        while self.registry.cost() < MAX_BATCH_COST {
+            let connections = &self.connections;
+            let is_ready = |connection| !connections.has_backpressure(connection);
+            let Some(request) = self.deferred.next(is_ready) else {
+                self.is_behind = false;
+                return;
+            };
+            let connection = request.reply_to.connection;
+            self.registry.handle(Input::Request(request), now);
+            // The peer may have disconnected since: it reads no reply.
+            if self.connections.is_disconnected(connection) {
+                self.registry.handle(Input::Disconnected(connection), now);
+            }
+        }
+        self.is_behind = !self.deferred.is_empty();
+    }
+
+    /// The counters and gauges of the edge, for STATS.
+    fn edge_counts(&self) -> Vec<(&'static str, u64)> {
+        let counters = self.connections.counters();
+        vec![
+            ("connections", self.connections.len() as u64),
+            ("processes", self.processes.len() as u64),
+            ("accepted", counters.accepted),
+            ("refused", counters.refused),
+            ("violations", counters.violations),
+            ("dropped", counters.dropped),
+            ("requests", counters.requests),
+        ]
+    }
+
+    fn perform(&mut self, effects: Effects) -> ControlFlow<()> {
+        for change in &effects.changed {
+            audit_log::change(change);
+        }
+        for refusal in &effects.refused {
+            if let Some(suppressed) = self.refusal_log.allow(now()) {
+                audit_log::refusal(refusal, suppressed);
+            }
+        }
+        for reply in effects.replies {
+            let body = reply.body.into_bytes(|| self.edge_counts());
+            let (connection, bytes) = (reply.to.connection.0, body.len());
+            tracing::debug!(connection, status = %reply.status, bytes, "reply");
+            self.connections.reply(&reply.to, &body);
+        }
+        for connection in effects.cancelled {
+            self.connections.cancel(connection);
+        }
+        for process in effects.unwatch {
+            self.processes.unwatch(process);
+        }
+        for process in effects.watch {
+            self.watch(process);
+        }
+        for process in effects.check {
+            if self.processes.has_exited(process) {
+                self.inbox.extend(exited(process));
+            } else if !self.processes.is_exiting(process) {
+                self.inbox.push(Input::ProcessChecked(process));
+            }
+        }
+        for probe in effects.probe {
+            self.probes.start(probe.name, probe.revision, &probe.address);
+        }
+        if effects.stop {
+            tracing::info!("shut down by a client");
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Takes the results of probes. At a start many of them come in one batch, so that the store
+    /// has few transactions.
+    fn take_probe_results(&mut self, phase: Phase) {
+        loop {
+            self.probes.take_results(now(), &mut self.probe_results);
+            let results = self.probe_results.drain(..);
+            self.inbox.extend(results.map(|(name, revision, result)| Input::EndpointProbed {
+                name,
+                revision,
+                result,
+            }));
+            let is_restoring = phase == Phase::Restoring;
+            let has_room = self.inbox.len() < MAX_RESTORE_INPUTS;
+            if !(is_restoring && has_room && self.probes.has_results()) {
+                return;
+            }
+        }
+    }
+
+    fn watch(&mut self, process: Process) {
+        match self.processes.watch(process) {
+            WatchOutcome::Alive => {}
+            WatchOutcome::Exited => self.inbox.push(Input::ProcessExited(process)),
+            WatchOutcome::Unseen => self.inbox.push(Input::ProcessUnseen(process)),
+        }
+    }
+
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let mut timeout = timeout;
+        loop {
+            match self.poll.poll(&mut self.events, Some(timeout)) {
+                // A signal, such as SIGCONT after a stop: what has come meanwhile is handled before
+                // the clock is read.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    timeout = Duration::ZERO;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// When the next round must begin without an event.
+    pub(crate) fn next_wake_up(&self, now: Instant) -> Instant {
+        let may_accept = self.listeners.iter().any(Listener::is_ready);
+        let is_busy = self.connections.has_turns()
+            || self.is_behind
+            || !self.inbox.is_empty()
+            || self.probes.has_results()
+            || (may_accept && !self.connections.is_pausing(now));
+        if is_busy {
+            return now;
+        }
+        // A lease that ends while a new connection may be about to renew it waits for that.
+        let newcomers = self.connections.newcomers_until();
+        let check = self.registry.next_check();
+        let deadlines = [
+            self.connections.next_deadline(),
+            self.registry.next_answer(),
+            check.map(|due| newcomers.map_or(due, |until| due.max(until))),
+            self.probes.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().fold(self.next_file_check, Instant::min)
+    }
+
+    /// Notes what the events say.
+    fn mark_ready(&mut self) -> ControlFlow<()> {
+        let mut flow = ControlFlow::Continue(());
+        for event in &self.events {
+            let token = event.token();
+            if token == STOP {
+                if self.stop_source.is_requested() {
+                    tracing::info!("asked to stop");
+                    flow = ControlFlow::Break(());
+                }
+            } else if let Some(listener) = self.listeners.get_mut(token.0) {
+                listener.mark_ready();
+            } else if self.processes.owns(token) {
+                if let Some(process) = self.processes.take_exited(token) {
+                    self.inbox.extend(exited(process));
+                }
+            } else if self.probes.owns(token) {
+                self.probes.mark(token);
+            } else {
+                self.connections.mark(event);
+            }
+        }
+        flow
+    }
+
+    fn accept_connections(&mut self, is_crowded: bool, now: Instant) {
+        self.connections.expire(now);
+        for listener in self.listeners.iter_mut().filter(|listener| listener.is_ready()) {
+            // At the limit, and while more connections may have closed than one poll can report,
+            // new ones wait for the next round.
+            if !(is_crowded && self.connections.is_full()) {
+                self.connections.accept(listener, now);
+            }
+        }
+        self.connections.flush();
+    }
+
+    fn check_files(&mut self, now: Instant) -> Result<(), RunError> {
+        if now < self.next_file_check {
+            return Ok(());
+        }
+        self.next_file_check = now + FILE_CHECK;
+        if let Some(path) = self.listeners.iter().find_map(Listener::lost_file) {
+            return Err(RunError::SocketLost(path.to_owned()));
+        }
+        if self.persistence.recreate_if_lost(&mut self.registry) {
+            // The watches are answered with the next batch: now.
+            self.inbox.push(Input::Tick { all_dispatched: false });
+        }
+        Ok(())
+    }
+}
+
+/// The end of a process is also the result of a check of it.
+fn exited(process: Process) -> [Input; 2] {
+    [Input::ProcessExited(process), Input::ProcessChecked(process)]
+}
