@@ -49,7 +49,7 @@ impl World {
     }
 
     fn ask(&mut self, peer: PeerIdentity, bytes: &[u8]) {
-        let request = DiscoveryRequest::from_bytes(bytes).map_err(|error| UnreadableRequest {
+        let request = DiscoveryRequest::from_bytes(bytes).map(Box::new).map_err(|error| UnreadableRequest {
             problem: error.to_string(),
             asks_for_ext: DiscoveryRequest::asks_for_ext(bytes),
         });

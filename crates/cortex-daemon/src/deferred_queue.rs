@@ -71,7 +71,7 @@ mod tests {
             },
             peer: PeerIdentity::default(),
             is_req: false,
-            request: Ok(DiscoveryRequest::lookup(topic)),
+            request: Ok(Box::new(DiscoveryRequest::lookup(topic))),
         }
     }
 

@@ -165,7 +165,7 @@ fn a_list_that_nothing_changed_is_not_made_again() {
     let mut world = World::new();
     reply(&mut world, DiscoveryRequest::register(info("/a", "n")));
     let mut cost = || {
-        let request = Ok(DiscoveryRequest::list());
+        let request = Ok(Box::new(DiscoveryRequest::list()));
         let asked =
             PeerRequest { reply_to: common::reply_to(9), peer: REMOTE, is_req: false, request };
         world.registry.handle(Input::Request(asked), world.now);

@@ -398,7 +398,12 @@ fn a_req_socket_that_asks_again_has_given_up_what_it_waited_for() {
     let mut world = World::new();
     let ask = |connection, is_req, request| {
         let from = reply_to(connection);
-        Input::Request(PeerRequest { reply_to: from, peer: REMOTE, is_req, request: Ok(request) })
+        Input::Request(PeerRequest {
+            reply_to: from,
+            peer: REMOTE,
+            is_req,
+            request: Ok(Box::new(request)),
+        })
     };
     for is_req in [true, false] {
         let connection = 100 + usize::from(is_req);

@@ -33,14 +33,14 @@ pub(super) fn decode(source: Source, message: Request, processes: &Processes) ->
 fn decode_body(
     connection: ConnectionId,
     body: Body,
-) -> Result<DiscoveryRequest, UnreadableRequest> {
+) -> Result<Box<DiscoveryRequest>, UnreadableRequest> {
     let connection = connection.0;
     let (problem, asks_for_ext) = match body {
         Body::Whole(bytes) => match DiscoveryRequest::from_bytes(&bytes) {
             Ok(request) => {
                 let (command, topic) = (request.command, &request.topic_name);
                 tracing::debug!(connection, %command, topic, "request");
-                return Ok(request);
+                return Ok(Box::new(request));
             }
             Err(error) => (error.to_string(), DiscoveryRequest::asks_for_ext(&bytes)),
         },
@@ -60,7 +60,7 @@ fn decode_body(
 /// The peer's process matters only where it registers a topic, or may be refused.
 fn identify(
     credentials: Credentials,
-    request: &Result<DiscoveryRequest, UnreadableRequest>,
+    request: &Result<Box<DiscoveryRequest>, UnreadableRequest>,
     processes: &Processes,
 ) -> PeerIdentity {
     use DiscoveryCommand::{RegisterTopic, Shutdown, UnregisterTopic};

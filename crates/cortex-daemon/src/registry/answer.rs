@@ -2,12 +2,14 @@
 //! ended.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cortex_proto::{
     DiscoveryStatus, EXTENSION_LEVEL, EncodedWatchExt, EntryExt, ResponseExt, Since, TopicName,
 };
 
 use super::directory::topics::{Entry, TopicList};
+use super::input::Timestamp;
 use super::log::Log;
 use super::reply::{ReplyBody, Stats, pack, pack_topic, pack_topics, pack_watch};
 use super::reply_cache::ReplyCache;
@@ -33,8 +35,8 @@ pub(super) enum Answer {
     AlreadyExists { name: TopicName, node: String },
     /// To UNREGISTER.
     Unregistered { name: String },
-    /// To LOOKUP and WAIT.
-    Found { packed: Arc<[u8]>, entry: EntryExt },
+    /// To LOOKUP and WAIT; the entry is for a request with an extension.
+    Found { packed: Arc<[u8]>, entry: Option<EntryExt> },
     /// To UNREGISTER, LOOKUP and WAIT.
     NotFound { name: String },
     /// To LIST; the entries are for a request with an extension.
@@ -70,7 +72,8 @@ pub(super) enum ErrorCause {
 pub(super) struct ReplyContext<'a> {
     pub(super) settings: &'a Settings,
     pub(super) log: &'a Log,
-    pub(super) uptime_ms: u64,
+    pub(super) started: Instant,
+    pub(super) now: Timestamp,
 }
 
 impl Answer {
@@ -83,14 +86,10 @@ impl Answer {
         Self::NotFound { name: name.to_owned() }
     }
 
-    /// A topic as LOOKUP shows it, or that it was not found.
-    pub(super) fn lookup(entry: Option<&Entry>, name: &str, unix_ms: u64) -> Self {
-        match entry {
-            Some(entry) => {
-                Self::Found { packed: Arc::clone(&entry.packed), entry: entry.describe(unix_ms) }
-            }
-            None => Self::not_found(name),
-        }
+    /// A topic with its description.
+    pub(super) fn described(entry: &Entry, unix_ms: u64) -> Self {
+        let packed = Arc::clone(&entry.packed);
+        Self::Found { packed, entry: Some(entry.describe(unix_ms)) }
     }
 
     /// About how many bytes the reply takes that are not packed yet.
@@ -129,37 +128,40 @@ impl Answer {
         cache: &mut ReplyCache,
     ) -> (DiscoveryStatus, ReplyBody) {
         let ok = DiscoveryStatus::Ok;
-        let plain = |status, message: &str, ext: ResponseExt| {
-            (status, pack(status, message, wants_ext.then_some(&ext)))
+        let empty_ext = || wants_ext.then(ResponseExt::default);
+        let plain = |status, message: &str, ext: Option<ResponseExt>| {
+            (status, pack(status, message, ext.as_ref()))
         };
         let (status, body) = match self {
             Self::Pong { revision, topics } => {
-                let ext = if wants_ext { hello(context, revision, topics) } else { no_ext() };
+                let ext = wants_ext.then(|| hello(context, revision, topics));
                 plain(ok, "pong", ext)
             }
             Self::Registered { name, revision, lease_ms } => {
-                let ext = ResponseExt { revision: Some(revision), lease_ms, ..no_ext() };
-                plain(ok, &format!("Registered topic: {name}"), ext)
+                let revision = Some(revision);
+                let ext = || ResponseExt { revision, lease_ms, ..ResponseExt::default() };
+                plain(ok, &format!("Registered topic: {name}"), wants_ext.then(ext))
             }
             Self::AlreadyExists { name, node } => {
                 let message = format!("Topic {name} already registered by {node}");
-                plain(DiscoveryStatus::AlreadyExists, &message, no_ext())
+                plain(DiscoveryStatus::AlreadyExists, &message, empty_ext())
             }
             Self::Unregistered { name } => {
-                plain(ok, &format!("Unregistered topic: {name}"), no_ext())
+                plain(ok, &format!("Unregistered topic: {name}"), empty_ext())
             }
             Self::Found { packed, entry } => {
-                let ext = ResponseExt { entry: Some(entry), ..no_ext() };
-                (ok, pack_topic(&packed, wants_ext.then_some(&ext)))
+                let ext = || ResponseExt { entry, ..ResponseExt::default() };
+                (ok, pack_topic(&packed, wants_ext.then(ext).as_ref()))
             }
             Self::NotFound { name } => {
-                plain(DiscoveryStatus::NotFound, &format!("Topic {name} not found"), no_ext())
+                let message = format!("Topic {name} not found");
+                plain(DiscoveryStatus::NotFound, &message, empty_ext())
             }
             Self::List { topics, entries: None } => {
                 (ok, cache.list(&topics, || pack_topics(&topics, None)))
             }
             Self::List { topics, entries } => {
-                let ext = ResponseExt { entries, ..no_ext() };
+                let ext = ResponseExt { entries, ..ResponseExt::default() };
                 (ok, pack_topics(&topics, Some(&ext)))
             }
             Self::Events { watch, since, until } => {
@@ -171,20 +173,16 @@ impl Answer {
                 (ok, cache.snapshot(&topics, || pack_watch(&topics, &ext)))
             }
             Self::Renewed { lease_ms, is_known } => {
-                let ext =
-                    ResponseExt { lease_ms: Some(lease_ms), known: Some(is_known), ..no_ext() };
-                plain(ok, "", ext)
+                let (lease_ms, known) = (Some(lease_ms), Some(is_known));
+                let ext = || ResponseExt { lease_ms, known, ..ResponseExt::default() };
+                plain(ok, "", wants_ext.then(ext))
             }
             Self::Stats(stats) => return (ok, ReplyBody::Stats(stats)),
-            Self::ShuttingDown => plain(ok, "Shutting down", no_ext()),
-            Self::Error { message, .. } => plain(DiscoveryStatus::Error, &message, no_ext()),
+            Self::ShuttingDown => plain(ok, "Shutting down", empty_ext()),
+            Self::Error { message, .. } => plain(DiscoveryStatus::Error, &message, empty_ext()),
         };
         (status, ReplyBody::Packed(body))
     }
-}
-
-fn no_ext() -> ResponseExt {
-    ResponseExt::default()
 }
 
 fn hello(context: &ReplyContext<'_>, revision: u64, topics: u64) -> ResponseExt {
@@ -194,8 +192,8 @@ fn hello(context: &ReplyContext<'_>, revision: u64, topics: u64) -> ResponseExt 
         epoch: Some(context.log.position().epoch),
         revision: Some(revision),
         pid: Some(context.settings.pid.into()),
-        uptime_ms: Some(context.uptime_ms),
+        uptime_ms: Some(context.now.ms_since(context.started)),
         topics: Some(topics),
-        ..no_ext()
+        ..ResponseExt::default()
     }
 }

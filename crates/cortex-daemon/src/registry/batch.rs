@@ -6,7 +6,7 @@ use super::answer::{Answer, ErrorCause, ReplyContext};
 use super::counters::RegistryCounters;
 use super::directory::Directory;
 use super::effect::{Effects, Refusal};
-use super::input::{PeerRequest, Timestamp};
+use super::input::PeerRequest;
 use super::reply::{Reply, ReplyBody};
 use super::reply_cache::ReplyCache;
 use super::subscriptions::replies::WakeReplies;
@@ -77,14 +77,15 @@ impl Batch {
         directory: &Directory,
         context: &ReplyContext<'_>,
         cache: &mut ReplyCache,
-        now: Timestamp,
     ) {
         let mut watches = WakeReplies::new(context.log, before);
         for Waiter { to, condition, .. } in woken {
             let (status, body) = match condition {
                 WakeCondition::Topic(name) => {
-                    let found = directory.get(name.as_str());
-                    let answer = Answer::lookup(found, name.as_str(), now.unix_ms);
+                    let answer = match directory.get(name.as_str()) {
+                        Some(entry) => Answer::described(entry, context.now.unix_ms),
+                        None => Answer::not_found(name.as_str()),
+                    };
                     answer.into_reply(true, context, cache)
                 }
                 WakeCondition::Change(_, watch) => {

@@ -8,7 +8,6 @@ use crate::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 
 /// Something that happened outside the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "nearly all inputs are requests")]
 pub enum Input {
     /// A peer has sent a request.
     Request(PeerRequest),
@@ -51,8 +50,8 @@ pub struct PeerRequest {
     pub peer: PeerIdentity,
     /// Whether the peer is a REQ socket: with a new request it gives up the one before.
     pub is_req: bool,
-    /// The request.
-    pub request: Result<DiscoveryRequest, UnreadableRequest>,
+    /// The request. It is moved several times until its reply is made, so it is boxed.
+    pub request: Result<Box<DiscoveryRequest>, UnreadableRequest>,
 }
 
 /// A request that the daemon cannot decode.

@@ -304,7 +304,8 @@ impl Registry {
         let context = ReplyContext {
             settings: &self.settings,
             log: &self.registrations.log,
-            uptime_ms: now.ms_since(self.started),
+            started: self.started,
+            now,
         };
         self.batch.reply(request, answer, &context, &mut self.cache, &mut self.counters);
     }
@@ -358,9 +359,8 @@ impl Registry {
         }
         let is_registered = |name: &TopicName| directory.get(name.as_str()).is_some();
         let woken = self.subscriptions.take_woken(end, topics, is_registered, now.instant);
-        let uptime_ms = now.ms_since(self.started);
-        let context = ReplyContext { settings: &self.settings, log, uptime_ms };
-        self.batch.answer_woken(woken, before, directory, &context, &mut self.cache, now);
+        let context = ReplyContext { settings: &self.settings, log, started: self.started, now };
+        self.batch.answer_woken(woken, before, directory, &context, &mut self.cache);
     }
 
     fn tick(&mut self, all_dispatched: bool, now: Timestamp) {

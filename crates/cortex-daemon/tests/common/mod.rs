@@ -159,7 +159,12 @@ impl World {
 
     fn asked_by(&self, peer: PeerIdentity, request: DiscoveryRequest) -> Input {
         let from = reply_to(self.asked);
-        Input::Request(PeerRequest { reply_to: from, peer, is_req: false, request: Ok(request) })
+        Input::Request(PeerRequest {
+            reply_to: from,
+            peer,
+            is_req: false,
+            request: Ok(Box::new(request)),
+        })
     }
 
     /// Sends a request and gives its reply, which must be there at once.

@@ -1,5 +1,6 @@
 //! PING, LOOKUP, LIST and WAIT.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cortex_proto::{DiscoveryRequest, MAX_WAIT_MS, RequestExt, TopicName};
@@ -22,7 +23,11 @@ pub(super) fn lookup(directory: &Directory, request: &DiscoveryRequest, now: Tim
     let Some(name) = non_empty(request.topic_name.as_deref()) else {
         return Answer::error("Missing topic_name in lookup request");
     };
-    Answer::lookup(directory.get(name), name, now.unix_ms)
+    match directory.get(name) {
+        None => Answer::not_found(name),
+        Some(entry) if request.wants_ext() => Answer::described(entry, now.unix_ms),
+        Some(entry) => Answer::Found { packed: Arc::clone(&entry.packed), entry: None },
+    }
 }
 
 pub(super) fn list(
@@ -40,10 +45,12 @@ pub(super) fn wait(directory: &Directory, request: &DiscoveryRequest, now: Times
     let Some(name) = non_empty(request.topic_name.as_deref()) else {
         return Answer::error("Missing topic_name in wait request").into();
     };
-    let entry = directory.get(name);
+    if let Some(entry) = directory.get(name) {
+        return Answer::described(entry, now.unix_ms).into();
+    }
     let wait = longest_wait(request.ext.as_ref());
-    if entry.is_some() || wait.is_zero() {
-        return Answer::lookup(entry, name, now.unix_ms).into();
+    if wait.is_zero() {
+        return Answer::not_found(name).into();
     }
     match TopicName::new(name) {
         Ok(name) => Decision::Parked { condition: WakeCondition::Topic(name), wait },
