@@ -3,8 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::encode::Bin;
-use crate::ext::{for_each_entry, read_items};
-use crate::reader::Reader;
+use crate::reader::{Reader, for_each_entry, read_items};
 use crate::wire_enums::{EventKind, RemovalReason};
 use crate::{DecodeError, DecodeErrorKind, TopicInfo};
 

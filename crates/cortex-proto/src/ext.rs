@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::reader::Reader;
+use crate::reader::{Reader, for_each_entry, read_items};
 use crate::wire_enums::{EndpointState, Hold};
 use crate::{DecodeError, DecodeErrorKind, EventExt};
 
@@ -269,32 +269,4 @@ impl EntryExt {
             endpoint: endpoint.ok_or_else(|| missing("endpoint"))?,
         })
     }
-}
-
-/// Reads an array or nil. An error names the item by its index.
-pub(crate) fn read_items<'a, T>(
-    reader: &mut Reader<'a>,
-    mut read: impl FnMut(&mut Reader<'a>) -> Result<T, DecodeError>,
-) -> Result<Option<Vec<T>>, DecodeError> {
-    let Some(count) = reader.read_optional_array_header()? else {
-        return Ok(None);
-    };
-    // No allocation by the claimed length: the peer may claim any.
-    let mut items = Vec::new();
-    for index in 0..count {
-        items.push(read(reader).map_err(|error| error.within(&format!("[{index}]")))?);
-    }
-    Ok(Some(items))
-}
-
-/// Reads a map with text keys: `read` reads each value. An error names the key.
-pub(crate) fn for_each_entry<'a>(
-    reader: &mut Reader<'a>,
-    mut read: impl FnMut(&mut Reader<'a>, &'a str) -> Result<(), DecodeError>,
-) -> Result<(), DecodeError> {
-    for _ in 0..reader.read_map_header()? {
-        let key = reader.read_text().map_err(|error| error.within("(key)"))?;
-        read(reader, key).map_err(|error| error.within(key))?;
-    }
-    Ok(())
 }

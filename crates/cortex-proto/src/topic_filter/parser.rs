@@ -3,7 +3,7 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-use super::TopicFilterError;
+use super::error::TopicFilterError;
 use super::matcher::{CharPattern, SegmentPattern};
 
 /// A pattern in its parts.
