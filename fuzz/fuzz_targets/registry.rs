@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use cortex_daemon::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 use cortex_daemon::registry::{
-    Access, PeerRequest, ProbeResult, Input, Limits, Timestamp, Record, Registry, Settings, Snapshot, UnreadableRequest,
+    Access, Input, Limits, PeerRequest, ProbeResult, Record, Registry, Settings, Snapshot,
+    Timestamp, UnreadableRequest,
 };
 use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
@@ -49,16 +50,20 @@ impl World {
     }
 
     fn ask(&mut self, peer: PeerIdentity, bytes: &[u8]) {
-        let request = DiscoveryRequest::from_bytes(bytes).map(Box::new).map_err(|error| UnreadableRequest {
-            problem: error.to_string(),
-            asks_for_ext: DiscoveryRequest::asks_for_ext(bytes),
-        });
+        let request =
+            DiscoveryRequest::from_bytes(bytes).map(Box::new).map_err(|error| UnreadableRequest {
+                problem: error.to_string(),
+                asks_for_ext: DiscoveryRequest::asks_for_ext(bytes),
+            });
         // Every other peer is a REQ socket, and asks twice.
         let (connection, is_req) = (ConnectionId(self.asked / 2), self.asked / 2 % 2 == 0);
         let from = ReplyTo { connection, envelope: Envelope::default() };
         self.asked += 1;
         self.open += 1;
-        self.registry.handle(Input::Request(PeerRequest { reply_to: from, peer, is_req, request }), self.now);
+        self.registry.handle(
+            Input::Request(PeerRequest { reply_to: from, peer, is_req, request }),
+            self.now,
+        );
     }
 
     /// Ends a batch, and gives how many requests were answered. `result` is what every look shows.
