@@ -19,10 +19,10 @@ mod deferred_queue;
 mod edge;
 mod error;
 mod event_loop;
-mod limits;
 pub mod peer;
 mod persistence;
 pub mod registry;
+mod shared_body;
 mod startup;
 pub mod zmtp;
 

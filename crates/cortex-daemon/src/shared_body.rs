@@ -1,4 +1,4 @@
-//! Numbers that several parts of the daemon must agree on.
+//! When a reply body is shared. The transport and the registry must agree on it.
 
 /// A reply body of at least this many bytes is shared by the peers that get it. A shorter one is
 /// copied for each.

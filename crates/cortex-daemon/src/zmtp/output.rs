@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use crate::limits::SHARED_BODY_BYTES;
+use crate::shared_body::SHARED_BODY_BYTES;
 
 /// An owned chunk of this size takes no more bytes: a chunk stays in memory until all of it is
 /// sent, and a chunk that always grows would stay for ever.

@@ -1,13 +1,16 @@
 //! What each request does: a handler for each command, which takes only the rooms that it needs.
 
 pub(super) mod decision;
-mod hold;
-mod read;
+mod list;
+mod lookup;
+mod ping;
 pub(super) mod register;
+mod requested_hold;
 mod session;
 mod shutdown;
 mod stats;
 mod unregister;
+mod wait;
 mod watch;
 
 use std::time::Instant;
@@ -61,13 +64,13 @@ pub(super) fn decide(
         DiscoveryCommand::UnregisterTopic => {
             unregister::unregister(registrations, settings.access, peer, request).into()
         }
-        DiscoveryCommand::LookupTopic => read::lookup(directory, request, now).into(),
-        DiscoveryCommand::ListTopics => read::list(directory, request, now).into(),
-        DiscoveryCommand::Ping => read::ping(registrations).into(),
+        DiscoveryCommand::LookupTopic => lookup::lookup(directory, request, now).into(),
+        DiscoveryCommand::ListTopics => list::list(directory, request, now).into(),
+        DiscoveryCommand::Ping => ping::ping(registrations).into(),
         DiscoveryCommand::Renew => {
             session::renew(directory, peer, request.ext.as_ref(), now).into()
         }
-        DiscoveryCommand::WaitTopic => read::wait(directory, request, now),
+        DiscoveryCommand::WaitTopic => wait::wait(directory, request, now),
         DiscoveryCommand::WatchTopics => return watch::watch(registrations, cache, request),
         DiscoveryCommand::Stats => {
             let uptime_ms = now.ms_since(started);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cortex_proto::{DiscoveryRequest, TopicInfo};
 
 use super::decision::Decision;
-use super::hold::requested_hold;
+use super::requested_hold::requested_hold;
 use crate::peer::PeerIdentity;
 use crate::registry::answer::{Answer, ErrorCause};
 use crate::registry::directory::Directory;

@@ -2,7 +2,7 @@
 
 use cortex_proto::RequestExt;
 
-use super::hold::{check_session_id, granted_lease_ms};
+use super::requested_hold::{check_session_id, granted_lease_ms};
 use crate::peer::PeerIdentity;
 use crate::registry::answer::Answer;
 use crate::registry::directory::Directory;

@@ -2,7 +2,7 @@
 
 use cortex_proto::{DiscoveryRequest, RequestExt};
 
-use super::read::non_empty;
+use super::lookup::non_empty;
 use crate::peer::PeerIdentity;
 use crate::registry::answer::{Answer, ErrorCause};
 use crate::registry::directory::access::{Access, describe_user};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cortex_proto::{DiscoveryRequest, RequestExt, Since, TopicFilter, TopicName};
 
 use super::decision::Decision;
-use super::read::longest_wait;
+use super::wait::longest_wait;
 use crate::registry::answer::{Answer, ErrorCause};
 use crate::registry::directory::Directory;
 use crate::registry::directory::topics::TopicList;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use cortex_proto::{EncodedEvent, EncodedWatchExt, Since};
 
 use super::waiters::{WatchSpec, passes};
-use crate::limits::SHARED_BODY_BYTES;
 use crate::registry::log::Log;
 use crate::registry::reply::pack_watch;
+use crate::shared_body::SHARED_BODY_BYTES;
 
 /// After an event that makes a reply longer than this, in bytes, no other event follows.
 pub(in crate::registry) const MAX_REPLY_BYTES: usize = 256 * 1024;
