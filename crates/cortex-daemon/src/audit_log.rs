@@ -1,4 +1,4 @@
-//! What the log says of the registry's effects.
+//! The log lines about changed topics and refused requests.
 
 use crate::registry::{Change, EventKind, Refusal};
 

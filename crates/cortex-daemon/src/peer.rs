@@ -1,35 +1,36 @@
-//! Who asked, and how the answer finds its way back.
+//! The peers of the daemon: connections, users and processes.
 
 use crate::zmtp::Envelope;
 
-/// A connection's number. It is never used again, so that a late reply cannot reach another peer.
+/// The number of a connection. It is never used again, so a late reply cannot reach another peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub usize);
 
-/// Where a request came from and its reply goes to.
+/// Where the reply to a request goes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReplyTo {
     /// The connection.
     pub connection: ConnectionId,
-    /// The frames that the reply starts with.
+    /// The frames with which the reply starts.
     pub envelope: Envelope,
 }
 
-/// Who a peer is, as far as the system tells. Over TCP it tells nothing.
+/// The user and the process of a peer, as far as the kernel reports them. Over TCP it reports
+/// nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PeerIdentity {
-    /// Its user.
+    /// The user; `None` when unknown.
     pub uid: Option<u32>,
-    /// Its process.
+    /// The process; `None` when unknown.
     pub process: Option<Process>,
 }
 
-/// A process of this boot and of the daemon's pid namespace. A pid alone comes back some day; with
-/// the time at which its process started it does not.
+/// A process of this boot and of the daemon's pid namespace. The kernel uses a pid again some day,
+/// but not together with the same start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Process {
-    /// Its number.
+    /// The process id.
     pub pid: u32,
-    /// When it started, in clock ticks since boot (`/proc/PID/stat`, field 22).
+    /// The start time, in clock ticks since boot (`/proc/PID/stat`, field 22).
     pub start_time: u64,
 }
