@@ -69,10 +69,14 @@ impl Fleet {
         }
     }
 
-    fn ask(&mut self, number: usize, requests: Vec<DiscoveryRequest>) -> Vec<DiscoveryResponse> {
+    fn call_batch(
+        &mut self,
+        number: usize,
+        requests: Vec<DiscoveryRequest>,
+    ) -> Vec<DiscoveryResponse> {
         let peer = self.living[&number].peer;
         let requests = requests.into_iter().map(|request| (peer, request)).collect();
-        self.world.ask_at_once(requests)
+        self.world.call_batch(requests)
     }
 
     fn start(&mut self, number: usize) {
@@ -86,7 +90,7 @@ impl Fleet {
         for topic in topics(number) {
             self.world.set_endpoint(&topic.address, ProbeResult::Alive);
             let register = DiscoveryRequest::register(topic).with_ext(ext.clone());
-            let replies = self.ask(number, vec![register]);
+            let replies = self.call_batch(number, vec![register]);
             assert_eq!(replies[0].status, DiscoveryStatus::Ok, "{replies:?}");
         }
         self.wait_for_neighbour(number);
@@ -95,9 +99,9 @@ impl Fleet {
     fn wait_for_neighbour(&mut self, number: usize) {
         let [wanted, _] = topics((number + 1) % NODES);
         let peer = self.living[&number].peer;
-        let asked = self.world.send(peer, DiscoveryRequest::wait(wanted.name.as_str(), 60_000));
+        let request = self.world.send(peer, DiscoveryRequest::wait(wanted.name.as_str(), 60_000));
         if let Some(node) = self.living.get_mut(&number) {
-            node.parked_request = Some(asked);
+            node.parked_request = Some(request);
         }
     }
 
@@ -105,7 +109,7 @@ impl Fleet {
         if !is_kill {
             let unregister =
                 topics(number).map(|topic| DiscoveryRequest::unregister(topic.name.as_str()));
-            for reply in self.ask(number, unregister.into()) {
+            for reply in self.call_batch(number, unregister.into()) {
                 assert_eq!(reply.status, DiscoveryStatus::Ok);
             }
         }
@@ -120,7 +124,7 @@ impl Fleet {
     }
 
     /// A node that has waited takes its answer, and asks again when it was in vain.
-    fn hear(&mut self) {
+    fn take_wait_replies(&mut self) {
         let answered: Vec<_> = self
             .living
             .iter()
@@ -146,7 +150,7 @@ impl Fleet {
             let session = Session { id: format!("{number}"), lease_ms: None };
             (REMOTE, DiscoveryRequest::renew(session))
         });
-        for reply in self.world.ask_at_once(renewals.collect()) {
+        for reply in self.world.call_batch(renewals.collect()) {
             assert_eq!(reply.ext.unwrap().known, Some(true));
         }
     }
@@ -199,8 +203,8 @@ fn half_an_hour_of_a_fleet_of_thousands() {
         if second.is_multiple_of(10) {
             fleet.renew();
         }
-        fleet.world.pass(1);
-        fleet.hear();
+        fleet.world.advance(1);
+        fleet.take_wait_replies();
         watchers[0].catch_up(&mut fleet.world);
         if second % 600 == 300 {
             fleet.restart(&mut watchers);

@@ -10,7 +10,7 @@ use cortex_daemon::registry::{EventKind, EvictionReason, Input, ProbeResult};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, RequestExt, TopicName};
 
 fn register(world: &mut World, peer: PeerIdentity, name: &str, node: &str) -> DiscoveryStatus {
-    world.ask(peer, DiscoveryRequest::register(info(name, node))).status
+    world.call(peer, DiscoveryRequest::register(info(name, node))).status
 }
 
 fn address(name: &str, node: &str) -> String {
@@ -30,7 +30,7 @@ fn evictions(world: &World) -> Vec<(String, EvictionReason)> {
 
 fn endpoint(world: &mut World, name: &str) -> EndpointState {
     let request = DiscoveryRequest::lookup(name).with_ext(RequestExt::default());
-    world.ask(REMOTE, request).ext.unwrap().entry.unwrap().endpoint
+    world.call(REMOTE, request).ext.unwrap().entry.unwrap().endpoint
 }
 
 #[test]
@@ -41,10 +41,10 @@ fn one_watch_serves_all_topics_of_a_process() {
     }
     // The world checks that a process is watched once.
     assert_eq!(world.watched, [process(10)].into());
-    world.ask(local(1, 10), DiscoveryRequest::unregister("/a"));
-    world.ask(local(1, 10), DiscoveryRequest::unregister("/b"));
+    world.call(local(1, 10), DiscoveryRequest::unregister("/a"));
+    world.call(local(1, 10), DiscoveryRequest::unregister("/b"));
     assert_eq!(world.watched, [process(10)].into(), "until its last topic is gone");
-    world.ask(local(1, 10), DiscoveryRequest::unregister("/c"));
+    world.call(local(1, 10), DiscoveryRequest::unregister("/c"));
     assert!(world.watched.is_empty());
 }
 
@@ -70,7 +70,7 @@ fn a_publisher_that_lives_is_never_looked_at_nor_evicted() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
-    world.pass(3600);
+    world.advance(3600);
     assert_eq!(
         world.names(),
         ["/a"],
@@ -87,7 +87,7 @@ fn what_cannot_be_told_never_evicts() {
         world.set_endpoint(&address(name, "n"), ProbeResult::Unknown);
     }
     world.kill(process(10));
-    world.pass(600);
+    world.advance(600);
     assert_eq!(world.names(), ["/a", "/b"]);
 }
 
@@ -97,10 +97,10 @@ fn an_orphan_whose_endpoint_greets_stays_and_is_looked_at_until_it_does_not() {
     register(&mut world, local(1, 10), "/a", "n");
     world.kill(process(10));
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Orphaned);
-    world.pass(600);
+    world.advance(600);
     assert_eq!(world.names(), ["/a"]);
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
-    world.pass(PROBE_INTERVAL.as_secs());
+    world.advance(PROBE_INTERVAL.as_secs());
     assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
 }
 
@@ -111,7 +111,7 @@ fn an_orphan_that_is_silent_twice_is_held_by_a_forked_child_and_goes() {
     world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
     world.kill(process(10));
     assert_eq!(world.names(), ["/a"], "once may be chance");
-    world.pass(PROBE_INTERVAL.as_secs());
+    world.advance(PROBE_INTERVAL.as_secs());
     assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
 }
 
@@ -123,7 +123,7 @@ fn a_late_look_does_not_hit_the_new_registration() {
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.kill(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "n"), DiscoveryStatus::Ok);
-    world.answer_probes();
+    world.finish_probes();
     assert_eq!(world.names(), ["/a"]);
     assert_eq!(evictions(&world), []);
 }
@@ -136,7 +136,7 @@ fn a_late_end_does_not_hit_the_new_owner() {
     assert_eq!(world.watched, [process(11)].into());
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.deliver(vec![Input::ProcessExited(process(10))]);
-    world.pass(60);
+    world.advance(60);
     assert_eq!(world.names(), ["/a"]);
 }
 
@@ -180,14 +180,14 @@ fn an_unseen_owner_s_topic_goes_after_two_failures_if_it_was_once_alive() {
     register(&mut world, REMOTE, "/a", "n");
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Alive);
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
-    world.pass(PROBE_INTERVAL.as_secs());
+    world.advance(PROBE_INTERVAL.as_secs());
     assert_eq!(world.names(), ["/a"], "one failure may be chance");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Alive);
-    world.pass(PROBE_INTERVAL.as_secs());
+    world.advance(PROBE_INTERVAL.as_secs());
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
-    world.pass(PROBE_INTERVAL.as_secs());
+    world.advance(PROBE_INTERVAL.as_secs());
     assert_eq!(world.names(), ["/a"], "failures count in a row");
-    world.pass(PROBE_INTERVAL.as_secs());
+    world.advance(PROBE_INTERVAL.as_secs());
     assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::EndpointDead)]);
 }
 
@@ -196,7 +196,7 @@ fn an_unseen_owner_s_topic_that_was_never_found_alive_stays() {
     let mut world = World::new();
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     register(&mut world, REMOTE, "/a", "n");
-    world.pass(3600);
+    world.advance(3600);
     assert_eq!(world.names(), ["/a"], "it may lie behind a firewall");
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Unknown);
 }
@@ -208,7 +208,7 @@ fn a_process_that_cannot_be_watched_is_unseen() {
     register(&mut world, local(1, 10), "/a", "n");
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Alive);
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
-    world.pass(2 * PROBE_INTERVAL.as_secs());
+    world.advance(2 * PROBE_INTERVAL.as_secs());
     assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::EndpointDead)]);
 }
 
@@ -217,16 +217,16 @@ fn a_silent_endpoint_is_looked_at_ever_more_rarely() {
     let mut world = World::new();
     world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
     register(&mut world, REMOTE, "/a", "n");
-    let mut looks = Vec::new();
+    let mut probes = Vec::new();
     for second in 1..=300 {
         world.delayed_probes = Some(Vec::new());
-        world.pass(1);
-        if world.delayed_probes.as_ref().is_some_and(|held| !held.is_empty()) {
-            looks.push(second);
+        world.advance(1);
+        if world.delayed_probes.as_ref().is_some_and(|delayed| !delayed.is_empty()) {
+            probes.push(second);
         }
-        world.answer_probes();
+        world.finish_probes();
     }
-    assert_eq!(looks, [5, 15, 35, 75, 135, 195, 255]);
+    assert_eq!(probes, [5, 15, 35, 75, 135, 195, 255]);
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn another_node_gets_the_topic_of_a_process_that_has_just_died() {
 fn another_node_is_refused_while_the_owner_lives() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
-    let reply = world.ask(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
+    let reply = world.call(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
     assert_eq!(reply.status, DiscoveryStatus::AlreadyExists);
     assert_eq!(reply.message, "Topic /a already registered by old");
 }
@@ -258,7 +258,7 @@ fn a_refusal_waits_for_the_look_but_not_longer_than_a_second() {
     world.kill(process(10));
     let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
     assert_eq!(world.replies.get(&number), None, "it waits");
-    world.pass(1);
+    world.advance(1);
     let reply = world.replies.remove(&number).unwrap();
     assert_eq!(reply.status, DiscoveryStatus::AlreadyExists, "nothing shows that it is dead");
 }
@@ -272,7 +272,7 @@ fn of_two_who_wait_for_a_dead_owner_s_topic_the_first_gets_it() {
     world.delayed_probes = Some(Vec::new());
     let first = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "first")));
     let second = world.send(local(1, 12), DiscoveryRequest::register(info("/a", "second")));
-    world.answer_probes();
+    world.finish_probes();
     assert_eq!(world.replies[&first].status, DiscoveryStatus::Ok);
     let refused = &world.replies[&second];
     assert_eq!(refused.message, "Topic /a already registered by first");
@@ -292,7 +292,7 @@ fn an_orphan_is_looked_at_before_another_node_is_refused() {
 fn a_user_is_refused_another_s_topic_only_if_its_owner_lives() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
-    let reply = world.ask(local(2, 11), DiscoveryRequest::register(info("/a", "n")));
+    let reply = world.call(local(2, 11), DiscoveryRequest::register(info("/a", "n")));
     assert_eq!(reply.status, DiscoveryStatus::Error);
     let message = "Topic /a is not registered: it belongs to user 1, and you are user 2";
     assert_eq!(reply.message, message);
@@ -310,7 +310,7 @@ fn a_node_that_comes_back_in_a_new_process_keeps_its_place() {
     assert_eq!(register(&mut world, local(1, 11), "/a", "n"), DiscoveryStatus::Ok);
     assert_eq!(world.names(), ["/a", "/b"]);
     assert_eq!(world.watched, [process(11), process(12)].into());
-    world.pass(60);
+    world.advance(60);
     assert_eq!(evictions(&world), []);
 }
 
@@ -340,7 +340,7 @@ fn an_unseen_endpoint_s_past_survives_a_restart() {
     assert_eq!(world.events.len(), 1, "to be found alive is no event");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.restart();
-    world.pass(PROBE_INTERVAL.as_secs());
+    world.advance(PROBE_INTERVAL.as_secs());
     assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::EndpointDead)]);
 }
 
@@ -351,11 +351,11 @@ fn an_eviction_that_cannot_be_stored_is_tried_again() {
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.disk_is_full = true;
     world.kill(process(10));
-    world.pass(5);
+    world.advance(5);
     assert_eq!(world.names(), ["/a"], "memory and disk stay the same");
     assert_eq!(evictions(&world), []);
     world.disk_is_full = false;
-    world.pass(2);
+    world.advance(2);
     assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
     assert_eq!(world.names(), Vec::<String>::new());
 }
@@ -372,7 +372,7 @@ fn a_process_that_cannot_be_watched_is_asked_for_at_each_look_and_before_a_refus
     assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::AlreadyExists);
     world.kill_unnoticed(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::Ok);
-    world.pass(60);
+    world.advance(60);
     assert_eq!(world.names(), ["/a"], "the other one went with the next look");
     assert_eq!(world.list(), [info("/a", "m")]);
 }
@@ -384,7 +384,7 @@ fn one_who_waits_is_told_when_nothing_can_be_stored() {
     world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
     world.kill_unnoticed(process(10));
     world.disk_is_full = true;
-    let reply = world.ask(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
+    let reply = world.call(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
     assert_eq!(reply.status, DiscoveryStatus::Error, "not ALREADY_EXISTS because of the dead");
     assert_eq!(reply.message, "Topic /a is not registered: the disk is full");
     world.disk_is_full = false;
@@ -426,7 +426,7 @@ fn a_look_for_what_was_taken_back_does_not_hit_what_has_its_number_next() {
     world.disk_is_full = false;
     let moved = cortex_proto::TopicInfo { address: "ipc:///moved".into(), ..info("/a", "n") };
     world.set_endpoint("ipc:///moved", ProbeResult::Unknown);
-    world.ask(REMOTE, DiscoveryRequest::register(moved));
-    world.answer_probes();
+    world.call(REMOTE, DiscoveryRequest::register(moved));
+    world.finish_probes();
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Unknown);
 }

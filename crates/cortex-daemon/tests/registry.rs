@@ -17,11 +17,11 @@ use proptest::prelude::*;
 type Field = fn(&mut TopicInfo) -> &mut String;
 
 fn reply(world: &mut World, request: DiscoveryRequest) -> DiscoveryResponse {
-    world.ask(REMOTE, request)
+    world.call(REMOTE, request)
 }
 
 /// Asks, and gives the reply and the change.
-fn ask(
+fn call(
     world: &mut World,
     request: DiscoveryRequest,
 ) -> (DiscoveryResponse, Option<(EventKind, TopicInfo)>) {
@@ -44,7 +44,7 @@ fn response(status: DiscoveryStatus, message: &str) -> DiscoveryResponse {
 #[test]
 fn shutdown_is_answered_and_then_ends_the_daemon() {
     let mut world = World::new();
-    let answer = world.ask(local(0, 1), DiscoveryRequest::shutdown());
+    let answer = world.call(local(0, 1), DiscoveryRequest::shutdown());
     assert_eq!(answer, response(DiscoveryStatus::Ok, "Shutting down"));
     assert!(world.stopped && world.changes.is_empty());
 }
@@ -64,8 +64,9 @@ fn what_cannot_be_read_is_answered_in_its_turn() {
         let mut world = World::new();
         let unreadable = UnreadableRequest { problem: "it is nonsense".into(), asks_for_ext };
         let reply_to = common::reply_to(9);
-        let asked = PeerRequest { reply_to, peer: REMOTE, is_req: false, request: Err(unreadable) };
-        world.deliver(vec![Input::Request(asked)]);
+        let request =
+            PeerRequest { reply_to, peer: REMOTE, is_req: false, request: Err(unreadable) };
+        world.deliver(vec![Input::Request(request)]);
         let message = "Failed to parse request: it is nonsense";
         let ext = asks_for_ext.then(ResponseExt::default);
         let expected = DiscoveryResponse { ext, ..response(DiscoveryStatus::Error, message) };
@@ -85,7 +86,7 @@ fn unregister_takes_the_name_from_either_place() {
             topic_info: Some(info("/x", "someone else")),
             ext: None,
         };
-        let (answer, change) = ask(&mut world, request);
+        let (answer, change) = call(&mut world, request);
         assert_eq!(answer, response(DiscoveryStatus::Ok, "Unregistered topic: /x"));
         assert_eq!(change, Some((EventKind::Unregistered, info("/x", "a"))));
     }
@@ -120,7 +121,7 @@ fn fields_have_a_limit_and_nothing_is_lost_beyond_it() {
     for (field, edit) in edits {
         let mut long = info("/x", "a");
         *edit(&mut long) = "é".repeat(513);
-        let (answer, change) = ask(&mut world, DiscoveryRequest::register(long));
+        let (answer, change) = call(&mut world, DiscoveryRequest::register(long));
         let message = format!(
             "Topic /x is not registered: its {field} has 1026 bytes, at most 1024 are allowed"
         );
@@ -165,10 +166,14 @@ fn a_list_that_nothing_changed_is_not_made_again() {
     let mut world = World::new();
     reply(&mut world, DiscoveryRequest::register(info("/a", "n")));
     let mut cost = || {
-        let request = Ok(Box::new(DiscoveryRequest::list()));
-        let asked =
-            PeerRequest { reply_to: common::reply_to(9), peer: REMOTE, is_req: false, request };
-        world.registry.handle(Input::Request(asked), world.now);
+        let list = Ok(Box::new(DiscoveryRequest::list()));
+        let request = PeerRequest {
+            reply_to: common::reply_to(9),
+            peer: REMOTE,
+            is_req: false,
+            request: list,
+        };
+        world.registry.handle(Input::Request(request), world.now);
         let work = world.registry.cost();
         let effects = world.registry.commit(world.now);
         assert_eq!(effects.replies.len(), 1);
@@ -267,7 +272,7 @@ proptest! {
         for request in sequence {
             let before = topics.clone();
             let expected = model(&mut topics, &request);
-            let (answer, change) = ask(&mut world, request.clone());
+            let (answer, change) = call(&mut world, request.clone());
             prop_assert_eq!(&answer, &expected, "{:?}", request);
             prop_assert_eq!(change, expected_change(&before, &topics, &request));
             prop_assert_eq!(world.registry.topic_count(), topics.len());

@@ -27,7 +27,7 @@ fn in_session(name: &str, session: Session) -> DiscoveryRequest {
     DiscoveryRequest::register(info(name, "n")).with_ext(ext)
 }
 
-fn held(name: &str, hold: Hold) -> DiscoveryRequest {
+fn with_hold(name: &str, hold: Hold) -> DiscoveryRequest {
     let ext = RequestExt { hold: Some(hold), ..RequestExt::default() };
     DiscoveryRequest::register(info(name, "n")).with_ext(ext)
 }
@@ -37,7 +37,7 @@ fn ext(response: &DiscoveryResponse) -> &ResponseExt {
 }
 
 fn renew(world: &mut World, peer: PeerIdentity, id: &str) -> (Option<bool>, Option<u64>) {
-    let reply = world.ask(peer, DiscoveryRequest::renew(session(id, None)));
+    let reply = world.call(peer, DiscoveryRequest::renew(session(id, None)));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
     (ext(&reply).known, ext(&reply).lease_ms)
 }
@@ -45,16 +45,16 @@ fn renew(world: &mut World, peer: PeerIdentity, id: &str) -> (Option<bool>, Opti
 #[test]
 fn a_session_s_topics_go_when_it_is_not_renewed() {
     let mut world = World::new();
-    let reply = world.ask(REMOTE, in_session("/a", session("s", Some(3000))));
+    let reply = world.call(REMOTE, in_session("/a", session("s", Some(3000))));
     assert_eq!((ext(&reply).revision, ext(&reply).lease_ms), (Some(1), Some(3000)));
-    world.ask(REMOTE, in_session("/b", session("s", Some(3000))));
-    world.ask(REMOTE, in_session("/c", session("other", None)));
+    world.call(REMOTE, in_session("/b", session("s", Some(3000))));
+    world.call(REMOTE, in_session("/c", session("other", None)));
     for _ in 0..10 {
-        world.pass(2);
+        world.advance(2);
         assert_eq!(renew(&mut world, REMOTE, "s"), (Some(true), Some(3000)));
     }
     assert_eq!(world.names(), ["/a", "/b"], "the other one had 10 s");
-    world.pass(3);
+    world.advance(3);
     assert_eq!(world.names(), Vec::<String>::new());
     let last = world.changes.last().unwrap();
     assert_eq!(last.kind, EventKind::Evicted(EvictionReason::LeaseExpired));
@@ -64,13 +64,13 @@ fn a_session_s_topics_go_when_it_is_not_renewed() {
 #[test]
 fn a_session_outlives_its_process() {
     let mut world = World::new();
-    world.ask(local(ME, 10), in_session("/a", session("s", None)));
+    world.call(local(ME, 10), in_session("/a", session("s", None)));
     world.set_endpoint(&info("/a", "n").address, ProbeResult::Dead);
     assert!(world.watched.is_empty());
     world.kill_unnoticed(process(10));
-    world.pass(9);
+    world.advance(9);
     assert_eq!(renew(&mut world, local(ME, 11), "s").0, Some(true));
-    world.pass(9);
+    world.advance(9);
     assert_eq!(world.names(), ["/a"]);
 }
 
@@ -78,8 +78,8 @@ fn a_session_outlives_its_process() {
 fn a_registration_renews_its_session_whether_it_changes_something_or_not() {
     let mut world = World::new();
     for _ in 0..5 {
-        world.ask(local(ME, 10), in_session("/a", session("s", None)));
-        world.pass(9);
+        world.call(local(ME, 10), in_session("/a", session("s", None)));
+        world.advance(9);
     }
     assert_eq!(world.names(), ["/a"]);
     assert_eq!(world.events.len(), 1, "the same again is no change");
@@ -88,7 +88,7 @@ fn a_registration_renews_its_session_whether_it_changes_something_or_not() {
 #[test]
 fn a_session_belongs_to_its_user() {
     let mut world = World::new();
-    world.ask(local(ME, 10), in_session("/a", session("s", None)));
+    world.call(local(ME, 10), in_session("/a", session("s", None)));
     assert_eq!(renew(&mut world, local(SOMEBODY, 11), "s").0, Some(false));
     assert_eq!(renew(&mut world, REMOTE, "s").0, Some(false));
     assert_eq!(renew(&mut world, local(ME, 12), "s").0, Some(true));
@@ -97,73 +97,73 @@ fn a_session_belongs_to_its_user() {
 #[test]
 fn a_term_has_bounds() {
     let mut world = World::new();
-    for (asked, given) in [
+    for (requested, given) in [
         (None, 10_000),
         (Some(0), 500),
         (Some(499), 500),
         (Some(60_000), 60_000),
         (Some(u64::MAX), 86_400_000),
     ] {
-        let reply = world.ask(REMOTE, in_session("/a", session("s", asked)));
-        assert_eq!(ext(&reply).lease_ms, Some(given), "{asked:?}");
+        let reply = world.call(REMOTE, in_session("/a", session("s", requested)));
+        assert_eq!(ext(&reply).lease_ms, Some(given), "{requested:?}");
     }
 }
 
 #[test]
 fn a_gap_in_which_nobody_was_heard_gives_a_full_term() {
     let mut world = World::new();
-    world.ask(REMOTE, in_session("/a", session("s", None)));
+    world.call(REMOTE, in_session("/a", session("s", None)));
     world.now.instant += Duration::from_secs(3600);
     world.deliver(vec![Input::TimeGap]);
-    world.pass(9);
+    world.advance(9);
     assert_eq!(world.names(), ["/a"]);
-    world.pass(1);
+    world.advance(1);
     assert_eq!(world.names(), Vec::<String>::new());
 }
 
 #[test]
 fn a_restart_gives_sessions_a_full_term() {
     let mut world = World::new();
-    world.ask(REMOTE, in_session("/a", session("s", None)));
-    world.pass(9);
+    world.call(REMOTE, in_session("/a", session("s", None)));
+    world.advance(9);
     world.restart();
-    world.pass(9);
+    world.advance(9);
     assert_eq!(renew(&mut world, REMOTE, "s").0, Some(true));
 }
 
 #[test]
 fn an_end_of_a_session_that_cannot_be_stored_is_tried_again() {
     let mut world = World::new();
-    world.ask(REMOTE, in_session("/a", session("s", Some(1000))));
+    world.call(REMOTE, in_session("/a", session("s", Some(1000))));
     world.disk_is_full = true;
-    world.pass(30);
+    world.advance(30);
     assert_eq!(world.names(), ["/a"]);
     world.disk_is_full = false;
-    world.pass(3);
+    world.advance(3);
     assert_eq!(world.names(), Vec::<String>::new());
 }
 
 #[test]
 fn a_static_topic_stays_whatever_dies() {
     let mut world = World::new();
-    world.ask(local(ME, 10), held("/a", Hold::Static));
+    world.call(local(ME, 10), with_hold("/a", Hold::Static));
     world.set_endpoint(&info("/a", "n").address, ProbeResult::Dead);
     world.kill_unnoticed(process(10));
-    world.pass(3600);
+    world.advance(3600);
     world.restart();
     assert_eq!(world.names(), ["/a"]);
-    let reply = world.ask(local(ME, 11), DiscoveryRequest::unregister("/a"));
+    let reply = world.call(local(ME, 11), DiscoveryRequest::unregister("/a"));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
 }
 
 #[test]
 fn another_hold_is_a_change() {
     let mut world = World::new();
-    world.ask(local(ME, 10), held("/a", Hold::Static));
+    world.call(local(ME, 10), with_hold("/a", Hold::Static));
     assert!(world.watched.is_empty());
-    world.ask(local(ME, 10), held("/a", Hold::Process));
+    world.call(local(ME, 10), with_hold("/a", Hold::Process));
     assert_eq!(world.watched, [process(10)].into());
-    world.ask(local(ME, 10), in_session("/a", session("s", None)));
+    world.call(local(ME, 10), in_session("/a", session("s", None)));
     assert!(world.watched.is_empty());
     assert_eq!(world.events.len(), 3);
 }
@@ -177,14 +177,14 @@ fn holds_that_make_no_sense_are_refused_and_change_nothing() {
         ..RequestExt::default()
     };
     let requests = [
-        held("/a", Hold::Session),
-        held("/a", Hold::Other("forever".into())),
+        with_hold("/a", Hold::Session),
+        with_hold("/a", Hold::Other("forever".into())),
         DiscoveryRequest::register(info("/a", "n")).with_ext(both),
         in_session("/a", session("", None)),
         in_session("/a", session(&"s".repeat(65), None)),
     ];
     for request in requests {
-        let reply = world.ask(local(ME, 10), request);
+        let reply = world.call(local(ME, 10), request);
         assert_eq!(reply.status, DiscoveryStatus::Error);
         assert!(reply.message.starts_with("Topic /a is not registered: ext."), "{}", reply.message);
         assert_eq!(reply.ext, Some(ResponseExt::default()), "an ERROR has an ext, too");
@@ -194,7 +194,7 @@ fn holds_that_make_no_sense_are_refused_and_change_nothing() {
         DiscoveryRequest::renew(session(&"s".repeat(65), None)),
         DiscoveryRequest { ext: None, ..DiscoveryRequest::renew(session("s", None)) },
     ] {
-        let reply = world.ask(local(ME, 10), request);
+        let reply = world.call(local(ME, 10), request);
         assert_eq!((reply.status, reply.ext.is_some()), (DiscoveryStatus::Error, true));
     }
 }
@@ -203,8 +203,8 @@ fn holds_that_make_no_sense_are_refused_and_change_nothing() {
 fn only_its_user_root_and_the_daemon_s_user_may_unregister_a_topic() {
     for (uid, may) in [(ME, true), (0, true), (DAEMON_UID, true), (SOMEBODY, false)] {
         let mut world = World::new();
-        world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
-        let reply = world.ask(local(uid, 11), DiscoveryRequest::unregister("/a"));
+        world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+        let reply = world.call(local(uid, 11), DiscoveryRequest::unregister("/a"));
         assert_eq!(reply.status == DiscoveryStatus::Ok, may, "user {uid}");
         assert_eq!(world.names().is_empty(), may);
         if !may {
@@ -221,14 +221,14 @@ fn only_its_user_root_and_the_daemon_s_user_may_unregister_a_topic() {
 #[test]
 fn unknown_peers_topics_are_unknown_peers_to_change() {
     let mut world = World::new();
-    world.ask(REMOTE, DiscoveryRequest::register(info("/a", "n")));
-    let reply = world.ask(local(SOMEBODY, 11), DiscoveryRequest::unregister("/a"));
+    world.call(REMOTE, DiscoveryRequest::register(info("/a", "n")));
+    let reply = world.call(local(SOMEBODY, 11), DiscoveryRequest::unregister("/a"));
     assert_eq!(reply.status, DiscoveryStatus::Error);
-    let reply = world.ask(REMOTE, DiscoveryRequest::unregister("/a"));
+    let reply = world.call(REMOTE, DiscoveryRequest::unregister("/a"));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
 
-    world.ask(local(ME, 10), DiscoveryRequest::register(info("/b", "n")));
-    let reply = world.ask(REMOTE, DiscoveryRequest::unregister("/b"));
+    world.call(local(ME, 10), DiscoveryRequest::register(info("/b", "n")));
+    let reply = world.call(REMOTE, DiscoveryRequest::unregister("/b"));
     assert_eq!(reply.status, DiscoveryStatus::Error);
     assert!(reply.message.contains("you are an unknown user"));
 }
@@ -236,8 +236,8 @@ fn unknown_peers_topics_are_unknown_peers_to_change() {
 #[test]
 fn already_exists_is_said_before_no_access() {
     let mut world = World::new();
-    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
-    let reply = world.ask(local(SOMEBODY, 11), DiscoveryRequest::register(info("/a", "other")));
+    world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    let reply = world.call(local(SOMEBODY, 11), DiscoveryRequest::register(info("/a", "other")));
     assert_eq!(reply.status, DiscoveryStatus::AlreadyExists);
     assert_eq!(reply.ext, None, "a legacy request gets a legacy reply");
 }
@@ -248,7 +248,7 @@ fn only_root_and_the_daemon_s_user_may_end_the_daemon() {
         [(local(0, 1), true), (local(DAEMON_UID, 1), true), (local(ME, 1), false), (REMOTE, false)]
     {
         let mut world = World::new();
-        let reply = world.ask(peer, DiscoveryRequest::shutdown());
+        let reply = world.call(peer, DiscoveryRequest::shutdown());
         assert_eq!((reply.status == DiscoveryStatus::Ok, world.stopped), (may, may), "{peer:?}");
         assert_eq!(world.refusals.is_empty(), may);
     }
@@ -256,16 +256,16 @@ fn only_root_and_the_daemon_s_user_may_end_the_daemon() {
     open.access.allow_remote_shutdown = true;
     let mut world = World::with(open, Snapshot::default());
     assert_eq!(
-        world.ask(local(ME, 1), DiscoveryRequest::shutdown()).status,
+        world.call(local(ME, 1), DiscoveryRequest::shutdown()).status,
         DiscoveryStatus::Error
     );
-    assert_eq!(world.ask(REMOTE, DiscoveryRequest::shutdown()).message, "Shutting down");
+    assert_eq!(world.call(REMOTE, DiscoveryRequest::shutdown()).message, "Shutting down");
 }
 
 #[test]
 fn an_unregister_can_be_guarded() {
     let mut world = World::new();
-    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
     let guarded = |publisher_node: Option<&str>, revision| {
         let publisher_node = publisher_node.map(str::to_owned);
         let ext = RequestExt { publisher_node, revision, ..RequestExt::default() };
@@ -276,20 +276,20 @@ fn an_unregister_can_be_guarded() {
         (guarded(None, Some(7)), "it is at revision 1, not at 7"),
         (guarded(Some("n"), Some(0)), "it is at revision 1, not at 0"),
     ] {
-        let reply = world.ask(local(ME, 10), request);
+        let reply = world.call(local(ME, 10), request);
         assert_eq!(reply.message, format!("Topic /a is not unregistered: {problem}"));
         assert_eq!(reply.status, DiscoveryStatus::Error);
     }
-    let reply = world.ask(local(ME, 10), guarded(Some("n"), Some(1)));
+    let reply = world.call(local(ME, 10), guarded(Some("n"), Some(1)));
     assert_eq!(reply.status, DiscoveryStatus::Ok);
 }
 
 #[test]
 fn hello_tells_who_serves() {
     let mut world = World::new();
-    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
-    world.pass(3);
-    let reply = world.ask(REMOTE, DiscoveryRequest::ping().with_ext(RequestExt::default()));
+    world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    world.advance(3);
+    let reply = world.call(REMOTE, DiscoveryRequest::ping().with_ext(RequestExt::default()));
     let expected = ResponseExt {
         level: Some(1),
         server: Some("cortex-discovery/test".into()),
@@ -306,11 +306,11 @@ fn hello_tells_who_serves() {
 #[test]
 fn descriptions_tell_whose_topic_it_is_and_for_how_long() {
     let mut world = World::new();
-    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
-    world.pass(2);
-    world.ask(REMOTE, held("/b", Hold::Static));
-    world.pass(3);
-    let list = world.ask(REMOTE, DiscoveryRequest::list().with_ext(RequestExt::default()));
+    world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    world.advance(2);
+    world.call(REMOTE, with_hold("/b", Hold::Static));
+    world.advance(3);
+    let list = world.call(REMOTE, DiscoveryRequest::list().with_ext(RequestExt::default()));
     let entries = ext(&list).entries.clone().unwrap();
     assert_eq!(list.topics.len(), entries.len());
     let facts = |at: usize| {
@@ -319,9 +319,9 @@ fn descriptions_tell_whose_topic_it_is_and_for_how_long() {
     };
     assert_eq!(facts(0), (Some(1000), Some(10), "process".into(), 1, 5000));
     assert_eq!(facts(1), (None, None, "static".into(), 2, 3000));
-    let one = world.ask(REMOTE, DiscoveryRequest::lookup("/b").with_ext(RequestExt::default()));
+    let one = world.call(REMOTE, DiscoveryRequest::lookup("/b").with_ext(RequestExt::default()));
     assert_eq!(ext(&one).entry.as_ref(), Some(&entries[1]));
-    let none = world.ask(REMOTE, DiscoveryRequest::lookup("/x").with_ext(RequestExt::default()));
+    let none = world.call(REMOTE, DiscoveryRequest::lookup("/x").with_ext(RequestExt::default()));
     assert_eq!((none.status, none.ext), (DiscoveryStatus::NotFound, Some(ResponseExt::default())));
 }
 
@@ -330,7 +330,7 @@ fn a_command_of_the_extensions_is_answered_with_one() {
     let mut world = World::new();
     for number in [63, 64, 65, 95, 96] {
         let command = RequestedCommand::Unknown(number);
-        let reply = world.ask(REMOTE, DiscoveryRequest { command, ..DiscoveryRequest::ping() });
+        let reply = world.call(REMOTE, DiscoveryRequest { command, ..DiscoveryRequest::ping() });
         assert_eq!(reply.status, DiscoveryStatus::Error);
         assert_eq!(reply.ext.is_some(), (64..96).contains(&number), "{number}");
     }
@@ -340,10 +340,10 @@ fn a_command_of_the_extensions_is_answered_with_one() {
 #[test]
 fn a_batch_that_cannot_be_stored_changes_nothing_and_its_questions_are_answered() {
     let mut world = World::new();
-    world.ask(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
     world.disk_is_full = true;
     let moved = cortex_proto::TopicInfo { address: "ipc:///moved".into(), ..info("/a", "n") };
-    let replies = world.ask_at_once(vec![
+    let replies = world.call_batch(vec![
         (local(ME, 10), DiscoveryRequest::register(moved)),
         (local(ME, 10), DiscoveryRequest::lookup("/a")),
         (local(ME, 10), DiscoveryRequest::register(info("/b", "n"))),
@@ -365,7 +365,7 @@ fn a_batch_that_cannot_be_stored_changes_nothing_and_its_questions_are_answered(
     assert_eq!(world.watched, [process(10)].into());
 
     world.disk_is_full = false;
-    let reply = world.ask(local(ME, 10), DiscoveryRequest::register(info("/b", "n")));
+    let reply = world.call(local(ME, 10), DiscoveryRequest::register(info("/b", "n")));
     assert_eq!(reply.status, ok);
     assert_eq!(world.events.last().unwrap().1.revision, 2, "revisions have no gap");
 }
@@ -373,7 +373,7 @@ fn a_batch_that_cannot_be_stored_changes_nothing_and_its_questions_are_answered(
 #[test]
 fn a_session_has_a_second_more_while_somebody_may_not_have_been_heard() {
     let mut world = World::new();
-    world.ask(REMOTE, in_session("/a", session("s", Some(500))));
+    world.call(REMOTE, in_session("/a", session("s", Some(500))));
     let mut tick_after = |ms: u64| {
         world.now.instant += Duration::from_millis(ms);
         world.registry.handle(Input::Tick { all_dispatched: false }, world.now);
@@ -389,12 +389,12 @@ fn the_longest_lease_of_a_session_s_topics_counts_in_any_order_and_after_a_resta
     for leases in [[60_000, 500], [500, 60_000]] {
         let mut world = World::new();
         for (name, lease) in ["/a", "/b"].into_iter().zip(leases) {
-            world.ask(REMOTE, in_session(name, session("s", Some(lease))));
+            world.call(REMOTE, in_session(name, session("s", Some(lease))));
         }
         assert_eq!(renew(&mut world, REMOTE, "s"), (Some(true), Some(60_000)));
         world.restart();
         assert_eq!(renew(&mut world, REMOTE, "s"), (Some(true), Some(60_000)));
-        world.pass(50);
+        world.advance(50);
         assert_eq!(world.names(), ["/a", "/b"]);
     }
 }
@@ -402,10 +402,10 @@ fn the_longest_lease_of_a_session_s_topics_counts_in_any_order_and_after_a_resta
 #[test]
 fn a_registration_that_cannot_be_stored_does_not_change_its_session_s_term() {
     let mut world = World::new();
-    world.ask(REMOTE, in_session("/a", session("s", Some(60_000))));
+    world.call(REMOTE, in_session("/a", session("s", Some(60_000))));
     world.disk_is_full = true;
     for lease in [500, 3_600_000] {
-        let reply = world.ask(REMOTE, in_session("/b", session("s", Some(lease))));
+        let reply = world.call(REMOTE, in_session("/b", session("s", Some(lease))));
         assert_eq!(reply.status, DiscoveryStatus::Error);
     }
     world.disk_is_full = false;

@@ -19,19 +19,19 @@ const LEASE_S: u64 = 2000;
 const SETTLING_S: u64 = 150;
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum FleetOperation {
     Register { node: usize, topic: usize, hold: usize },
     Unregister { node: usize, topic: usize },
     Kill { node: usize },
-    Endpoint { topic: usize, node: usize, finding: ProbeResult },
+    Endpoint { topic: usize, node: usize, result: ProbeResult },
     Renew { node: usize },
-    Pass { seconds: u64 },
+    Advance { seconds: u64 },
     Disk { full: bool },
     Restart,
 }
 
-fn steps() -> impl Strategy<Value = Step> {
-    let findings = prop_oneof![
+fn operations() -> impl Strategy<Value = FleetOperation> {
+    let results = prop_oneof![
         3 => Just(ProbeResult::Dead),
         1 => Just(ProbeResult::Silent),
         2 => Just(ProbeResult::Alive),
@@ -39,16 +39,16 @@ fn steps() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         8 => (0..4_usize, 0..3_usize, 0..4_usize)
-            .prop_map(|(node, topic, hold)| Step::Register { node, topic, hold }),
-        3 => (0..4_usize, 0..3_usize).prop_map(|(node, topic)| Step::Unregister { node, topic }),
-        3 => (0..4_usize).prop_map(|node| Step::Kill { node }),
-        4 => (0..3_usize, 0..4_usize, findings)
-            .prop_map(|(topic, node, finding)| Step::Endpoint { topic, node, finding }),
-        1 => (0..4_usize).prop_map(|node| Step::Renew { node }),
+            .prop_map(|(node, topic, hold)| FleetOperation::Register { node, topic, hold }),
+        3 => (0..4_usize, 0..3_usize).prop_map(|(node, topic)| FleetOperation::Unregister { node, topic }),
+        3 => (0..4_usize).prop_map(|node| FleetOperation::Kill { node }),
+        4 => (0..3_usize, 0..4_usize, results)
+            .prop_map(|(topic, node, result)| FleetOperation::Endpoint { topic, node, result }),
+        1 => (0..4_usize).prop_map(|node| FleetOperation::Renew { node }),
         2 => prop_oneof![Just(1), Just(LEASE_S / 2), Just(LEASE_S)]
-            .prop_map(|seconds| Step::Pass { seconds }),
-        2 => any::<bool>().prop_map(|full| Step::Disk { full }),
-        1 => Just(Step::Restart),
+            .prop_map(|seconds| FleetOperation::Advance { seconds }),
+        2 => any::<bool>().prop_map(|full| FleetOperation::Disk { full }),
+        1 => Just(FleetOperation::Restart),
     ]
 }
 
@@ -57,7 +57,7 @@ const NODES: [&str; 4] = ["n0", "n1", "n2", "remote"];
 
 /// What should be known of a topic.
 #[derive(Clone, Debug)]
-struct Known {
+struct ModelTopic {
     info: TopicInfo,
     owner: PeerIdentity,
     hold: usize,
@@ -66,15 +66,15 @@ struct Known {
     lease_left: u64,
 }
 
-struct Fleet {
+struct Simulation {
     world: World,
     /// How often each node has been started: a new life is a new process.
     lives: [u32; 4],
-    known: Vec<Known>,
+    known: Vec<ModelTopic>,
     endpoints: BTreeMap<String, ProbeResult>,
 }
 
-impl Fleet {
+impl Simulation {
     fn new() -> Self {
         Self { world: World::new(), lives: [0; 4], known: Vec::new(), endpoints: BTreeMap::new() }
     }
@@ -83,37 +83,37 @@ impl Fleet {
     fn peer(&self, node: usize) -> PeerIdentity {
         match node {
             3 => REMOTE,
-            _ => local(u32::from(node == 2), 10 + 100 * self.lives[node] + node_number(node)),
+            _ => local(u32::from(node == 2), 10 + 100 * self.lives[node] + node_pid(node)),
         }
     }
 
-    fn finding(&self, info: &TopicInfo) -> ProbeResult {
+    fn probe_result(&self, info: &TopicInfo) -> ProbeResult {
         self.endpoints.get(&info.address).copied().unwrap_or(ProbeResult::Alive)
     }
 
-    fn is_dead(&self, process: Option<Process>) -> bool {
-        process.is_some_and(|process| self.world.dead.contains(&process))
+    fn has_exited(&self, process: Option<Process>) -> bool {
+        process.is_some_and(|process| self.world.exited.contains(&process))
     }
 
-    fn take(&mut self, step: Step) {
-        match step {
-            Step::Register { node, topic, hold } => self.register(node, topic, hold),
-            Step::Unregister { node, topic } => self.unregister(node, topic),
-            Step::Kill { node } => {
+    fn apply(&mut self, operation: FleetOperation) {
+        match operation {
+            FleetOperation::Register { node, topic, hold } => self.register(node, topic, hold),
+            FleetOperation::Unregister { node, topic } => self.unregister(node, topic),
+            FleetOperation::Kill { node } => {
                 if let Some(process) = self.peer(node).process {
                     self.world.kill(process);
                     self.lives[node] += 1;
                 }
             }
-            Step::Endpoint { topic, node, finding } => {
+            FleetOperation::Endpoint { topic, node, result } => {
                 let address = info(TOPICS[topic], NODES[node]).address;
-                self.world.set_endpoint(&address, finding);
-                self.endpoints.insert(address, finding);
+                self.world.set_endpoint(&address, result);
+                self.endpoints.insert(address, result);
             }
-            Step::Renew { node } => self.renew(node),
-            Step::Pass { seconds } => self.pass(seconds),
-            Step::Disk { full } => self.world.disk_is_full = full,
-            Step::Restart => {
+            FleetOperation::Renew { node } => self.renew(node),
+            FleetOperation::Advance { seconds } => self.advance(seconds),
+            FleetOperation::Disk { full } => self.world.disk_is_full = full,
+            FleetOperation::Restart => {
                 self.world.restart();
                 for known in &mut self.known {
                     known.lease_left = LEASE_S;
@@ -121,7 +121,7 @@ impl Fleet {
             }
         }
         // Long enough for two looks at whatever is to be looked at, and for a retry of the store.
-        self.pass(SETTLING_S);
+        self.advance(SETTLING_S);
         self.check();
     }
 
@@ -135,7 +135,7 @@ impl Fleet {
             _ => Some(RequestExt { session: Some(session), ..RequestExt::default() }),
         };
         let request = DiscoveryRequest { ext, ..DiscoveryRequest::register(info.clone()) };
-        let reply = self.world.ask(peer, request);
+        let reply = self.world.call(peer, request);
 
         let at = self.known.iter().position(|known| known.info.name == info.name);
         let present = at.map(|at| &self.known[at]);
@@ -145,7 +145,7 @@ impl Fleet {
             assert_ne!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
             return;
         }
-        let new = Known {
+        let new = ModelTopic {
             info,
             owner: peer,
             hold: hold.max(1),
@@ -156,13 +156,13 @@ impl Fleet {
         if self.world.disk_is_full && !is_same {
             assert_eq!(reply.status, DiscoveryStatus::Error);
             if new.hold == 3 {
-                self.refresh(node);
+                self.renew_lease(node);
             }
             return;
         }
         assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
         if new.hold == 3 {
-            self.refresh(node);
+            self.renew_lease(node);
         }
         match at {
             Some(at) => self.known[at] = new,
@@ -172,7 +172,7 @@ impl Fleet {
 
     fn unregister(&mut self, node: usize, topic: usize) {
         let peer = self.peer(node);
-        let reply = self.world.ask(peer, DiscoveryRequest::unregister(TOPICS[topic]));
+        let reply = self.world.call(peer, DiscoveryRequest::unregister(TOPICS[topic]));
         let Some(at) =
             self.known.iter().position(|known| known.info.name.as_str() == TOPICS[topic])
         else {
@@ -190,15 +190,15 @@ impl Fleet {
 
     fn renew(&mut self, node: usize) {
         let session = Session { id: NODES[node].into(), lease_ms: None };
-        let reply = self.world.ask(self.peer(node), DiscoveryRequest::renew(session));
-        let is_known = self.refresh(node);
+        let reply = self.world.call(self.peer(node), DiscoveryRequest::renew(session));
+        let is_known = self.renew_lease(node);
         assert_eq!(reply.ext.unwrap().known, Some(is_known));
     }
 
     /// Gives a node's session a full term; tells whether there is one.
-    fn refresh(&mut self, node: usize) -> bool {
+    fn renew_lease(&mut self, node: usize) -> bool {
         let uid = self.peer(node).uid;
-        let of_session = |known: &&mut Known| {
+        let of_session = |known: &&mut ModelTopic| {
             known.hold == 3 && known.owner.uid == uid && known.info.publisher_node == NODES[node]
         };
         let renewed: Vec<_> = self.known.iter_mut().filter(of_session).collect();
@@ -210,8 +210,8 @@ impl Fleet {
     }
 
     /// Lets time pass, in which the dead are found out.
-    fn pass(&mut self, seconds: u64) {
-        self.world.pass(seconds);
+    fn advance(&mut self, seconds: u64) {
+        self.world.advance(seconds);
         let full = self.world.disk_is_full;
         for known in &mut self.known {
             known.lease_left = known.lease_left.saturating_sub(seconds);
@@ -220,24 +220,23 @@ impl Fleet {
         let mut gone = gone.into_iter();
         self.known.retain(|_| full || gone.next() != Some(true));
         for at in 0..self.known.len() {
-            let finding = self.finding(&self.known[at].info);
+            let result = self.probe_result(&self.known[at].info);
             let known = &mut self.known[at];
-            let is_looked_at = known.hold == 1
-                && (known.owner.process.is_none() || known_dead(&self.world, known));
-            if !full && is_looked_at && matches!(finding, ProbeResult::Alive | ProbeResult::Silent)
-            {
+            let is_probed = known.hold == 1
+                && (known.owner.process.is_none() || owner_exited(&self.world, known));
+            if !full && is_probed && matches!(result, ProbeResult::Alive | ProbeResult::Silent) {
                 known.found_alive = true;
             }
         }
     }
 
-    fn is_gone(&self, known: &Known) -> bool {
-        let finding = self.finding(&known.info);
+    fn is_gone(&self, known: &ModelTopic) -> bool {
+        let result = self.probe_result(&known.info);
         match known.hold {
-            1 if known.owner.process.is_none() => known.found_alive && finding == ProbeResult::Dead,
+            1 if known.owner.process.is_none() => known.found_alive && result == ProbeResult::Dead,
             1 => {
-                self.is_dead(known.owner.process)
-                    && matches!(finding, ProbeResult::Dead | ProbeResult::Silent)
+                self.has_exited(known.owner.process)
+                    && matches!(result, ProbeResult::Dead | ProbeResult::Silent)
             }
             2 => false,
             _ => known.lease_left == 0,
@@ -259,21 +258,21 @@ impl Fleet {
     }
 }
 
-fn node_number(node: usize) -> u32 {
+fn node_pid(node: usize) -> u32 {
     u32::try_from(node).unwrap()
 }
 
-fn known_dead(world: &World, known: &Known) -> bool {
-    known.owner.process.is_some_and(|process| world.dead.contains(&process))
+fn owner_exited(world: &World, known: &ModelTopic) -> bool {
+    known.owner.process.is_some_and(|process| world.exited.contains(&process))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn the_registry_is_as_simple_as_its_model(steps in vec(steps(), 1..40)) {
-        let mut fleet = Fleet::new();
-        for step in steps {
-            fleet.take(step);
+    fn the_registry_is_as_simple_as_its_model(operations in vec(operations(), 1..40)) {
+        let mut simulation = Simulation::new();
+        for operation in operations {
+            simulation.apply(operation);
         }
     }
 }

@@ -39,18 +39,18 @@ fn at(revision: u64) -> Option<Since> {
 }
 
 fn register(world: &mut World, name: &str, node: &str) {
-    let reply = world.ask(local(1, 10), DiscoveryRequest::register(info(name, node)));
+    let reply = world.call(local(1, 10), DiscoveryRequest::register(info(name, node)));
     assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
 }
 
 fn unregister(world: &mut World, name: &str) {
-    let reply = world.ask(local(1, 10), DiscoveryRequest::unregister(name));
+    let reply = world.call(local(1, 10), DiscoveryRequest::unregister(name));
     assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
 }
 
 /// The extension of a watch's reply that came.
-fn told(world: &mut World, asked: usize) -> ResponseExt {
-    let reply = world.replies.remove(&asked).unwrap();
+fn watch_reply(world: &mut World, number: usize) -> ResponseExt {
+    let reply = world.replies.remove(&number).unwrap();
     assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
     reply.ext.unwrap()
 }
@@ -71,43 +71,43 @@ fn event(kind: &str, name: &str, revision: u64) -> (String, String, u64) {
 #[test]
 fn a_wait_is_answered_when_the_topic_is_there_and_by_nothing_else() {
     let mut world = World::new();
-    let asked = world.send(REMOTE, wait("/x", MINUTE_MS));
+    let number = world.send(REMOTE, wait("/x", MINUTE_MS));
     register(&mut world, "/y", "node");
     assert!(world.replies.is_empty());
     register(&mut world, "/x", "node");
-    let reply = world.replies.remove(&asked).unwrap();
+    let reply = world.replies.remove(&number).unwrap();
     assert_eq!(reply.topic_info, Some(info("/x", "node")));
     let looked_up = DiscoveryRequest::lookup("/x").with_ext(RequestExt::default());
-    assert_eq!(reply, world.ask(REMOTE, looked_up), "as a LOOKUP with an extension");
-    assert_eq!(world.ask(REMOTE, wait("/x", MINUTE_MS)), reply, "what is there is told at once");
+    assert_eq!(reply, world.call(REMOTE, looked_up), "as a LOOKUP with an extension");
+    assert_eq!(world.call(REMOTE, wait("/x", MINUTE_MS)), reply, "what is there is told at once");
 }
 
 #[test]
 fn a_wait_in_vain_is_answered_as_a_lookup_when_its_time_is_over() {
     let mut world = World::new();
-    let asked = world.send(REMOTE, wait("/x", 5000));
+    let number = world.send(REMOTE, wait("/x", 5000));
     let end = world.now.instant + Duration::from_secs(5);
     assert_eq!(world.registry.next_answer(), Some(end));
-    world.pass(4);
+    world.advance(4);
     assert!(world.replies.is_empty());
-    world.pass(1);
+    world.advance(1);
     let not_found = DiscoveryRequest::lookup("/x").with_ext(RequestExt::default());
-    let not_found = world.ask(REMOTE, not_found);
-    assert_eq!(world.replies.remove(&asked).unwrap(), not_found);
+    let not_found = world.call(REMOTE, not_found);
+    assert_eq!(world.replies.remove(&number).unwrap(), not_found);
     assert_eq!(not_found.status, DiscoveryStatus::NotFound);
-    assert_eq!(world.ask(REMOTE, wait("/x", 0)), not_found, "no time to wait");
+    assert_eq!(world.call(REMOTE, wait("/x", 0)), not_found, "no time to wait");
 }
 
 #[test]
 fn nobody_waits_for_longer_than_a_minute() {
     let mut world = World::new();
     let unbounded = DiscoveryRequest { ext: None, ..wait("/x", 0) };
-    let asked = [world.send(REMOTE, wait("/x", u64::MAX)), world.send(REMOTE, unbounded)];
-    world.pass(59);
+    let numbers = [world.send(REMOTE, wait("/x", u64::MAX)), world.send(REMOTE, unbounded)];
+    world.advance(59);
     assert!(world.replies.is_empty());
-    world.pass(1);
-    for asked in asked {
-        let reply = world.replies.remove(&asked).unwrap();
+    world.advance(1);
+    for number in numbers {
+        let reply = world.replies.remove(&number).unwrap();
         assert_eq!((reply.status, reply.ext.is_some()), (DiscoveryStatus::NotFound, true));
     }
 }
@@ -124,7 +124,7 @@ fn what_cannot_be_waited_for_or_watched_is_an_error_that_tells_why() {
         (watch(Some(&"x".repeat(1025)), None, 1000), "1025 bytes"),
         (watch(Some(&"*".repeat(257)), None, 1000), "257 bytes"),
     ] {
-        let reply = world.ask(REMOTE, request);
+        let reply = world.call(REMOTE, request);
         assert_eq!(reply.status, DiscoveryStatus::Error);
         assert!(reply.message.contains(why), "{}", reply.message);
         assert!(reply.ext.is_some());
@@ -140,15 +140,15 @@ fn a_filter_that_takes_long_for_so_many_names_is_refused() {
             TopicInfo { address: "ipc:///tmp/x".into(), ..info(&name, "node") }
         };
         let requests = (0..100).map(|number| (REMOTE, DiscoveryRequest::register(long(number))));
-        for reply in world.ask_at_once(requests.collect()) {
+        for reply in world.call_batch(requests.collect()) {
             assert_eq!(reply.status, DiscoveryStatus::Ok);
         }
     }
     let hard = format!("/*{}", "a".repeat(254));
-    let refused = world.ask(REMOTE, watch(Some(&hard), None, 0));
+    let refused = world.call(REMOTE, watch(Some(&hard), None, 0));
     assert_eq!(refused.status, DiscoveryStatus::Error);
     assert!(refused.message.contains("too long"), "{}", refused.message);
-    assert_eq!(world.ask(REMOTE, watch(Some("/*/7/*"), None, 0)).topics.len(), 100);
+    assert_eq!(world.call(REMOTE, watch(Some("/*/7/*"), None, 0)).topics.len(), 100);
 }
 
 #[test]
@@ -157,23 +157,23 @@ fn a_watch_begins_with_a_snapshot_and_goes_on_with_events() {
     for name in ["/b", "/a"] {
         register(&mut world, name, "node");
     }
-    let first = world.ask(REMOTE, watch(None, None, MINUTE_MS));
+    let first = world.call(REMOTE, watch(None, None, MINUTE_MS));
     assert_eq!(first.topics, [info("/b", "node"), info("/a", "node")]);
     let ext = first.ext.unwrap();
     assert_eq!((ext.epoch, ext.revision, ext.snapshot), (Some(7), Some(2), Some(true)));
     assert_eq!(ext.events, None);
 
-    let asked = world.send(REMOTE, watch(None, at(2), MINUTE_MS));
+    let number = world.send(REMOTE, watch(None, at(2), MINUTE_MS));
     assert!(world.replies.is_empty());
     unregister(&mut world, "/b");
-    let ext = told(&mut world, asked);
+    let ext = watch_reply(&mut world, number);
     assert_eq!((ext.epoch, ext.revision, ext.snapshot), (Some(7), Some(3), None));
     assert_eq!(happened(&ext), [event("unregistered", "/b", 3)]);
     let gone = &ext.events.unwrap()[0];
     assert_eq!(gone.topic_info, info("/b", "node"), "the last known");
     assert_eq!(gone.reason, Some(RemovalReason::Unregistered));
 
-    let again = world.ask(REMOTE, watch(None, at(0), MINUTE_MS)).ext.unwrap();
+    let again = world.call(REMOTE, watch(None, at(0), MINUTE_MS)).ext.unwrap();
     let all = [event("registered", "/b", 1), event("registered", "/a", 2)];
     let all = all.into_iter().chain([event("unregistered", "/b", 3)]);
     assert_eq!(happened(&again), all.collect::<Vec<_>>(), "what was missed, at once");
@@ -185,22 +185,22 @@ fn a_watch_is_told_only_what_passes_its_filter() {
     for name in ["/camera/left", "/lidar"] {
         register(&mut world, name, "node");
     }
-    let first = world.ask(REMOTE, watch(Some("/camera/*"), None, 0));
+    let first = world.call(REMOTE, watch(Some("/camera/*"), None, 0));
     assert_eq!(first.topics, [info("/camera/left", "node")]);
     let filters = ["/camera/*", "/camera/right", "/lidar", "/*"];
-    let asked = filters.map(|filter| world.send(REMOTE, watch(Some(filter), at(2), MINUTE_MS)));
+    let numbers = filters.map(|filter| world.send(REMOTE, watch(Some(filter), at(2), MINUTE_MS)));
     register(&mut world, "/camera/right", "node");
-    for asked in &asked[..2] {
-        let ext = told(&mut world, *asked);
+    for number in &numbers[..2] {
+        let ext = watch_reply(&mut world, *number);
         assert_eq!(happened(&ext), [event("registered", "/camera/right", 3)]);
     }
     unregister(&mut world, "/lidar");
-    for asked in &asked[2..] {
-        let ext = told(&mut world, *asked);
+    for number in &numbers[2..] {
+        let ext = watch_reply(&mut world, *number);
         assert_eq!(happened(&ext), [event("unregistered", "/lidar", 4)]);
         assert_eq!(ext.revision, Some(4));
     }
-    let nothing = world.ask(REMOTE, watch(Some("/nope"), at(0), 0)).ext.unwrap();
+    let nothing = world.call(REMOTE, watch(Some("/nope"), at(0), 0)).ext.unwrap();
     assert_eq!((nothing.revision, nothing.events), (Some(4), Some(vec![])), "it has looked at all");
 }
 
@@ -214,13 +214,13 @@ fn a_limit_cuts_events_and_tells_where_to_go_on_but_never_a_snapshot() {
         let ext = RequestExt { since, limit: Some(limit), ..RequestExt::default() };
         DiscoveryRequest::watch(ext)
     };
-    assert_eq!(world.ask(REMOTE, limited(None, 1)).topics.len(), 5);
-    let ext = world.ask(REMOTE, limited(at(0), 2)).ext.unwrap();
+    assert_eq!(world.call(REMOTE, limited(None, 1)).topics.len(), 5);
+    let ext = world.call(REMOTE, limited(at(0), 2)).ext.unwrap();
     assert_eq!(happened(&ext), [event("registered", "/0", 1), event("registered", "/1", 2)]);
     assert_eq!(ext.revision, Some(2));
-    let ext = world.ask(REMOTE, limited(at(3), 2)).ext.unwrap();
+    let ext = world.call(REMOTE, limited(at(3), 2)).ext.unwrap();
     assert_eq!((happened(&ext).len(), ext.revision), (2, Some(5)), "nothing was cut");
-    let ext = world.ask(REMOTE, limited(at(0), 0)).ext.unwrap();
+    let ext = world.call(REMOTE, limited(at(0), 0)).ext.unwrap();
     assert_eq!((happened(&ext).len(), ext.revision), (1, Some(1)), "at least one");
 }
 
@@ -232,12 +232,12 @@ fn whoever_is_far_behind_is_told_a_part_at_a_time() {
         let requests = (registered..registered + 500).map(|number| {
             (REMOTE, DiscoveryRequest::register(info(&format!("/{number}"), "node")))
         });
-        world.ask_at_once(requests.collect());
+        world.call_batch(requests.collect());
         registered += 500;
     }
     let (mut seen, mut replies) = (0, Vec::new());
     while seen < 2500 {
-        let ext = world.ask(REMOTE, watch(None, at(seen), 0)).ext.unwrap();
+        let ext = world.call(REMOTE, watch(None, at(seen), 0)).ext.unwrap();
         replies.push(happened(&ext).len());
         seen = ext.revision.unwrap();
     }
@@ -255,7 +255,7 @@ fn a_since_that_means_nothing_here_gets_a_snapshot() {
     }
     let is_snapshot = |world: &mut World, epoch, revision| {
         let since = Some(Since { epoch, revision });
-        let ext = world.ask(REMOTE, watch(None, since, 0)).ext.unwrap();
+        let ext = world.call(REMOTE, watch(None, since, 0)).ext.unwrap();
         assert_eq!((ext.epoch, ext.revision), (Some(7), Some(4)));
         assert_ne!(ext.snapshot.is_some(), ext.events.is_some());
         ext.snapshot == Some(true)
@@ -272,14 +272,14 @@ fn a_lost_history_is_told_at_once_to_who_watches() {
     let mut world = World::new();
     register(&mut world, "/x", "node");
     let filters = [None, Some("/x"), Some("/y*")];
-    let asked = filters.map(|filter| world.send(REMOTE, watch(filter, at(1), MINUTE_MS)));
+    let numbers = filters.map(|filter| world.send(REMOTE, watch(filter, at(1), MINUTE_MS)));
     let waiting = world.send(REMOTE, wait("/y", MINUTE_MS));
-    world.lose_state(8);
-    for ((asked, filter), topics) in asked.into_iter().zip(filters).zip([1, 1, 0]) {
+    world.reset_history(8);
+    for ((number, filter), topics) in numbers.into_iter().zip(filters).zip([1, 1, 0]) {
         // What it hears of the old history is its end; to go on there gives a snapshot.
-        let ext = told(&mut world, asked);
+        let ext = watch_reply(&mut world, number);
         assert_eq!((ext.epoch, ext.revision, ext.events), (Some(7), Some(1), Some(vec![])));
-        let reply = world.ask(REMOTE, watch(filter, at(1), MINUTE_MS));
+        let reply = world.call(REMOTE, watch(filter, at(1), MINUTE_MS));
         let ext = reply.ext.unwrap();
         assert_eq!((ext.epoch, ext.snapshot, reply.topics.len()), (Some(8), Some(true), topics));
     }
@@ -295,14 +295,14 @@ fn a_reply_has_no_more_bytes_than_it_needs_and_goes_on_in_the_next() {
         address: "x".repeat(1000),
         ..info(&format!("/{number}"), "node")
     };
-    let asked = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
+    let number = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
     let requests = (0..400).map(|number| (REMOTE, DiscoveryRequest::register(long(number))));
-    world.ask_at_once(requests.collect());
-    let ext = told(&mut world, asked);
+    world.call_batch(requests.collect());
+    let ext = watch_reply(&mut world, number);
     let events = happened(&ext).len();
     assert!((230..270).contains(&events), "{events} events of 1 kB");
     assert_eq!(ext.revision, Some(events as u64));
-    let ext = world.ask(REMOTE, watch(None, at(events as u64), 0)).ext.unwrap();
+    let ext = world.call(REMOTE, watch(None, at(events as u64), 0)).ext.unwrap();
     assert_eq!(happened(&ext)[0], event("registered", &format!("/{events}"), events as u64 + 1));
 }
 
@@ -320,8 +320,8 @@ fn waking_many_has_a_bound_and_nobody_misses_anything() {
         ..info(&format!("/{number}"), "node")
     };
     let requests = (0..200).map(|number| (REMOTE, DiscoveryRequest::register(long(number))));
-    world.send_at_once(requests.collect());
-    let bytes = world.bytes_replied;
+    world.send_batch(requests.collect());
+    let bytes = world.reply_bytes;
     assert!(bytes < 8 * 1024 * 1024, "{bytes} bytes at once");
     let list = world.list();
     for watcher in &mut watchers {
@@ -334,10 +334,10 @@ fn waking_many_has_a_bound_and_nobody_misses_anything() {
 fn the_reason_of_an_eviction_is_told() {
     let mut world = World::new();
     register(&mut world, "/x", "node");
-    let asked = world.send(REMOTE, watch(None, at(1), MINUTE_MS));
+    let number = world.send(REMOTE, watch(None, at(1), MINUTE_MS));
     world.set_endpoint(&info("/x", "node").address, ProbeResult::Dead);
     world.kill(common::process(10));
-    let events = told(&mut world, asked).events.unwrap();
+    let events = watch_reply(&mut world, number).events.unwrap();
     assert_eq!(events[0].kind, EventKind::Evicted);
     assert_eq!(events[0].reason, Some(RemovalReason::OwnerExited));
 }
@@ -349,7 +349,7 @@ fn what_is_not_stored_wakes_nobody() {
     let waiting = world.send(REMOTE, wait("/x", MINUTE_MS));
     let watching = world.send(REMOTE, watch(None, at(1), MINUTE_MS));
     world.disk_is_full = true;
-    let refused = world.ask_at_once(vec![
+    let refused = world.call_batch(vec![
         (REMOTE, DiscoveryRequest::register(info("/x", "node"))),
         (REMOTE, wait("/x", 0)),
         (REMOTE, watch(None, at(1), 0)),
@@ -365,7 +365,7 @@ fn what_is_not_stored_wakes_nobody() {
     world.disk_is_full = false;
     register(&mut world, "/x", "another");
     assert_eq!(world.replies.remove(&waiting).unwrap().topic_info, Some(info("/x", "another")));
-    assert_eq!(happened(&told(&mut world, watching)), [event("registered", "/x", 2)]);
+    assert_eq!(happened(&watch_reply(&mut world, watching)), [event("registered", "/x", 2)]);
 }
 
 #[test]
@@ -375,7 +375,7 @@ fn who_begins_to_wait_in_a_batch_that_is_taken_back_waits_for_what_is_there() {
     world.disk_is_full = true;
     // The topic seems to be gone when the wait is heard, and is there again after all.
     let by_name = |request| (local(1, 10), request);
-    let replies = world.ask_at_once(vec![
+    let replies = world.call_batch(vec![
         by_name(DiscoveryRequest::unregister("/x")),
         by_name(wait("/x", MINUTE_MS)),
     ]);
@@ -383,20 +383,20 @@ fn who_begins_to_wait_in_a_batch_that_is_taken_back_waits_for_what_is_there() {
     assert_eq!(replies[1].topic_info, Some(info("/x", "node")));
 
     // A watch must be told of the change that takes the number of the one that was taken back.
-    let asked = world.send_at_once(vec![
+    let numbers = world.send_batch(vec![
         by_name(DiscoveryRequest::register(info("/other", "node"))),
         by_name(watch(Some("/x*"), at(1), MINUTE_MS)),
     ]);
     world.disk_is_full = false;
     world.replies.clear();
     unregister(&mut world, "/x");
-    assert_eq!(happened(&told(&mut world, asked[1])), [event("unregistered", "/x", 2)]);
+    assert_eq!(happened(&watch_reply(&mut world, numbers[1])), [event("unregistered", "/x", 2)]);
 }
 
 #[test]
 fn a_req_socket_that_asks_again_has_given_up_what_it_waited_for() {
     let mut world = World::new();
-    let ask = |connection, is_req, request| {
+    let request_on = |connection, is_req, request| {
         let from = reply_to(connection);
         Input::Request(PeerRequest {
             reply_to: from,
@@ -407,9 +407,9 @@ fn a_req_socket_that_asks_again_has_given_up_what_it_waited_for() {
     };
     for is_req in [true, false] {
         let connection = 100 + usize::from(is_req);
-        world.deliver(vec![ask(connection, is_req, wait("/x", MINUTE_MS))]);
+        world.deliver(vec![request_on(connection, is_req, wait("/x", MINUTE_MS))]);
         assert!(!world.replies.contains_key(&connection), "it is parked");
-        world.deliver(vec![ask(connection, is_req, DiscoveryRequest::ping())]);
+        world.deliver(vec![request_on(connection, is_req, DiscoveryRequest::ping())]);
         assert_eq!(world.replies.remove(&connection).unwrap().message, "pong");
         assert_eq!(world.cancelled.pop(), is_req.then_some(connection));
     }
@@ -420,16 +420,16 @@ fn a_req_socket_that_asks_again_has_given_up_what_it_waited_for() {
 #[test]
 fn who_has_hung_up_is_not_answered() {
     let mut world = World::new();
-    let asked = world.send(REMOTE, wait("/x", MINUTE_MS));
+    let number = world.send(REMOTE, wait("/x", MINUTE_MS));
     let watching = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
     assert!(world.replies.is_empty(), "both are parked");
     world.deliver(vec![
-        Input::Disconnected(ConnectionId(asked)),
+        Input::Disconnected(ConnectionId(number)),
         Input::Disconnected(ConnectionId(99)),
     ]);
-    assert_eq!(world.cancelled, [asked]);
+    assert_eq!(world.cancelled, [number]);
     register(&mut world, "/x", "node");
-    told(&mut world, watching);
+    watch_reply(&mut world, watching);
     assert!(world.replies.is_empty());
     assert_eq!(world.registry.next_answer(), None);
 }
@@ -441,7 +441,7 @@ fn at_the_end_everybody_is_answered() {
     let watching = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
     world.deliver(vec![Input::ShuttingDown]);
     assert_eq!(world.replies.remove(&waiting).unwrap().status, DiscoveryStatus::NotFound);
-    assert_eq!(told(&mut world, watching).events, Some(vec![]));
+    assert_eq!(watch_reply(&mut world, watching).events, Some(vec![]));
 }
 
 #[test]
@@ -452,7 +452,7 @@ fn stats_count() {
     unregister(&mut world, "/y");
     world.send(REMOTE, wait("/z", MINUTE_MS));
     world.send(REMOTE, watch(None, at(3), MINUTE_MS));
-    let reply = world.ask(REMOTE, DiscoveryRequest::stats());
+    let reply = world.call(REMOTE, DiscoveryRequest::stats());
     assert_eq!(reply.status, DiscoveryStatus::Ok);
     let ext = reply.ext.unwrap();
     assert_eq!((ext.topics, ext.revision, ext.uptime_ms), (Some(1), Some(3), Some(0)));
@@ -471,7 +471,7 @@ fn stats_count() {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum WatchOperation {
     Register {
         topic: usize,
         fingerprint: u64,
@@ -489,77 +489,77 @@ enum Step {
         full: bool,
     },
     /// A watcher is away for a while, or its reply is lost.
-    Look {
+    CatchUp {
         watcher: usize,
     },
-    Lose {
+    LoseReply {
         watcher: usize,
     },
     Restart,
-    NewEpoch,
-    Pass,
+    ResetHistory,
+    Advance,
 }
 
 const NAMES: [&str; 4] = ["/a", "/ab", "/b", "/c"];
 
-fn steps() -> impl Strategy<Value = Step> {
+fn operations() -> impl Strategy<Value = WatchOperation> {
     prop_oneof![
         6 => (0..4_usize, 0..3_u64)
-            .prop_map(|(topic, fingerprint)| Step::Register { topic, fingerprint }),
-        4 => (0..4_usize).prop_map(|topic| Step::Unregister { topic }),
-        2 => (0..4_usize).prop_map(|topic| Step::Evict { topic }),
-        2 => (0..4_usize).prop_map(|first| Step::Several { first }),
-        1 => any::<bool>().prop_map(|full| Step::Disk { full }),
-        4 => (0..4_usize).prop_map(|watcher| Step::Look { watcher }),
-        2 => (0..4_usize).prop_map(|watcher| Step::Lose { watcher }),
-        1 => Just(Step::Restart),
-        1 => Just(Step::NewEpoch),
-        1 => Just(Step::Pass),
+            .prop_map(|(topic, fingerprint)| WatchOperation::Register { topic, fingerprint }),
+        4 => (0..4_usize).prop_map(|topic| WatchOperation::Unregister { topic }),
+        2 => (0..4_usize).prop_map(|topic| WatchOperation::Evict { topic }),
+        2 => (0..4_usize).prop_map(|first| WatchOperation::Several { first }),
+        1 => any::<bool>().prop_map(|full| WatchOperation::Disk { full }),
+        4 => (0..4_usize).prop_map(|watcher| WatchOperation::CatchUp { watcher }),
+        2 => (0..4_usize).prop_map(|watcher| WatchOperation::LoseReply { watcher }),
+        1 => Just(WatchOperation::Restart),
+        1 => Just(WatchOperation::ResetHistory),
+        1 => Just(WatchOperation::Advance),
     ]
 }
 
-fn play(world: &mut World, watchers: &mut [Watcher], step: Step, epoch: u64) {
+fn apply(world: &mut World, watchers: &mut [Watcher], operation: WatchOperation, epoch: u64) {
     // Every topic has a process of its own, so that it can be evicted alone.
     let owner = |topic: usize, world: &World| {
         let mut pid = 10 + u32::try_from(topic).unwrap();
-        while world.dead.contains(&common::process(pid)) {
+        while world.exited.contains(&common::process(pid)) {
             pid += 10;
         }
         local(0, pid)
     };
-    match step {
-        Step::Register { topic, fingerprint } => {
+    match operation {
+        WatchOperation::Register { topic, fingerprint } => {
             let info = TopicInfo { fingerprint, ..info(NAMES[topic], "node") };
-            world.ask(owner(topic, world), DiscoveryRequest::register(info));
+            world.call(owner(topic, world), DiscoveryRequest::register(info));
         }
-        Step::Unregister { topic } => {
-            world.ask(owner(topic, world), DiscoveryRequest::unregister(NAMES[topic]));
+        WatchOperation::Unregister { topic } => {
+            world.call(owner(topic, world), DiscoveryRequest::unregister(NAMES[topic]));
         }
-        Step::Evict { topic } => {
+        WatchOperation::Evict { topic } => {
             world.set_endpoint(&info(NAMES[topic], "node").address, ProbeResult::Dead);
             world.kill(owner(topic, world).process.unwrap());
         }
-        Step::Several { first } => {
+        WatchOperation::Several { first } => {
             let requests = [0, 1].map(|next| {
                 let topic = (first + next) % 4;
                 (owner(topic, world), DiscoveryRequest::register(info(NAMES[topic], "node")))
             });
             let gone = (owner(first, world), DiscoveryRequest::unregister(NAMES[first]));
-            world.ask_at_once(requests.into_iter().chain([gone]).collect());
+            world.call_batch(requests.into_iter().chain([gone]).collect());
         }
-        Step::Disk { full } => world.disk_is_full = full,
-        Step::Look { watcher } => watchers[watcher].catch_up(world),
-        Step::Lose { watcher } => {
+        WatchOperation::Disk { full } => world.disk_is_full = full,
+        WatchOperation::CatchUp { watcher } => watchers[watcher].catch_up(world),
+        WatchOperation::LoseReply { watcher } => {
             watchers[watcher].lose_reply(world);
         }
-        Step::Restart => {
+        WatchOperation::Restart => {
             world.restart();
             for watcher in watchers {
                 watcher.lose_reply(world);
             }
         }
-        Step::NewEpoch => world.lose_state(epoch),
-        Step::Pass => world.pass(2),
+        WatchOperation::ResetHistory => world.reset_history(epoch),
+        WatchOperation::Advance => world.advance(2),
     }
 }
 
@@ -567,15 +567,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn a_snapshot_and_events_are_what_list_shows_and_nothing_comes_twice(
-        steps in vec(steps(), 1..60),
+        operations in vec(operations(), 1..60),
         history in prop_oneof![Just(0_usize), 1..6_usize, Just(1000)],
     ) {
         let start = Snapshot { epoch: 7, ..Snapshot::default() };
         let mut world = World::with(Settings { history, ..settings() }, start);
         let mut watchers = [(None, None), (None, Some(1)), (Some("/a*"), Some(2)), (Some("/b"), None)]
             .map(|(filter, limit)| Watcher::new(filter, limit));
-        for (epoch, step) in (8..).zip(steps) {
-            play(&mut world, &mut watchers, step, epoch);
+        for (epoch, operation) in (8..).zip(operations) {
+            apply(&mut world, &mut watchers, operation, epoch);
             // The first watcher is told everything as it happens.
             watchers[0].catch_up(&mut world);
             let list = world.list();

@@ -65,12 +65,12 @@ pub(crate) struct World {
     pub(crate) registry: Registry,
     settings: Settings,
     pub(crate) now: Timestamp,
-    pub(crate) dead: BTreeSet<Process>,
+    pub(crate) exited: BTreeSet<Process>,
     /// Processes that cannot be watched.
     pub(crate) unseen: BTreeSet<Process>,
     /// What a look at an endpoint shows; `Alive` where nothing is said.
     pub(crate) endpoints: BTreeMap<String, ProbeResult>,
-    /// Looks that wait for [`World::answer_probes`], when it is held back.
+    /// Looks that wait for [`World::finish_probes`], when it is delayed back.
     pub(crate) delayed_probes: Option<Vec<(TopicName, u64, String)>>,
     pub(crate) stored: BTreeMap<TopicName, Record>,
     pub(crate) events: Vec<(TopicName, Event)>,
@@ -83,8 +83,8 @@ pub(crate) struct World {
     /// The connections of parked requests that get no reply.
     pub(crate) cancelled: Vec<usize>,
     /// The bytes of all replies; one that many got, and that is not copied, counts once.
-    pub(crate) bytes_replied: usize,
-    asked: usize,
+    pub(crate) reply_bytes: usize,
+    last_request: usize,
     revision: u64,
     epoch: u64,
 }
@@ -104,7 +104,7 @@ impl World {
             registry: Registry::restore(settings.clone(), snapshot, now).unwrap(),
             settings,
             now,
-            dead: BTreeSet::new(),
+            exited: BTreeSet::new(),
             unseen: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             delayed_probes: None,
@@ -117,8 +117,8 @@ impl World {
             replies: BTreeMap::new(),
             stopped: false,
             cancelled: Vec::new(),
-            bytes_replied: 0,
-            asked: 0,
+            reply_bytes: 0,
+            last_request: 0,
             revision,
             epoch,
         }
@@ -144,21 +144,21 @@ impl World {
 
     /// Sends a request, and gives its number; the reply may come later.
     pub(crate) fn send(&mut self, peer: PeerIdentity, request: DiscoveryRequest) -> usize {
-        self.asked += 1;
-        self.deliver(vec![self.asked_by(peer, request)]);
-        self.asked
+        self.last_request += 1;
+        self.deliver(vec![self.request_input(peer, request)]);
+        self.last_request
     }
 
     /// The state is lost, and the daemon goes on with a new one.
-    pub(crate) fn lose_state(&mut self, epoch: u64) {
+    pub(crate) fn reset_history(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.events.clear();
         self.registry.reset_history(epoch);
         self.deliver(Vec::new());
     }
 
-    fn asked_by(&self, peer: PeerIdentity, request: DiscoveryRequest) -> Input {
-        let from = reply_to(self.asked);
+    fn request_input(&self, peer: PeerIdentity, request: DiscoveryRequest) -> Input {
+        let from = reply_to(self.last_request);
         Input::Request(PeerRequest {
             reply_to: from,
             peer,
@@ -168,7 +168,7 @@ impl World {
     }
 
     /// Sends a request and gives its reply, which must be there at once.
-    pub(crate) fn ask(
+    pub(crate) fn call(
         &mut self,
         peer: PeerIdentity,
         request: DiscoveryRequest,
@@ -178,33 +178,33 @@ impl World {
     }
 
     /// Sends several requests that arrive in one batch.
-    pub(crate) fn ask_at_once(
+    pub(crate) fn call_batch(
         &mut self,
         requests: Vec<(PeerIdentity, DiscoveryRequest)>,
     ) -> Vec<DiscoveryResponse> {
-        let asked = self.send_at_once(requests);
-        asked.iter().map(|number| self.replies.remove(number).unwrap()).collect()
+        let numbers = self.send_batch(requests);
+        numbers.iter().map(|number| self.replies.remove(number).unwrap()).collect()
     }
 
     /// Sends several requests that arrive in one batch, and gives their numbers.
-    pub(crate) fn send_at_once(
+    pub(crate) fn send_batch(
         &mut self,
         requests: Vec<(PeerIdentity, DiscoveryRequest)>,
     ) -> Vec<usize> {
-        let first = self.asked + 1;
+        let first = self.last_request + 1;
         let inputs = requests
             .into_iter()
             .map(|(peer, request)| {
-                self.asked += 1;
-                self.asked_by(peer, request)
+                self.last_request += 1;
+                self.request_input(peer, request)
             })
             .collect();
         self.deliver(inputs);
-        (first..=self.asked).collect()
+        (first..=self.last_request).collect()
     }
 
     pub(crate) fn list(&mut self) -> Vec<TopicInfo> {
-        self.ask(REMOTE, DiscoveryRequest::list()).topics
+        self.call(REMOTE, DiscoveryRequest::list()).topics
     }
 
     pub(crate) fn names(&mut self) -> Vec<String> {
@@ -213,7 +213,7 @@ impl World {
 
     /// A process ends; the daemon is told if it watches it.
     pub(crate) fn kill(&mut self, process: Process) {
-        self.dead.insert(process);
+        self.exited.insert(process);
         if self.watched.remove(&process) {
             self.deliver(vec![Input::ProcessExited(process)]);
         }
@@ -221,15 +221,15 @@ impl World {
 
     /// A process ends, and the daemon has not heard of it yet.
     pub(crate) fn kill_unnoticed(&mut self, process: Process) {
-        self.dead.insert(process);
+        self.exited.insert(process);
     }
 
-    pub(crate) fn set_endpoint(&mut self, address: &str, finding: ProbeResult) {
-        self.endpoints.insert(address.to_owned(), finding);
+    pub(crate) fn set_endpoint(&mut self, address: &str, result: ProbeResult) {
+        self.endpoints.insert(address.to_owned(), result);
     }
 
     /// Lets time pass, in steps of a second.
-    pub(crate) fn pass(&mut self, seconds: u64) {
+    pub(crate) fn advance(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now.instant += Duration::from_secs(1);
             self.now.unix_ms += 1000;
@@ -237,17 +237,17 @@ impl World {
         }
     }
 
-    /// Answers the looks that were held back.
-    pub(crate) fn answer_probes(&mut self) {
-        let held = self.delayed_probes.take().unwrap_or_default();
-        let findings = held
+    /// Answers the looks that were delayed back.
+    pub(crate) fn finish_probes(&mut self) {
+        let delayed = self.delayed_probes.take().unwrap_or_default();
+        let results = delayed
             .into_iter()
-            .map(|(name, revision, address)| self.find(name, revision, &address))
+            .map(|(name, revision, address)| self.probe_input(name, revision, &address))
             .collect();
-        self.deliver(findings);
+        self.deliver(results);
     }
 
-    fn find(&self, name: TopicName, revision: u64, address: &str) -> Input {
+    fn probe_input(&self, name: TopicName, revision: u64, address: &str) -> Input {
         let result = self.endpoints.get(address).copied().unwrap_or(ProbeResult::Alive);
         Input::EndpointProbed { name, revision, result }
     }
@@ -298,7 +298,7 @@ impl World {
         for reply in effects.replies {
             let body = reply.body.into_bytes(|| vec![("connections", CONNECTIONS)]);
             if body.len() < 4096 || shared.insert(body.as_ptr()) {
-                self.bytes_replied += body.len();
+                self.reply_bytes += body.len();
             }
             let response = DiscoveryResponse::from_bytes(&body).unwrap();
             assert_eq!(response.status, reply.status);
@@ -309,7 +309,7 @@ impl World {
             assert!(self.watched.remove(&process), "what is unwatched was watched");
         }
         for process in effects.watch {
-            if self.dead.contains(&process) {
+            if self.exited.contains(&process) {
                 next.push(Input::ProcessExited(process));
             } else if self.unseen.contains(&process) {
                 next.push(Input::ProcessUnseen(process));
@@ -318,7 +318,7 @@ impl World {
             }
         }
         for process in effects.check {
-            if self.dead.contains(&process) {
+            if self.exited.contains(&process) {
                 self.watched.remove(&process);
                 next.push(Input::ProcessExited(process));
             }
@@ -327,8 +327,8 @@ impl World {
         for probe in effects.probe {
             let (name, revision) = (probe.name, probe.revision);
             match &mut self.delayed_probes {
-                Some(held) => held.push((name, revision, probe.address)),
-                None => next.push(self.find(name, revision, &probe.address)),
+                Some(delayed) => delayed.push((name, revision, probe.address)),
+                None => next.push(self.probe_input(name, revision, &probe.address)),
             }
         }
         next

@@ -32,21 +32,21 @@ impl Watcher {
     /// Takes what there is to be heard, until it has to wait.
     pub(crate) fn catch_up(&mut self, world: &mut World) {
         loop {
-            let Some(asked) = self.parked_request else {
-                self.ask(world);
+            let Some(number) = self.parked_request else {
+                self.send_watch(world);
                 continue;
             };
-            let Some(reply) = world.replies.remove(&asked) else { return };
+            let Some(reply) = world.replies.remove(&number) else { return };
             self.parked_request = None;
-            self.take(reply);
+            self.apply(reply);
         }
     }
 
     /// Its connection is lost, and with it the reply, if there was one already.
     pub(crate) fn lose_reply(&mut self, world: &mut World) {
-        if let Some(asked) = self.parked_request.take() {
-            world.replies.remove(&asked);
-            world.deliver(vec![Input::Disconnected(ConnectionId(asked))]);
+        if let Some(number) = self.parked_request.take() {
+            world.replies.remove(&number);
+            world.deliver(vec![Input::Disconnected(ConnectionId(number))]);
         }
     }
 
@@ -58,7 +58,7 @@ impl Watcher {
         assert_eq!(self.topics, list.iter().filter(passes).cloned().collect::<Vec<_>>());
     }
 
-    fn ask(&mut self, world: &mut World) {
+    fn send_watch(&mut self, world: &mut World) {
         let ext = RequestExt {
             filter: self.filter.as_ref().map(ToString::to_string),
             since: self.since,
@@ -69,7 +69,7 @@ impl Watcher {
         self.parked_request = Some(world.send(REMOTE, DiscoveryRequest::watch(ext)));
     }
 
-    fn take(&mut self, reply: DiscoveryResponse) {
+    fn apply(&mut self, reply: DiscoveryResponse) {
         let ext = reply.ext.unwrap();
         let (epoch, revision) = (ext.epoch.unwrap(), ext.revision.unwrap());
         if ext.snapshot == Some(true) {
