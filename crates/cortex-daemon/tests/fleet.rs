@@ -185,7 +185,7 @@ impl Fleet {
 }
 
 #[test]
-fn half_an_hour_of_a_fleet_of_thousands() {
+fn every_change_in_half_an_hour_of_a_large_fleet_is_seen() {
     let mut fleet = Fleet::new();
     let filters = [None, Some("/3/**"), Some("/*/*/state"), Some("/4/14/image")];
     let mut watchers = filters.map(|filter| Watcher::new(filter, None));

@@ -34,7 +34,7 @@ fn endpoint(world: &mut World, name: &str) -> EndpointState {
 }
 
 #[test]
-fn one_watch_serves_all_topics_of_a_process() {
+fn all_topics_of_a_process_share_one_process_watch() {
     let mut world = World::new();
     for name in ["/a", "/b", "/c"] {
         register(&mut world, local(1, 10), name, "n");
@@ -49,7 +49,7 @@ fn one_watch_serves_all_topics_of_a_process() {
 }
 
 #[test]
-fn a_process_ends_its_endpoint_is_looked_at_and_its_topics_go() {
+fn topics_with_dead_endpoints_are_evicted_when_their_process_ends() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, local(1, 10), "/b", "n");
@@ -66,7 +66,7 @@ fn a_process_ends_its_endpoint_is_looked_at_and_its_topics_go() {
 }
 
 #[test]
-fn a_publisher_that_lives_is_never_looked_at_nor_evicted() {
+fn a_running_publisher_is_never_probed_or_evicted() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
@@ -79,7 +79,7 @@ fn a_publisher_that_lives_is_never_looked_at_nor_evicted() {
 }
 
 #[test]
-fn what_cannot_be_told_never_evicts() {
+fn an_unknown_probe_result_never_evicts_a_topic() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, REMOTE, "/b", "n");
@@ -92,7 +92,7 @@ fn what_cannot_be_told_never_evicts() {
 }
 
 #[test]
-fn an_orphan_whose_endpoint_greets_stays_and_is_looked_at_until_it_does_not() {
+fn an_orphaned_topic_is_probed_and_stays_while_its_endpoint_is_alive() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     world.kill(process(10));
@@ -105,7 +105,7 @@ fn an_orphan_whose_endpoint_greets_stays_and_is_looked_at_until_it_does_not() {
 }
 
 #[test]
-fn an_orphan_that_is_silent_twice_is_held_by_a_forked_child_and_goes() {
+fn an_orphaned_topic_is_evicted_after_two_silent_probes() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
@@ -116,7 +116,7 @@ fn an_orphan_that_is_silent_twice_is_held_by_a_forked_child_and_goes() {
 }
 
 #[test]
-fn a_late_look_does_not_hit_the_new_registration() {
+fn a_late_probe_result_does_not_affect_a_new_registration() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     world.delayed_probes = Some(Vec::new());
@@ -129,7 +129,7 @@ fn a_late_look_does_not_hit_the_new_registration() {
 }
 
 #[test]
-fn a_late_end_does_not_hit_the_new_owner() {
+fn a_late_exit_of_the_old_owner_does_not_affect_the_new_owner() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, local(1, 11), "/a", "n");
@@ -141,7 +141,7 @@ fn a_late_end_does_not_hit_the_new_owner() {
 }
 
 #[test]
-fn results_that_nobody_asked_for_mean_nothing() {
+fn unrequested_results_have_no_effect() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     let name = TopicName::new("/a").unwrap();
@@ -154,7 +154,7 @@ fn results_that_nobody_asked_for_mean_nothing() {
 }
 
 #[test]
-fn a_process_that_died_before_it_could_be_watched_is_gone() {
+fn a_process_that_ended_before_its_watch_counts_as_ended() {
     let mut world = World::new();
     world.kill_unnoticed(process(10));
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
@@ -163,7 +163,7 @@ fn a_process_that_died_before_it_could_be_watched_is_gone() {
 }
 
 #[test]
-fn a_pid_that_comes_back_is_another_process() {
+fn a_reused_pid_is_another_process() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
@@ -175,7 +175,7 @@ fn a_pid_that_comes_back_is_another_process() {
 }
 
 #[test]
-fn an_unseen_owner_s_topic_goes_after_two_failures_if_it_was_once_alive() {
+fn two_failed_probes_evict_an_unseen_owner_s_topic_that_was_once_alive() {
     let mut world = World::new();
     register(&mut world, REMOTE, "/a", "n");
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Alive);
@@ -192,7 +192,7 @@ fn an_unseen_owner_s_topic_goes_after_two_failures_if_it_was_once_alive() {
 }
 
 #[test]
-fn an_unseen_owner_s_topic_that_was_never_found_alive_stays() {
+fn an_unseen_owner_s_topic_that_was_never_alive_stays() {
     let mut world = World::new();
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     register(&mut world, REMOTE, "/a", "n");
@@ -202,7 +202,7 @@ fn an_unseen_owner_s_topic_that_was_never_found_alive_stays() {
 }
 
 #[test]
-fn a_process_that_cannot_be_watched_is_unseen() {
+fn an_owner_that_the_daemon_cannot_watch_is_unseen() {
     let mut world = World::new();
     world.unseen.insert(process(10));
     register(&mut world, local(1, 10), "/a", "n");
@@ -213,7 +213,7 @@ fn a_process_that_cannot_be_watched_is_unseen() {
 }
 
 #[test]
-fn a_silent_endpoint_is_looked_at_ever_more_rarely() {
+fn the_time_between_probes_of_a_silent_endpoint_grows() {
     let mut world = World::new();
     world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
     register(&mut world, REMOTE, "/a", "n");
@@ -230,7 +230,7 @@ fn a_silent_endpoint_is_looked_at_ever_more_rarely() {
 }
 
 #[test]
-fn another_node_gets_the_topic_of_a_process_that_has_just_died() {
+fn another_node_gets_the_topic_of_a_process_that_has_just_ended() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
@@ -242,7 +242,7 @@ fn another_node_gets_the_topic_of_a_process_that_has_just_died() {
 }
 
 #[test]
-fn another_node_is_refused_while_the_owner_lives() {
+fn another_node_is_refused_while_the_owner_runs() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     let reply = world.call(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
@@ -251,7 +251,7 @@ fn another_node_is_refused_while_the_owner_lives() {
 }
 
 #[test]
-fn a_refusal_waits_for_the_look_but_not_longer_than_a_second() {
+fn a_pending_register_waits_at_most_a_second_for_the_probe() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     world.delayed_probes = Some(Vec::new());
@@ -264,7 +264,7 @@ fn a_refusal_waits_for_the_look_but_not_longer_than_a_second() {
 }
 
 #[test]
-fn of_two_who_wait_for_a_dead_owner_s_topic_the_first_gets_it() {
+fn the_first_of_two_pending_registers_gets_a_dead_owner_s_topic() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
@@ -279,7 +279,7 @@ fn of_two_who_wait_for_a_dead_owner_s_topic_the_first_gets_it() {
 }
 
 #[test]
-fn an_orphan_is_looked_at_before_another_node_is_refused() {
+fn an_orphaned_topic_is_probed_before_another_node_is_refused() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     world.kill(process(10));
@@ -289,7 +289,7 @@ fn an_orphan_is_looked_at_before_another_node_is_refused() {
 }
 
 #[test]
-fn a_user_is_refused_another_s_topic_only_if_its_owner_lives() {
+fn another_user_is_refused_only_while_the_owner_runs() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     let reply = world.call(local(2, 11), DiscoveryRequest::register(info("/a", "n")));
@@ -302,7 +302,7 @@ fn a_user_is_refused_another_s_topic_only_if_its_owner_lives() {
 }
 
 #[test]
-fn a_node_that_comes_back_in_a_new_process_keeps_its_place() {
+fn a_restarted_node_keeps_its_topics_and_their_order() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, local(1, 12), "/b", "m");
@@ -315,7 +315,7 @@ fn a_node_that_comes_back_in_a_new_process_keeps_its_place() {
 }
 
 #[test]
-fn a_restart_keeps_the_living_and_evicts_the_dead() {
+fn a_daemon_restart_keeps_running_owners_topics_and_evicts_dead_ones() {
     let mut world = World::new();
     for (pid, name) in [(10, "/a"), (11, "/b"), (12, "/c")] {
         register(&mut world, local(1, pid), name, "n");
@@ -334,7 +334,7 @@ fn a_restart_keeps_the_living_and_evicts_the_dead() {
 }
 
 #[test]
-fn an_unseen_endpoint_s_past_survives_a_restart() {
+fn a_restarted_daemon_remembers_that_an_endpoint_was_alive() {
     let mut world = World::new();
     register(&mut world, REMOTE, "/a", "n");
     assert_eq!(world.events.len(), 1, "to be found alive is no event");
@@ -345,7 +345,7 @@ fn an_unseen_endpoint_s_past_survives_a_restart() {
 }
 
 #[test]
-fn an_eviction_that_cannot_be_stored_is_tried_again() {
+fn an_eviction_that_cannot_be_stored_is_retried() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
@@ -361,7 +361,7 @@ fn an_eviction_that_cannot_be_stored_is_tried_again() {
 }
 
 #[test]
-fn a_process_that_cannot_be_watched_is_asked_for_at_each_look_and_before_a_refusal() {
+fn an_unseen_owner_is_checked_at_each_probe_and_before_a_refusal() {
     let mut world = World::new();
     world.unseen.insert(process(10));
     // Never found alive, so that its endpoint alone could not evict it.
@@ -378,7 +378,7 @@ fn a_process_that_cannot_be_watched_is_asked_for_at_each_look_and_before_a_refus
 }
 
 #[test]
-fn one_who_waits_is_told_when_nothing_can_be_stored() {
+fn a_pending_register_gets_an_error_when_the_eviction_cannot_be_stored() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
@@ -392,7 +392,7 @@ fn one_who_waits_is_told_when_nothing_can_be_stored() {
 }
 
 #[test]
-fn whoever_waits_when_the_daemon_ends_is_answered() {
+fn a_pending_register_is_answered_when_the_daemon_shuts_down() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     world.delayed_probes = Some(Vec::new());
@@ -403,7 +403,7 @@ fn whoever_waits_when_the_daemon_ends_is_answered() {
 }
 
 #[test]
-fn only_so_many_wait_of_one_user() {
+fn each_user_has_a_limited_number_of_pending_registers() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     world.delayed_probes = Some(Vec::new());
@@ -418,7 +418,7 @@ fn only_so_many_wait_of_one_user() {
 }
 
 #[test]
-fn a_look_for_what_was_taken_back_does_not_hit_what_has_its_number_next() {
+fn a_probe_of_a_rolled_back_registration_does_not_affect_the_next_one() {
     let mut world = World::new();
     world.delayed_probes = Some(Vec::new());
     world.disk_is_full = true;

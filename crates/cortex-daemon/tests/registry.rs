@@ -42,7 +42,7 @@ fn response(status: DiscoveryStatus, message: &str) -> DiscoveryResponse {
 }
 
 #[test]
-fn shutdown_is_answered_and_then_ends_the_daemon() {
+fn the_daemon_answers_shutdown_before_it_stops() {
     let mut world = World::new();
     let answer = world.call(local(0, 1), DiscoveryRequest::shutdown());
     assert_eq!(answer, response(DiscoveryStatus::Ok, "Shutting down"));
@@ -50,7 +50,7 @@ fn shutdown_is_answered_and_then_ends_the_daemon() {
 }
 
 #[test]
-fn an_unknown_command_is_named() {
+fn the_error_for_an_unknown_command_names_its_number() {
     let command = RequestedCommand::Unknown(-7);
     let request = DiscoveryRequest { command, ..DiscoveryRequest::ping() };
     let message = "Failed to parse request: -7 is not a known command";
@@ -59,7 +59,7 @@ fn an_unknown_command_is_named() {
 }
 
 #[test]
-fn what_cannot_be_read_is_answered_in_its_turn() {
+fn an_unreadable_request_gets_an_error_reply() {
     for asks_for_ext in [false, true] {
         let mut world = World::new();
         let unreadable = UnreadableRequest { problem: "it is nonsense".into(), asks_for_ext };
@@ -76,7 +76,7 @@ fn what_cannot_be_read_is_answered_in_its_turn() {
 }
 
 #[test]
-fn unregister_takes_the_name_from_either_place() {
+fn unregister_takes_the_name_from_either_field() {
     for topic_name in [None, Some(String::new())] {
         let mut world = World::new();
         reply(&mut world, DiscoveryRequest::register(info("/x", "a")));
@@ -101,7 +101,7 @@ fn unregister_takes_the_name_from_either_place() {
 }
 
 #[test]
-fn a_name_too_long_to_be_registered_is_simply_not_found() {
+fn a_name_too_long_to_be_registered_is_not_found() {
     let name = "n".repeat(5000);
     let expected = response(DiscoveryStatus::NotFound, &format!("Topic {name} not found"));
     let mut world = World::new();
@@ -110,7 +110,7 @@ fn a_name_too_long_to_be_registered_is_simply_not_found() {
 }
 
 #[test]
-fn fields_have_a_limit_and_nothing_is_lost_beyond_it() {
+fn a_register_with_a_field_over_the_limit_changes_nothing() {
     let mut world = World::new();
     reply(&mut world, DiscoveryRequest::register(info("/x", "a")));
     let edits: [(&str, Field); 3] = [
@@ -139,7 +139,7 @@ fn fields_have_a_limit_and_nothing_is_lost_beyond_it() {
 }
 
 #[test]
-fn topics_have_a_limit_that_does_not_hinder_those_that_are_there() {
+fn registered_topics_can_register_again_at_the_topic_limit() {
     let mut world = with_limits(Limits { topics: 2, ..Limits::default() });
     for name in ["/a", "/b"] {
         reply(&mut world, DiscoveryRequest::register(info(name, "n")));
@@ -162,7 +162,7 @@ fn topics_have_a_limit_that_does_not_hinder_those_that_are_there() {
 }
 
 #[test]
-fn a_list_that_nothing_changed_is_not_made_again() {
+fn an_unchanged_list_is_packed_once() {
     let mut world = World::new();
     reply(&mut world, DiscoveryRequest::register(info("/a", "n")));
     let mut cost = || {
@@ -267,7 +267,7 @@ fn requests() -> impl Strategy<Value = DiscoveryRequest> {
 
 proptest! {
     #[test]
-    fn every_sequence_goes_as_the_table_says(sequence in vec(requests(), 0..60)) {
+    fn every_request_sequence_matches_the_model(sequence in vec(requests(), 0..60)) {
         let (mut world, mut topics) = (World::new(), Vec::new());
         for request in sequence {
             let before = topics.clone();

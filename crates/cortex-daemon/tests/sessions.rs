@@ -43,7 +43,7 @@ fn renew(world: &mut World, peer: PeerIdentity, id: &str) -> (Option<bool>, Opti
 }
 
 #[test]
-fn a_session_s_topics_go_when_it_is_not_renewed() {
+fn topics_of_a_session_are_evicted_when_its_lease_expires() {
     let mut world = World::new();
     let reply = world.call(REMOTE, in_session("/a", session("s", Some(3000))));
     assert_eq!((ext(&reply).revision, ext(&reply).lease_ms), (Some(1), Some(3000)));
@@ -75,7 +75,7 @@ fn a_session_outlives_its_process() {
 }
 
 #[test]
-fn a_registration_renews_its_session_whether_it_changes_something_or_not() {
+fn every_registration_renews_its_session_even_without_a_change() {
     let mut world = World::new();
     for _ in 0..5 {
         world.call(local(ME, 10), in_session("/a", session("s", None)));
@@ -95,7 +95,7 @@ fn a_session_belongs_to_its_user() {
 }
 
 #[test]
-fn a_term_has_bounds() {
+fn a_lease_has_bounds() {
     let mut world = World::new();
     for (requested, given) in [
         (None, 10_000),
@@ -110,7 +110,7 @@ fn a_term_has_bounds() {
 }
 
 #[test]
-fn a_gap_in_which_nobody_was_heard_gives_a_full_term() {
+fn a_time_gap_gives_sessions_a_full_lease() {
     let mut world = World::new();
     world.call(REMOTE, in_session("/a", session("s", None)));
     world.now.instant += Duration::from_secs(3600);
@@ -122,7 +122,7 @@ fn a_gap_in_which_nobody_was_heard_gives_a_full_term() {
 }
 
 #[test]
-fn a_restart_gives_sessions_a_full_term() {
+fn a_restart_gives_sessions_a_full_lease() {
     let mut world = World::new();
     world.call(REMOTE, in_session("/a", session("s", None)));
     world.advance(9);
@@ -132,7 +132,7 @@ fn a_restart_gives_sessions_a_full_term() {
 }
 
 #[test]
-fn an_end_of_a_session_that_cannot_be_stored_is_tried_again() {
+fn an_expiry_that_cannot_be_stored_is_retried() {
     let mut world = World::new();
     world.call(REMOTE, in_session("/a", session("s", Some(1000))));
     world.disk_is_full = true;
@@ -144,7 +144,7 @@ fn an_end_of_a_session_that_cannot_be_stored_is_tried_again() {
 }
 
 #[test]
-fn a_static_topic_stays_whatever_dies() {
+fn a_static_topic_stays_after_its_process_and_a_restart() {
     let mut world = World::new();
     world.call(local(ME, 10), with_hold("/a", Hold::Static));
     world.set_endpoint(&info("/a", "n").address, ProbeResult::Dead);
@@ -157,7 +157,7 @@ fn a_static_topic_stays_whatever_dies() {
 }
 
 #[test]
-fn another_hold_is_a_change() {
+fn a_new_hold_is_a_change() {
     let mut world = World::new();
     world.call(local(ME, 10), with_hold("/a", Hold::Static));
     assert!(world.watched.is_empty());
@@ -169,7 +169,7 @@ fn another_hold_is_a_change() {
 }
 
 #[test]
-fn holds_that_make_no_sense_are_refused_and_change_nothing() {
+fn invalid_holds_are_refused_and_change_nothing() {
     let mut world = World::new();
     let both = RequestExt {
         hold: Some(Hold::Static),
@@ -219,7 +219,7 @@ fn only_its_user_root_and_the_daemon_s_user_may_unregister_a_topic() {
 }
 
 #[test]
-fn unknown_peers_topics_are_unknown_peers_to_change() {
+fn only_unknown_peers_may_change_unknown_peers_topics() {
     let mut world = World::new();
     world.call(REMOTE, DiscoveryRequest::register(info("/a", "n")));
     let reply = world.call(local(SOMEBODY, 11), DiscoveryRequest::unregister("/a"));
@@ -234,7 +234,7 @@ fn unknown_peers_topics_are_unknown_peers_to_change() {
 }
 
 #[test]
-fn already_exists_is_said_before_no_access() {
+fn already_exists_comes_before_no_access() {
     let mut world = World::new();
     world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
     let reply = world.call(local(SOMEBODY, 11), DiscoveryRequest::register(info("/a", "other")));
@@ -243,7 +243,7 @@ fn already_exists_is_said_before_no_access() {
 }
 
 #[test]
-fn only_root_and_the_daemon_s_user_may_end_the_daemon() {
+fn only_root_and_the_daemon_s_user_may_shut_down_the_daemon() {
     for (peer, may) in
         [(local(0, 1), true), (local(DAEMON_UID, 1), true), (local(ME, 1), false), (REMOTE, false)]
     {
@@ -263,7 +263,7 @@ fn only_root_and_the_daemon_s_user_may_end_the_daemon() {
 }
 
 #[test]
-fn an_unregister_can_be_guarded() {
+fn an_unregister_can_have_conditions() {
     let mut world = World::new();
     world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
     let guarded = |publisher_node: Option<&str>, revision| {
@@ -285,7 +285,7 @@ fn an_unregister_can_be_guarded() {
 }
 
 #[test]
-fn hello_tells_who_serves() {
+fn a_ping_with_an_extension_describes_the_daemon() {
     let mut world = World::new();
     world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
     world.advance(3);
@@ -304,7 +304,7 @@ fn hello_tells_who_serves() {
 }
 
 #[test]
-fn descriptions_tell_whose_topic_it_is_and_for_how_long() {
+fn entries_contain_the_owner_the_hold_and_the_age() {
     let mut world = World::new();
     world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
     world.advance(2);
@@ -326,7 +326,7 @@ fn descriptions_tell_whose_topic_it_is_and_for_how_long() {
 }
 
 #[test]
-fn a_command_of_the_extensions_is_answered_with_one() {
+fn the_reply_to_an_extension_command_has_an_extension() {
     let mut world = World::new();
     for number in [63, 64, 65, 95, 96] {
         let command = RequestedCommand::Unknown(number);
@@ -338,7 +338,7 @@ fn a_command_of_the_extensions_is_answered_with_one() {
 }
 
 #[test]
-fn a_batch_that_cannot_be_stored_changes_nothing_and_its_questions_are_answered() {
+fn a_batch_that_cannot_be_stored_changes_nothing_and_its_reads_are_answered() {
     let mut world = World::new();
     world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
     world.disk_is_full = true;
@@ -371,7 +371,7 @@ fn a_batch_that_cannot_be_stored_changes_nothing_and_its_questions_are_answered(
 }
 
 #[test]
-fn a_session_has_a_second_more_while_somebody_may_not_have_been_heard() {
+fn a_session_lives_a_second_longer_while_requests_are_not_dispatched() {
     let mut world = World::new();
     world.call(REMOTE, in_session("/a", session("s", Some(500))));
     let mut tick_after = |ms: u64| {
@@ -385,7 +385,7 @@ fn a_session_has_a_second_more_while_somebody_may_not_have_been_heard() {
 }
 
 #[test]
-fn the_longest_lease_of_a_session_s_topics_counts_in_any_order_and_after_a_restart() {
+fn a_session_has_the_longest_lease_of_its_topics_in_any_order_and_after_a_restart() {
     for leases in [[60_000, 500], [500, 60_000]] {
         let mut world = World::new();
         for (name, lease) in ["/a", "/b"].into_iter().zip(leases) {
@@ -400,7 +400,7 @@ fn the_longest_lease_of_a_session_s_topics_counts_in_any_order_and_after_a_resta
 }
 
 #[test]
-fn a_registration_that_cannot_be_stored_does_not_change_its_session_s_term() {
+fn a_registration_that_cannot_be_stored_does_not_change_its_session_s_lease() {
     let mut world = World::new();
     world.call(REMOTE, in_session("/a", session("s", Some(60_000))));
     world.disk_is_full = true;

@@ -269,7 +269,7 @@ fn owner_exited(world: &World, known: &ModelTopic) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn the_registry_is_as_simple_as_its_model(operations in vec(operations(), 1..40)) {
+    fn the_registry_matches_the_model(operations in vec(operations(), 1..40)) {
         let mut simulation = Simulation::new();
         for operation in operations {
             simulation.apply(operation);

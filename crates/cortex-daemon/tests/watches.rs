@@ -69,7 +69,7 @@ fn event(kind: &str, name: &str, revision: u64) -> (String, String, u64) {
 }
 
 #[test]
-fn a_wait_is_answered_when_the_topic_is_there_and_by_nothing_else() {
+fn a_wait_is_answered_when_its_topic_is_registered() {
     let mut world = World::new();
     let number = world.send(REMOTE, wait("/x", MINUTE_MS));
     register(&mut world, "/y", "node");
@@ -83,7 +83,7 @@ fn a_wait_is_answered_when_the_topic_is_there_and_by_nothing_else() {
 }
 
 #[test]
-fn a_wait_in_vain_is_answered_as_a_lookup_when_its_time_is_over() {
+fn an_expired_wait_is_answered_as_a_lookup() {
     let mut world = World::new();
     let number = world.send(REMOTE, wait("/x", 5000));
     let end = world.now.instant + Duration::from_secs(5);
@@ -99,7 +99,7 @@ fn a_wait_in_vain_is_answered_as_a_lookup_when_its_time_is_over() {
 }
 
 #[test]
-fn nobody_waits_for_longer_than_a_minute() {
+fn a_wait_lasts_at_most_a_minute() {
     let mut world = World::new();
     let unbounded = DiscoveryRequest { ext: None, ..wait("/x", 0) };
     let numbers = [world.send(REMOTE, wait("/x", u64::MAX)), world.send(REMOTE, unbounded)];
@@ -113,7 +113,7 @@ fn nobody_waits_for_longer_than_a_minute() {
 }
 
 #[test]
-fn what_cannot_be_waited_for_or_watched_is_an_error_that_tells_why() {
+fn an_invalid_wait_or_watch_gets_an_error_with_the_reason() {
     let mut world = World::new();
     for (request, why) in [
         (DiscoveryRequest { topic_name: None, ..wait("", 1000) }, "Missing topic_name"),
@@ -132,7 +132,7 @@ fn what_cannot_be_waited_for_or_watched_is_an_error_that_tells_why() {
 }
 
 #[test]
-fn a_filter_that_takes_long_for_so_many_names_is_refused() {
+fn a_filter_that_costs_too_much_is_refused() {
     let mut world = World::new();
     for batch in 0..20 {
         let long = |number: usize| {
@@ -180,7 +180,7 @@ fn a_watch_begins_with_a_snapshot_and_goes_on_with_events() {
 }
 
 #[test]
-fn a_watch_is_told_only_what_passes_its_filter() {
+fn a_watch_gets_only_events_that_match_its_filter() {
     let mut world = World::new();
     for name in ["/camera/left", "/lidar"] {
         register(&mut world, name, "node");
@@ -205,7 +205,7 @@ fn a_watch_is_told_only_what_passes_its_filter() {
 }
 
 #[test]
-fn a_limit_cuts_events_and_tells_where_to_go_on_but_never_a_snapshot() {
+fn a_limit_cuts_events_but_never_a_snapshot() {
     let mut world = World::new();
     for number in 0..5 {
         register(&mut world, &format!("/{number}"), "node");
@@ -225,7 +225,7 @@ fn a_limit_cuts_events_and_tells_where_to_go_on_but_never_a_snapshot() {
 }
 
 #[test]
-fn whoever_is_far_behind_is_told_a_part_at_a_time() {
+fn a_watch_that_is_far_behind_gets_its_events_in_parts() {
     let mut world = World::new();
     let mut registered = 0;
     while registered < 2500 {
@@ -245,7 +245,7 @@ fn whoever_is_far_behind_is_told_a_part_at_a_time() {
 }
 
 #[test]
-fn a_since_that_means_nothing_here_gets_a_snapshot() {
+fn an_unknown_since_gets_a_snapshot() {
     let mut world = World::with(
         Settings { history: 2, ..settings() },
         Snapshot { epoch: 7, ..Snapshot::default() },
@@ -268,7 +268,7 @@ fn a_since_that_means_nothing_here_gets_a_snapshot() {
 }
 
 #[test]
-fn a_lost_history_is_told_at_once_to_who_watches() {
+fn a_reset_history_wakes_every_watch() {
     let mut world = World::new();
     register(&mut world, "/x", "node");
     let filters = [None, Some("/x"), Some("/y*")];
@@ -289,7 +289,7 @@ fn a_lost_history_is_told_at_once_to_who_watches() {
 }
 
 #[test]
-fn a_reply_has_no_more_bytes_than_it_needs_and_goes_on_in_the_next() {
+fn a_large_reply_is_cut_and_the_next_one_continues() {
     let mut world = World::new();
     let long = |number: usize| TopicInfo {
         address: "x".repeat(1000),
@@ -307,7 +307,7 @@ fn a_reply_has_no_more_bytes_than_it_needs_and_goes_on_in_the_next() {
 }
 
 #[test]
-fn waking_many_has_a_bound_and_nobody_misses_anything() {
+fn waking_many_watches_has_a_bound_and_no_watch_misses_an_event() {
     const WATCHES: usize = 3000;
     let mut world = World::new();
     let mut watchers: Vec<_> =
@@ -331,7 +331,7 @@ fn waking_many_has_a_bound_and_nobody_misses_anything() {
 }
 
 #[test]
-fn the_reason_of_an_eviction_is_told() {
+fn an_eviction_event_has_a_reason() {
     let mut world = World::new();
     register(&mut world, "/x", "node");
     let number = world.send(REMOTE, watch(None, at(1), MINUTE_MS));
@@ -343,7 +343,7 @@ fn the_reason_of_an_eviction_is_told() {
 }
 
 #[test]
-fn what_is_not_stored_wakes_nobody() {
+fn a_change_that_is_not_stored_wakes_no_waiter() {
     let mut world = World::new();
     register(&mut world, "/there", "node");
     let waiting = world.send(REMOTE, wait("/x", MINUTE_MS));
@@ -369,7 +369,7 @@ fn what_is_not_stored_wakes_nobody() {
 }
 
 #[test]
-fn who_begins_to_wait_in_a_batch_that_is_taken_back_waits_for_what_is_there() {
+fn a_request_parked_in_a_rolled_back_batch_waits_for_the_restored_state() {
     let mut world = World::new();
     register(&mut world, "/x", "node");
     world.disk_is_full = true;
@@ -394,7 +394,7 @@ fn who_begins_to_wait_in_a_batch_that_is_taken_back_waits_for_what_is_there() {
 }
 
 #[test]
-fn a_req_socket_that_asks_again_has_given_up_what_it_waited_for() {
+fn a_new_request_on_a_req_socket_cancels_the_parked_one() {
     let mut world = World::new();
     let request_on = |connection, is_req, request| {
         let from = reply_to(connection);
@@ -418,7 +418,7 @@ fn a_req_socket_that_asks_again_has_given_up_what_it_waited_for() {
 }
 
 #[test]
-fn who_has_hung_up_is_not_answered() {
+fn a_disconnected_peer_gets_no_reply() {
     let mut world = World::new();
     let number = world.send(REMOTE, wait("/x", MINUTE_MS));
     let watching = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
@@ -435,7 +435,7 @@ fn who_has_hung_up_is_not_answered() {
 }
 
 #[test]
-fn at_the_end_everybody_is_answered() {
+fn all_parked_requests_are_answered_at_shutdown() {
     let mut world = World::new();
     let waiting = world.send(REMOTE, wait("/x", MINUTE_MS));
     let watching = world.send(REMOTE, watch(None, at(0), MINUTE_MS));
@@ -445,7 +445,7 @@ fn at_the_end_everybody_is_answered() {
 }
 
 #[test]
-fn stats_count() {
+fn stats_contain_the_counters() {
     let mut world = World::new();
     register(&mut world, "/x", "node");
     register(&mut world, "/y", "node");
@@ -566,7 +566,7 @@ fn apply(world: &mut World, watchers: &mut [Watcher], operation: WatchOperation,
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn a_snapshot_and_events_are_what_list_shows_and_nothing_comes_twice(
+    fn a_snapshot_and_its_events_match_the_list_without_duplicates(
         operations in vec(operations(), 1..60),
         history in prop_oneof![Just(0_usize), 1..6_usize, Just(1000)],
     ) {

@@ -129,7 +129,7 @@ fn a_wrong_socket_type_gets_an_error_with_the_reason() {
 }
 
 #[test]
-fn nothing_but_ready_opens_a_connection() {
+fn only_ready_opens_a_connection() {
     let cases = [
         (message(&[b"", b"body"]), Violation::Handshake("a message came before READY")),
         (
@@ -225,7 +225,7 @@ fn envelopes_have_a_limit() {
 }
 
 #[test]
-fn heartbeats_come_back_with_their_context() {
+fn a_pong_has_the_context_of_its_ping() {
     for context in [&b""[..], b"x", b"sixteen bytes ok"] {
         let ping = frame(COMMAND, &[b"\x04PING\x01\x02", context].concat(), false);
         let expected = frame(COMMAND, &[b"\x04PONG", context].concat(), false);
