@@ -1,4 +1,5 @@
-//! Any bytes are a message or a clear error, and what reads packs to a message that reads alike.
+//! Any bytes decode to a message or an error. A decoded message encodes to bytes that decode to the
+//! same message.
 
 #![no_main]
 

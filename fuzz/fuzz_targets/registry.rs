@@ -1,9 +1,9 @@
-//! The request path of the registry: any bytes from any peers, stored or not, with processes that
-//! end in between. Every request gets one reply that can be read, and what is stored is what LIST
-//! shows.
+//! The request path of the registry: any bytes from any peers, in batches that are stored or rolled
+//! back, while processes end. Every request gets one readable reply, and the store has the topics
+//! of the registry.
 //!
-//! The input is a row of steps: a byte that says who acts and what happens, a byte with the length
-//! of a request, and the request.
+//! The input is a sequence of steps. A step is a control byte (the peer, and what happens next), a
+//! byte with the length of a request, and the request.
 
 #![no_main]
 
@@ -55,7 +55,7 @@ impl World {
                 problem: error.to_string(),
                 asks_for_ext: DiscoveryRequest::asks_for_ext(bytes),
             });
-        // Every other peer is a REQ socket, and asks twice.
+        // Each peer sends two requests, and every other peer is a REQ socket.
         let (connection, is_req) = (ConnectionId(self.asked / 2), self.asked / 2 % 2 == 0);
         let from = ReplyTo { connection, envelope: Envelope::default() };
         self.asked += 1;
@@ -66,7 +66,7 @@ impl World {
         );
     }
 
-    /// Ends a batch, and gives how many requests were answered. `result` is what every look shows.
+    /// Ends a batch: stores it, or rolls it back if the disk is full. All probes have this result.
     fn end_batch(&mut self, disk_is_full: bool, result: ProbeResult) {
         self.registry.handle(Input::Tick { all_dispatched: !disk_is_full }, self.now);
         let effects = if disk_is_full {
@@ -142,7 +142,7 @@ fuzz_target!(|input: &[u8]| {
             world.registry.handle(Input::TimeGap, world.now);
         }
     }
-    // Whatever waits has its answer within a minute, and then all that counts is stored.
+    // Every parked request is answered within a minute. Then the store has all changes.
     for _ in 0..32 {
         world.now.instant += Duration::from_secs(2);
         world.end_batch(false, ProbeResult::Unknown);

@@ -1,5 +1,5 @@
-//! The engine reads the same messages from pieces of any size; the first byte of the input is the
-//! size.
+//! The engine reads the same messages from pieces of any size. The first byte of the input is the
+//! size of the pieces.
 
 #![no_main]
 
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use cortex_daemon::zmtp::{Engine, Incoming, MAX_UNSENT, Violation};
 use libfuzzer_sys::fuzz_target;
 
-/// Plays a peer's bytes and answers its requests; gives what was received and how it ended.
+/// Feeds an engine the pieces and answers the requests. Returns what it received, and the violation
+/// that ended the connection.
 fn play<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Incoming>, Option<Violation>) {
     let mut engine = Engine::new();
     let reply: Arc<[u8]> = Arc::from(&b"reply"[..]);

@@ -1,5 +1,5 @@
-//! Thousands of nodes over half an hour, in virtual time: they come and go, by themselves or by a kill, wait
-//! for each other and renew their sessions, while the daemon is killed now and then.
+//! Half an hour of thousands of nodes, in virtual time. Nodes start, stop and are killed, wait for
+//! each other's topics, and renew their sessions. The daemon is killed several times.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,10 +18,10 @@ use cortex_proto::{
 const NODES: usize = 3000;
 const SECONDS: u64 = 1800;
 const LEASE_MS: u64 = 40_000;
-/// Of so many nodes one speaks over TCP, and holds its topics by a session.
+/// One node of this many uses TCP, and a session holds its topics.
 const REMOTE_EACH: usize = 7;
 
-/// A number that looks random and is the same in every run.
+/// A xorshift generator with a fixed seed, so that every run is the same.
 struct Chance(u64);
 
 impl Chance {
@@ -33,10 +33,10 @@ impl Chance {
     }
 }
 
-/// A node that lives.
+/// A node that runs.
 struct Node {
     peer: PeerIdentity,
-    /// The request by which it waits for its neighbour's topic, until it has found it.
+    /// Its WAIT for its neighbour's topic, until the topic is registered.
     parked_request: Option<usize>,
 }
 
@@ -44,7 +44,7 @@ struct Fleet {
     world: World,
     chance: Chance,
     living: BTreeMap<usize, Node>,
-    /// Those that were killed within the last minute, and may still be known.
+    /// The nodes that have ended since the last check. Their topics may still be registered.
     dying: BTreeSet<usize>,
     births: u32,
     found: usize,
@@ -123,7 +123,7 @@ impl Fleet {
         self.dying.insert(number);
     }
 
-    /// A node that has waited takes its answer, and asks again when it was in vain.
+    /// Takes the replies to the nodes' WAITs. A node whose WAIT has expired sends the next one.
     fn take_wait_replies(&mut self) {
         let answered: Vec<_> = self
             .living
@@ -155,7 +155,7 @@ impl Fleet {
         }
     }
 
-    /// The daemon is killed: whoever waited has lost the connection, and asks again.
+    /// Restarts the daemon. Each node that waited has lost its connection, and sends its WAIT again.
     fn restart(&mut self, watchers: &mut [Watcher]) {
         self.world.restart();
         for watcher in watchers {
@@ -167,8 +167,8 @@ impl Fleet {
         }
     }
 
-    /// All that live are known, and nobody else but who has just died; whoever waits does so for a
-    /// topic that is not there.
+    /// Asserts that the topics of all running nodes are registered, and no other topics but those of
+    /// nodes that have just ended. The topic of each parked WAIT is not registered.
     fn check(&mut self) -> Vec<TopicInfo> {
         let list = self.world.list();
         let known: BTreeSet<_> = list.iter().map(|topic| topic.name.as_str()).collect();
@@ -179,7 +179,7 @@ impl Fleet {
             assert!(!waits || !known.contains(wanted.name.as_str()), "{number} waits in vain");
         }
         let others = list.len() - 2 * self.living.len();
-        assert!(others <= 2 * self.dying.len(), "{others} topics of nobody");
+        assert!(others <= 2 * self.dying.len(), "{others} topics without a node");
         list
     }
 }
@@ -190,7 +190,7 @@ fn every_change_in_half_an_hour_of_a_large_fleet_is_seen() {
     let filters = [None, Some("/3/**"), Some("/*/*/state"), Some("/4/14/image")];
     let mut watchers = filters.map(|filter| Watcher::new(filter, None));
     for second in 0..SECONDS {
-        // The fleet comes up in two minutes; then nodes go and come.
+        // The fleet starts within two minutes. Then nodes stop and start.
         for _ in 0..if second < 120 { NODES / 100 } else { 4 } {
             let number = fleet.chance.below(NODES);
             if !fleet.living.contains_key(&number) {
@@ -221,7 +221,7 @@ fn every_change_in_half_an_hour_of_a_large_fleet_is_seen() {
     let list = fleet.check();
     assert!(list.len() > NODES / 2, "{} topics", list.len());
     assert!(fleet.found > NODES / 2, "{} have found their neighbour", fleet.found);
-    // Over all restarts there was one snapshot, and then every single change.
+    // One snapshot is enough: the watch gets every later change, also over the restarts.
     let [all, ..] = &watchers;
     assert_eq!(all.snapshots, 1);
     assert!(all.seen.is_sorted_by(|one, next| one + 1 == *next), "no gap");

@@ -1,4 +1,4 @@
-//! The rules of owners, probes and restarts, a test each.
+//! Owners, probes and restarts of the daemon: one test for each rule.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -39,7 +39,7 @@ fn all_topics_of_a_process_share_one_process_watch() {
     for name in ["/a", "/b", "/c"] {
         register(&mut world, local(1, 10), name, "n");
     }
-    // The world checks that a process is watched once.
+    // `World` asserts that no process is watched twice.
     assert_eq!(world.watched, [process(10)].into());
     world.call(local(1, 10), DiscoveryRequest::unregister("/a"));
     world.call(local(1, 10), DiscoveryRequest::unregister("/b"));
@@ -74,7 +74,7 @@ fn a_running_publisher_is_never_probed_or_evicted() {
     assert_eq!(
         world.names(),
         ["/a"],
-        "its process lives: what its endpoint does is its own affair"
+        "the daemon does not judge the endpoint of a running process"
     );
 }
 
@@ -110,7 +110,7 @@ fn an_orphaned_topic_is_evicted_after_two_silent_probes() {
     register(&mut world, local(1, 10), "/a", "n");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
     world.kill(process(10));
-    assert_eq!(world.names(), ["/a"], "once may be chance");
+    assert_eq!(world.names(), ["/a"], "one silent probe may be chance");
     world.advance(PROBE_INTERVAL.as_secs());
     assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
 }
@@ -234,7 +234,7 @@ fn another_node_gets_the_topic_of_a_process_that_has_just_ended() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
-    // The poll has not told of its end yet.
+    // The poll has not reported its exit yet.
     world.kill_unnoticed(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "new"), DiscoveryStatus::Ok);
     assert_eq!(world.list(), [info("/a", "new")]);
@@ -337,7 +337,7 @@ fn a_daemon_restart_keeps_running_owners_topics_and_evicts_dead_ones() {
 fn a_restarted_daemon_remembers_that_an_endpoint_was_alive() {
     let mut world = World::new();
     register(&mut world, REMOTE, "/a", "n");
-    assert_eq!(world.events.len(), 1, "to be found alive is no event");
+    assert_eq!(world.events.len(), 1, "a probe that finds it alive is no event");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.restart();
     world.advance(PROBE_INTERVAL.as_secs());
@@ -364,7 +364,7 @@ fn an_eviction_that_cannot_be_stored_is_retried() {
 fn an_unseen_owner_is_checked_at_each_probe_and_before_a_refusal() {
     let mut world = World::new();
     world.unseen.insert(process(10));
-    // Never found alive, so that its endpoint alone could not evict it.
+    // No probe has found the endpoint alive, so a dead endpoint alone evicts no topic.
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.set_endpoint(&address("/b", "n"), ProbeResult::Dead);
     register(&mut world, local(1, 10), "/a", "n");
@@ -373,7 +373,7 @@ fn an_unseen_owner_is_checked_at_each_probe_and_before_a_refusal() {
     world.kill_unnoticed(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::Ok);
     world.advance(60);
-    assert_eq!(world.names(), ["/a"], "the other one went with the next look");
+    assert_eq!(world.names(), ["/a"], "the next probe evicted the other one");
     assert_eq!(world.list(), [info("/a", "m")]);
 }
 
@@ -385,7 +385,7 @@ fn a_pending_register_gets_an_error_when_the_eviction_cannot_be_stored() {
     world.kill_unnoticed(process(10));
     world.disk_is_full = true;
     let reply = world.call(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
-    assert_eq!(reply.status, DiscoveryStatus::Error, "not ALREADY_EXISTS because of the dead");
+    assert_eq!(reply.status, DiscoveryStatus::Error, "not ALREADY_EXISTS: the owner is dead");
     assert_eq!(reply.message, "Topic /a is not registered: the disk is full");
     world.disk_is_full = false;
     assert_eq!(register(&mut world, local(1, 11), "/a", "new"), DiscoveryStatus::Ok);
@@ -414,7 +414,7 @@ fn each_user_has_a_limited_number_of_pending_registers() {
     };
     let waiting = (0..100).filter(|_| try_as(&mut world, 1)).count();
     assert_eq!(waiting, 64);
-    assert!(try_as(&mut world, 2), "another user's may wait");
+    assert!(try_as(&mut world, 2), "another user has its own limit");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The core against a naive model: a `Vec` in the order of first registration.
+//! The registry's legacy requests, and their results compared with a naive model: a `Vec` in the
+//! order of first registration.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -13,14 +14,14 @@ use cortex_proto::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// One of a topic's texts.
+/// One of a topic's text fields.
 type Field = fn(&mut TopicInfo) -> &mut String;
 
 fn reply(world: &mut World, request: DiscoveryRequest) -> DiscoveryResponse {
     world.call(REMOTE, request)
 }
 
-/// Asks, and gives the reply and the change.
+/// Sends a request and returns its reply, and the change that it made.
 fn call(
     world: &mut World,
     request: DiscoveryRequest,
@@ -90,7 +91,7 @@ fn unregister_takes_the_name_from_either_field() {
         assert_eq!(answer, response(DiscoveryStatus::Ok, "Unregistered topic: /x"));
         assert_eq!(change, Some((EventKind::Unregistered, info("/x", "a"))));
     }
-    // `topic_name` counts where both are there.
+    // With both fields, `topic_name` counts.
     let mut world = World::new();
     let request = DiscoveryRequest {
         topic_info: Some(info("/x", "a")),
@@ -183,7 +184,7 @@ fn an_unchanged_list_is_packed_once() {
     assert_eq!(cost(), 0);
 }
 
-/// What a request should lead to, by the protocol's table.
+/// The reply to a request and its change to the topics, according to the protocol's table.
 fn model(topics: &mut Vec<TopicInfo>, request: &DiscoveryRequest) -> DiscoveryResponse {
     use DiscoveryStatus::{AlreadyExists, Error, NotFound, Ok};
     let RequestedCommand::Known(command) = request.command else {
@@ -281,7 +282,8 @@ proptest! {
     }
 }
 
-/// Each change is told, and nothing changes untold: what the same node says again is no change.
+/// The change that leads from one list of topics to the other. A repeated registration without a
+/// difference is no change.
 fn expected_change(
     before: &[TopicInfo],
     after: &[TopicInfo],

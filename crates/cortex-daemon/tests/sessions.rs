@@ -1,4 +1,4 @@
-//! What keeps a topic, who may change it, and what the extensions tell.
+//! What keeps a topic registered, which users may change it, and what the extensions return.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -53,7 +53,7 @@ fn topics_of_a_session_are_evicted_when_its_lease_expires() {
         world.advance(2);
         assert_eq!(renew(&mut world, REMOTE, "s"), (Some(true), Some(3000)));
     }
-    assert_eq!(world.names(), ["/a", "/b"], "the other one had 10 s");
+    assert_eq!(world.names(), ["/a", "/b"], "the other session has expired after 10 s");
     world.advance(3);
     assert_eq!(world.names(), Vec::<String>::new());
     let last = world.changes.last().unwrap();
@@ -82,7 +82,7 @@ fn every_registration_renews_its_session_even_without_a_change() {
         world.advance(9);
     }
     assert_eq!(world.names(), ["/a"]);
-    assert_eq!(world.events.len(), 1, "the same again is no change");
+    assert_eq!(world.events.len(), 1, "a repeated registration is no change");
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn a_session_lives_a_second_longer_while_requests_are_not_dispatched() {
     };
     assert!(!tick_after(600));
     assert!(!tick_after(800), "a RENEW may be on its way");
-    assert!(tick_after(200), "but no peer can keep all sessions alive by talking without end");
+    assert!(tick_after(200), "but no peer can keep all sessions alive by sending without end");
 }
 
 #[test]

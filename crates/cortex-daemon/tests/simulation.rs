@@ -1,5 +1,6 @@
-//! A fleet's life against a naive model: nodes register, unregister, die and come back, endpoints
-//! fall silent, sessions run out, the disk fills up, and the daemon is killed and starts again.
+//! The registry compared with a naive model: nodes register, unregister, end and start again,
+//! endpoints fall silent, sessions expire, the disk fills up, and the daemon is killed and starts
+//! again.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,7 +16,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 const LEASE_S: u64 = 2000;
-/// Twice the longest pause between two looks, and some more.
+/// More than twice the longest pause between two probes of an endpoint, in s.
 const SETTLING_S: u64 = 150;
 
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +41,8 @@ fn operations() -> impl Strategy<Value = FleetOperation> {
     prop_oneof![
         8 => (0..4_usize, 0..3_usize, 0..4_usize)
             .prop_map(|(node, topic, hold)| FleetOperation::Register { node, topic, hold }),
-        3 => (0..4_usize, 0..3_usize).prop_map(|(node, topic)| FleetOperation::Unregister { node, topic }),
+        3 => (0..4_usize, 0..3_usize)
+            .prop_map(|(node, topic)| FleetOperation::Unregister { node, topic }),
         3 => (0..4_usize).prop_map(|node| FleetOperation::Kill { node }),
         4 => (0..3_usize, 0..4_usize, results)
             .prop_map(|(topic, node, result)| FleetOperation::Endpoint { topic, node, result }),
@@ -55,20 +57,20 @@ fn operations() -> impl Strategy<Value = FleetOperation> {
 const TOPICS: [&str; 3] = ["/a", "/b", "/c"];
 const NODES: [&str; 4] = ["n0", "n1", "n2", "remote"];
 
-/// What should be known of a topic.
+/// A topic that should be registered.
 #[derive(Clone, Debug)]
 struct ModelTopic {
     info: TopicInfo,
     owner: PeerIdentity,
     hold: usize,
     found_alive: bool,
-    /// How long its session still has, in s.
+    /// The rest of its session's lease, in s.
     lease_left: u64,
 }
 
 struct Simulation {
     world: World,
-    /// How often each node has been started: a new life is a new process.
+    /// How often each node has been started again. Each start is a new process.
     lives: [u32; 4],
     known: Vec<ModelTopic>,
     endpoints: BTreeMap<String, ProbeResult>,
@@ -79,7 +81,7 @@ impl Simulation {
         Self { world: World::new(), lives: [0; 4], known: Vec::new(), endpoints: BTreeMap::new() }
     }
 
-    /// A node's peer: two users, and one over TCP.
+    /// A node's peer identity: the nodes have two users, and one node uses TCP.
     fn peer(&self, node: usize) -> PeerIdentity {
         match node {
             3 => REMOTE,
@@ -120,7 +122,8 @@ impl Simulation {
                 }
             }
         }
-        // Long enough for two looks at whatever is to be looked at, and for a retry of the store.
+        // Long enough for two probes of every endpoint that the daemon judges, and for a retry of a
+        // change that could not be stored.
         self.advance(SETTLING_S);
         self.check();
     }
@@ -195,7 +198,7 @@ impl Simulation {
         assert_eq!(reply.ext.unwrap().known, Some(is_known));
     }
 
-    /// Gives a node's session a full term; tells whether there is one.
+    /// Gives a node's session a full lease. Returns whether the session exists.
     fn renew_lease(&mut self, node: usize) -> bool {
         let uid = self.peer(node).uid;
         let of_session = |known: &&mut ModelTopic| {
@@ -209,7 +212,7 @@ impl Simulation {
         is_known
     }
 
-    /// Lets time pass, in which the dead are found out.
+    /// Advances the clock, and removes the topics that the daemon should evict in this time.
     fn advance(&mut self, seconds: u64) {
         self.world.advance(seconds);
         let full = self.world.disk_is_full;
@@ -243,7 +246,7 @@ impl Simulation {
         }
     }
 
-    /// The registry, what it stores and the model agree.
+    /// Asserts that the registry, its store and the model have the same topics.
     fn check(&mut self) {
         let expected: Vec<_> = self.known.iter().map(|known| known.info.clone()).collect();
         assert_eq!(self.world.list(), expected);

@@ -1,4 +1,4 @@
-//! WAIT and WATCH: who is told what, and when; and that a watch never has a gap or a double.
+//! WAIT and WATCH: which replies clients get, and when. A watch never has a gap or a duplicate.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -48,14 +48,14 @@ fn unregister(world: &mut World, name: &str) {
     assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
 }
 
-/// The extension of a watch's reply that came.
+/// The extension of the reply to a WATCH, which must have come.
 fn watch_reply(world: &mut World, number: usize) -> ResponseExt {
     let reply = world.replies.remove(&number).unwrap();
     assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
     reply.ext.unwrap()
 }
 
-/// What happened, to what, at which revision.
+/// Each event's kind, topic and revision.
 fn happened(ext: &ResponseExt) -> Vec<(String, String, u64)> {
     let events = ext.events.as_ref().unwrap();
     events
@@ -79,7 +79,11 @@ fn a_wait_is_answered_when_its_topic_is_registered() {
     assert_eq!(reply.topic_info, Some(info("/x", "node")));
     let looked_up = DiscoveryRequest::lookup("/x").with_ext(RequestExt::default());
     assert_eq!(reply, world.call(REMOTE, looked_up), "as a LOOKUP with an extension");
-    assert_eq!(world.call(REMOTE, wait("/x", MINUTE_MS)), reply, "what is there is told at once");
+    assert_eq!(
+        world.call(REMOTE, wait("/x", MINUTE_MS)),
+        reply,
+        "the topic is registered: the reply comes at once"
+    );
 }
 
 #[test]
@@ -170,13 +174,13 @@ fn a_watch_begins_with_a_snapshot_and_goes_on_with_events() {
     assert_eq!((ext.epoch, ext.revision, ext.snapshot), (Some(7), Some(3), None));
     assert_eq!(happened(&ext), [event("unregistered", "/b", 3)]);
     let gone = &ext.events.unwrap()[0];
-    assert_eq!(gone.topic_info, info("/b", "node"), "the last known");
+    assert_eq!(gone.topic_info, info("/b", "node"), "the topic as it was registered last");
     assert_eq!(gone.reason, Some(RemovalReason::Unregistered));
 
     let again = world.call(REMOTE, watch(None, at(0), MINUTE_MS)).ext.unwrap();
     let all = [event("registered", "/b", 1), event("registered", "/a", 2)];
     let all = all.into_iter().chain([event("unregistered", "/b", 3)]);
-    assert_eq!(happened(&again), all.collect::<Vec<_>>(), "what was missed, at once");
+    assert_eq!(happened(&again), all.collect::<Vec<_>>(), "all earlier events come at once");
 }
 
 #[test]
@@ -201,7 +205,11 @@ fn a_watch_gets_only_events_that_match_its_filter() {
         assert_eq!(ext.revision, Some(4));
     }
     let nothing = world.call(REMOTE, watch(Some("/nope"), at(0), 0)).ext.unwrap();
-    assert_eq!((nothing.revision, nothing.events), (Some(4), Some(vec![])), "it has looked at all");
+    assert_eq!(
+        (nothing.revision, nothing.events),
+        (Some(4), Some(vec![])),
+        "the reply covers every event"
+    );
 }
 
 #[test]
@@ -276,7 +284,7 @@ fn a_reset_history_wakes_every_watch() {
     let waiting = world.send(REMOTE, wait("/y", MINUTE_MS));
     world.reset_history(8);
     for ((number, filter), topics) in numbers.into_iter().zip(filters).zip([1, 1, 0]) {
-        // What it hears of the old history is its end; to go on there gives a snapshot.
+        // The reply ends the old history. A WATCH that continues there gets a snapshot.
         let ext = watch_reply(&mut world, number);
         assert_eq!((ext.epoch, ext.revision, ext.events), (Some(7), Some(1), Some(vec![])));
         let reply = world.call(REMOTE, watch(filter, at(1), MINUTE_MS));
@@ -373,7 +381,7 @@ fn a_request_parked_in_a_rolled_back_batch_waits_for_the_restored_state() {
     let mut world = World::new();
     register(&mut world, "/x", "node");
     world.disk_is_full = true;
-    // The topic seems to be gone when the wait is heard, and is there again after all.
+    // When the registry decides about the WAIT, the topic is removed. The rollback restores it.
     let by_name = |request| (local(1, 10), request);
     let replies = world.call_batch(vec![
         by_name(DiscoveryRequest::unregister("/x")),
@@ -382,7 +390,7 @@ fn a_request_parked_in_a_rolled_back_batch_waits_for_the_restored_state() {
     assert_eq!(replies[0].status, DiscoveryStatus::Error);
     assert_eq!(replies[1].topic_info, Some(info("/x", "node")));
 
-    // A watch must be told of the change that takes the number of the one that was taken back.
+    // The next change has the revision of the one that was rolled back, and must wake the watch.
     let numbers = world.send_batch(vec![
         by_name(DiscoveryRequest::register(info("/other", "node"))),
         by_name(watch(Some("/x*"), at(1), MINUTE_MS)),
@@ -488,7 +496,7 @@ enum WatchOperation {
     Disk {
         full: bool,
     },
-    /// A watcher is away for a while, or its reply is lost.
+    /// A watcher applies its replies. Between two of these it falls behind.
     CatchUp {
         watcher: usize,
     },
@@ -519,7 +527,7 @@ fn operations() -> impl Strategy<Value = WatchOperation> {
 }
 
 fn apply(world: &mut World, watchers: &mut [Watcher], operation: WatchOperation, epoch: u64) {
-    // Every topic has a process of its own, so that it can be evicted alone.
+    // Each topic has its own owner process, so that the daemon can evict it alone.
     let owner = |topic: usize, world: &World| {
         let mut pid = 10 + u32::try_from(topic).unwrap();
         while world.exited.contains(&common::process(pid)) {
@@ -576,7 +584,7 @@ proptest! {
             .map(|(filter, limit)| Watcher::new(filter, limit));
         for (epoch, operation) in (8..).zip(operations) {
             apply(&mut world, &mut watchers, operation, epoch);
-            // The first watcher is told everything as it happens.
+            // The first watcher gets every change at once.
             watchers[0].catch_up(&mut world);
             let list = world.list();
             watchers[0].check(&list);

@@ -1,5 +1,5 @@
-//! The transport without a socket: the engine reads the same messages from pieces of any size, and
-//! no bytes make it panic or use more memory than they need.
+//! The ZMTP engine without a socket. It reads the same messages from pieces of any size. No bytes
+//! make it panic, or use more memory than its limits allow.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,7 +24,7 @@ fn greeting() -> Vec<u8> {
     greeting
 }
 
-/// A frame with a length of 8 bytes when `long`, or when it needs one.
+/// A frame. Its length field has 8 bytes if `long`, or if the payload needs it.
 fn frame(flags: u8, payload: &[u8], long: bool) -> Vec<u8> {
     let header = match u8::try_from(payload.len()) {
         Ok(length) if !long => vec![flags, length],
@@ -49,7 +49,7 @@ fn handshake() -> Vec<u8> {
     [greeting(), ready("REQ")].concat()
 }
 
-/// All that the engine has read.
+/// All complete messages that the engine has read.
 fn received(engine: &mut Engine) -> Result<Vec<Incoming>, Violation> {
     let mut received = Vec::new();
     while let Some(item) = engine.next_incoming()? {
@@ -68,7 +68,7 @@ fn sent(engine: &mut Engine) -> Vec<u8> {
     sent
 }
 
-/// An engine whose handshake is done, and which has nothing to send.
+/// An engine after the handshake, with no unsent output.
 fn open() -> Engine {
     let mut engine = Engine::new();
     engine.receive(&handshake());
@@ -78,7 +78,7 @@ fn open() -> Engine {
     engine
 }
 
-/// What is received from one message, the handshake done.
+/// What an engine receives from these bytes after the handshake.
 fn received_from(bytes: &[u8]) -> Result<Vec<Incoming>, Violation> {
     let mut engine = open();
     engine.receive(bytes);
@@ -149,13 +149,13 @@ fn only_ready_opens_a_connection() {
 #[test]
 fn a_request_is_answered_with_its_envelope() {
     assert_eq!(answered(&message(&[b"", b"ask"]), b"reply"), message(&[b"", b"reply"]));
-    // REQ_CORRELATE puts a number before the delimiter, a proxy its peers' identities.
+    // `ZMQ_REQ_CORRELATE` puts a number before the delimiter. A proxy puts routing ids there.
     let correlated = message(&[b"\0\0\0\x07", b"", b"ask"]);
     assert_eq!(answered(&correlated, b"reply"), message(&[b"\0\0\0\x07", b"", b"reply"]));
     let far = vec![b'i'; 300];
     let proxied = message(&[&far, b"hop", b"", b"ask"]);
     assert_eq!(answered(&proxied, b"reply"), message(&[&far, b"hop", b"", b"reply"]));
-    // The reply has short lengths where the request has long ones.
+    // The reply has short length fields, even if the request has long ones.
     let long = [frame(MORE, b"id", true), frame(MORE, b"", true), frame(0, b"ask", true)].concat();
     assert_eq!(answered(&long, b""), message(&[b"id", b"", b""]));
 }
@@ -231,7 +231,7 @@ fn a_pong_has_the_context_of_its_ping() {
         let expected = frame(COMMAND, &[b"\x04PONG", context].concat(), false);
         assert_eq!(answered(&ping, b""), expected);
     }
-    // Also between the frames of a message.
+    // A PING may come between the frames of a message.
     let ping = frame(COMMAND, b"\x04PING\0\0", false);
     let split = [frame(MORE, b"", false), ping, frame(0, b"ask", false)].concat();
     assert_eq!(received_from(&split), Ok(vec![request(Body::Whole(b"ask".to_vec()))]));
@@ -263,14 +263,14 @@ fn no_requests_are_read_from_a_peer_that_does_not_read() {
     }
     assert_eq!((answered, bytes), (100, 100 * (150_000 + 11)), "no request is lost");
 
-    // Answers to heartbeats count as well.
+    // Unsent PONGs count as well.
     let mut engine = open();
     engine.receive(&frame(COMMAND, b"\x04PING\0\0sixteen bytes ok", false).repeat(100_000));
     assert_eq!(received(&mut engine), Ok(vec![]));
     assert!(engine.output().len() < MAX_UNSENT + 100);
 }
 
-/// A whole conversation, and what was received.
+/// The bytes of a connection with each kind of message, and what an engine receives from them.
 fn conversation() -> (Vec<u8>, Vec<Incoming>) {
     let bytes = [
         handshake(),
@@ -290,7 +290,7 @@ fn conversation() -> (Vec<u8>, Vec<Incoming>) {
     (bytes, received)
 }
 
-/// What is received and sent when the bytes come in these pieces.
+/// What an engine receives and sends when the bytes come in these pieces.
 fn in_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Incoming>, Vec<u8>) {
     let (mut engine, mut all, mut output) = (Engine::new(), Vec::new(), Vec::new());
     for piece in pieces {
@@ -320,7 +320,7 @@ fn every_split_gives_the_same_conversation() {
     assert_eq!((received, parts.len()), (expected, output.len()), "byte by byte");
 }
 
-/// Frames of all kinds, good and bad.
+/// Valid and invalid frames of all kinds.
 fn any_frames() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         3 => vec(any::<u8>(), 0..40).prop_map(|payload| frame(MORE, &payload, false)),
@@ -334,8 +334,8 @@ fn any_frames() -> impl Strategy<Value = Vec<u8>> {
     vec(piece, 0..20).prop_map(|pieces| pieces.concat())
 }
 
-/// Feeds bytes in pieces until the peer breaks the protocol; gives what was received and how it
-/// ended.
+/// Feeds an engine pieces of these sizes, until the bytes end or violate the protocol. Returns what
+/// it received, and the violation.
 fn play(bytes: &[u8], cuts: &[usize]) -> (Vec<Incoming>, Option<Violation>) {
     let mut engine = Engine::new();
     let (mut all, mut rest) = (Vec::new(), bytes);

@@ -1,5 +1,5 @@
-//! A world for the registry: processes and endpoints that live and die, a store that can fail,
-//! and a clock that only the test moves.
+//! A simulated environment for the registry: processes that run and end, endpoints that a probe
+//! finds alive or dead, a store that can fail, and a clock that only the test advances.
 
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
@@ -18,7 +18,7 @@ use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
 
 pub(crate) const DAEMON_UID: u32 = 500;
-/// The only counter of the edge in this world.
+/// The edge's only counter in a [`World`], which STATS returns as `connections`.
 pub(crate) const CONNECTIONS: u64 = 12;
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -37,12 +37,12 @@ pub(crate) fn process(pid: u32) -> Process {
     Process { pid, start_time: u64::from(pid) * 100 }
 }
 
-/// A peer over a Unix socket.
+/// A peer over a Unix socket: the daemon knows its user and process.
 pub(crate) fn local(uid: u32, pid: u32) -> PeerIdentity {
     PeerIdentity { uid: Some(uid), process: Some(process(pid)) }
 }
 
-/// A peer over TCP.
+/// A peer over TCP: the daemon cannot identify its user or process.
 pub(crate) const REMOTE: PeerIdentity = PeerIdentity { uid: None, process: None };
 
 pub(crate) fn info(name: &str, node: &str) -> TopicInfo {
@@ -55,22 +55,24 @@ pub(crate) fn info(name: &str, node: &str) -> TopicInfo {
     }
 }
 
-/// Where the reply to a request of this number goes.
+/// The destination of a request's reply. Each request has its own connection, which has the
+/// request's number.
 pub(crate) fn reply_to(number: usize) -> ReplyTo {
     ReplyTo { connection: ConnectionId(number), envelope: Envelope::default() }
 }
 
-/// The registry and what is around it. Every call performs the effects until none are left.
+/// A registry and its simulated environment. Each method that delivers inputs also performs their
+/// effects, until none are left.
 pub(crate) struct World {
     pub(crate) registry: Registry,
     settings: Settings,
     pub(crate) now: Timestamp,
     pub(crate) exited: BTreeSet<Process>,
-    /// Processes that cannot be watched.
+    /// The processes that the daemon cannot watch.
     pub(crate) unseen: BTreeSet<Process>,
-    /// What a look at an endpoint shows; `Alive` where nothing is said.
+    /// The result of a probe by address. Probes of all other addresses find `Alive`.
     pub(crate) endpoints: BTreeMap<String, ProbeResult>,
-    /// Looks that wait for [`World::finish_probes`], when it is delayed back.
+    /// Probes that wait for [`World::finish_probes`]. With `None` each probe has its result at once.
     pub(crate) delayed_probes: Option<Vec<(TopicName, u64, String)>>,
     pub(crate) stored: BTreeMap<TopicName, Record>,
     pub(crate) events: Vec<(TopicName, Event)>,
@@ -82,7 +84,7 @@ pub(crate) struct World {
     pub(crate) stopped: bool,
     /// The connections of parked requests that get no reply.
     pub(crate) cancelled: Vec<usize>,
-    /// The bytes of all replies; one that many got, and that is not copied, counts once.
+    /// The bytes of all replies. A large reply that several peers share counts once.
     pub(crate) reply_bytes: usize,
     last_request: usize,
     revision: u64,
@@ -124,7 +126,7 @@ impl World {
         }
     }
 
-    /// What the daemon would find when it starts again.
+    /// The state that a restarted daemon loads.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut records: Vec<_> = self.stored.values().cloned().collect();
         records.sort_by_key(|record| record.order);
@@ -132,8 +134,8 @@ impl World {
         Snapshot { epoch: self.epoch, revision: self.revision, records, history }
     }
 
-    /// The daemon is killed and starts again; the world goes on, and who waited has lost the
-    /// connection.
+    /// Kills the daemon and starts it again. Parked requests lose their connections; processes and
+    /// endpoints stay as they are.
     pub(crate) fn restart(&mut self) {
         self.replies.clear();
         self.registry =
@@ -142,14 +144,14 @@ impl World {
         self.deliver(Vec::new());
     }
 
-    /// Sends a request, and gives its number; the reply may come later.
+    /// Sends a request and returns its number. The reply may come later.
     pub(crate) fn send(&mut self, peer: PeerIdentity, request: DiscoveryRequest) -> usize {
         self.last_request += 1;
         self.deliver(vec![self.request_input(peer, request)]);
         self.last_request
     }
 
-    /// The state is lost, and the daemon goes on with a new one.
+    /// Starts a new epoch with an empty history, as the daemon does when its state file is lost.
     pub(crate) fn reset_history(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.events.clear();
@@ -167,7 +169,7 @@ impl World {
         })
     }
 
-    /// Sends a request and gives its reply, which must be there at once.
+    /// Sends a request and returns its reply. Panics if the request is parked.
     pub(crate) fn call(
         &mut self,
         peer: PeerIdentity,
@@ -177,7 +179,7 @@ impl World {
         self.replies.remove(&number).unwrap()
     }
 
-    /// Sends several requests that arrive in one batch.
+    /// Sends requests in one batch and returns their replies. Panics if a request is parked.
     pub(crate) fn call_batch(
         &mut self,
         requests: Vec<(PeerIdentity, DiscoveryRequest)>,
@@ -186,7 +188,7 @@ impl World {
         numbers.iter().map(|number| self.replies.remove(number).unwrap()).collect()
     }
 
-    /// Sends several requests that arrive in one batch, and gives their numbers.
+    /// Sends requests in one batch and returns their numbers.
     pub(crate) fn send_batch(
         &mut self,
         requests: Vec<(PeerIdentity, DiscoveryRequest)>,
@@ -211,7 +213,7 @@ impl World {
         self.list().into_iter().map(|info| info.name.to_string()).collect()
     }
 
-    /// A process ends; the daemon is told if it watches it.
+    /// Ends a process. If the daemon watches it, the registry gets [`Input::ProcessExited`].
     pub(crate) fn kill(&mut self, process: Process) {
         self.exited.insert(process);
         if self.watched.remove(&process) {
@@ -219,7 +221,7 @@ impl World {
         }
     }
 
-    /// A process ends, and the daemon has not heard of it yet.
+    /// Ends a process whose exit the poll has not reported yet.
     pub(crate) fn kill_unnoticed(&mut self, process: Process) {
         self.exited.insert(process);
     }
@@ -228,7 +230,7 @@ impl World {
         self.endpoints.insert(address.to_owned(), result);
     }
 
-    /// Lets time pass, in steps of a second.
+    /// Advances the clock by a second at a time, with a tick after each.
     pub(crate) fn advance(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now.instant += Duration::from_secs(1);
@@ -237,7 +239,7 @@ impl World {
         }
     }
 
-    /// Answers the looks that were delayed back.
+    /// Delivers the results of the delayed probes. Later probes are not delayed.
     pub(crate) fn finish_probes(&mut self) {
         let delayed = self.delayed_probes.take().unwrap_or_default();
         let results = delayed
@@ -252,7 +254,7 @@ impl World {
         Input::EndpointProbed { name, revision, result }
     }
 
-    /// Hands over a batch as the daemon does, and then what its effects lead to, batch by batch.
+    /// Delivers a batch as the daemon does, then the inputs that its effects cause, batch by batch.
     pub(crate) fn deliver(&mut self, batch: Vec<Input>) {
         let mut batch = batch;
         loop {
@@ -306,7 +308,7 @@ impl World {
             assert_eq!(before, None, "a request is answered once");
         }
         for process in effects.unwatch {
-            assert!(self.watched.remove(&process), "what is unwatched was watched");
+            assert!(self.watched.remove(&process), "only a watched process is unwatched");
         }
         for process in effects.watch {
             if self.exited.contains(&process) {

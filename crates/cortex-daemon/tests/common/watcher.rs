@@ -1,4 +1,4 @@
-//! A peer that knows the topics only from its watch.
+//! A client that knows the topics only from its watch.
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
@@ -10,7 +10,8 @@ use cortex_proto::{
 
 use super::{REMOTE, World};
 
-/// It takes what it is told, and fails when that has a double, or an event that does not fit.
+/// Applies snapshots and events to a list of topics. Panics at a duplicate event, and at an event
+/// that does not fit the list.
 #[derive(Debug, Default)]
 pub(crate) struct Watcher {
     filter: Option<TopicFilter>,
@@ -18,7 +19,7 @@ pub(crate) struct Watcher {
     since: Option<Since>,
     parked_request: Option<usize>,
     topics: Vec<TopicInfo>,
-    /// The revisions of the events, since the last snapshot.
+    /// The revisions of the events since the last snapshot.
     pub(crate) seen: Vec<u64>,
     pub(crate) snapshots: usize,
 }
@@ -29,7 +30,7 @@ impl Watcher {
         Self { filter, limit, ..Self::default() }
     }
 
-    /// Takes what there is to be heard, until it has to wait.
+    /// Sends WATCH requests and applies their replies, until a request is parked.
     pub(crate) fn catch_up(&mut self, world: &mut World) {
         loop {
             let Some(number) = self.parked_request else {
@@ -42,7 +43,7 @@ impl Watcher {
         }
     }
 
-    /// Its connection is lost, and with it the reply, if there was one already.
+    /// Closes the connection of the present request. Its reply, if it has one, is lost.
     pub(crate) fn lose_reply(&mut self, world: &mut World) {
         if let Some(number) = self.parked_request.take() {
             world.replies.remove(&number);
@@ -50,7 +51,7 @@ impl Watcher {
         }
     }
 
-    /// Whether it knows what LIST shows.
+    /// Asserts that it has the topics of this LIST that match its filter.
     pub(crate) fn check(&self, list: &[TopicInfo]) {
         let passes = |info: &&TopicInfo| {
             self.filter.as_ref().is_none_or(|filter| filter.matches(info.name.as_str()))
