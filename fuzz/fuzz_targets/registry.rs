@@ -23,8 +23,8 @@ struct World {
     registry: Registry,
     now: Timestamp,
     stored: BTreeMap<TopicName, Record>,
-    asked: usize,
-    open: usize,
+    sent: usize,
+    unanswered: usize,
     inputs: Vec<Input>,
 }
 
@@ -43,23 +43,23 @@ impl World {
             registry: Registry::restore(settings, Snapshot::default(), now).expect("no records"),
             now,
             stored: BTreeMap::new(),
-            asked: 0,
-            open: 0,
+            sent: 0,
+            unanswered: 0,
             inputs: Vec::new(),
         }
     }
 
-    fn ask(&mut self, peer: PeerIdentity, bytes: &[u8]) {
+    fn send(&mut self, peer: PeerIdentity, bytes: &[u8]) {
         let request =
             DiscoveryRequest::from_bytes(bytes).map(Box::new).map_err(|error| UnreadableRequest {
                 problem: error.to_string(),
                 asks_for_ext: DiscoveryRequest::asks_for_ext(bytes),
             });
         // Each peer sends two requests, and every other peer is a REQ socket.
-        let (connection, is_req) = (ConnectionId(self.asked / 2), self.asked / 2 % 2 == 0);
+        let (connection, is_req) = (ConnectionId(self.sent / 2), self.sent / 2 % 2 == 0);
         let from = ReplyTo { connection, envelope: Envelope::default() };
-        self.asked += 1;
-        self.open += 1;
+        self.sent += 1;
+        self.unanswered += 1;
         self.registry.handle(
             Input::Request(PeerRequest { reply_to: from, peer, is_req, request }),
             self.now,
@@ -80,7 +80,7 @@ impl World {
             }
             self.registry.commit(self.now)
         };
-        self.open -= effects.replies.len() + effects.cancelled.len();
+        self.unanswered -= effects.replies.len() + effects.cancelled.len();
         for reply in effects.replies {
             let body = reply.body.into_bytes(Vec::new);
             let response = DiscoveryResponse::from_bytes(&body).expect("our own reply");
@@ -117,28 +117,28 @@ impl World {
 fuzz_target!(|input: &[u8]| {
     let mut world = World::new();
     let mut rest = input;
-    while let [who, length, behind @ ..] = rest {
+    while let [control, length, behind @ ..] = rest {
         let (bytes, behind) = behind.split_at(usize::from(*length).min(behind.len()));
         rest = behind;
-        let pid = u32::from(who & 3);
+        let pid = u32::from(control & 3);
         let process = (pid > 0).then_some(Process { pid, start_time: 1 });
         let uid = (pid > 0).then_some(pid / 2);
-        world.ask(PeerIdentity { uid, process }, bytes);
-        if who & 4 == 0 {
+        world.send(PeerIdentity { uid, process }, bytes);
+        if control & 4 == 0 {
             continue;
         }
-        let result = match who >> 6 {
+        let result = match control >> 6 {
             0 => ProbeResult::Dead,
             1 => ProbeResult::Silent,
             2 => ProbeResult::Alive,
             _ => ProbeResult::Unknown,
         };
-        world.end_batch(who & 8 != 0, result);
-        world.now.instant += Duration::from_secs(u64::from(who >> 4 & 3) * 3);
-        if who & 32 != 0 {
-            world.registry.handle(Input::Disconnected(ConnectionId(world.asked / 2)), world.now);
+        world.end_batch(control & 8 != 0, result);
+        world.now.instant += Duration::from_secs(u64::from(control >> 4 & 3) * 3);
+        if control & 32 != 0 {
+            world.registry.handle(Input::Disconnected(ConnectionId(world.sent / 2)), world.now);
         }
-        if who & 16 != 0 {
+        if control & 16 != 0 {
             world.registry.handle(Input::TimeGap, world.now);
         }
     }
@@ -148,6 +148,6 @@ fuzz_target!(|input: &[u8]| {
         world.end_batch(false, ProbeResult::Unknown);
     }
     world.end_batch(false, ProbeResult::Unknown);
-    assert_eq!(world.open, 0, "every request is answered");
+    assert_eq!(world.unanswered, 0, "every request is answered");
     world.check();
 });
