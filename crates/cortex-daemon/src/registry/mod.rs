@@ -8,13 +8,13 @@
 //! keep. Then [`Registry::commit`] makes the batch count, or [`Registry::rollback`] takes it back.
 //! Every request is decided when it comes and answered when the batch has ended.
 //!
-//! | room | what it owns |
+//! | part | what it owns |
 //! |---|---|
 //! | `directory` | the topics in order, their owners and sessions, and the access rules |
 //! | `liveness` | when endpoints are probed, and REGISTERs that wait for a result |
 //! | `log` | the epoch, the revision, the history, and what a batch has staged |
 //! | `subscriptions` | parked WAITs and WATCHes |
-//! | `requests` | a handler for each request, which takes only the rooms that it needs |
+//! | `requests` | a handler for each request, which takes only the parts that it needs |
 
 mod answer;
 mod batch;
@@ -55,7 +55,7 @@ pub use log::record::{Change, Event, EventKind, EvictionReason, Hold, Record, Sn
 use registrations::{EVICTION_RETRY, Registrations};
 pub use reply::{Reply, ReplyBody, Stats};
 use reply_cache::ReplyCache;
-use requests::Rooms;
+use requests::RegistryParts;
 use requests::decision::Decision;
 use requests::register::OnDoubt;
 pub use settings::{Limits, Settings};
@@ -66,7 +66,7 @@ use subscriptions::{BatchEnd, Subscriptions};
 /// While requests have arrived that were not dispatched yet, sessions live this much longer.
 const DISPATCH_GRACE: Duration = Duration::from_secs(1);
 
-/// The registered topics and the protocol's rules: dispatch over rooms that know nothing of each
+/// The registered topics and the protocol's rules: dispatch over parts that know nothing of each
 /// other's insides.
 #[derive(Debug)]
 pub struct Registry {
@@ -268,7 +268,7 @@ impl Registry {
     }
 
     fn decision(&mut self, request: &PeerRequest, on_doubt: OnDoubt, now: Timestamp) -> Decision {
-        let rooms = Rooms {
+        let parts = RegistryParts {
             settings: &self.settings,
             started: self.started,
             registrations: &mut self.registrations,
@@ -276,7 +276,7 @@ impl Registry {
             cache: &mut self.cache,
             counters: &self.counters,
         };
-        let (decision, cost) = requests::decide(rooms, request, on_doubt, now);
+        let (decision, cost) = requests::decide(parts, request, on_doubt, now);
         self.batch.cost += cost;
         decision
     }

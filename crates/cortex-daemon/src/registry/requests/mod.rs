@@ -1,4 +1,4 @@
-//! What each request does: a handler for each command, which takes only the rooms that it needs.
+//! What each request does: a handler for each command, which takes only the parts that it needs.
 
 pub(super) mod decision;
 mod list;
@@ -28,7 +28,7 @@ use decision::Decision;
 use register::OnDoubt;
 
 /// What the handlers may need.
-pub(super) struct Rooms<'a> {
+pub(super) struct RegistryParts<'a> {
     pub(super) settings: &'a Settings,
     pub(super) started: Instant,
     pub(super) registrations: &'a mut Registrations,
@@ -39,7 +39,7 @@ pub(super) struct Rooms<'a> {
 
 /// Decides about a request, and returns about how many steps that took.
 pub(super) fn decide(
-    rooms: Rooms<'_>,
+    parts: RegistryParts<'_>,
     request: &PeerRequest,
     on_doubt: OnDoubt,
     now: Timestamp,
@@ -55,7 +55,7 @@ pub(super) fn decide(
             return (unparsable(&format!("{number} is not a known command")).into(), 0);
         }
     };
-    let Rooms { settings, started, registrations, subscriptions, cache, counters } = rooms;
+    let RegistryParts { settings, started, registrations, subscriptions, cache, counters } = parts;
     let directory = &mut registrations.directory;
     let decision = match command {
         DiscoveryCommand::RegisterTopic => {
