@@ -10,11 +10,11 @@ use super::directory::topics::TopicList;
 #[derive(Debug, Default)]
 pub(super) struct ReplyCache {
     list: Option<(TopicList, Arc<[u8]>)>,
-    snapshot: Option<Snapshot>,
+    snapshot: Option<CachedSnapshot>,
 }
 
 #[derive(Debug)]
-struct Snapshot {
+struct CachedSnapshot {
     position: Since,
     filter: Option<Arc<TopicFilter>>,
     topics: TopicList,
@@ -61,7 +61,7 @@ impl ReplyCache {
         filter: Option<Arc<TopicFilter>>,
         topics: TopicList,
     ) {
-        self.snapshot = Some(Snapshot { position, filter, topics, body: None });
+        self.snapshot = Some(CachedSnapshot { position, filter, topics, body: None });
     }
 
     /// Whether the snapshot of these topics is packed already.

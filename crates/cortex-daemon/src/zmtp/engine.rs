@@ -16,7 +16,7 @@ use super::violation::Violation;
 /// [`reply`](Self::reply), and sends the bytes of [`output`](Self::output).
 #[derive(Debug)]
 pub struct Engine {
-    phase: Phase,
+    state: EngineState,
     is_req: bool,
     frames: FrameReader,
     message: PartialMessage,
@@ -24,7 +24,7 @@ pub struct Engine {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum EngineState {
     Greeting,
     Handshake,
     Open,
@@ -112,7 +112,7 @@ impl Engine {
         let mut output = Output::default();
         output.append(|bytes| bytes.extend(GREETING));
         Self {
-            phase: Phase::Greeting,
+            state: EngineState::Greeting,
             is_req: false,
             frames: FrameReader::default(),
             message: PartialMessage::default(),
@@ -123,7 +123,7 @@ impl Engine {
     /// Whether the handshake is done.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.phase == Phase::Open
+        self.state == EngineState::Open
     }
 
     /// Whether the peer is a REQ socket, which waits for the reply before its next request.
@@ -162,7 +162,7 @@ impl Engine {
     /// end with an ERROR command that tells the peer the reason.
     pub fn next_incoming(&mut self) -> Result<Option<Incoming>, Violation> {
         while self.wants_read() {
-            if self.phase == Phase::Greeting {
+            if self.state == EngineState::Greeting {
                 if !self.read_greeting()? {
                     return Ok(None);
                 }
@@ -171,7 +171,7 @@ impl Engine {
             match self.frames.next()? {
                 None => return Ok(None),
                 Some(Frame::Command(command)) => self.handle_command(&command)?,
-                Some(Frame::Message { .. }) if self.phase == Phase::Handshake => {
+                Some(Frame::Message { .. }) if self.state == EngineState::Handshake => {
                     return Err(Violation::Handshake("a message came before READY"));
                 }
                 Some(Frame::Message { more, payload }) => {
@@ -205,7 +205,7 @@ impl Engine {
         }
         self.frames.consume(greeting::LENGTH);
         self.output.append(ready::push_ready);
-        self.phase = Phase::Handshake;
+        self.state = EngineState::Handshake;
         Ok(true)
     }
 
@@ -216,12 +216,12 @@ impl Engine {
                 let reason = String::from_utf8_lossy(data.get(1..).unwrap_or_default());
                 Err(Violation::PeerError(reason.into_owned()))
             }
-            _ if self.phase == Phase::Handshake => {
+            _ if self.state == EngineState::Handshake => {
                 let socket = ready::parse(command).inspect_err(|violation| {
                     self.output.append(|bytes| ready::push_error(bytes, &violation.to_string()));
                 })?;
                 self.is_req = socket == SocketType::Req;
-                self.phase = Phase::Open;
+                self.state = EngineState::Open;
                 Ok(())
             }
             // A heartbeat: a time to live in tenths of a second, which the daemon ignores, and a

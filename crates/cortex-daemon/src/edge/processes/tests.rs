@@ -12,12 +12,12 @@ const FIRST: usize = 1 << 32;
 /// Far more than anything here takes, far less than it takes to run into by chance.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-struct Watcher {
+struct ProcessWatcher {
     poll: Poll,
     processes: Processes,
 }
 
-impl Watcher {
+impl ProcessWatcher {
     fn new(limit: usize) -> Self {
         let poll = Poll::new().unwrap();
         let registry = poll.registry().try_clone().unwrap();
@@ -82,13 +82,13 @@ impl Drop for Sleeper {
     }
 }
 
-fn process_of(watcher: &Watcher, sleeper: &Sleeper) -> Process {
+fn process_of(watcher: &ProcessWatcher, sleeper: &Sleeper) -> Process {
     watcher.processes.identify(sleeper.pid()).unwrap()
 }
 
 #[test]
 fn an_exit_is_reported_before_the_process_is_reaped() {
-    let mut watcher = Watcher::new(8);
+    let mut watcher = ProcessWatcher::new(8);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
     assert_eq!(watcher.processes.watch(process), WatchOutcome::Alive);
@@ -108,7 +108,7 @@ fn an_exit_is_reported_before_the_process_is_reaped() {
 
 #[test]
 fn a_reaped_process_has_exited_with_any_start_time() {
-    let mut watcher = Watcher::new(8);
+    let mut watcher = ProcessWatcher::new(8);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
     sleeper.kill();
@@ -123,7 +123,7 @@ fn a_reaped_process_has_exited_with_any_start_time() {
 
 #[test]
 fn a_process_has_exited_when_another_has_its_pid() {
-    let mut watcher = Watcher::new(8);
+    let mut watcher = ProcessWatcher::new(8);
     let sleeper = Sleeper::start();
     let now = process_of(&watcher, &sleeper);
     for start_time in [now.start_time - 1, now.start_time + 1, NO_START_TIME] {
@@ -146,7 +146,7 @@ fn a_process_has_exited_when_a_thread_has_its_pid() {
 
 #[test]
 fn a_process_has_one_pidfd_however_often_it_is_watched() {
-    let mut watcher = Watcher::new(8);
+    let mut watcher = ProcessWatcher::new(8);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
     for _ in 0..3 {
@@ -168,7 +168,7 @@ fn a_process_has_one_pidfd_however_often_it_is_watched() {
 
 #[test]
 fn events_without_an_exit_have_no_effect() {
-    let mut watcher = Watcher::new(8);
+    let mut watcher = ProcessWatcher::new(8);
     let sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
     watcher.processes.watch(process);
@@ -181,7 +181,7 @@ fn events_without_an_exit_have_no_effect() {
 
 #[test]
 fn an_unwatched_process_is_not_reported_and_frees_its_place() {
-    let mut watcher = Watcher::new(1);
+    let mut watcher = ProcessWatcher::new(1);
     let (mut first, second) = (Sleeper::start(), Sleeper::start());
     let processes = [process_of(&watcher, &first), process_of(&watcher, &second)];
     assert_eq!(watcher.processes.watch(processes[0]), WatchOutcome::Alive);
@@ -196,7 +196,7 @@ fn an_unwatched_process_is_not_reported_and_frees_its_place() {
 
 #[test]
 fn beyond_the_limit_exited_processes_are_still_recognized() {
-    let mut watcher = Watcher::new(0);
+    let mut watcher = ProcessWatcher::new(0);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
     assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
@@ -209,7 +209,7 @@ fn beyond_the_limit_exited_processes_are_still_recognized() {
 
 #[test]
 fn a_descriptor_beyond_the_tokens_is_unseen() {
-    let mut watcher = Watcher::new(8);
+    let mut watcher = ProcessWatcher::new(8);
     watcher.processes.tokens = Tokens::new(FIRST..FIRST + 1);
     let sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
@@ -219,7 +219,7 @@ fn a_descriptor_beyond_the_tokens_is_unseen() {
 
 #[test]
 fn pids_that_no_process_can_have_are_unknown() {
-    let mut watcher = Watcher::new(8);
+    let mut watcher = ProcessWatcher::new(8);
     for pid in [0, 1 << 31, u32::MAX] {
         assert_eq!(watcher.processes.identify(pid), None);
         let process = Process { pid, start_time: 1 };
@@ -231,7 +231,7 @@ fn pids_that_no_process_can_have_are_unknown() {
 #[test]
 fn a_program_may_have_any_name() {
     let directory = tempfile::tempdir().unwrap();
-    let plain = Watcher::new(1);
+    let plain = ProcessWatcher::new(1);
     for name in ["a b", ") (", ") S 1 2 3", "((("] {
         let program = directory.path().join(name);
         std::os::unix::fs::symlink("/bin/cat", &program).unwrap();
@@ -284,7 +284,7 @@ fn without_a_descriptor_a_process_is_unseen() {
 }
 
 fn out_of_descriptors() {
-    let mut watcher = Watcher::new(8);
+    let mut watcher = ProcessWatcher::new(8);
     let sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
     let limit = Rlimit { current: Some(64), ..getrlimit(Resource::Nofile) };

@@ -13,7 +13,7 @@ use crate::registry::test_time::start;
 const NAMES: [&str; 4] = ["/a", "/b", "/c", "/d"];
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum DirectoryOperation {
     Put { topic: usize, pid: u32, hold: usize },
     Remove { topic: usize },
     NoteAlive { topic: usize },
@@ -21,15 +21,15 @@ enum Step {
     Rollback,
 }
 
-fn steps() -> impl Strategy<Value = Step> {
+fn operations() -> impl Strategy<Value = DirectoryOperation> {
     let topic = || 0..NAMES.len();
     prop_oneof![
         4 => (topic(), 1..3_u32, 0..3_usize)
-            .prop_map(|(topic, pid, hold)| Step::Put { topic, pid, hold }),
-        2 => topic().prop_map(|topic| Step::Remove { topic }),
-        1 => topic().prop_map(|topic| Step::NoteAlive { topic }),
-        1 => Just(Step::Commit),
-        1 => Just(Step::Rollback),
+            .prop_map(|(topic, pid, hold)| DirectoryOperation::Put { topic, pid, hold }),
+        2 => topic().prop_map(|topic| DirectoryOperation::Remove { topic }),
+        1 => topic().prop_map(|topic| DirectoryOperation::NoteAlive { topic }),
+        1 => Just(DirectoryOperation::Commit),
+        1 => Just(DirectoryOperation::Rollback),
     ]
 }
 
@@ -67,9 +67,9 @@ fn entry(topic: usize, order: u64, pid: u32, hold: usize) -> Entry {
 }
 
 /// What is known of each topic, in the order of the list.
-type Model = Vec<(usize, u32, usize, bool)>;
+type ModelTopics = Vec<(usize, u32, usize, bool)>;
 
-fn content(directory: &Directory) -> Model {
+fn content(directory: &Directory) -> ModelTopics {
     let topic = |entry: &Entry| {
         let topic = NAMES.iter().position(|name| *name == entry.info.name.as_str()).unwrap();
         let hold = match &entry.hold {
@@ -83,7 +83,7 @@ fn content(directory: &Directory) -> Model {
 }
 
 /// The indexes by process and by session lead to the topics that they should, and to no others.
-fn check_indexes(directory: &Directory, model: &Model) {
+fn check_indexes(directory: &Directory, model: &ModelTopics) {
     let held = |wanted: usize| {
         let mut names: Vec<_> = model
             .iter()
@@ -105,12 +105,12 @@ fn check_indexes(directory: &Directory, model: &Model) {
 
 proptest! {
     #[test]
-    fn a_rollback_brings_back_what_was_there(steps in vec(steps(), 0..60)) {
+    fn a_rollback_brings_back_what_was_there(operations in vec(operations(), 0..60)) {
         let (mut directory, now) = (Directory::default(), start());
-        let (mut model, mut committed): (Model, Model) = (Vec::new(), Vec::new());
-        for step in steps {
-            match step {
-                Step::Put { topic, pid, hold } => {
+        let (mut model, mut committed): (ModelTopics, ModelTopics) = (Vec::new(), Vec::new());
+        for operation in operations {
+            match operation {
+                DirectoryOperation::Put { topic, pid, hold } => {
                     let order = directory.get(NAMES[topic]).map(|entry| entry.order);
                     let order = order.unwrap_or_else(|| directory.next_order());
                     directory.put(entry(topic, order, pid, hold), now);
@@ -120,21 +120,21 @@ proptest! {
                         None => model.push(new),
                     }
                 }
-                Step::Remove { topic } => {
+                DirectoryOperation::Remove { topic } => {
                     directory.remove(&name(topic));
                     model.retain(|(known, ..)| *known != topic);
                 }
-                Step::NoteAlive { topic } => {
+                DirectoryOperation::NoteAlive { topic } => {
                     directory.note_alive(&name(topic));
                     if let Some(known) = model.iter_mut().find(|(known, ..)| *known == topic) {
                         known.3 = true;
                     }
                 }
-                Step::Commit => {
+                DirectoryOperation::Commit => {
                     directory.commit();
                     committed.clone_from(&model);
                 }
-                Step::Rollback => {
+                DirectoryOperation::Rollback => {
                     directory.rollback(now);
                     model.clone_from(&committed);
                 }
