@@ -289,8 +289,8 @@ impl EventLoop {
         let mut timeout = timeout;
         loop {
             match self.poll.poll(&mut self.events, Some(timeout)) {
-                // A signal, such as SIGCONT after a stop: what has come meanwhile is handled before
-                // the clock is read.
+                // A signal, such as SIGCONT after a stop. The poll reports the events up to now
+                // before the daemon reads the clock.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     timeout = Duration::ZERO;
                 }
@@ -322,7 +322,7 @@ impl EventLoop {
         deadlines.into_iter().flatten().fold(self.next_file_check, Instant::min)
     }
 
-    /// Notes what the events say.
+    /// Marks the sources that the poll's events name as ready.
     fn mark_ready(&mut self) -> ControlFlow<()> {
         let mut flow = ControlFlow::Continue(());
         for event in &self.events {

@@ -10,7 +10,7 @@ use crate::edge::state_file::StoreError;
 use crate::edge::store::Store;
 use crate::registry::{Effects, Registry, Timestamp};
 
-/// The store, and what it takes to make it anew.
+/// The store, and what [`Store`] needs to recreate the state file.
 pub(crate) struct Persistence {
     store: Store,
     state: State,
@@ -23,7 +23,7 @@ impl Persistence {
         Self { store, state, host, log: LogLimit::new(1) }
     }
 
-    /// Ends the registry's batch: stores its changes, or takes them back.
+    /// Ends the registry's batch: stores its changes, or rolls them back.
     pub(crate) fn end_batch(&mut self, registry: &mut Registry, now: Timestamp) -> Effects {
         match self.store.save(registry.writes()) {
             Ok(()) => registry.commit(now),

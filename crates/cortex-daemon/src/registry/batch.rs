@@ -1,4 +1,4 @@
-//! What the present batch has led to so far.
+//! The present batch: its answers and effects so far, and its cost.
 
 use cortex_proto::DiscoveryStatus;
 

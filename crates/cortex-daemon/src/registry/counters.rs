@@ -1,8 +1,8 @@
-//! What the registry counts.
+//! The registry's counters of changes and errors, which STATS returns.
 
 use super::log::record::EventKind;
 
-/// Totals since the start.
+/// Totals since the daemon started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RegistryCounters {
     /// Requests that the daemon could not decode, among them those that were too long.

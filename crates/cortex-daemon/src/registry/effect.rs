@@ -1,4 +1,4 @@
-//! What the registry wants done.
+//! The registry's effects: the actions that the daemon performs after a batch.
 
 use cortex_proto::TopicName;
 

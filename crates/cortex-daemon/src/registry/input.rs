@@ -1,4 +1,4 @@
-//! What the registry is told.
+//! The registry's inputs: requests, and events outside the registry.
 
 use std::time::Instant;
 
@@ -13,8 +13,8 @@ pub enum Input {
     Request(PeerRequest),
     /// A watched process has ended. Without effect for other processes.
     ProcessExited(Process),
-    /// The daemon cannot watch a process: probes of its topics' endpoints must tell whether it
-    /// lives.
+    /// The daemon cannot watch a process. The registry judges its topics by probes of their
+    /// endpoints.
     ProcessUnseen(Process),
     /// The daemon has checked a process, as [`Effects::check`](super::Effects::check) asked. If the
     /// process has ended, [`ProcessExited`](Self::ProcessExited) came before.
@@ -57,7 +57,7 @@ pub struct PeerRequest {
 /// A request that the daemon cannot decode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableRequest {
-    /// What is wrong with it.
+    /// The reason, for the reply's message.
     pub problem: String,
     /// Whether the reply must have an extension.
     pub asks_for_ext: bool,

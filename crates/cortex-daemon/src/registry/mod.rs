@@ -82,7 +82,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry with the topics that a former daemon has stored. Their owners are watched anew.
+    /// A registry with the topics that a former daemon has stored. Their owners are watched again.
     ///
     /// # Errors
     /// When a record holds no topic.
@@ -162,14 +162,14 @@ impl Registry {
     }
 
     /// The store cannot keep the batch: takes its changes back. Requests that change something get
-    /// ERROR with `problem`; the others are answered from what is there. Evictions are tried again
-    /// later.
+    /// ERROR with `problem`; the others are answered from the restored state. Evictions are tried
+    /// again later.
     pub fn rollback(&mut self, problem: &str, now: Timestamp) -> Effects {
         self.counters.not_stored += 1;
         let topics = self.registrations.rollback(now.instant);
         self.cache.clear();
         self.retry_evictions_at = Some(now.instant + EVICTION_RETRY);
-        // The revisions that were taken back come again: no probe may be for one of them.
+        // The next changes get the revisions of this batch again: no probe may be for one of those.
         let directory = &self.registrations.directory;
         self.batch.effects.probe.retain(|probe| {
             let present = directory.get(probe.name.as_str());
@@ -281,8 +281,8 @@ impl Registry {
         decision
     }
 
-    /// Answers a request of a batch that the store could not keep, which was rolled back. The
-    /// request is decided anew: what it would change is refused.
+    /// Answers a request of a batch that was rolled back. The registry decides about the request
+    /// again, and refuses a change.
     fn answer_unstored(&mut self, request: PeerRequest, problem: &str, now: Timestamp) {
         let answer = match self.decision(&request, OnDoubt::Refuse, now) {
             Decision::Parked { condition, wait } => {
@@ -422,7 +422,7 @@ impl Registry {
         self.retry_pending_registers(is_over, OnDoubt::Wait, now);
     }
 
-    /// Decides anew about the pending REGISTERs that `is_over` picks, in the order in which they
+    /// Decides again about the pending REGISTERs that `is_over` picks, in the order in which they
     /// came. `on_doubt` is for those that another registration stands against by now.
     fn retry_pending_registers(
         &mut self,

@@ -77,8 +77,8 @@ impl Registrations {
         }
     }
 
-    /// Takes a probe's result, which is for the registration of this revision. `None` when nobody
-    /// waits for the result.
+    /// Takes the result of a probe for the registration of this revision. `None` if the topic has
+    /// another registration by now, or if no probe of it is under way.
     pub(super) fn probed(
         &mut self,
         name: &TopicName,
@@ -107,8 +107,8 @@ impl Registrations {
         self.log.commit()
     }
 
-    /// Takes the batch back, and returns the topics that are again what they were before. What was
-    /// evicted is probed again a little later.
+    /// Rolls the batch back, and returns the topics that have their former state again. Topics that
+    /// the batch evicted are probed again a little later.
     pub(super) fn rollback(&mut self, now: Instant) -> Vec<TopicName> {
         self.directory.rollback(now);
         self.liveness.rollback();

@@ -9,11 +9,11 @@ use crate::peer::ReplyTo;
 /// A reply to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// Where it goes.
+    /// The connection and the envelope.
     pub to: ReplyTo,
     /// How the request ended.
     pub status: DiscoveryStatus,
-    /// What it says.
+    /// Its bytes, or the values from which the edge packs them.
     pub body: ReplyBody,
 }
 

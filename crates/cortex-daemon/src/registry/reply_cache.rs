@@ -84,7 +84,8 @@ impl ReplyCache {
         }
     }
 
-    /// After a rollback a revision comes again with other topics: what was kept for it is wrong.
+    /// Empties the cache after a rollback. The next change gets a revision for which the cache may
+    /// have a reply with other topics.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

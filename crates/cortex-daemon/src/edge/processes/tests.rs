@@ -31,7 +31,7 @@ impl ProcessWatcher {
         events.iter().map(mio::event::Event::token).collect()
     }
 
-    /// The processes that the next events tell of.
+    /// The processes whose exits the next events report.
     fn next_exits(&mut self) -> Vec<Process> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -157,7 +157,7 @@ fn a_process_has_one_pidfd_however_often_it_is_watched() {
 
     sleeper.kill();
     let tokens = watcher.events(TIMEOUT);
-    // Whoever asks in between gets the truth, and takes nothing from the event.
+    // A check before the event is handled already finds the exit. It does not consume the event.
     assert_eq!(watcher.processes.watch(process), WatchOutcome::Exited);
     assert!(watcher.processes.has_exited(process));
     assert_eq!(tokens.len(), 1);

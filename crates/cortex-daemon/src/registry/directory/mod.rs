@@ -1,7 +1,7 @@
 //! The registered topics, the processes that own them, and the sessions that hold them.
 //!
-//! A batch changes the directory at once and can be taken back: [`Directory::rollback`] restores
-//! what was there before the batch, [`Directory::commit`] forgets it.
+//! A batch changes the directory at once and can be rolled back: [`Directory::rollback`] restores
+//! the state before the batch, [`Directory::commit`] forgets it.
 
 pub(super) mod access;
 pub(super) mod owners;
@@ -109,12 +109,12 @@ impl Directory {
         Some(entry)
     }
 
-    /// Keeps what the batch has changed.
+    /// Keeps the changes of the batch.
     pub(super) fn commit(&mut self) {
         self.undo.clear();
     }
 
-    /// Takes back what the batch has changed.
+    /// Undoes the changes of the batch.
     pub(super) fn rollback(&mut self, now: Instant) {
         for Undo { name, before, session_end } in std::mem::take(&mut self.undo).into_iter().rev() {
             self.detach(name.as_str());
@@ -143,7 +143,7 @@ impl Directory {
         self.owners.process_unseen(process).into_iter().collect()
     }
 
-    /// Whether only probes can tell if an owner lives that holds a topic in this way.
+    /// Whether the daemon can judge an owner with this hold only by probes.
     pub(super) fn needs_probes(&self, hold: &Hold, owner: Option<Process>) -> bool {
         *hold == Hold::Process && owner.is_none_or(|process| self.owners.is_unseen(process))
     }

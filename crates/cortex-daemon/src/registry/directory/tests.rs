@@ -1,4 +1,4 @@
-//! The directory against a plain list: whatever a batch does, a rollback brings back what was there.
+//! The directory compared with a plain list: a rollback restores the state before the batch.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ fn entry(topic: usize, order: u64, pid: u32, hold: usize) -> Entry {
     }
 }
 
-/// What is known of each topic, in the order of the list.
+/// Each topic's index, process, hold and `found_alive`, in the order of the list.
 type ModelTopics = Vec<(usize, u32, usize, bool)>;
 
 fn content(directory: &Directory) -> ModelTopics {
@@ -82,7 +82,7 @@ fn content(directory: &Directory) -> ModelTopics {
     directory.iter().map(topic).collect()
 }
 
-/// The indexes by process and by session lead to the topics that they should, and to no others.
+/// Asserts that the indexes by process and by session have exactly the model's topics.
 fn check_indexes(directory: &Directory, model: &ModelTopics) {
     let held = |wanted: usize| {
         let mut names: Vec<_> = model

@@ -59,8 +59,8 @@ impl Entry {
         }
     }
 
-    /// The entry that a record was made of. A restarted daemon takes every owner for living until
-    /// it has looked.
+    /// The entry that a record was made from. A restarted daemon treats every owner as running,
+    /// until it has checked the process.
     pub(in crate::registry) fn from_record(record: Record, info: TopicInfo) -> Self {
         Self {
             info: Arc::new(info),

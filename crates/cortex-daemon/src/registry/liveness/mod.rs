@@ -1,8 +1,8 @@
 //! Which endpoints the daemon probes, when, and what follows from the results; and the REGISTERs
 //! that wait for a result.
 //!
-//! As the directory, a batch can be taken back: [`Liveness::rollback`] restores the schedules that
-//! registrations and removals have replaced.
+//! As in the directory, a batch can be rolled back: [`Liveness::rollback`] restores the schedules
+//! that registrations and removals have replaced.
 
 pub(super) mod pending_registers;
 pub(super) mod probe_schedule;
@@ -55,12 +55,12 @@ impl Liveness {
         self.undo.push((name.clone(), before));
     }
 
-    /// Keeps what the batch has changed.
+    /// Keeps the changes of the batch.
     pub(super) fn commit(&mut self) {
         self.undo.clear();
     }
 
-    /// Takes back what the batch has changed.
+    /// Undoes the changes of the batch.
     pub(super) fn rollback(&mut self) {
         for (name, before) in std::mem::take(&mut self.undo).into_iter().rev() {
             self.set(name, before);

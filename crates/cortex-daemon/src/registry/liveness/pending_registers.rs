@@ -1,4 +1,4 @@
-//! REGISTERs that the daemon would refuse, while it finds out whether the topic's owner still lives.
+//! REGISTERs that the daemon would refuse, and that wait until it has judged the topic's owner.
 //! A client of the legacy protocol sends its REGISTER once and never again.
 
 use std::time::{Duration, Instant};

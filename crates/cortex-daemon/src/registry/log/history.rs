@@ -9,7 +9,7 @@ use super::record::Event;
 /// Events without a gap, up to the present revision.
 ///
 /// The history takes the events of a batch before they are stored. Only [`trim`](Self::trim)
-/// forgets old ones, so that [`pop`](Self::pop) takes back a batch without a loss.
+/// forgets old ones, so that [`pop`](Self::pop) can roll back a batch without a loss.
 #[derive(Debug)]
 pub(in crate::registry) struct History {
     max_events: usize,

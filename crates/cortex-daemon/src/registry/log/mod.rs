@@ -41,7 +41,7 @@ pub(super) struct ChangedTopic {
 pub(super) struct RolledBack {
     /// Its changes, which never happened.
     pub(super) changes: Vec<Change>,
-    /// The topics that are again what they were before.
+    /// The topics that have their former state again.
     pub(super) names: Vec<TopicName>,
 }
 

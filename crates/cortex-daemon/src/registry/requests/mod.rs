@@ -27,7 +27,7 @@ use super::subscriptions::Subscriptions;
 use decision::Decision;
 use register::OnDoubt;
 
-/// What the handlers may need.
+/// The parts of the registry from which each handler gets those that it needs.
 pub(super) struct RegistryParts<'a> {
     pub(super) settings: &'a Settings,
     pub(super) started: Instant,
@@ -81,7 +81,7 @@ pub(super) fn decide(
     (decision, 0)
 }
 
-/// The answer to a request that would change what the store cannot keep.
+/// The answer to a request whose change the store cannot keep.
 pub(super) fn not_stored(request: &PeerRequest, problem: &str) -> Answer {
     match &request.request {
         Ok(request) if request.command == DiscoveryCommand::UnregisterTopic.into() => {
@@ -92,8 +92,8 @@ pub(super) fn not_stored(request: &PeerRequest, problem: &str) -> Answer {
     }
 }
 
-/// Whether a REGISTER is refused for the sake of a dead owner. The owner's eviction may be what the
-/// store cannot keep.
+/// Whether a REGISTER is refused only because an orphaned topic is still there. Its eviction may be
+/// the change that the store cannot keep.
 pub(super) fn is_refused_for_orphan(
     request: &PeerRequest,
     answer: &Answer,

@@ -15,7 +15,7 @@ use crate::registry::reply_cache::ReplyCache;
 use crate::registry::subscriptions::replies::first_event;
 use crate::registry::subscriptions::waiters::{WakeCondition, WatchSpec, passes};
 
-/// About how many steps it takes to look at a topic or an event without a filter.
+/// The cost of one topic or event without a filter, in steps of matching.
 const VISIT_COST: usize = 16;
 /// The most steps of matching for one request: about a quarter of a second.
 const MAX_MATCH_COST: usize = 150_000_000;

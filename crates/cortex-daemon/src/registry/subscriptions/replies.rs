@@ -47,7 +47,7 @@ pub(in crate::registry) fn pack_events(
             reason: event.kind.reason(),
         });
     }
-    // The reply has looked at every event, unless it is cut.
+    // The reply covers every event, unless it is cut.
     let revision = match events.last() {
         Some(last) if is_cut => last.revision,
         Some(_) | None => until,
