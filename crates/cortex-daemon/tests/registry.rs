@@ -301,3 +301,14 @@ fn expected_change(
     let is_new = before.iter().all(|known| known.name != info.name);
     Some((if is_new { EventKind::Registered } else { EventKind::Updated }, info))
 }
+
+#[test]
+fn stats_count_the_refusals_before_it_in_its_batch() {
+    let mut world = World::new();
+    let long = TopicInfo { address: "x".repeat(2000), ..info("/a", "n") };
+    let replies = world.call_batch(vec![
+        (REMOTE, DiscoveryRequest::register(long)),
+        (REMOTE, DiscoveryRequest::stats()),
+    ]);
+    assert_eq!(replies[1].ext.as_ref().unwrap().counts["over_limit"], 1);
+}

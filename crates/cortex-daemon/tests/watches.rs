@@ -478,6 +478,48 @@ fn stats_contain_the_counters() {
     }
 }
 
+#[test]
+fn a_wait_that_a_rollback_parks_is_cancelled_when_its_peer_has_disconnected() {
+    let mut world = World::new();
+    world.disk_is_full = true;
+    let request = |number, request| {
+        let request = Ok(Box::new(request));
+        Input::Request(PeerRequest {
+            reply_to: reply_to(number),
+            peer: REMOTE,
+            is_req: false,
+            request,
+        })
+    };
+    // The topic seems to be registered when the WAIT is decided, and after the rollback it is not.
+    world.deliver(vec![
+        request(100, DiscoveryRequest::register(info("/x", "node"))),
+        request(101, wait("/x", MINUTE_MS)),
+        Input::Disconnected(ConnectionId(101)),
+    ]);
+    assert_eq!(world.cancelled, [101]);
+    assert_eq!(world.registry.next_answer(), None, "no waiter is left");
+}
+
+#[test]
+fn a_watch_far_behind_costs_what_its_reply_holds() {
+    let mut world = World::new();
+    let requests = (0..500)
+        .map(|number| (REMOTE, DiscoveryRequest::register(info(&format!("/{number}"), "n"))));
+    world.call_batch(requests.collect());
+    let mut cost = |limit| {
+        let ext = RequestExt { since: at(0), limit: Some(limit), ..RequestExt::default() };
+        let request = Ok(Box::new(DiscoveryRequest::watch(ext)));
+        let reply_to = reply_to(900);
+        let request = PeerRequest { reply_to, peer: REMOTE, is_req: false, request };
+        world.registry.handle(Input::Request(request), world.now);
+        let cost = world.registry.cost();
+        world.registry.commit(world.now);
+        cost
+    };
+    assert!(cost(1) * 100 < cost(500), "a low limit is cheap");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum WatchOperation {
     Register {

@@ -14,15 +14,12 @@ use super::log::Log;
 use super::reply::{ReplyBody, Stats, pack, pack_topic, pack_topics, pack_watch};
 use super::reply_cache::ReplyCache;
 use super::settings::Settings;
-use super::subscriptions::replies::{MAX_REPLY_BYTES, pack_events};
-use super::subscriptions::waiters::WatchSpec;
+use super::subscriptions::replies::{EventSelection, pack_events};
 
 /// About how many bytes a reply takes beside its topics.
 const SMALL_REPLY_BYTES: usize = 64;
 /// About how many bytes the description of a topic takes.
 const ENTRY_BYTES: usize = 64;
-/// About how many bytes an event takes.
-const EVENT_BYTES: usize = 128;
 
 /// What a request has led to.
 #[derive(Debug)]
@@ -41,8 +38,8 @@ pub(super) enum Answer {
     NotFound { name: String },
     /// To LIST; the entries are for a request with an extension.
     List { topics: TopicList, entries: Option<Vec<EntryExt>> },
-    /// To WATCH: the events after `since`, up to `until`.
-    Events { watch: WatchSpec, since: u64, until: u64 },
+    /// To WATCH.
+    Events(EventSelection),
     /// To WATCH: all topics that it takes.
     Snapshot { topics: TopicList, position: Since },
     /// To RENEW.
@@ -103,10 +100,7 @@ impl Answer {
                 bytes(topics) + entries.len() * ENTRY_BYTES
             }
             Self::Found { packed, .. } => SMALL_REPLY_BYTES + packed.len(),
-            Self::Events { since, until, .. } => {
-                let events = usize::try_from(until - since).unwrap_or(usize::MAX);
-                SMALL_REPLY_BYTES + events.saturating_mul(EVENT_BYTES).min(MAX_REPLY_BYTES)
-            }
+            Self::Events(selection) => SMALL_REPLY_BYTES + selection.bytes,
             Self::Error { message, .. } => SMALL_REPLY_BYTES + message.len(),
             Self::Pong { .. }
             | Self::Registered { .. }
@@ -164,9 +158,7 @@ impl Answer {
                 let ext = ResponseExt { entries, ..ResponseExt::default() };
                 (ok, pack_topics(&topics, Some(&ext)))
             }
-            Self::Events { watch, since, until } => {
-                (ok, pack_events(context.log, &watch, since, until))
-            }
+            Self::Events(selection) => (ok, pack_events(context.log, &selection)),
             Self::Snapshot { topics, position } => {
                 let Since { epoch, revision } = position;
                 let ext = EncodedWatchExt { epoch, revision, snapshot: Some(true), events: None };

@@ -1,9 +1,10 @@
 //! The present batch: its answers and effects so far, and its cost.
 
+use std::collections::HashSet;
+
 use cortex_proto::DiscoveryStatus;
 
 use super::answer::{Answer, ErrorCause, ReplyContext};
-use super::counters::RegistryCounters;
 use super::directory::Directory;
 use super::effect::{Effects, Refusal};
 use super::input::PeerRequest;
@@ -11,7 +12,7 @@ use super::reply::{Reply, ReplyBody};
 use super::reply_cache::ReplyCache;
 use super::subscriptions::replies::WakeReplies;
 use super::subscriptions::waiters::{Waiter, WakeCondition};
-use crate::peer::ReplyTo;
+use crate::peer::{ConnectionId, ReplyTo};
 
 /// The answers and effects of the present batch.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub(super) struct Batch {
     /// The requests that are decided, in their order. They are answered when the batch ends.
     pub(super) answers: Vec<(PeerRequest, Answer)>,
     pub(super) effects: Effects,
+    /// The peers that have disconnected: a request that is decided again must not be parked for them.
+    pub(super) disconnected: HashSet<ConnectionId>,
     /// About how much work the batch is, in bytes and steps.
     pub(super) cost: usize,
 }
@@ -37,17 +40,17 @@ impl Batch {
         answer: Answer,
         context: &ReplyContext<'_>,
         cache: &mut ReplyCache,
-        counters: &mut RegistryCounters,
     ) {
         let PeerRequest { reply_to, peer, request, .. } = request;
         match &answer {
             Answer::ShuttingDown => self.effects.stop = true,
-            Answer::Error { cause: ErrorCause::Limit, .. } => counters.over_limit += 1,
             Answer::Error { cause: ErrorCause::Access, message } => {
-                counters.no_access += 1;
                 self.effects.refused.push(Refusal { peer, message: message.clone() });
             }
-            Answer::Error { cause: ErrorCause::Request | ErrorCause::Store, .. }
+            Answer::Error {
+                cause: ErrorCause::Request | ErrorCause::Limit | ErrorCause::Store,
+                ..
+            }
             | Answer::Pong { .. }
             | Answer::Registered { .. }
             | Answer::AlreadyExists { .. }
@@ -55,7 +58,7 @@ impl Batch {
             | Answer::Found { .. }
             | Answer::NotFound { .. }
             | Answer::List { .. }
-            | Answer::Events { .. }
+            | Answer::Events(_)
             | Answer::Snapshot { .. }
             | Answer::Renewed { .. }
             | Answer::Stats(_) => {}

@@ -1,5 +1,6 @@
 //! The registry's counters of changes and errors, which STATS returns.
 
+use super::answer::{Answer, ErrorCause};
 use super::log::record::EventKind;
 
 /// Totals since the daemon started.
@@ -24,6 +25,17 @@ pub struct RegistryCounters {
 }
 
 impl RegistryCounters {
+    /// Counts a refusal, once for each request.
+    pub(super) fn count_answer(&mut self, answer: &Answer) {
+        if let Answer::Error { cause, .. } = answer {
+            match cause {
+                ErrorCause::Limit => self.over_limit += 1,
+                ErrorCause::Access => self.no_access += 1,
+                ErrorCause::Request | ErrorCause::Store => {}
+            }
+        }
+    }
+
     /// Counts a change.
     pub(super) fn count(&mut self, kind: EventKind) {
         let counter = match kind {

@@ -7,14 +7,6 @@
 //! Inputs come in batches. A batch stages its changes: [`Registry::writes`] is what the store must
 //! keep. Then [`Registry::commit`] makes the batch count, or [`Registry::rollback`] takes it back.
 //! Every request is decided when it comes and answered when the batch has ended.
-//!
-//! | part | what it owns |
-//! |---|---|
-//! | `directory` | the topics in order, their owners and sessions, and the access rules |
-//! | `liveness` | when endpoints are probed, and REGISTERs that wait for a result |
-//! | `log` | the epoch, the revision, the history, and what a batch has staged |
-//! | `subscriptions` | parked WAITs and WATCHes |
-//! | `requests` | a handler for each request, which takes only the parts that it needs |
 
 mod answer;
 mod batch;
@@ -132,7 +124,10 @@ impl Registry {
             }
             Input::Tick { all_dispatched } => self.tick(all_dispatched, now),
             Input::TimeGap => self.registrations.directory.renew_all_sessions(now.instant),
-            Input::Disconnected(connection) => self.cancel_waiters(connection),
+            Input::Disconnected(connection) => {
+                self.batch.disconnected.insert(connection);
+                self.cancel_waiters(connection);
+            }
             Input::ShuttingDown => {
                 self.retry_pending_registers(|_| true, OnDoubt::Refuse, now);
                 self.subscriptions.shut_down();
@@ -253,15 +248,21 @@ impl Registry {
     /// Decides about a request. A REGISTER waits until `end` at most.
     fn decide(&mut self, request: PeerRequest, on_doubt: OnDoubt, end: Instant, now: Timestamp) {
         match self.decision(&request, on_doubt, now) {
-            Decision::Answer(answer) => self.batch.decided(request, answer, &self.cache),
+            Decision::Answer(answer) => {
+                self.counters.count_answer(&answer);
+                self.batch.decided(request, answer, &self.cache);
+            }
             Decision::Pending { name, revision, awaits } => {
                 let liveness = &mut self.registrations.liveness;
                 match awaits {
                     Awaits::ProcessCheck(process) => self.batch.effects.check.push(process),
-                    Awaits::Probe => liveness.reschedule(&name, now.instant),
+                    Awaits::Probe => {
+                        liveness.reschedule(&name, now.instant);
+                        self.begin_probes(now);
+                    }
                 }
-                liveness.pending.add(PendingRegister { request, name, revision, end, awaits });
-                self.begin_probes(now);
+                let pending = PendingRegister { request, name, revision, end, awaits };
+                self.registrations.liveness.pending.add(pending);
             }
             Decision::Parked { condition, wait } => self.park(request, condition, wait, now),
         }
@@ -307,7 +308,7 @@ impl Registry {
             started: self.started,
             now,
         };
-        self.batch.reply(request, answer, &context, &mut self.cache, &mut self.counters);
+        self.batch.reply(request, answer, &context, &mut self.cache);
     }
 
     fn end_batch(
@@ -326,7 +327,7 @@ impl Registry {
         effects
     }
 
-    /// Parks a request for at most `wait`.
+    /// Parks a request for at most `wait`, unless its peer has disconnected in this batch.
     fn park(
         &mut self,
         request: PeerRequest,
@@ -335,6 +336,9 @@ impl Registry {
         now: Timestamp,
     ) {
         let PeerRequest { reply_to: to, peer, .. } = request;
+        if self.batch.disconnected.contains(&to.connection) {
+            return self.batch.effects.cancelled.push(to.connection);
+        }
         let end = now.instant + wait;
         self.subscriptions.park(Waiter { to, uid: peer.uid, end, condition });
     }

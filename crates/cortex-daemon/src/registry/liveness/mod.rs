@@ -48,9 +48,6 @@ impl Liveness {
 
     /// Sets the schedule of a topic that was registered or removed.
     pub(super) fn replace(&mut self, name: &TopicName, schedule: Option<ProbeSchedule>) {
-        if schedule.is_none() && !self.schedules.contains_key(name) {
-            return;
-        }
         let before = self.set(name.clone(), schedule);
         self.undo.push((name.clone(), before));
     }
@@ -201,6 +198,16 @@ mod tests {
         assert_eq!(liveness.next_probe(), None);
         liveness.rollback();
         assert_eq!(liveness.take_due(now), [name("/a")]);
+    }
+
+    #[test]
+    fn a_rollback_leaves_no_schedule_for_a_topic_that_the_batch_has_registered() {
+        let (mut liveness, now) = (Liveness::new(INTERVAL), start());
+        // A process registers a topic and ends in the same batch.
+        liveness.replace(&name("/a"), None);
+        liveness.observe(name("/a"), ProbeSchedule::orphan(now));
+        liveness.rollback();
+        assert_eq!((liveness.next_probe(), liveness.is_probing()), (None, false));
     }
 
     #[test]

@@ -56,6 +56,16 @@ impl History {
         self.events.clear();
     }
 
+    /// The event that made a revision, if the history holds it.
+    pub(in crate::registry) fn event(
+        &self,
+        revision: u64,
+        present: u64,
+    ) -> Option<&(TopicName, Event)> {
+        let behind = usize::try_from(present.checked_sub(revision)?).ok()?;
+        self.events.get(self.events.len().checked_sub(behind + 1)?)
+    }
+
     /// The events after the revision `since`, up to the present one. `None` when the history does
     /// not hold all of them, or when `since` lies ahead.
     pub(in crate::registry) fn since(

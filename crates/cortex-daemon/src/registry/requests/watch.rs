@@ -12,13 +12,9 @@ use crate::registry::directory::topics::TopicList;
 use crate::registry::log::Log;
 use crate::registry::registrations::Registrations;
 use crate::registry::reply_cache::ReplyCache;
-use crate::registry::subscriptions::replies::first_event;
+use crate::registry::subscriptions::replies::{MAX_MATCH_COST, select_events, visit_cost};
 use crate::registry::subscriptions::waiters::{WakeCondition, WatchSpec, passes};
 
-/// The cost of one topic or event without a filter, in steps of matching.
-const VISIT_COST: usize = 16;
-/// The most steps of matching for one request: about a quarter of a second.
-const MAX_MATCH_COST: usize = 150_000_000;
 /// The most events in a reply: a client that is further behind sends its next request.
 const MAX_EVENTS: u64 = 1000;
 
@@ -44,19 +40,16 @@ pub(super) fn watch(
     };
     let limit = ext.limit.unwrap_or(MAX_EVENTS).clamp(1, MAX_EVENTS);
     let watch = WatchSpec { filter, limit: usize::try_from(limit).unwrap_or(usize::MAX) };
-    let (wait, until) = (longest_wait(Some(ext)), position.revision);
-    let events = log.history().since(since, until).into_iter().flatten();
-    let Ok(cost) = bounded_cost(watch.filter.as_deref(), events.map(|(name, _)| name)) else {
-        return (too_costly().into(), 0);
-    };
-    let decision = match first_event(log, &watch, since) {
-        Some(first) => Answer::Events { watch, since: first - 1, until }.into(),
-        None if wait.is_zero() => Answer::Events { watch, since: until, until }.into(),
-        // From here on the watch has seen everything up to the present: its reply holds what
-        // wakes it, and nothing else.
-        None => Decision::Parked { condition: WakeCondition::change(watch), wait },
-    };
-    (decision, cost)
+    let selection = select_events(log, &watch, since);
+    let cost = selection.cost;
+    let wait = longest_wait(Some(ext));
+    let has_seen_all = selection.until == position.revision;
+    if !selection.is_empty() || !has_seen_all || wait.is_zero() {
+        return (Answer::Events(selection).into(), cost);
+    }
+    // From here on the watch has seen everything up to the present: its reply holds what wakes it,
+    // and nothing else.
+    (Decision::Parked { condition: WakeCondition::change(watch), wait }, cost)
 }
 
 /// The revision from which a watch can continue without a gap.
@@ -104,9 +97,6 @@ fn bounded_cost<'a>(
     filter: Option<&TopicFilter>,
     names: impl Iterator<Item = &'a TopicName>,
 ) -> Result<usize, TooCostly> {
-    let cost = |name: &TopicName| {
-        VISIT_COST + filter.map_or(0, |filter| filter.match_cost(name.as_str().len()))
-    };
-    let total = names.map(cost).sum();
+    let total = names.map(|name| visit_cost(filter, name)).sum();
     if filter.is_some() && total > MAX_MATCH_COST { Err(TooCostly) } else { Ok(total) }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cortex_proto::{EncodedEvent, EncodedWatchExt, Since};
+use cortex_proto::{EncodedEvent, EncodedWatchExt, Since, TopicFilter, TopicName};
 
 use super::waiters::{WatchSpec, passes};
 use crate::registry::log::Log;
@@ -11,47 +11,81 @@ use crate::registry::reply::pack_watch;
 use crate::shared_body::SHARED_BODY_BYTES;
 
 /// After an event that makes a reply longer than this, in bytes, no other event follows.
-pub(in crate::registry) const MAX_REPLY_BYTES: usize = 256 * 1024;
+const MAX_REPLY_BYTES: usize = 256 * 1024;
+/// The cost of one topic or event without a filter, in steps of matching.
+const VISIT_COST: usize = 16;
+/// The most steps of matching for one request: about a quarter of a second.
+pub(in crate::registry) const MAX_MATCH_COST: usize = 150_000_000;
 /// The most bytes that waking takes in one batch, packed or copied. Later watches get no events:
 /// they send their next request, and the daemon answers it in its turn.
 const MAX_WAKE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The reply with the events after `since`, up to `until`, that a watch takes.
-pub(in crate::registry) fn pack_events(
+/// The events that a reply to a watch holds.
+#[derive(Debug, Default)]
+pub(in crate::registry) struct EventSelection {
+    revisions: Vec<u64>,
+    /// The revision up to which the daemon has looked.
+    pub(in crate::registry) until: u64,
+    /// About how many bytes the events take.
+    pub(in crate::registry) bytes: usize,
+    /// About how many steps it took to find them.
+    pub(in crate::registry) cost: usize,
+}
+
+impl EventSelection {
+    pub(in crate::registry) fn is_empty(&self) -> bool {
+        self.revisions.is_empty()
+    }
+}
+
+/// Selects the events after `since` that a watch takes, as many as a reply holds. The daemon also
+/// stops to look when that takes too many steps: the client sends its next request.
+pub(in crate::registry) fn select_events(
     log: &Log,
     watch: &WatchSpec,
     since: u64,
-    until: u64,
-) -> Arc<[u8]> {
+) -> EventSelection {
     let WatchSpec { filter, limit } = watch;
-    let (mut bytes, mut is_cut) = (0, false);
-    let mut events = Vec::new();
-    let Since { epoch, revision: present } = log.position();
+    let present = log.position().revision;
+    let mut selection = EventSelection { until: since, ..EventSelection::default() };
     for (name, event) in log.history().since(since, present).into_iter().flatten() {
-        if event.revision > until {
-            break;
+        if selection.cost > MAX_MATCH_COST {
+            return selection;
         }
-        if !passes(filter.as_deref(), name) {
-            continue;
+        selection.cost += visit_cost(filter.as_deref(), name);
+        if passes(filter.as_deref(), name) {
+            if selection.revisions.len() == *limit || selection.bytes > MAX_REPLY_BYTES {
+                selection.until = selection.revisions.last().copied().unwrap_or(since);
+                return selection;
+            }
+            selection.bytes += name.as_str().len() + event.packed.len();
+            selection.revisions.push(event.revision);
         }
-        if events.len() == *limit || bytes > MAX_REPLY_BYTES {
-            is_cut = true;
-            break;
-        }
-        bytes += name.as_str().len() + event.packed.len();
-        events.push(EncodedEvent {
+        selection.until = event.revision;
+    }
+    selection
+}
+
+/// About how many steps it takes to match one topic or event.
+pub(in crate::registry) fn visit_cost(filter: Option<&TopicFilter>, name: &TopicName) -> usize {
+    VISIT_COST + filter.map_or(0, |filter| filter.match_cost(name.as_str().len()))
+}
+
+/// The reply with the selected events.
+pub(in crate::registry) fn pack_events(log: &Log, selection: &EventSelection) -> Arc<[u8]> {
+    let Since { epoch, revision: present } = log.position();
+    let event = |revision: &u64| {
+        let (name, event) = log.history().event(*revision, present)?;
+        Some(EncodedEvent {
             kind: event.kind.word(),
             revision: event.revision,
             topic_name: name.as_str(),
             topic_info: &event.packed,
             reason: event.kind.reason(),
-        });
-    }
-    // The reply covers every event, unless it is cut.
-    let revision = match events.last() {
-        Some(last) if is_cut => last.revision,
-        Some(_) | None => until,
+        })
     };
+    let events: Vec<_> = selection.revisions.iter().filter_map(event).collect();
+    let revision = selection.until;
     let ext = EncodedWatchExt { epoch, revision, snapshot: None, events: Some(&events) };
     pack_watch(&[], &ext)
 }
@@ -61,13 +95,6 @@ pub(in crate::registry) fn pack_no_events(position: Since) -> Arc<[u8]> {
     let Since { epoch, revision } = position;
     let ext = EncodedWatchExt { epoch, revision, snapshot: None, events: Some(&[]) };
     pack_watch(&[], &ext)
-}
-
-/// The revision of the first event after `since` that a watch takes.
-pub(in crate::registry) fn first_event(log: &Log, watch: &WatchSpec, since: u64) -> Option<u64> {
-    let mut events = log.history().since(since, log.position().revision)?;
-    let first = events.find(|(name, _)| passes(watch.filter.as_deref(), name))?;
-    Some(first.1.revision)
 }
 
 /// The replies to the watches that wake at the end of a batch. Equal watches share a reply.
@@ -97,7 +124,7 @@ impl<'a> WakeReplies<'a> {
             self.bytes += body.len().min(SHARED_BODY_BYTES);
             return Arc::clone(body);
         }
-        let body = pack_events(self.log, &watch, self.since, present.revision);
+        let body = pack_events(self.log, &select_events(self.log, &watch, self.since));
         self.bytes += body.len();
         self.packed.insert(watch, Arc::clone(&body));
         body
