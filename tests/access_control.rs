@@ -15,7 +15,7 @@ use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{decode_response, topic, topic_names};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
-use cortex_tests::test_dir::TestDir;
+use cortex_tests::test_dir::{TestDir, ipc_address};
 use cortex_tests::{binaries, hex, report_skipped};
 use rustix::process::{Signal, getuid};
 
@@ -221,12 +221,18 @@ fn another_user_gets_at_most_half_of_the_connections() {
 fn the_socket_has_the_requested_mode_or_the_umask_decides() {
     let mode = |test_dir: &TestDir| fs::metadata(test_dir.socket()).unwrap().mode() & 0o777;
     for mode_option in ["600", "660", "666", "777"] {
-        let test_dir = TestDir::new();
-        let builder = DaemonBuilder::at(&test_dir)
-            .args(["--socket-mode", mode_option])
-            .shell_prelude("umask 022");
-        let _daemon = builder.start();
-        assert_eq!(format!("{:o}", mode(&test_dir)), mode_option);
+        for umask in ["000", "022", "077", "177"] {
+            let test_dir = TestDir::new();
+            let builder = DaemonBuilder::at(&test_dir)
+                .args(["--socket-mode", mode_option])
+                .shell_prelude(&format!("umask {umask}"));
+            let daemon = builder.start();
+            assert_eq!(format!("{:o}", mode(&test_dir)), mode_option, "{umask}");
+            // The daemon's own umask stays: it decides about other files.
+            let pid = daemon.process().pid().as_raw_nonzero();
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            assert!(status.contains(&format!("Umask:\t0{umask}\n")), "{status}");
+        }
     }
     for (umask, expected) in [("077", 0o700), ("022", 0o755), ("007", 0o770)] {
         let test_dir = TestDir::new();
@@ -312,10 +318,37 @@ fn a_directory_of_another_user_is_used_with_a_warning() {
     let test_dir = TestDir::new();
     chown(test_dir.path(""), Some(USER_A), Some(USER_A)).unwrap();
     let daemon = DaemonBuilder::at(&test_dir).start();
-    daemon.process().stderr_line("a warning about the directory", |line| {
-        (line.contains("WARN") && line.contains("another user")).then_some(())
+    let line = daemon.process().stderr_line("a warning about the directory", |line| {
+        (line.contains("WARN") && line.contains("another user")).then(|| line.to_owned())
     });
+    let owner = format!("user {USER_A}");
+    for word in [test_dir.path("").to_str().unwrap().trim_end_matches('/'), &owner] {
+        assert!(line.contains(word), "`{word}` is not in: {line}");
+    }
     daemon.assert_serves();
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
+}
+
+#[test]
+fn a_directory_where_only_another_user_may_create_files_is_named_with_its_owner() {
+    if !can_switch_user() {
+        return;
+    }
+    let test_dir = shared_test_dir();
+    let daemon_program = copy_program(&test_dir, binaries::daemon());
+    let directory = test_dir.path("cortex");
+    fs::create_dir(&directory).unwrap();
+    chown(&directory, Some(USER_A), Some(USER_A)).unwrap();
+    for socket in [directory.join("discovery.sock"), directory.join("new/discovery.sock")] {
+        let mut command = Command::new(&daemon_program);
+        command.args(["--no-state", "--address", &ipc_address(&socket)]);
+        command.current_dir("/").uid(USER_B).gid(USER_B);
+        let output = Process::spawn_captured(&mut command).wait();
+        assert_eq!(output.code, Some(1), "{}", output.stderr);
+        let owner = format!("user {USER_A}");
+        for word in [directory.to_str().unwrap(), &owner, "choose another address"] {
+            assert!(output.stderr.contains(word), "`{word}` is not in: {}", output.stderr);
+        }
+    }
 }

@@ -21,6 +21,10 @@ pub struct Config {
     /// Where the daemon saves topics, so that they survive a restart.
     pub state: State,
     /// The access mode of the socket files. `None`: the process's umask decides.
+    ///
+    /// With a mode, the daemon binds its sockets in a short-lived thread that has its own umask.
+    /// Where the system forbids that, such as in some containers, the umask of the whole process
+    /// changes for the moment of the `bind`.
     pub socket_mode: Option<u32>,
     /// The most connections at once. `None`: as many as the limit of open descriptors allows.
     pub max_connections: Option<usize>,

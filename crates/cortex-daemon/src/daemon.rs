@@ -86,8 +86,9 @@ impl DiscoveryDaemon {
         self.stop_handle.clone()
     }
 
-    /// Serves until SHUTDOWN or [`StopHandle::stop`]. Then the daemon removes its socket files, and
-    /// gives peers 40 ms to take their last replies.
+    /// Serves until SHUTDOWN or [`StopHandle::stop`]. Then the daemon accepts no more connections,
+    /// gives peers 40 ms to take their last replies, closes the state file, and removes its socket
+    /// files.
     ///
     /// # Errors
     /// When the daemon cannot serve any more.
@@ -128,11 +129,21 @@ impl DiscoveryDaemon {
         Ok(flow)
     }
 
-    /// Answers every request that waits, and gives peers a moment to take their last replies.
+    /// Answers every request that waits, and gives peers a moment to take their last replies. Then
+    /// releases everything that the next daemon needs: the state file first, the socket files last,
+    /// so that a daemon that finds no socket file can start.
     fn finish(mut self) -> Result<(), RunError> {
+        let listeners = std::mem::take(&mut self.event_loop.listeners);
+        let socket_files: Vec<_> = listeners.into_iter().filter_map(Listener::close).collect();
+        let answered = self.answer_last_requests();
+        self.log_totals();
+        self.event_loop.persistence.close();
+        drop(socket_files);
+        answered
+    }
+
+    fn answer_last_requests(&mut self) -> Result<(), RunError> {
         let event_loop = &mut self.event_loop;
-        // The socket files go first, so that clients turn to the next daemon.
-        event_loop.listeners.clear();
         event_loop.inbox.push(Input::ShuttingDown);
         // A SHUTDOWN among the last requests changes nothing: the daemon stops already.
         let _ = event_loop.round(Phase::Stopping, now())?;
@@ -145,7 +156,6 @@ impl DiscoveryDaemon {
             let _ = event_loop.round(Phase::Stopping, deadline)?;
         }
         event_loop.connections.discard_input();
-        self.log_totals();
         Ok(())
     }
 

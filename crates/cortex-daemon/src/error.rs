@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::edge::listener::ListenError;
+use crate::edge::socket_file::SocketFileError;
 use crate::startup::StateError;
 
 /// Why a daemon does not start.
@@ -29,7 +30,14 @@ impl BindError {
     /// Whether another program listens at the address already.
     #[must_use]
     pub fn is_already_running(&self) -> bool {
-        matches!(self, Self::Listen(ListenError::AlreadyRuns(_) | ListenError::InUse(_)))
+        matches!(
+            self,
+            Self::Listen(
+                ListenError::AlreadyRuns { .. }
+                    | ListenError::InUse { .. }
+                    | ListenError::SocketFile(SocketFileError::Locked(_))
+            )
+        )
     }
 }
 

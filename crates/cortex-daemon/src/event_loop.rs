@@ -50,7 +50,7 @@ pub(crate) struct EventLoop {
     processes: Processes,
     probes: Probes,
     pub(crate) registry: Registry,
-    persistence: Persistence,
+    pub(crate) persistence: Persistence,
     /// What has happened, for the next batch.
     pub(crate) inbox: Vec<Input>,
     /// Empty between two calls.

@@ -34,6 +34,12 @@ impl Persistence {
         }
     }
 
+    /// Closes the state file and releases its lock. Nothing can be saved any more.
+    pub(crate) fn close(&mut self) {
+        self.store = Store::none();
+        self.state = State::None;
+    }
+
     /// If the state file was deleted or replaced, writes everything into a new one. The history is
     /// lost with the old file, so a new epoch begins. Returns whether that has happened.
     pub(crate) fn recreate_if_lost(&mut self, registry: &mut Registry) -> bool {

@@ -6,6 +6,7 @@ use thiserror::Error;
 use crate::config::{Config, State};
 use crate::edge::clock::timestamp;
 use crate::edge::credentials::own_uid;
+use crate::edge::handover::wait_for_lock;
 use crate::edge::processes::Host;
 use crate::edge::random::random_u64;
 use crate::edge::state_file::StoreError;
@@ -27,7 +28,8 @@ pub enum StateError {
 pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry), StateError> {
     let (mut store, loaded) = match &config.state {
         State::None => (Store::none(), None),
-        State::File(path) => Store::open(path)?,
+        // A daemon that is ending may not have closed the file yet.
+        State::File(path) => wait_for_lock(StoreError::is_in_use, || Store::open(path))?,
     };
     let snapshot = match loaded {
         Some(LoadedState { snapshot, host: stored }) if stored.boot_id == host.boot_id => {

@@ -10,6 +10,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use thiserror::Error;
 
 use super::credentials::Credentials;
+#[cfg(target_os = "linux")]
+use super::served::server_at;
 use super::socket::{BACKLOG, unix_socket};
 use super::socket_file::{SocketFile, SocketFileError};
 use super::stream::Stream;
@@ -19,11 +21,24 @@ use crate::config::Address;
 #[derive(Debug, Error)]
 pub enum ListenError {
     /// Another daemon listens there.
-    #[error("a daemon already runs at {0}")]
-    AlreadyRuns(Address),
+    #[error("a daemon already runs at {address}{}", in_parentheses(*pid))]
+    AlreadyRuns {
+        /// The address.
+        address: Address,
+        /// The other daemon's process, if the system tells.
+        pid: Option<u32>,
+    },
     /// Another program, maybe a daemon, listens there.
-    #[error("another program listens at {0}: stop it, or choose another address")]
-    InUse(Address),
+    #[error(
+        "another program listens at {address}{}: stop it, or choose another address",
+        in_parentheses(*pid)
+    )]
+    InUse {
+        /// The address.
+        address: Address,
+        /// The other program's process, if the system tells.
+        pid: Option<u32>,
+    },
     /// The daemon cannot create its socket file.
     #[error(transparent)]
     SocketFile(SocketFileError),
@@ -58,7 +73,8 @@ impl Listener {
         let failed = |source: io::Error| {
             let address = address.clone();
             if source.kind() == io::ErrorKind::AddrInUse {
-                ListenError::InUse(address)
+                let pid = abstract_server(&address);
+                ListenError::InUse { address, pid }
             } else {
                 ListenError::System { address, source }
             }
@@ -67,8 +83,8 @@ impl Listener {
         let (socket, file) = match address {
             Address::Ipc(path) => {
                 let (file, listener) = SocketFile::create(path, mode).map_err(|error| {
-                    if matches!(error, SocketFileError::AlreadyRuns(_)) {
-                        ListenError::AlreadyRuns(address.clone())
+                    if let SocketFileError::AlreadyRuns { pid, .. } = error {
+                        ListenError::AlreadyRuns { address: address.clone(), pid }
                     } else {
                         ListenError::SocketFile(error)
                     }
@@ -121,6 +137,12 @@ impl Listener {
         self.file.as_ref().filter(|file| file.is_lost()).map(SocketFile::path)
     }
 
+    /// Closes the socket. A connection attempt is refused from now on. The socket file, if the
+    /// listener has one, stays and stays locked until the returned value is dropped.
+    pub(crate) fn close(self) -> Option<SocketFile> {
+        self.file
+    }
+
     /// Accepts one connection.
     pub(super) fn accept(&self) -> io::Result<(Stream, Credentials)> {
         match &self.socket {
@@ -136,6 +158,23 @@ impl Listener {
             }
         }
     }
+}
+
+fn in_parentheses(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+/// The process that listens at an abstract address.
+#[cfg(target_os = "linux")]
+fn abstract_server(address: &Address) -> Option<u32> {
+    let Address::Abstract(name) = address else { return None };
+    let address = rustix::net::SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
+    server_at(&address).ok()??.pid
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_server(_address: &Address) -> Option<u32> {
+    None
 }
 
 fn listen_abstract(name: &str) -> io::Result<std::os::unix::net::UnixListener> {

@@ -4,28 +4,37 @@
 //! 1. The daemon locks `PATH.lock`, so that two daemons never check the same path at once.
 //! 2. It connects to the path. If the connection succeeds, another daemon keeps the path, even one
 //!    that takes no lock.
-//! 3. It binds the socket to a new name in the same directory, listens, and renames the file to the
-//!    path. So no client finds the path absent or refusing.
+//! 3. It removes the unused socket file, binds the socket to the path, and listens. A socket that
+//!    was renamed would keep its old name in `/proc/net/unix`, and programs that remove unused
+//!    sockets, such as systemd-tmpfiles, would take it for one.
+//! 4. At the end it removes the socket file, then the lock file while that is still locked. So a
+//!    path without a socket file is free.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, chmodat, flock, fstat, open, openat, renameat,
-    statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, open, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
-use thiserror::Error;
 
 use super::credentials::own_uid;
 use super::files::{FileIdentity, with_suffix};
-use super::random::random_u64;
+use super::handover::wait_for_lock;
+use super::served::{Server, server_at};
 use super::socket::{BACKLOG, unix_socket};
-use crate::config::MAX_SOCKET_PATH;
+use super::users;
+use bind::bind_with_mode;
+pub use error::SocketFileError;
+use error::failed;
+use lock::lock_exclusively;
+
+mod bind;
+mod error;
+mod lock;
 
 /// A locked socket file. Dropping it removes the socket file and the lock file, unless another
 /// program has replaced them.
@@ -38,49 +47,6 @@ pub(crate) struct SocketFile {
     directory: OwnedFd,
     lock: OwnedFd,
     identity: FileIdentity,
-}
-
-/// Why the daemon cannot create its socket file.
-#[derive(Debug, Error)]
-pub enum SocketFileError {
-    /// Another daemon listens there.
-    #[error("a daemon already runs at ipc://{}", .0.display())]
-    AlreadyRuns(PathBuf),
-    /// The path leads to a file that is not a socket.
-    #[error(
-        "{} is not a socket, so the daemon does not replace it. Remove it, or choose another \
-         address", .0.display()
-    )]
-    NotASocket(PathBuf),
-    /// The socket belongs to another user, and no daemon listens there.
-    #[error(
-        "the unused socket {} belongs to another user, so the daemon does not replace it. Remove \
-         it, or choose another address", .0.display()
-    )]
-    ForeignSocket(PathBuf),
-    /// The lock file was not created by a daemon of this user.
-    #[error("the lock file {} {what}: choose another address", path.display())]
-    ForeignLock {
-        /// The lock file.
-        path: PathBuf,
-        /// The reason, such as "is a symbolic link".
-        what: &'static str,
-    },
-    /// Another error of the system.
-    #[error("cannot {what} {}", path.display())]
-    System {
-        /// The operation, such as "lock".
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The error.
-        source: io::Error,
-    },
-}
-
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(Errno) -> SocketFileError {
-    let path = path.to_owned();
-    move |errno| SocketFileError::System { what, path, source: errno.into() }
 }
 
 impl SocketFile {
@@ -97,7 +63,7 @@ impl SocketFile {
         let lock_name = with_suffix(&name, ".lock");
 
         let directory = open_directory(directory_path)?;
-        let lock = lock_exclusively(path, &directory, &lock_name)?;
+        let lock = take_lock(path, &directory, &lock_name)?;
         // From here on the lock file is also removed after an error.
         let mut file = Self {
             path: path.to_owned(),
@@ -107,8 +73,8 @@ impl SocketFile {
             directory,
             lock,
         };
-        check_replaceable(path)?;
-        let listener = file.listen(directory_path, mode)?;
+        file.remove_unused()?;
+        let listener = file.listen(mode)?;
         Ok((file, listener))
     }
 
@@ -132,42 +98,45 @@ impl SocketFile {
             .is_ok_and(|stat| FileIdentity::of(&stat) == identity)
     }
 
-    /// Binds the socket to another name, listens, and renames the file to the path.
-    fn listen(
-        &mut self,
-        directory_path: &Path,
-        mode: Option<u32>,
-    ) -> Result<UnixListener, SocketFileError> {
-        let aside = OsString::from(format!(".new-{:016x}", random_u64()));
-        let path = directory_path.join(&aside);
-        let socket = unix_socket().map_err(failed("create a socket for", &self.path))?;
-        let address =
-            self.bind_address(&path, &aside).map_err(failed("build the socket address", &path))?;
-        rustix::net::bind(&socket, &address).map_err(failed("create the socket", &path))?;
-        let placed = statat(&self.directory, &aside, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| {
-            if let Some(mode) = mode {
-                chmodat(&self.directory, &aside, Mode::from_raw_mode(mode), AtFlags::empty())?;
-            }
-            rustix::net::listen(&socket, BACKLOG)?;
-            renameat(&self.directory, &aside, &self.directory, &self.name)?;
-            self.identity = FileIdentity::of(&stat);
-            Ok(())
-        });
-        if let Err(errno) = placed {
-            let _ = unlinkat(&self.directory, &aside, AtFlags::empty());
-            return Err(failed("move the socket to", &self.path)(errno));
+    /// Removes the socket file of a daemon that was killed.
+    fn remove_unused(&self) -> Result<(), SocketFileError> {
+        let Some(unused) = check_replaceable(&self.path)? else { return Ok(()) };
+        tracing::info!(path = %self.path.display(), "replacing an unused socket file");
+        // A program that takes no lock may have replaced the file meanwhile.
+        if self.has_file(&self.name, FileIdentity::of(&unused)) {
+            unlinkat(&self.directory, &self.name, AtFlags::empty())
+                .map_err(failed("remove the unused socket", &self.path))?;
         }
-        Ok(UnixListener::from(socket))
+        Ok(())
     }
 
-    /// The socket address for the temporary name, whose path may be longer than the final one. A
-    /// path that is too long leads through the directory's descriptor.
-    fn bind_address(&self, path: &Path, aside: &OsStr) -> Result<SocketAddrUnix, Errno> {
-        if path.as_os_str().len() <= MAX_SOCKET_PATH {
-            return SocketAddrUnix::new(path);
+    fn listen(&mut self, mode: Option<u32>) -> Result<UnixListener, SocketFileError> {
+        let path = &self.path;
+        let socket = unix_socket().map_err(failed("create a socket for", path))?;
+        let address =
+            SocketAddrUnix::new(path).map_err(failed("build the socket address", path))?;
+        bind_with_mode(&socket, &address, mode).map_err(|errno| match server_at(&address) {
+            // A program that takes no lock has bound the path meanwhile.
+            Ok(Some(Server { pid })) if errno == Errno::ADDRINUSE => {
+                SocketFileError::AlreadyRuns { path: path.clone(), pid }
+            }
+            _ => failed("create the socket", path)(errno),
+        })?;
+        let stat = statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed("get the metadata of", path))?;
+        self.identity = FileIdentity::of(&stat);
+        if let Some(mode) = mode
+            && stat.st_mode & 0o777 != mode
+        {
+            tracing::warn!(
+                path = %path.display(),
+                mode = format!("{:o}", stat.st_mode & 0o777),
+                requested = format!("{mode:o}"),
+                "the socket has another mode than requested: the directory may have a default ACL"
+            );
         }
-        let through = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
-        SocketAddrUnix::new(Path::new(&through).join(aside))
+        rustix::net::listen(&socket, BACKLOG).map_err(failed("listen at", path))?;
+        Ok(UnixListener::from(socket))
     }
 }
 
@@ -188,10 +157,9 @@ impl Drop for SocketFile {
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
-    std::fs::create_dir_all(path).map_err(|source| SocketFileError::System {
-        what: "create the socket's directory",
-        path: path.to_owned(),
-        source,
+    std::fs::create_dir_all(path).map_err(|error| {
+        let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+        failed("create the socket's directory", path)(errno)
     })?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory =
@@ -204,103 +172,53 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
     if owner != 0 && owner != own_uid() {
         tracing::warn!(
             directory = %path.display(),
-            owner,
-            "the socket's directory belongs to another user, who can replace the socket"
+            owner = %users::describe(owner),
+            "the socket's directory belongs to another user, who can replace the socket: remove it \
+             and let the daemon create it, or choose another address"
         );
     }
     Ok(directory)
 }
 
-/// Creates the lock file if it is missing, and locks it. An error is `AlreadyRuns` if a daemon
-/// listens at the socket.
-fn lock_exclusively(
-    socket: &Path,
-    directory: &OwnedFd,
-    name: &OsStr,
-) -> Result<OwnedFd, SocketFileError> {
-    let path = with_suffix(socket.as_os_str(), ".lock");
-    let path = Path::new(&path);
-    try_lock(socket, path, directory, name).map_err(|error| match is_served(socket) {
-        Ok(true) => SocketFileError::AlreadyRuns(socket.to_owned()),
-        _ => error,
+/// Locks the path. While another daemon has locked it, this one waits for it to end, unless the
+/// other one serves clients.
+fn take_lock(socket: &Path, directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, SocketFileError> {
+    let path = PathBuf::from(with_suffix(socket.as_os_str(), ".lock"));
+    let is_locked = |error: &SocketFileError| matches!(error, SocketFileError::Locked(_));
+    wait_for_lock(is_locked, || {
+        lock_exclusively(&path, directory, name).map_err(|error| match server_at_path(socket) {
+            Ok(Some(Server { pid })) => {
+                SocketFileError::AlreadyRuns { path: socket.to_owned(), pid }
+            }
+            _ if is_locked(&error) => SocketFileError::Locked(socket.to_owned()),
+            _ => error,
+        })
     })
 }
 
-fn try_lock(
-    socket: &Path,
-    path: &Path,
-    directory: &OwnedFd,
-    name: &OsStr,
-) -> Result<OwnedFd, SocketFileError> {
-    let foreign = |what| SocketFileError::ForeignLock { path: path.to_owned(), what };
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    loop {
-        let lock = match openat(directory, name, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(lock) => lock,
-            Err(Errno::LOOP) => return Err(foreign("is a symbolic link")),
-            Err(Errno::ACCESS) if statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() => {
-                return Err(foreign("cannot be opened; it may belong to another user's daemon"));
-            }
-            Err(errno) => return Err(failed("open the lock file", path)(errno)),
-        };
-        let locked = fstat(&lock).map_err(failed("get the metadata of", path))?;
-        if FileType::from_raw_mode(locked.st_mode) != FileType::RegularFile {
-            return Err(foreign("is not a regular file"));
-        }
-        if locked.st_uid != own_uid() {
-            return Err(foreign("belongs to another user, whose daemon may be running"));
-        }
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(SocketFileError::AlreadyRuns(socket.to_owned()));
-            }
-            Err(errno) => return Err(failed("lock", path)(errno)),
-        }
-        // Another daemon may have removed the file before this one locked it.
-        match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(current) if FileIdentity::of(&current) == FileIdentity::of(&locked) => {
-                return Ok(lock);
-            }
-            Ok(_) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed("get the metadata of", path)(errno)),
-        }
-    }
-}
-
-/// Checks that the path is free, or leads to a socket of this user where no daemon listens.
-fn check_replaceable(path: &Path) -> Result<(), SocketFileError> {
-    match rustix::fs::lstat(path) {
-        Err(Errno::NOENT) => return Ok(()),
+/// Checks that the path is free, or leads to a socket of this user where no daemon listens. Returns
+/// that socket.
+fn check_replaceable(path: &Path) -> Result<Option<Stat>, SocketFileError> {
+    let stat = match rustix::fs::lstat(path) {
+        Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(failed("get the metadata of", path)(errno)),
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
-            return Err(SocketFileError::NotASocket(path.to_owned()));
-        }
-        Ok(stat) if stat.st_uid != own_uid() => {
-            return Err(match is_served(path) {
-                Ok(true) => SocketFileError::AlreadyRuns(path.to_owned()),
-                _ => SocketFileError::ForeignSocket(path.to_owned()),
-            });
-        }
-        Ok(_) => {}
+        Ok(stat) => stat,
+    };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(SocketFileError::NotASocket(path.to_owned()));
     }
-    match is_served(path) {
-        Ok(true) => Err(SocketFileError::AlreadyRuns(path.to_owned())),
-        Ok(false) => {
-            tracing::info!(path = %path.display(), "replacing an unused socket file");
-            Ok(())
+    match server_at_path(path) {
+        Ok(Some(Server { pid })) => {
+            Err(SocketFileError::AlreadyRuns { path: path.to_owned(), pid })
         }
+        _ if stat.st_uid != own_uid() => {
+            Err(SocketFileError::ForeignSocket { path: path.to_owned(), owner: stat.st_uid })
+        }
+        Ok(None) => Ok(Some(stat)),
         Err(errno) => Err(failed("connect to", path)(errno)),
     }
 }
 
-/// Whether a program listens at a path.
-fn is_served(path: &Path) -> Result<bool, Errno> {
-    let address = SocketAddrUnix::new(path)?;
-    match rustix::net::connect(unix_socket()?.as_fd(), &address) {
-        // A full backlog: the program listens, but does not accept fast enough.
-        Ok(()) | Err(Errno::AGAIN) => Ok(true),
-        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno),
-    }
+fn server_at_path(path: &Path) -> Result<Option<Server>, Errno> {
+    server_at(&SocketAddrUnix::new(path)?)
 }

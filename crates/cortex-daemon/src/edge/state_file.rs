@@ -78,6 +78,13 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether another daemon has locked the file.
+    pub(crate) fn is_in_use(&self) -> bool {
+        matches!(self, Self::InUse(_))
+    }
+}
+
 pub(super) fn failed<E: Into<io::Error>>(
     what: &'static str,
     path: &Path,

@@ -1,0 +1,160 @@
+//! The life of a daemon among others: a successor, a rival, its signals, and the places of its
+//! files.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
+use cortex_tests::cli;
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
+use cortex_tests::deadline::{TIMEOUT, eventually};
+use cortex_tests::messages::{decode_response, register_static, topic, topic_names};
+use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::test_dir::TestDir;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+
+/// Registers static topics, which stay until a client removes them.
+fn register_many(address: &str, count: usize) {
+    let mut peer = RawPeer::open(address).unwrap();
+    for number in 0..count {
+        let request = register_static(topic(&format!("/many/{number}"), "node"));
+        peer.send(&raw_peer::request_message(&request.to_bytes())).unwrap();
+        if number % 100 == 99 {
+            for _ in 0..100 {
+                let reply = decode_response(&peer.read_reply().unwrap());
+                assert_eq!(reply.status, DiscoveryStatus::Ok, "{}", reply.message);
+            }
+        }
+    }
+}
+
+fn topic_count(address: &str) -> usize {
+    let mut peer = RawPeer::open(address).unwrap();
+    topic_names(&peer.request(&DiscoveryRequest::list()).unwrap()).len()
+}
+
+fn with_state_file(builder: DaemonBuilder, test_dir: &TestDir) -> DaemonBuilder {
+    let builder = builder.args([Path::new("--state"), &test_dir.path("topics.db")]);
+    builder.args(["--allow-remote-shutdown"]).log_level(Some("info"))
+}
+
+#[test]
+fn a_successor_starts_as_soon_as_shutdown_has_waited() {
+    const TOPICS: usize = 12_000;
+    for is_tcp in [false, true] {
+        let test_dir = TestDir::new();
+        let first = if is_tcp { "tcp://127.0.0.1:0".to_owned() } else { test_dir.address() };
+        let mut daemon =
+            with_state_file(DaemonBuilder::at_address(&test_dir, first), &test_dir).start();
+        let address = daemon.address().to_owned();
+        register_many(&address, TOPICS);
+        for _ in 0..5 {
+            let output = cli::run_at(&address, &["shutdown", "--wait", "--timeout", "30s"]);
+            assert_eq!(output.code, Some(0), "{}", output.stderr);
+            let successor = DaemonBuilder::at_address(&test_dir, &*address);
+            daemon = with_state_file(successor, &test_dir).start();
+            assert_eq!(topic_count(&address), TOPICS);
+        }
+        drop(daemon);
+    }
+}
+
+#[test]
+fn the_socket_file_goes_after_the_state_file_is_closed() {
+    let test_dir = TestDir::new();
+    let daemon = with_state_file(DaemonBuilder::at(&test_dir), &test_dir).start();
+    register_many(daemon.address(), 12_000);
+    daemon.signal(Signal::TERM);
+    let deadline = Instant::now() + TIMEOUT;
+    // No pause: the state of the other files counts at the moment when the socket goes.
+    while test_dir.socket().exists() {
+        assert!(Instant::now() < deadline, "the socket stays");
+    }
+    let state = File::open(test_dir.path("topics.db")).unwrap();
+    flock(&state, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert_eq!(daemon.wait().code, Some(0));
+    assert!(!test_dir.lock_file().exists());
+}
+
+/// Locks a file as a daemon that is ending does.
+fn locked(path: &Path) -> File {
+    let file = File::options().create(true).append(true).open(path).unwrap();
+    flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+    file
+}
+
+#[test]
+fn a_starting_daemon_waits_for_one_that_is_ending() {
+    for (leaves_socket, holds_state) in [(false, false), (true, false), (true, true)] {
+        let test_dir = TestDir::new();
+        if leaves_socket {
+            drop(UnixListener::bind(test_dir.socket()).unwrap());
+        }
+        let lock = locked(&test_dir.lock_file());
+        let state = holds_state.then(|| locked(&test_dir.path("topics.db")));
+        let mut daemon = with_state_file(DaemonBuilder::at(&test_dir), &test_dir).spawn();
+        thread::sleep(Duration::from_millis(300));
+        daemon.assert_running();
+        drop(lock);
+        if state.is_some() {
+            thread::sleep(Duration::from_millis(300));
+            daemon.assert_running();
+        }
+        drop(state);
+        eventually("the daemon serves", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
+    }
+}
+
+#[test]
+fn a_starting_daemon_waits_for_one_second_at_most() {
+    let test_dir = TestDir::new();
+    let lock = locked(&test_dir.lock_file());
+    let output = with_state_file(DaemonBuilder::at(&test_dir), &test_dir).run();
+    assert_eq!(output.code, Some(5), "{}", output.stderr);
+    assert!(output.stderr.contains(test_dir.socket().to_str().unwrap()), "{}", output.stderr);
+    drop(lock);
+
+    let _state = locked(&test_dir.path("topics.db"));
+    let output = with_state_file(DaemonBuilder::at(&test_dir), &test_dir).run();
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("another daemon uses the state file"), "{}", output.stderr);
+    assert!(!test_dir.socket().exists() && !test_dir.lock_file().exists());
+}
+
+#[test]
+fn a_second_daemon_fails_at_once_and_names_the_process_of_the_first() {
+    let test_dir = TestDir::new();
+    let abstract_address = format!("ipc://@{}", test_dir.path("abstract").display());
+    for address in [test_dir.address(), abstract_address] {
+        let daemon = DaemonBuilder::at_address(&test_dir, &*address).start();
+        let pid = daemon.process().pid().as_raw_nonzero();
+        let started = Instant::now();
+        let output = DaemonBuilder::at_address(&test_dir, &*address).run();
+        assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+        assert_eq!(output.code, Some(5), "{}", output.stderr);
+        assert!(output.stderr.contains(&format!("(process {pid})")), "{}", output.stderr);
+        daemon.assert_serves();
+    }
+}
+
+#[test]
+fn the_kernel_knows_the_socket_by_its_own_path() {
+    let daemon = Daemon::start();
+    let path = daemon.test_dir().socket();
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    let listens =
+        |line: &str| line.ends_with(path.to_str().unwrap()) && line.contains(" 00010000 ");
+    assert!(table.lines().any(listens), "{}", path.display());
+    let names: Vec<_> = fs::read_dir(daemon.test_dir().path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("sock") || name.starts_with('.'))
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+}
