@@ -1,9 +1,12 @@
 //! `cortex shutdown`
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cortex_client::Error;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::address::{Address, Target};
@@ -20,7 +23,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug, Serialize)]
 struct ShutdownRecord<'a> {
     address: &'a str,
-    /// `stopping` if the daemon agreed, `stopped` if no process listens there any more.
+    /// `stopping` if the daemon agreed, `stopped` if another daemon can start there.
     state: &'a str,
 }
 
@@ -61,7 +64,7 @@ fn wait_until_stopped(context: &CommandContext<'_>, started: Instant) -> Result<
         if left.is_zero() {
             let within = humantime::format_duration(context.timeout);
             let message = format!(
-                "the daemon at {} agreed to stop, but a process still listens there after {within}",
+                "the daemon at {} agreed to stop, but has not ended after {within}",
                 context.address.as_str()
             );
             return Err(CliError::new(Kind::StillRunning, message).with_hint(
@@ -75,9 +78,24 @@ fn wait_until_stopped(context: &CommandContext<'_>, started: Instant) -> Result<
     }
 }
 
+/// Whether another daemon can start at the address.
 fn is_stopped(address: &Address, timeout: Duration) -> bool {
-    matches!(
-        preflight::try_connect(address, timeout),
-        Reachability::Missing | Reachability::Refused
-    )
+    let reachability = preflight::try_connect(address, timeout);
+    if let (Reachability::Refused, Target::Path(path)) = (&reachability, address.target()) {
+        // A daemon removes its socket file last. One that was killed leaves the file.
+        return !is_locked(path);
+    }
+    matches!(reachability, Reachability::Missing | Reachability::Refused)
+}
+
+/// Whether a daemon has locked the path of a socket. A lock file that this user cannot open counts
+/// as locked.
+fn is_locked(socket: &Path) -> bool {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match open(Path::new(&path), flags, Mode::empty()) {
+        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockShared).is_err(),
+        Err(errno) => errno != Errno::NOENT,
+    }
 }
