@@ -190,6 +190,73 @@ fn the_daemons_own_user_and_root_may_shut_it_down() {
 }
 
 #[test]
+fn user_65534_is_an_ordinary_user_on_an_ordinary_host() {
+    const NOBODY: u32 = 65_534;
+    let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    if !can_switch_user() || !uid_map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        report_skipped("this user namespace does not map every user");
+        return;
+    }
+    let test_dir = shared_test_dir();
+    chown(test_dir.path(""), Some(NOBODY), Some(NOBODY)).unwrap();
+    let mut command = Command::new(copy_program(&test_dir, binaries::daemon()));
+    command.args(["--address", &test_dir.address(), "--address", "tcp://127.0.0.1:0"]);
+    command.args(["--no-state", "--socket-mode", "666"]);
+    command.current_dir("/").uid(NOBODY).gid(NOBODY);
+    let daemon = Process::spawn_captured(&mut command);
+    let tcp = daemon.stderr_line("the port", |line| {
+        line.contains("listening").then(|| Some(line.split_once("tcp://")?.1.to_owned()))?
+    });
+    eventually("the daemon answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
+
+    let mut nobody = OtherUserPeer::start(&test_dir, NOBODY);
+    assert_eq!(nobody.request(&register("/theirs", "node")).status, DiscoveryStatus::Ok);
+    let mut by_tcp = RawPeer::open(&format!("tcp://{}", tcp.trim())).unwrap();
+    let refused = by_tcp.request(&DiscoveryRequest::unregister("/theirs")).unwrap();
+    assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
+    assert!(refused.message.contains("user 65534"), "{}", refused.message);
+    let mut user_b = OtherUserPeer::start(&test_dir, USER_B);
+    let refused = user_b.request(&DiscoveryRequest::unregister("/theirs"));
+    assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
+
+    assert_eq!(nobody.request(&DiscoveryRequest::shutdown()).message, "Shutting down");
+    assert_eq!(daemon.wait().code, Some(0));
+}
+
+#[test]
+fn in_a_user_namespace_users_without_a_number_are_unknown() {
+    // Root inside is this user outside; other users have no number there.
+    const IN_USER_NAMESPACE: &str = r#"exec unshare --user --map-root-user "$0" "$@""#;
+    let works = Command::new("unshare").args(["--user", "--map-root-user", "true"]).output();
+    if !works.is_ok_and(|output| output.status.success()) || !can_switch_user() {
+        report_skipped("`unshare --user` does not work here");
+        return;
+    }
+    let test_dir = shared_test_dir();
+    let daemon = DaemonBuilder::at(&test_dir)
+        .args(["--socket-mode", "666"])
+        .shell_prelude(IN_USER_NAMESPACE)
+        .start();
+    assert_eq!(
+        daemon.raw_peer().request(&register("/roots", "node")).unwrap().status,
+        DiscoveryStatus::Ok
+    );
+    for uid in [USER_A, 65_534] {
+        let mut stranger = OtherUserPeer::start(&test_dir, uid);
+        let refused = stranger.request(&DiscoveryRequest::unregister("/roots"));
+        assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
+        assert!(refused.message.contains("unknown user"), "{}", refused.message);
+        let refused = stranger.request(&DiscoveryRequest::shutdown());
+        assert_eq!(refused.status, DiscoveryStatus::Error, "{}", refused.message);
+    }
+    assert_eq!(
+        daemon.raw_peer().request(&DiscoveryRequest::shutdown()).unwrap().message,
+        "Shutting down"
+    );
+    assert_eq!(daemon.wait().code, Some(0));
+}
+
+#[test]
 fn another_user_gets_at_most_half_of_the_connections() {
     if !can_switch_user() {
         return;

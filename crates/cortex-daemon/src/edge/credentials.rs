@@ -10,9 +10,27 @@ pub(crate) struct Credentials {
     pub(crate) pid: Option<u32>,
 }
 
-/// The uid of all users that have none in the daemon's user namespace.
+/// The uid that the kernel reports for a user without a number in the daemon's user namespace.
+/// `None` on an ordinary host, where every user has a number, so that this uid is a user like any
+/// other (`nobody`).
 #[cfg(target_os = "linux")]
-const OVERFLOW_UID: u32 = 65_534;
+fn overflow_uid() -> Option<u32> {
+    use std::fs::read_to_string;
+    use std::sync::OnceLock;
+
+    static OVERFLOW_UID: OnceLock<Option<u32>> = OnceLock::new();
+    *OVERFLOW_UID.get_or_init(|| {
+        let uid_map = read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let overflow_uid = read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+        (!maps_every_uid(&uid_map)).then(|| overflow_uid.trim().parse().unwrap_or(65_534))
+    })
+}
+
+/// Whether a user namespace maps every uid to the same uid outside (`/proc/PID/uid_map`).
+#[cfg(target_os = "linux")]
+fn maps_every_uid(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
 
 impl Credentials {
     #[cfg(target_os = "linux")]
@@ -23,7 +41,7 @@ impl Credentials {
             return Self::default();
         };
         Self {
-            uid: Some(credentials.uid()).filter(|uid| *uid != OVERFLOW_UID),
+            uid: Some(credentials.uid()).filter(|uid| overflow_uid() != Some(*uid)),
             // The kernel reports 0 for a process of another pid namespace.
             pid: u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0),
         }
@@ -43,4 +61,25 @@ impl Credentials {
 /// The uid of the daemon's user.
 pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_overflow_uid_is_ambiguous_unless_every_uid_is_mapped() {
+        assert!(maps_every_uid("         0          0 4294967295\n"));
+        for map in [
+            "",
+            "0 1000 1\n",
+            "0 100000 65536\n",
+            "0 0 65536\n",
+            "0 1000 1\n1 100000 65536\n",
+            "0 0 4294967295\n1 1 1\n",
+        ] {
+            assert!(!maps_every_uid(map), "{map}");
+        }
+    }
 }
