@@ -50,8 +50,8 @@ fn register(address: &str, name: &str) -> DiscoveryStatus {
 }
 
 #[test]
-fn sigint_and_sigterm_stop_the_daemon_and_it_removes_its_files() {
-    for signal in [Signal::INT, Signal::TERM] {
+fn sigint_sigterm_and_sighup_stop_the_daemon_and_it_removes_its_files() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let daemon = Daemon::start();
         let test_dir = daemon.test_dir().clone();
         assert!(test_dir.lock_file().exists(), "the daemon has a lock file while it runs");

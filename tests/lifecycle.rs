@@ -17,7 +17,7 @@ use cortex_tests::messages::{decode_response, register_static, topic, topic_name
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::test_dir::TestDir;
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
 /// Registers static topics, which stay until a client removes them.
 fn register_many(address: &str, count: usize) {
@@ -157,4 +157,55 @@ fn the_kernel_knows_the_socket_by_its_own_path() {
         .filter(|name| name.contains("sock") || name.starts_with('.'))
         .collect();
     assert_eq!(names.len(), 2, "{names:?}");
+}
+
+#[test]
+fn inherited_ignored_signals_stay_ignored_except_sigterm() {
+    let test_dir = TestDir::new();
+    let daemon = DaemonBuilder::at(&test_dir).shell_prelude("trap '' INT HUP TERM").start();
+    for signal in [Signal::INT, Signal::HUP, Signal::PIPE, Signal::XFSZ] {
+        daemon.signal(signal);
+        daemon.assert_serves();
+    }
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+    assert!(!test_dir.socket().exists());
+}
+
+#[test]
+fn a_daemon_that_was_started_with_blocked_signals_can_be_stopped() {
+    const BLOCK: &str = "import os, signal, sys; \
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32)); \
+        os.execv(sys.argv[1], sys.argv[1:])";
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let prelude = format!("exec python3 -c '{BLOCK}' \"$0\" \"$@\"");
+        let daemon = DaemonBuilder::at(&TestDir::new()).shell_prelude(&prelude).start();
+        daemon.signal(signal);
+        assert_eq!(daemon.wait().code, Some(0), "{signal:?}");
+    }
+}
+
+#[test]
+fn at_the_limit_of_file_size_the_daemon_refuses_changes_and_serves() {
+    let test_dir = TestDir::new();
+    // 200 KiB in the shell's blocks of 512 bytes.
+    let builder = with_state_file(DaemonBuilder::at(&test_dir), &test_dir);
+    let daemon = builder.shell_prelude("ulimit -S -f 400").start();
+    let mut peer = daemon.raw_peer();
+    let mut register = |number: usize| {
+        let request = register_static(topic(&format!("/{number}"), &"n".repeat(1000)));
+        peer.request(&request).unwrap()
+    };
+    let refused = (0..1000).find(|number| register(*number).status == DiscoveryStatus::Error);
+    let refused = refused.expect("the limit is reached");
+    let refusal = register(refused);
+    assert!(refusal.message.contains("not registered"), "{}", refusal.message);
+    assert!(refusal.message.contains("state file"), "{}", refusal.message);
+    assert_eq!(topic_count(daemon.address()), refused);
+
+    let unlimited = Rlimit { current: None, maximum: None };
+    prlimit(Some(daemon.process().pid()), Resource::Fsize, unlimited).unwrap();
+    assert_eq!(register(refused).status, DiscoveryStatus::Ok);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
 }

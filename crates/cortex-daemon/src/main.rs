@@ -23,7 +23,8 @@ const ALREADY_RUNS: u8 = 5;
 
 /// The Cortex discovery daemon: nodes register topics here and look up the topics of other nodes.
 ///
-/// The daemon runs in the foreground until Ctrl-C, SIGTERM or `cortex shutdown`. It logs to stderr.
+/// The daemon runs in the foreground until Ctrl-C, SIGTERM, SIGHUP or `cortex
+/// shutdown`. It logs to stderr.
 #[derive(Parser)]
 #[command(name = "cortex-discovery", version, after_help = AFTER_HELP, max_term_width = 100)]
 struct Arguments {
@@ -95,7 +96,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  stopped by Ctrl-C, SIGTERM or a client
+  0  stopped by Ctrl-C, SIGTERM, SIGHUP or a client
   1  failed; the last log line gives the reason
   2  wrong arguments
   5  a daemon already runs at the address
