@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, TopicInfo};
 use cortex_tests::daemon::DaemonBuilder;
 use cortex_tests::deadline::{TIMEOUT, eventually};
-use cortex_tests::messages::topic;
+use cortex_tests::messages::{hello, register_static, topic};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::RawPeer;
 use cortex_tests::report_skipped;
@@ -49,8 +49,16 @@ impl SmallDisk {
 
     /// A daemon whose state file is on this disk.
     fn daemon_builder(&self, test_dir: &TestDir) -> DaemonBuilder {
+        self.daemon_builder_with(test_dir, "true")
+    }
+
+    /// As `daemon_builder`, after `commands` in a mount namespace of the daemon's own.
+    fn daemon_builder_with(&self, test_dir: &TestDir, commands: &str) -> DaemonBuilder {
         let pid = self.process.pid().as_raw_nonzero();
-        let enter = format!(r#"exec nsenter --mount=/proc/{pid}/ns/mnt "$0" "$@""#);
+        let enter = format!(
+            r#"exec nsenter --mount=/proc/{pid}/ns/mnt \
+                unshare --mount sh -c '{commands} && exec "$0" "$@"' "$0" "$@""#
+        );
         let state = self.mount_point.join("topics.db");
         DaemonBuilder::at(test_dir).args([Path::new("--state"), &state]).shell_prelude(&enter)
     }
@@ -163,8 +171,23 @@ fn on_a_full_disk_the_daemon_refuses_changes_answers_lookups_and_loses_no_acknow
     assert_eq!(daemon.wait().code, Some(0));
 }
 
+/// Waits until the daemon stores a change again.
+fn wait_until_stored(peer: &mut RawPeer, name: &str) {
+    eventually("the daemon stores a change", TIMEOUT, || {
+        (request(peer, &large_register(name)).status == DiscoveryStatus::Ok).then_some(())
+    });
+}
+
+fn assert_refuses_changes(peer: &mut RawPeer) {
+    let refusal = request(peer, &large_register("/no/room"));
+    assert_eq!(refusal.status, DiscoveryStatus::Error, "{}", refusal.message);
+    for word in ["not registered", "topics.db"] {
+        assert!(refusal.message.contains(word), "`{word}` is not in: {}", refusal.message);
+    }
+}
+
 #[test]
-fn a_daemon_that_starts_on_a_full_disk_reports_it_or_serves_the_stored_topics() {
+fn a_daemon_without_a_state_file_starts_on_a_full_disk_and_saves_later() {
     let test_dir = TestDir::new();
     let Some(disk) = SmallDisk::mount(&test_dir, "256k") else {
         report_skipped("mounting a disk needs root and `unshare --mount`");
@@ -172,31 +195,118 @@ fn a_daemon_that_starts_on_a_full_disk_reports_it_or_serves_the_stored_topics() 
     };
     disk.fill();
     let builder = disk.daemon_builder(&test_dir);
-    let output = builder.run();
-    assert_eq!(output.code, Some(1), "{}", output.stderr);
-    assert!(output.stderr.contains("topics.db"), "{}", output.stderr);
-    assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
-    disk.free_space();
-
     let daemon = builder.start();
-    assert_eq!(
-        request(&mut daemon.raw_peer(), &large_register("/kept")).status,
-        DiscoveryStatus::Ok
-    );
-    assert_eq!(daemon.kill().signal, Some(9));
-    disk.fill();
-    let daemon = builder.spawn();
-    // SQLite may need space for another file in order to read this one.
-    eventually("the daemon serves or reports an error", TIMEOUT, || {
-        if let Ok(mut peer) = RawPeer::open(&test_dir.address()) {
-            assert_eq!(list(&mut peer), ["/kept"]);
-            daemon.signal(Signal::TERM);
-            return Some(());
-        }
-        daemon.stderr_so_far().contains("ERROR").then_some(())
+    let mut peer = daemon.raw_peer();
+    daemon.process().stderr_line("an error about the full disk", |line| {
+        (line.contains("ERROR") && line.contains("topics.db") && line.contains("full"))
+            .then_some(())
     });
-    let output = daemon.wait();
-    assert!(matches!(output.code, Some(0 | 1)), "{}", output.stderr);
+    assert_refuses_changes(&mut peer);
+    assert!(list(&mut peer).is_empty());
     disk.free_space();
+    wait_until_stored(&mut peer, "/kept");
+    assert_eq!(daemon.kill().signal, Some(9));
     assert_eq!(list(&mut builder.start().raw_peer()), ["/kept"]);
+}
+
+#[test]
+fn a_daemon_starts_on_a_full_disk_with_its_topics_and_saves_later() {
+    for is_killed in [false, true] {
+        let test_dir = TestDir::new();
+        let Some(disk) = SmallDisk::mount(&test_dir, "512k") else {
+            report_skipped("mounting a disk needs root and `unshare --mount`");
+            return;
+        };
+        let builder = disk.daemon_builder(&test_dir);
+        let daemon = builder.start();
+        wait_until_stored(&mut daemon.raw_peer(), "/kept");
+        daemon.signal(if is_killed { Signal::KILL } else { Signal::TERM });
+        let _ = daemon.wait();
+        disk.fill();
+        let daemon = builder.start();
+        let mut peer = daemon.raw_peer();
+        assert_eq!(list(&mut peer), ["/kept"], "killed: {is_killed}");
+        // The files that SQLite has allocated may have space for some topics.
+        let filler = (0..500).map(|number| format!("/filler/{number}"));
+        let stored = filler.take_while(|name| {
+            request(&mut peer, &large_register(name)).status == DiscoveryStatus::Ok
+        });
+        let expected: Vec<_> = std::iter::once("/kept".to_owned()).chain(stored).collect();
+        assert_refuses_changes(&mut peer);
+        assert_eq!(list(&mut peer), expected);
+        disk.free_space();
+        wait_until_stored(&mut peer, "/later");
+        assert_eq!(daemon.kill().signal, Some(9));
+        let after = list(&mut builder.start().raw_peer());
+        assert_eq!(after, [expected, vec!["/later".to_owned()]].concat());
+    }
+}
+
+#[test]
+fn a_daemon_starts_where_no_file_can_be_created() {
+    let test_dir = TestDir::new();
+    let Some(disk) = SmallDisk::mount(&test_dir, "512k,nr_inodes=8") else {
+        report_skipped("mounting a disk needs root and `unshare --mount`");
+        return;
+    };
+    let builder = disk.daemon_builder(&test_dir);
+    let daemon = builder.start();
+    wait_until_stored(&mut daemon.raw_peer(), "/kept");
+    let before = daemon.raw_peer().request(&hello()).unwrap().ext.unwrap();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+    let mut blockers = Vec::new();
+    while File::create(disk.root().join(format!("blocker-{}", blockers.len()))).is_ok() {
+        blockers.push(disk.root().join(format!("blocker-{}", blockers.len())));
+    }
+    let daemon = builder.start();
+    let mut peer = daemon.raw_peer();
+    assert_eq!(list(&mut peer), ["/kept"]);
+    assert_refuses_changes(&mut peer);
+    for path in blockers {
+        fs::remove_file(path).unwrap();
+    }
+    wait_until_stored(&mut peer, "/later");
+    let after = daemon.raw_peer().request(&hello()).unwrap().ext.unwrap();
+    assert_eq!(after.epoch, before.epoch, "nothing of the history is lost");
+    assert_eq!(daemon.kill().signal, Some(9));
+    assert_eq!(list(&mut builder.start().raw_peer()), ["/kept", "/later"]);
+}
+
+#[test]
+fn after_a_boot_with_a_full_disk_only_static_topics_stay() {
+    let test_dir = TestDir::new();
+    let Some(disk) = SmallDisk::mount(&test_dir, "512k") else {
+        report_skipped("mounting a disk needs root and `unshare --mount`");
+        return;
+    };
+    let builder = disk.daemon_builder(&test_dir);
+    let daemon = builder.start();
+    let mut peer = daemon.raw_peer();
+    for name in ["/static/a", "/static/b"] {
+        let reply = request(&mut peer, &register_static(topic(name, "node")));
+        assert_eq!(reply.status, DiscoveryStatus::Ok, "{}", reply.message);
+    }
+    wait_until_stored(&mut peer, "/process");
+    let before = request(&mut peer, &hello()).ext.unwrap();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+
+    disk.fill();
+    let boot_id = test_dir.path("boot_id");
+    fs::write(&boot_id, "11111111-2222-3333-4444-555555555555\n").unwrap();
+    let after_boot = disk.daemon_builder_with(
+        &test_dir,
+        &format!("mount --bind {} /proc/sys/kernel/random/boot_id", boot_id.display()),
+    );
+    let daemon = after_boot.start();
+    let mut peer = daemon.raw_peer();
+    assert_eq!(list(&mut peer), ["/static/a", "/static/b"]);
+    assert_ne!(request(&mut peer, &hello()).ext.unwrap().epoch, before.epoch);
+    assert_refuses_changes(&mut peer);
+    disk.free_space();
+    wait_until_stored(&mut peer, "/later");
+    assert_eq!(daemon.kill().signal, Some(9));
+    let after = list(&mut after_boot.start().raw_peer());
+    assert_eq!(after, ["/static/a", "/static/b", "/later"]);
 }

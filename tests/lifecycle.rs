@@ -3,9 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +16,10 @@ use cortex_tests::cli;
 use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
 use cortex_tests::messages::{decode_response, register_static, topic, topic_names};
+use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
-use cortex_tests::test_dir::TestDir;
+use cortex_tests::test_dir::{TestDir, ipc_address};
+use cortex_tests::{binaries, report_skipped};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
@@ -208,4 +212,148 @@ fn at_the_limit_of_file_size_the_daemon_refuses_changes_and_serves() {
     assert_eq!(register(refused).status, DiscoveryStatus::Ok);
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code, Some(0));
+}
+
+#[test]
+fn a_daemon_that_may_not_write_any_file_starts_and_saves_as_soon_as_it_may() {
+    let test_dir = TestDir::new();
+    let builder = with_state_file(DaemonBuilder::at(&test_dir), &test_dir);
+    let daemon = builder.shell_prelude("ulimit -S -f 0").start();
+    assert_eq!(register_static_topic(daemon.address()), DiscoveryStatus::Error);
+    let unlimited = Rlimit { current: None, maximum: None };
+    prlimit(Some(daemon.process().pid()), Resource::Fsize, unlimited).unwrap();
+    eventually("the daemon saves", TIMEOUT, || {
+        (register_static_topic(daemon.address()) == DiscoveryStatus::Ok).then_some(())
+    });
+    assert_eq!(daemon.kill().signal, Some(9));
+    let daemon = with_state_file(DaemonBuilder::at(&test_dir), &test_dir).start();
+    assert_eq!(topic_count(daemon.address()), 1);
+}
+
+/// A daemon that chooses its state file itself, with these variables alone.
+fn with_environment(test_dir: &TestDir, variables: &[(&str, &Path)]) -> Process {
+    let mut command = DaemonBuilder::at(test_dir).log_level(Some("info")).command();
+    for name in ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY"] {
+        command.env_remove(name);
+    }
+    command.envs(variables.iter().copied());
+    let process = Process::spawn_captured(&mut command);
+    eventually("the daemon serves", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
+    process
+}
+
+fn started_line(process: &Process) -> String {
+    process.stderr_line("the line about the start", |line| {
+        line.contains(" started ").then(|| line.to_owned())
+    })
+}
+
+fn register_static_topic(address: &str) -> DiscoveryStatus {
+    let mut peer = RawPeer::open(address).unwrap();
+    peer.request(&register_static(topic("/static", "node"))).unwrap().status
+}
+
+#[test]
+fn without_a_home_variable_the_state_file_is_in_the_users_home() {
+    let test_dir = TestDir::new();
+    // A daemon of this user must not leave a file in the real home directory.
+    let in_own_home = "mount -t tmpfs none ~root && exec \"$0\" \"$@\"";
+    let script = format!("exec unshare --mount sh -c '{in_own_home}' \"$0\" \"$@\"");
+    let mount = ["--mount", "sh", "-c", "mount -t tmpfs none ~root"];
+    let can_mount = Command::new("unshare").args(mount).output();
+    if !can_mount.is_ok_and(|output| output.status.success()) {
+        report_skipped("mounting needs root and `unshare --mount`");
+        return;
+    }
+    let mut command = DaemonBuilder::at(&test_dir).shell_prelude(&script).command();
+    command.env_remove("HOME").env_remove("XDG_STATE_HOME");
+    let daemon = Process::spawn_captured(&mut command);
+    let line = started_line(&daemon);
+    assert!(line.contains("/.local/state/cortex/ipc-"), "{line}");
+    assert!(!daemon.stderr_so_far().contains("WARN"), "{}", daemon.stderr_so_far());
+}
+
+#[test]
+fn where_the_default_state_file_is_unusable_the_daemon_serves_from_memory() {
+    let test_dir = TestDir::new();
+    let file = test_dir.path("file");
+    fs::write(&file, "").unwrap();
+    let broken_link = test_dir.path("link");
+    symlink(test_dir.path("nowhere"), &broken_link).unwrap();
+    for directory in [Path::new("/proc/no"), &file, &broken_link] {
+        let daemon = with_environment(&test_dir, &[("XDG_STATE_HOME", directory)]);
+        let line =
+            daemon.stderr_line("a warning", |line| line.contains("WARN").then(|| line.to_owned()));
+        assert!(line.contains("memory") && line.contains("--state"), "{line}");
+        assert!(started_line(&daemon).contains("in memory"));
+        assert_eq!(register_static_topic(&test_dir.address()), DiscoveryStatus::Ok);
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait().code, Some(0));
+
+        let explicit = directory.join("topics.db");
+        let builder = DaemonBuilder::at(&test_dir).args([Path::new("--state"), &explicit]);
+        let output = builder.run();
+        assert_eq!(output.code, Some(1), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn in_a_read_only_container_without_a_home_the_daemon_serves_from_memory() {
+    const READ_ONLY: &str = "mount -o remount,bind,ro / && \
+        exec setpriv --reuid 12345 --regid 12345 --clear-groups \"$0\" \"$@\"";
+    let test_dir = TestDir::new();
+    let sockets = test_dir.path("sockets");
+    fs::create_dir(&sockets).unwrap();
+    for path in [test_dir.path(""), sockets.clone()] {
+        fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+    }
+    let program = test_dir.path("cortex-discovery");
+    let copied = Command::new("cp").arg(binaries::daemon()).arg(&program).status().unwrap();
+    assert!(copied.success());
+    let socket = sockets.join("discovery.sock");
+    let mut command = Command::new("unshare");
+    let script = format!("mount --bind {0} {0} && {READ_ONLY}", sockets.display());
+    command.args(["--mount", "sh", "-c", &script]).arg(&program);
+    command.args(["--address", &ipc_address(&socket)]);
+    for name in ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY"] {
+        command.env_remove(name);
+    }
+    let mut daemon = Process::spawn_captured(&mut command);
+    let outcome = eventually("the daemon serves or the mount fails", TIMEOUT, || {
+        if daemon.has_exited() {
+            Some(false)
+        } else {
+            raw_peer::ping(&ipc_address(&socket)).ok().map(|()| true)
+        }
+    });
+    if !outcome && daemon.stderr_so_far().contains("mount") {
+        report_skipped("mounting needs root and `unshare --mount`");
+        return;
+    }
+    assert!(outcome, "{}", daemon.stderr_so_far());
+    assert!(daemon.stderr_so_far().contains("WARN"), "{}", daemon.stderr_so_far());
+    assert_eq!(register_static_topic(&ipc_address(&socket)), DiscoveryStatus::Ok);
+}
+
+#[test]
+fn the_start_is_logged_with_version_process_addresses_state_file_and_topics() {
+    let test_dir = TestDir::new();
+    let builder = with_state_file(DaemonBuilder::at(&test_dir), &test_dir);
+    let daemon = builder.start();
+    assert_eq!(register_static_topic(daemon.address()), DiscoveryStatus::Ok);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code, Some(0));
+
+    let daemon = builder.start();
+    let line = started_line(daemon.process());
+    let (pid, state) = (daemon.process().pid().as_raw_nonzero(), test_dir.path("topics.db"));
+    for word in [
+        format!("version=\"{}\"", env!("CARGO_PKG_VERSION")),
+        format!("pid={pid}"),
+        format!("state={}", state.display()),
+        "restored=1 dropped=0".to_owned(),
+    ] {
+        assert!(line.contains(&word), "`{word}` is not in: {line}");
+    }
+    assert!(daemon.process().stderr_so_far().contains(&format!("address={}", daemon.address())));
 }

@@ -41,8 +41,11 @@ pub struct Config {
 pub enum State {
     /// Nowhere: the topics are lost when the daemon ends.
     None,
-    /// In this file.
+    /// In this file. The daemon does not start if it cannot use the file; on a full disk it starts
+    /// and refuses changes.
     File(PathBuf),
+    /// In this file if the daemon can use it, otherwise nowhere. Then the daemon logs a warning.
+    FileIfUsable(PathBuf),
 }
 
 impl Config {

@@ -1,6 +1,7 @@
 //! The life of a daemon: it binds its addresses, restores its topics, serves, and stops.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Address, Config};
@@ -12,7 +13,7 @@ use crate::error::{BindError, RunError};
 use crate::event_loop::{EventLoop, Phase};
 use crate::persistence::Persistence;
 use crate::registry::Input;
-use crate::startup::restore;
+use crate::startup::{Restored, restore};
 
 /// How long the daemon waits at a start for silent endpoints.
 const RESTORE_TIMEOUT: Duration = Duration::from_millis(250);
@@ -63,12 +64,20 @@ impl DiscoveryDaemon {
             }
         }
         let host = host();
-        let (store, registry) = restore(config, &host)?;
+        let Restored { store, path, registry, dropped } = restore(config, &host)?;
         for listener in &listeners {
             tracing::info!(address = %listener.address(), "listening");
             warn_if_exposed(listener.address());
         }
-        let persistence = Persistence::new(store, config.state.clone(), host);
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            pid = std::process::id(),
+            state = %path.as_deref().unwrap_or(Path::new("in memory")).display(),
+            restored = registry.topic_count(),
+            dropped,
+            "started"
+        );
+        let persistence = Persistence::new(store, path, host);
         let max_connections = config.max_connections;
         let event_loop =
             EventLoop::new(listeners, registry, persistence, max_connections, &stop_handle)?;

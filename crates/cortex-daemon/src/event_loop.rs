@@ -367,7 +367,7 @@ impl EventLoop {
         if let Some(path) = self.listeners.iter().find_map(Listener::lost_file) {
             return Err(RunError::SocketLost(path.to_owned()));
         }
-        if self.persistence.recreate_if_lost(&mut self.registry) {
+        if self.persistence.reopen_if_unusable(&mut self.registry, now) {
             // The watches are answered with the next batch: now.
             self.inbox.push(Input::Tick { all_dispatched: false });
         }

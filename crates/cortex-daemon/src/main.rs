@@ -49,7 +49,8 @@ struct Arguments {
         long,
         value_name = "PATH",
         help = "The file that keeps topics when the daemon restarts [default: in $STATE_DIRECTORY, \
-                $XDG_STATE_HOME/cortex or ~/.local/state/cortex, named after the first address]"
+                $XDG_STATE_HOME/cortex or ~/.local/state/cortex, named after the first address, or \
+                none if the daemon cannot use that]"
     )]
     state: Option<PathBuf>,
 
@@ -146,10 +147,18 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let state = match arguments.state {
         _ if arguments.no_state => State::None,
         Some(path) => State::File(path),
-        None => State::File(default_state_path(&arguments.address).context(
-            "cannot choose a state file, because $HOME is not set: give its path with --state, or \
-             keep topics only in memory with --no-state",
-        )?),
+        None => default_state_path(&arguments.address).map_or_else(
+            || {
+                tracing::warn!(
+                    "this user has no home directory, and neither $STATE_DIRECTORY nor \
+                     $XDG_STATE_HOME is set. The daemon keeps topics in memory only, and loses \
+                     them when it ends: give a state file with --state, or use --no-state to \
+                     start without this warning"
+                );
+                State::None
+            },
+            State::FileIfUsable,
+        ),
     };
     let config = Config {
         addresses: arguments.address,

@@ -1,8 +1,9 @@
-//! Stores what each batch of the registry changes, and replaces a state file that was deleted.
+//! Stores what each batch of the registry changes, and opens a state file again that was deleted or
+//! could not be written.
 
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use crate::config::State;
 use crate::edge::log_limit::LogLimit;
 use crate::edge::processes::Host;
 use crate::edge::random::random_u64;
@@ -10,17 +11,23 @@ use crate::edge::state_file::StoreError;
 use crate::edge::store::Store;
 use crate::registry::{Effects, Registry, Timestamp};
 
+/// The time between two attempts to open a state file on a full disk. An attempt reads the file.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
 /// The store, and what [`Store`] needs to recreate the state file.
 pub(crate) struct Persistence {
     store: Store,
-    state: State,
+    /// The state file, if there is one.
+    path: Option<PathBuf>,
     host: Host,
     log: LogLimit,
+    /// The next attempt to open the state file on a full disk.
+    retry_at: Option<Instant>,
 }
 
 impl Persistence {
-    pub(crate) fn new(store: Store, state: State, host: Host) -> Self {
-        Self { store, state, host, log: LogLimit::new(1) }
+    pub(crate) fn new(store: Store, path: Option<PathBuf>, host: Host) -> Self {
+        Self { store, path, host, log: LogLimit::new(1), retry_at: None }
     }
 
     /// Ends the registry's batch: stores its changes, or rolls them back.
@@ -34,38 +41,52 @@ impl Persistence {
         }
     }
 
-    /// Closes the state file and releases its lock. Nothing can be saved any more.
+    /// Closes the state file and releases its lock. Nothing is saved any more.
     pub(crate) fn close(&mut self) {
         self.store = Store::none();
-        self.state = State::None;
+        self.path = None;
     }
 
-    /// If the state file was deleted or replaced, writes everything into a new one. The history is
-    /// lost with the old file, so a new epoch begins. Returns whether that has happened.
-    pub(crate) fn recreate_if_lost(&mut self, registry: &mut Registry) -> bool {
-        let State::File(path) = &self.state else { return false };
-        if !self.store.is_lost() {
+    /// If the state file was deleted or replaced, or its disk was full at the start, opens it and
+    /// writes everything into it. The history is lost with the old file, so a new epoch begins.
+    /// Returns whether that has happened.
+    pub(crate) fn reopen_if_unusable(&mut self, registry: &mut Registry, now: Instant) -> bool {
+        let Some(path) = &self.path else { return false };
+        let lacks_space = self.store.lacks_space();
+        if lacks_space {
+            if now < *self.retry_at.get_or_insert(now + RETRY_INTERVAL) {
+                return false;
+            }
+            self.retry_at = None;
+        } else if !self.store.is_lost() {
             return false;
         }
-        let epoch = random_u64();
-        let snapshot = registry.snapshot(epoch);
         self.store.mark_lost();
-        let created = Store::open(path).and_then(|(mut store, _)| {
-            store.reset(&snapshot, &self.host)?;
-            Ok(store)
+        let (epoch, path) = (random_u64(), path.clone());
+        let opened = Store::open(&path).and_then(|(mut store, _)| {
+            let is_same = store.continues(&self.store);
+            if !is_same {
+                store.reset(&registry.snapshot(epoch), &self.host)?;
+            }
+            Ok((store, is_same))
         });
-        match created {
-            Ok(store) => {
-                self.store = store;
-                registry.reset_history(epoch);
-                tracing::warn!("the state file was deleted or replaced: wrote a new one");
-                true
-            }
+        let (store, is_same) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
-                tracing::error!("the state file was deleted or replaced: {error}");
-                false
+                self.log_failure(&error, now);
+                return false;
             }
+        };
+        self.store = store;
+        if lacks_space {
+            tracing::info!(path = %path.display(), "the state file can be written again");
+        } else {
+            tracing::warn!("the state file was deleted or replaced: wrote a new one");
         }
+        if !is_same {
+            registry.reset_history(epoch);
+        }
+        !is_same
     }
 
     fn log_failure(&mut self, error: &StoreError, now: Instant) {

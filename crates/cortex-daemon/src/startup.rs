@@ -1,5 +1,7 @@
 //! Restores the registry from the store at the start.
 
+use std::path::PathBuf;
+
 use cortex_proto::DecodeError;
 use thiserror::Error;
 
@@ -24,27 +26,55 @@ pub enum StateError {
     Record(#[from] DecodeError),
 }
 
+/// What a daemon starts with.
+pub(crate) struct Restored {
+    pub(crate) store: Store,
+    /// The state file; `None` if the daemon keeps topics in memory only.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) registry: Registry,
+    /// The number of stored topics that the daemon has dropped.
+    pub(crate) dropped: usize,
+}
+
 /// Opens the store and restores the registry from its content.
-pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry), StateError> {
-    let (mut store, loaded) = match &config.state {
-        State::None => (Store::none(), None),
-        // A daemon that is ending may not have closed the file yet.
-        State::File(path) => wait_for_lock(StoreError::is_in_use, || Store::open(path))?,
-    };
-    let snapshot = match loaded {
+pub(crate) fn restore(config: &Config, host: &Host) -> Result<Restored, StateError> {
+    let OpenedState { mut store, mut path, loaded } = open(&config.state)?;
+    let stored_count = loaded.as_ref().map_or(0, |loaded| loaded.snapshot.records.len());
+    let is_new = loaded.is_none();
+    let (snapshot, saved) = match loaded {
         Some(LoadedState { snapshot, host: stored }) if stored.boot_id == host.boot_id => {
             if stored.pid_namespace == host.pid_namespace {
-                snapshot
+                (snapshot, Ok(()))
             } else {
-                change_pid_namespace(snapshot, host, &mut store)?
+                change_pid_namespace(snapshot, host, &mut store)
             }
         }
         other => {
             let snapshot = start_epoch(other.map(|loaded| loaded.snapshot));
-            store.reset(&snapshot, host)?;
-            snapshot
+            let saved = store.reset(&snapshot, host);
+            (snapshot, saved)
         }
     };
+    if let (Err(error), Some(file)) = (saved, &path) {
+        if is_new && matches!(config.state, State::FileIfUsable(_)) {
+            warn_without_file(&error);
+            (store, path) = (Store::none(), None);
+        } else if error.is_for_lack_of_space() {
+            store = Store::without_space(file, &error);
+        } else {
+            return Err(error.into());
+        }
+    }
+    if store.lacks_space()
+        && let Some(path) = &path
+    {
+        tracing::error!(
+            path = %path.display(),
+            "the disk of the state file is full: the daemon serves, and refuses changes until \
+             there is space"
+        );
+    }
+    let dropped = stored_count - snapshot.records.len();
     let settings = Settings {
         limits: config.limits,
         access: Access {
@@ -56,7 +86,40 @@ pub(crate) fn restore(config: &Config, host: &Host) -> Result<(Store, Registry),
         pid: std::process::id(),
         history: usize::try_from(MAX_HISTORY_EVENTS).unwrap_or(usize::MAX),
     };
-    Ok((store, Registry::restore(settings, snapshot, timestamp())?))
+    let registry = Registry::restore(settings, snapshot, timestamp())?;
+    Ok(Restored { store, path, registry, dropped })
+}
+
+struct OpenedState {
+    store: Store,
+    path: Option<PathBuf>,
+    loaded: Option<LoadedState>,
+}
+
+fn open(state: &State) -> Result<OpenedState, StoreError> {
+    let without_file = || OpenedState { store: Store::none(), path: None, loaded: None };
+    let path = match state {
+        State::None => return Ok(without_file()),
+        State::File(path) | State::FileIfUsable(path) => path,
+    };
+    // A daemon that is ending may not have closed the file yet.
+    let (store, loaded) = match wait_for_lock(StoreError::is_in_use, || Store::open(path)) {
+        Ok(opened) => opened,
+        Err(error) if matches!(state, State::FileIfUsable(_)) && error.is_unusable_place() => {
+            warn_without_file(&error);
+            return Ok(without_file());
+        }
+        Err(error) if error.is_for_lack_of_space() => (Store::without_space(path, &error), None),
+        Err(error) => return Err(error),
+    };
+    Ok(OpenedState { store, path: Some(path.clone()), loaded })
+}
+
+fn warn_without_file(error: &StoreError) {
+    tracing::warn!(
+        "{error}. The daemon keeps topics in memory only, and loses them when it ends: give \
+         another file with --state, or use --no-state to start without this warning"
+    );
 }
 
 /// Starts a new epoch after a boot, or without a stored state. Only static topics stay: a boot ends
@@ -82,15 +145,15 @@ fn change_pid_namespace(
     mut snapshot: Snapshot,
     host: &Host,
     store: &mut Store,
-) -> Result<Snapshot, StoreError> {
+) -> (Snapshot, Result<(), StoreError>) {
     snapshot.records.iter_mut().for_each(forget_process);
     let write = |record: &Record| Write {
         name: record.name.clone(),
         record: Some(record.clone()),
         event: None,
     };
-    store.save_host(host, &snapshot.records.iter().map(write).collect::<Vec<_>>())?;
-    Ok(snapshot)
+    let saved = store.save_host(host, &snapshot.records.iter().map(write).collect::<Vec<_>>());
+    (snapshot, saved)
 }
 
 fn forget_process(record: &mut Record) {
@@ -146,7 +209,8 @@ mod tests {
     #[test]
     fn in_another_pid_namespace_all_topics_stay_without_their_processes() {
         let host = Host { boot_id: Some("boot".into()), pid_namespace: Some(2) };
-        let snapshot = change_pid_namespace(stored(), &host, &mut Store::none()).unwrap();
+        let (snapshot, saved) = change_pid_namespace(stored(), &host, &mut Store::none());
+        saved.unwrap();
         assert_eq!((snapshot.epoch, snapshot.revision, snapshot.records.len()), (7, 9, 3));
         assert!(snapshot.records.iter().all(|record| record.process.is_none()));
     }

@@ -66,6 +66,14 @@ pub enum StoreError {
         "the state file {} was deleted or replaced: the daemon cannot save to it", .0.display()
     )]
     Lost(PathBuf),
+    /// The disk was full when the daemon started. It saves as soon as there is space.
+    #[error("cannot save to the state file {}: {reason}", path.display())]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system or of SQLite.
+        reason: String,
+    },
     /// Another error of the system or of SQLite.
     #[error("cannot {what} {}: {reason}", path.display())]
     System {
@@ -82,6 +90,21 @@ impl StoreError {
     /// Whether another daemon has locked the file.
     pub(crate) fn is_in_use(&self) -> bool {
         matches!(self, Self::InUse(_))
+    }
+
+    /// Whether the file can be used as soon as its disk has space.
+    pub(crate) fn is_for_lack_of_space(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+
+        if let Self::System { reason, .. } = self {
+            return matches!(reason.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+        }
+        matches!(self, Self::NoSpace { .. })
+    }
+
+    /// Whether a daemon that needs no state file may ignore the error and use none.
+    pub(crate) fn is_unusable_place(&self) -> bool {
+        !matches!(self, Self::InUse(_) | Self::Newer { .. })
     }
 }
 
@@ -180,7 +203,7 @@ impl StateFile {
         self,
         fill: impl FnOnce(&Path) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        if SIDECARS.iter().any(|sidecar| lstat(beside(&self.path, sidecar)).is_ok()) {
+        if self.has_sidecars() {
             let aside = move_aside(&self.path, &SIDECARS)?;
             tracing::warn!(
                 path = %self.path.display(),
@@ -215,12 +238,18 @@ impl StateFile {
     }
 
     /// Remembers the additional files that SQLite has opened.
-    pub(super) fn track_sidecars(&mut self) -> Result<(), StoreError> {
-        for path in ["-wal", "-shm"].map(|sidecar| beside(&self.path, sidecar)) {
+    pub(super) fn track_sidecars(&mut self, uses_shared_memory: bool) -> Result<(), StoreError> {
+        let sidecars = if uses_shared_memory { &["-wal", "-shm"][..] } else { &["-wal"] };
+        for path in sidecars.iter().map(|sidecar| beside(&self.path, sidecar)) {
             let stat = lstat(&path).map_err(failed("get the metadata of", &path))?;
             self.files.push((path, FileIdentity::of(&stat)));
         }
         Ok(())
+    }
+
+    /// Whether SQLite's additional files hold changes that the file itself may not have.
+    pub(super) fn has_sidecars(&self) -> bool {
+        SIDECARS.iter().any(|sidecar| lstat(beside(&self.path, sidecar)).is_ok())
     }
 
     /// Whether the file or an additional file was deleted or replaced.

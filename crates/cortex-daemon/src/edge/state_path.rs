@@ -4,19 +4,27 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
+use super::credentials::own_uid;
 use super::fnv::Fnv1a;
+use super::users;
 use crate::config::Address;
 
 /// The default path of the state file: in systemd's state directory, or else in the user's. The
-/// file name depends on the first address, so that daemons at different addresses use different
-/// files.
+/// user's home directory is `$HOME`, or else that of the user database; for root without one, the
+/// directory is `/var/lib/cortex`. The file name depends on the first address, so that daemons at
+/// different addresses use different files.
 #[must_use]
 pub fn default_path(addresses: &[Address]) -> Option<PathBuf> {
-    path_from(std::env::var_os, addresses)
+    let uid = own_uid();
+    // The daemon creates no home directory.
+    let home = || users::home(uid).filter(|home| home.is_absolute() && home.is_dir());
+    path_from(std::env::var_os, home, uid == 0, addresses)
 }
 
 fn path_from(
     variable: impl Fn(&'static str) -> Option<OsString>,
+    home_in_database: impl Fn() -> Option<PathBuf>,
+    is_root: bool,
     addresses: &[Address],
 ) -> Option<PathBuf> {
     let name = file_name(addresses.first()?);
@@ -28,8 +36,12 @@ fn path_from(
         absolute(OsStr::from_bytes(first))
     };
     let from_xdg = || Some(absolute(&variable("XDG_STATE_HOME")?)?.join("cortex"));
-    let from_home = || Some(absolute(&variable("HOME")?)?.join(".local/state/cortex"));
-    Some(from_systemd().or_else(from_xdg).or_else(from_home)?.join(name))
+    let from_home = || {
+        let home = variable("HOME").and_then(|home| absolute(&home)).or_else(&home_in_database)?;
+        Some(home.join(".local/state/cortex"))
+    };
+    let of_root = || is_root.then(|| PathBuf::from("/var/lib/cortex"));
+    Some(from_systemd().or_else(from_xdg).or_else(from_home).or_else(of_root)?.join(name))
 }
 
 /// A file name with a readable part of the address and a hash, which differs between addresses.
@@ -75,7 +87,13 @@ mod tests {
         let variable = |wanted: &'static str| {
             variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.into())
         };
-        let path = path_from(variable, &[address("tcp://127.0.0.1:5555"), address("ipc:///x")])?;
+        let addresses = [address("tcp://127.0.0.1:5555"), address("ipc:///x")];
+        let home = || {
+            let (_, home) = variables.iter().find(|(name, _)| *name == "database")?;
+            Some(home.into())
+        };
+        let is_root = variables.contains(&("uid", "0"));
+        let path = path_from(variable, home, is_root, &addresses)?;
         assert_eq!(path.file_name().unwrap(), "tcp-127.0.0.1-5555-6fd7cb66a0df3979.db");
         Some(path.parent().unwrap().to_str().unwrap().to_owned())
     }
@@ -97,6 +115,14 @@ mod tests {
         );
         assert_eq!(directory_from(&[home]), at("/home/x/.local/state/cortex"));
         assert_eq!(directory_from(&[("HOME", "rel")]), None);
+        let database = ("database", "/home/y");
+        assert_eq!(directory_from(&[home, database]), at("/home/x/.local/state/cortex"));
+        for unusable in ["", "rel"] {
+            let at_y = at("/home/y/.local/state/cortex");
+            assert_eq!(directory_from(&[("HOME", unusable), database]), at_y);
+        }
+        assert_eq!(directory_from(&[database, ("uid", "0")]), at("/home/y/.local/state/cortex"));
+        assert_eq!(directory_from(&[("uid", "0")]), at("/var/lib/cortex"));
         assert_eq!(directory_from(&[]), None);
         assert_eq!(default_path(&[]), None);
     }

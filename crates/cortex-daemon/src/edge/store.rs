@@ -17,8 +17,8 @@ use super::processes::Host;
 use super::state_file::{FileContent, StateFile, StoreError, failed, resolve};
 use crate::registry::{Snapshot, Write};
 pub(crate) use database::LoadedState;
-use database::{VERSION, create, load};
-use load_error::LoadError;
+use database::{Sharing, VERSION, create, load, load_read_only};
+use load_error::{LoadError, may_be_lack_of_space, write_error};
 use rows::{Meta, put_meta, put_topic, put_write};
 
 mod database;
@@ -46,6 +46,16 @@ enum Backend {
     File(Box<OpenStateFile>),
     /// The file was deleted or replaced: every save fails.
     Lost(PathBuf),
+    /// The disk was full at the start: every save fails.
+    NoSpace(NoSpace),
+}
+
+#[derive(Debug)]
+struct NoSpace {
+    path: PathBuf,
+    reason: String,
+    /// The content of the file, if the daemon has loaded it without a change.
+    loaded: Option<Meta>,
 }
 
 #[derive(Debug)]
@@ -71,10 +81,16 @@ impl Store {
                 FileContent::Foreign => {
                     return Err(StoreError::Foreign { path, what: "is not a file of this daemon" });
                 }
-                FileContent::StateFile => match load(&path) {
-                    Ok((connection, loaded)) => {
-                        let open = OpenStateFile::new(connection, file, loaded.as_ref())?;
+                FileContent::StateFile => match load_or_read(&path, &file) {
+                    Ok((Opened::Writable(connection, sharing), loaded)) => {
+                        let meta = Meta::of(loaded.as_ref());
+                        let open = OpenStateFile::new(connection, file, sharing, meta)?;
                         return Ok((Self(Backend::File(Box::new(open))), loaded));
+                    }
+                    Ok((Opened::ReadOnly(reason), loaded)) => {
+                        let meta = Some(Meta::of(loaded.as_ref()));
+                        let no_space = NoSpace { path, reason, loaded: meta };
+                        return Ok((Self(Backend::NoSpace(no_space)), loaded));
                     }
                     Err(LoadError::Damaged(what)) if was_set_aside => {
                         let error = failed("create an undamaged state file at", &path);
@@ -107,6 +123,30 @@ impl Store {
         }
     }
 
+    /// A store for a file that cannot be created or written until its disk has space. Every save
+    /// fails until then.
+    pub(crate) fn without_space(path: &Path, error: &StoreError) -> Self {
+        let reason = if let StoreError::System { reason, .. } = error {
+            reason.to_string()
+        } else if let StoreError::NoSpace { reason, .. } = error {
+            reason.clone()
+        } else {
+            error.to_string()
+        };
+        Self(Backend::NoSpace(NoSpace { path: path.to_owned(), reason, loaded: None }))
+    }
+
+    /// Whether the store has the topics and the history of another one, which could not be written
+    /// since it was loaded.
+    pub(crate) fn continues(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Backend::File(open), Backend::NoSpace(no_space)) => {
+                no_space.loaded.as_ref() == Some(&open.meta)
+            }
+            _ => false,
+        }
+    }
+
     /// A store that saves nothing and never fails.
     pub(crate) fn none() -> Self {
         Self(Backend::None)
@@ -126,6 +166,9 @@ impl Store {
             Backend::None => Ok(None),
             Backend::File(open) => Ok(Some(open)),
             Backend::Lost(path) => Err(StoreError::Lost(path.clone())),
+            Backend::NoSpace(NoSpace { path, reason, .. }) => {
+                Err(StoreError::NoSpace { path: path.clone(), reason: reason.clone() })
+            }
         }
     }
 
@@ -158,10 +201,48 @@ impl Store {
     /// Whether the file was deleted or replaced. From then on every save fails.
     pub(crate) fn is_lost(&self) -> bool {
         match &self.0 {
-            Backend::None => false,
+            Backend::None | Backend::NoSpace(_) => false,
             Backend::File(open) => open.file.is_lost(),
             Backend::Lost(_) => true,
         }
+    }
+
+    /// Whether the disk was full at the start. From then on every save fails.
+    pub(crate) fn lacks_space(&self) -> bool {
+        matches!(self.0, Backend::NoSpace(_))
+    }
+}
+
+/// A state file that SQLite has read.
+enum Opened {
+    Writable(SqliteConnection, Sharing),
+    /// The disk is full, for this reason.
+    ReadOnly(String),
+}
+
+/// Loads a state file, also on a full disk.
+fn load_or_read(path: &Path, file: &StateFile) -> Result<(Opened, Option<LoadedState>), LoadError> {
+    let try_load = |sharing| match load(path, sharing) {
+        Err(LoadError::Sqlite(error)) if may_be_lack_of_space(&error) => Ok(Err(error)),
+        loaded => {
+            loaded.map(|(connection, loaded)| Ok((Opened::Writable(connection, sharing), loaded)))
+        }
+    };
+    if let Ok(opened) = try_load(Sharing::Shared)? {
+        return Ok(opened);
+    }
+    match try_load(Sharing::Exclusive)? {
+        Ok(opened) => {
+            tracing::warn!(
+                path = %path.display(),
+                "the disk of the state file is full: other programs cannot read the file while \
+                 this daemon runs"
+            );
+            Ok(opened)
+        }
+        // The changes may be in an additional file.
+        Err(error) if file.has_sidecars() => Err(LoadError::Sqlite(error)),
+        Err(error) => Ok((Opened::ReadOnly(error.to_string()), load_read_only(path)?)),
     }
 }
 
@@ -169,15 +250,11 @@ impl OpenStateFile {
     fn new(
         connection: SqliteConnection,
         file: StateFile,
-        loaded: Option<&LoadedState>,
+        sharing: Sharing,
+        meta: Meta,
     ) -> Result<Self, StoreError> {
-        let meta = loaded.map_or_else(Meta::default, |loaded| Meta {
-            epoch: loaded.snapshot.epoch,
-            revision: loaded.snapshot.revision,
-            host: loaded.host.clone(),
-        });
         let mut open = Self { connection, file, meta };
-        open.file.track_sidecars()?;
+        open.file.track_sidecars(sharing == Sharing::Shared)?;
         // SQLite opened the file by its name: make sure that it is the locked one.
         open.check_present()?;
         Ok(open)
@@ -223,9 +300,19 @@ impl OpenStateFile {
             transaction.commit()
         });
         let to_error = failed("save to the state file", self.file.path());
-        committed.map_err(|error| to_error(io::Error::other(error)))?;
+        committed.map_err(|error| to_error(write_error(error)))?;
         self.meta = meta;
         Ok(())
+    }
+}
+
+impl Meta {
+    fn of(loaded: Option<&LoadedState>) -> Self {
+        loaded.map_or_else(Self::default, |loaded| Self {
+            epoch: loaded.snapshot.epoch,
+            revision: loaded.snapshot.revision,
+            host: loaded.host.clone(),
+        })
     }
 }
 

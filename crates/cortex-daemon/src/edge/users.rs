@@ -1,5 +1,7 @@
 //! The system's database of users.
 
+use std::path::PathBuf;
+
 use nix::unistd::{Uid, User};
 
 /// A user, in a sentence: its number, and its name if it has one.
@@ -8,4 +10,9 @@ pub(crate) fn describe(uid: u32) -> String {
         Ok(Some(user)) => format!("user {uid} ({})", user.name),
         _ => format!("user {uid}"),
     }
+}
+
+/// The home directory that the database gives for a user.
+pub(crate) fn home(uid: u32) -> Option<PathBuf> {
+    User::from_uid(Uid::from_raw(uid)).ok()?.map(|user| user.dir)
 }

@@ -1,6 +1,6 @@
 //! The SQLite file: its tables; creating, opening and reading it.
 
-use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use cortex_proto::TopicName;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection as SqliteConnection, MAIN_DB, OpenFlags};
 
-use super::load_error::{LoadError, damaged};
+use super::load_error::{LoadError, damaged, write_error};
 use super::rows::{Meta, read_events, read_meta, read_topics};
 use crate::edge::processes::Host;
 use crate::edge::state_file::{APPLICATION_ID, StoreError, failed};
@@ -86,20 +86,30 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
         ))?;
         connection.close().map_err(|(_, error)| error)
     });
-    filled.map_err(|error| failed("create the state file", path)(io::Error::other(error)))
+    filled.map_err(|error| failed("create the state file", path)(write_error(error)))
+}
+
+/// How SQLite shares a state file with other programs, such as `sqlite3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Others can read it. SQLite needs space for shared memory.
+    Shared,
+    /// Others cannot. SQLite needs no further space to open the file.
+    Exclusive,
 }
 
 /// Opens a state file and reads all of it. Changes the file only after it has read everything.
-pub(super) fn load(path: &Path) -> Result<(SqliteConnection, Option<LoadedState>), LoadError> {
+pub(super) fn load(
+    path: &Path,
+    sharing: Sharing,
+) -> Result<(SqliteConnection, Option<LoadedState>), LoadError> {
     let connection = connect(path)?;
+    if sharing == Sharing::Exclusive {
+        connection.pragma_update(None, "locking_mode", "exclusive")?;
+    }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.pragma_update(None, "cell_size_check", true)?;
-    // A newer version of the daemon adds its migration here.
-    match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
-        VERSION => {}
-        newer if newer > VERSION => return Err(LoadError::Newer(newer)),
-        version => return damaged(format!("no version {version} exists")),
-    }
+    check_version(&connection)?;
     // The daemon may write to the file, so the file's header forbids it.
     if connection.is_readonly(MAIN_DB)? {
         return damaged("it is marked as read-only");
@@ -117,6 +127,30 @@ pub(super) fn load(path: &Path) -> Result<(SqliteConnection, Option<LoadedState>
     connection.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok((connection, loaded))
+}
+
+/// Reads a state file without its additional files. SQLite creates none.
+pub(super) fn load_read_only(path: &Path) -> Result<Option<LoadedState>, LoadError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let escaped: Vec<_> =
+        path.as_os_str().as_bytes().iter().map(|byte| format!("%{byte:02x}")).collect();
+    let uri = format!("file:{}?immutable=1", escaped.concat());
+    let connection = SqliteConnection::open_with_flags(uri, flags)?;
+    check_version(&connection)?;
+    check(&connection)?;
+    read(&connection)
+}
+
+fn check_version(connection: &SqliteConnection) -> Result<(), LoadError> {
+    // A newer version of the daemon adds its migration here.
+    match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
+        VERSION => Ok(()),
+        newer if newer > VERSION => Err(LoadError::Newer(newer)),
+        version => damaged(format!("no version {version} exists")),
+    }
 }
 
 fn check(connection: &SqliteConnection) -> Result<(), LoadError> {

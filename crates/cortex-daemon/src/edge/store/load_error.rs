@@ -1,5 +1,7 @@
 //! Why a state file cannot be loaded.
 
+use std::io;
+
 use rusqlite::ErrorCode;
 
 /// Why the content of a state file cannot be loaded.
@@ -37,6 +39,23 @@ impl From<rusqlite::Error> for LoadError {
             )
         });
         if is_system_error { Self::Sqlite(error) } else { Self::Damaged(error.to_string()) }
+    }
+}
+
+/// Whether SQLite could not create or extend a file. It reports a quota, a limit of file size and
+/// the lack of inodes as other errors than a full disk.
+pub(super) fn may_be_lack_of_space(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code().is_some_and(|code| {
+        matches!(code, ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)
+    })
+}
+
+/// The error of a write.
+pub(super) fn write_error(error: rusqlite::Error) -> io::Error {
+    if may_be_lack_of_space(&error) {
+        io::Error::new(io::ErrorKind::StorageFull, error)
+    } else {
+        io::Error::other(error)
     }
 }
 

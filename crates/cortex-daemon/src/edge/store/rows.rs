@@ -26,7 +26,7 @@ const DELETE_TOPIC: &str = "DELETE FROM topics WHERE name = ?1";
 const INSERT_EVENT: &str = "INSERT INTO events (revision, kind, reason, topic_name, info, checksum)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Meta {
     pub(super) epoch: u64,
     pub(super) revision: u64,
