@@ -314,6 +314,28 @@ fn the_socket_has_the_requested_mode_or_the_umask_decides() {
 }
 
 #[test]
+fn the_socket_has_the_requested_mode_where_the_daemon_can_start_no_thread() {
+    // No other process may belong to this user.
+    const LONELY_USER: u32 = 54_321;
+    if !can_switch_user() {
+        return;
+    }
+    let test_dir = shared_test_dir();
+    chown(test_dir.path(""), Some(LONELY_USER), Some(LONELY_USER)).unwrap();
+    let user = LONELY_USER.to_string();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 022; exec setpriv --reuid $0 --regid $0 --clear-groups \"$@\""]);
+    command.args([&*user, "prlimit", "--nproc=1"]);
+    command.arg(copy_program(&test_dir, binaries::daemon()));
+    command.args(["--no-state", "--socket-mode", "660", "--address", &test_dir.address()]);
+    let daemon = Process::spawn_captured(command.current_dir("/"));
+    eventually("the daemon answers", TIMEOUT, || raw_peer::ping(&test_dir.address()).ok());
+    assert_eq!(fs::metadata(test_dir.socket()).unwrap().mode() & 0o777, 0o660);
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    assert!(status.contains("Umask:\t0022\n"), "{status}");
+}
+
+#[test]
 fn only_the_owner_can_read_the_lock_and_the_state_file() {
     let test_dir = TestDir::new();
     let state = test_dir.path("topics.db");

@@ -210,6 +210,22 @@ fn a_daemon_without_a_state_file_starts_on_a_full_disk_and_saves_later() {
 }
 
 #[test]
+fn a_default_state_file_that_does_not_exist_is_not_needed_on_a_full_disk() {
+    let test_dir = TestDir::new();
+    let Some(disk) = SmallDisk::mount(&test_dir, "256k") else {
+        report_skipped("mounting a disk needs root and `unshare --mount`");
+        return;
+    };
+    disk.fill();
+    let state_home = format!("export XDG_STATE_HOME={}", disk.root().display());
+    let daemon = DaemonBuilder::at(&test_dir).shell_prelude(&state_home).start();
+    daemon.process().stderr_line("a warning", |line| {
+        (line.contains("WARN") && line.contains("memory")).then_some(())
+    });
+    assert_eq!(request(&mut daemon.raw_peer(), &large_register("/x")).status, DiscoveryStatus::Ok);
+}
+
+#[test]
 fn a_daemon_starts_on_a_full_disk_with_its_topics_and_saves_later() {
     for is_killed in [false, true] {
         let test_dir = TestDir::new();
