@@ -339,6 +339,9 @@ fn the_socket_has_the_requested_mode_where_the_daemon_can_start_no_thread() {
 fn only_the_owner_can_read_the_lock_and_the_state_file() {
     let test_dir = TestDir::new();
     let state = test_dir.path("topics.db");
+    // A killed daemon, or another program of this user, may have left a lock file.
+    fs::write(test_dir.lock_file(), "").unwrap();
+    fs::set_permissions(test_dir.lock_file(), Permissions::from_mode(0o666)).unwrap();
     let builder = DaemonBuilder::at(&test_dir)
         .args([Path::new("--state"), &state])
         .shell_prelude("umask 000");

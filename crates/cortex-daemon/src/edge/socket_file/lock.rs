@@ -5,7 +5,9 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, statat};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fstat, openat, statat,
+};
 use rustix::io::Errno;
 
 use super::error::{SocketFileError, failed};
@@ -23,8 +25,9 @@ pub(super) fn lock_exclusively(
     let foreign =
         |what: &str| SocketFileError::ForeignLock { path: path.to_owned(), what: what.to_owned() };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
     loop {
-        let lock = match openat(directory, name, flags, Mode::RUSR | Mode::WUSR) {
+        let lock = match openat(directory, name, flags, mode) {
             Ok(lock) => lock,
             Err(Errno::LOOP) => return Err(foreign("is a symbolic link")),
             Err(errno) => {
@@ -47,6 +50,10 @@ pub(super) fn lock_exclusively(
         }
         if locked.st_uid != own_uid() {
             return Err(foreign(&of_another_user(locked.st_uid)));
+        }
+        // With another mode, another user could lock the file and keep this daemon from starting.
+        if Mode::from_raw_mode(locked.st_mode) != mode {
+            fchmod(&lock, mode).map_err(failed("set the mode of", path))?;
         }
         // Another daemon may have removed the file before this one locked it.
         match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
