@@ -4,6 +4,8 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cortex_proto::{
@@ -11,15 +13,16 @@ use cortex_proto::{
 };
 use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::{TIMEOUT, eventually};
+use cortex_tests::hex;
 use cortex_tests::messages::{
-    ParkedRequests, decode_response, hello, register_static, topic, topic_names,
+    ParkedRequests, decode_response, hello, register_static, topic, topic_at, topic_names,
 };
 use cortex_tests::process::Process;
 use cortex_tests::publisher_host::{Endpoint, PublisherHost, PublisherSpec};
 use cortex_tests::python;
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::report_measurement;
-use cortex_tests::test_dir::TestDir;
+use cortex_tests::test_dir::{TestDir, ipc_address};
 use cortex_tests::zmq_peer::ZmqPeer;
 use rustix::process::Signal;
 
@@ -216,6 +219,34 @@ fn a_req_socket_has_one_parked_request_and_a_dealer_many() {
     }
     register(&mut publisher, "/y");
     assert_eq!(dealer.receive_parts()[0], b"/y");
+}
+
+#[test]
+fn a_late_reply_to_a_register_never_answers_the_next_request() {
+    let daemon = Daemon::start();
+    // The endpoint accepts and stays silent, so the daemon cannot judge its dead owner at once.
+    let endpoint = daemon.test_dir().path("silent.sock");
+    let _listener = UnixListener::bind(&endpoint).unwrap();
+    let info = |node| topic_at("/camera", node, &ipc_address(&endpoint));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raw-peer"));
+    command.arg(daemon.address()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut owner = Process::spawn(&mut command);
+    owner.write_line(&hex::encode(&DiscoveryRequest::register(info("old")).to_bytes()));
+    owner.stdout_line("the reply to the owner", |_| Some(()));
+    owner.signal(Signal::KILL);
+    let _ = owner.wait();
+
+    let req = ZmqPeer::new(daemon.address(), zmq::REQ, |socket| socket.set_req_relaxed(true));
+    req.socket().send(DiscoveryRequest::register(info("new")).to_bytes(), 0).unwrap();
+    let mut registers = 0;
+    daemon.process().stderr_line("the second REGISTER arrives", |line| {
+        registers += usize::from(line.contains("REGISTER_TOPIC"));
+        (registers == 2).then_some(())
+    });
+    let reply = req.request(&DiscoveryRequest::wait("/other", 1500));
+    assert_eq!(reply.message, "Topic /other not found");
+    assert_eq!(req.request(&DiscoveryRequest::ping()).message, "pong");
+    assert!(!req.receives_within(50), "a reply arrived twice");
 }
 
 #[test]

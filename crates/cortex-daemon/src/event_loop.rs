@@ -153,6 +153,10 @@ impl EventLoop {
     /// One batch: the registry handles what has happened and the requests, the store keeps the
     /// changes, and the daemon performs the effects.
     fn run_batch(&mut self, now: Timestamp) -> ControlFlow<()> {
+        // What has happened may answer a request that waits: not if its peer has given it up.
+        for request in self.received.iter().filter(|request| request.is_req) {
+            self.registry.handle(Input::GaveUp(request.reply_to.connection), now);
+        }
         for input in std::mem::take(&mut self.inbox) {
             self.registry.handle(input, now);
         }

@@ -15,7 +15,7 @@ pub struct Effects {
     pub refused: Vec<Refusal>,
     /// The replies, in the order of the requests; replies to parked requests come last.
     pub replies: Vec<Reply>,
-    /// For each request that was parked and gets no reply, its connection.
+    /// For each request that waited and gets no reply, its connection.
     pub cancelled: Vec<ConnectionId>,
     /// The processes to watch from now on. The daemon reports the end of each as
     /// [`Input::ProcessExited`](super::Input::ProcessExited), at once if it has ended already.

@@ -33,6 +33,10 @@ pub enum Input {
         /// Whether every request that has arrived was dispatched.
         all_dispatched: bool,
     },
+    /// A REQ peer has sent a new request: it takes the next reply for the reply to that one, so its
+    /// waiting requests get none. The same follows when the new request comes as
+    /// [`Request`](Self::Request); this input comes before results that would answer the old one.
+    GaveUp(ConnectionId),
     /// A peer has closed its connection or is gone: it reads no more replies.
     Disconnected(ConnectionId),
     /// The daemon shuts down: it answers every request that waits.

@@ -124,9 +124,10 @@ impl Registry {
             }
             Input::Tick { all_dispatched } => self.tick(all_dispatched, now),
             Input::TimeGap => self.registrations.directory.renew_all_sessions(now.instant),
+            Input::GaveUp(connection) => self.cancel_waiting(connection),
             Input::Disconnected(connection) => {
                 self.batch.disconnected.insert(connection);
-                self.cancel_waiters(connection);
+                self.cancel_waiting(connection);
             }
             Input::ShuttingDown => {
                 self.retry_pending_registers(|_| true, OnDoubt::Refuse, now);
@@ -238,7 +239,7 @@ impl Registry {
     fn receive(&mut self, request: PeerRequest, now: Timestamp) {
         self.counters.unreadable += u64::from(request.request.is_err());
         if request.is_req {
-            self.cancel_waiters(request.reply_to.connection);
+            self.cancel_waiting(request.reply_to.connection);
         }
         let has_room = self.registrations.liveness.pending.have_room_for(&request.peer);
         let on_doubt = if has_room { OnDoubt::Wait } else { OnDoubt::Refuse };
@@ -343,9 +344,10 @@ impl Registry {
         self.subscriptions.park(Waiter { to, uid: peer.uid, end, condition });
     }
 
-    /// Forgets the parked requests of a connection.
-    fn cancel_waiters(&mut self, connection: ConnectionId) {
-        let count = self.subscriptions.cancel(connection);
+    /// Forgets the parked requests and the pending REGISTERs of a connection: they get no reply.
+    fn cancel_waiting(&mut self, connection: ConnectionId) {
+        let parked = self.subscriptions.cancel(connection);
+        let count = parked + self.registrations.liveness.pending.cancel(connection);
         self.batch.effects.cancelled.extend(std::iter::repeat_n(connection, count));
     }
 

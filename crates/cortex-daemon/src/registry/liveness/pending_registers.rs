@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
 
-use crate::peer::{PeerIdentity, Process};
+use crate::peer::{ConnectionId, PeerIdentity, Process};
 use crate::registry::input::PeerRequest;
 
 /// The longest time that a REGISTER may wait.
@@ -66,6 +66,11 @@ impl PendingRegisters {
         let (over, waiting) = std::mem::take(&mut self.0).into_iter().partition(is_over);
         self.0 = waiting;
         over
+    }
+
+    /// Forgets the REGISTERs of a connection, and returns how many it had.
+    pub(in crate::registry) fn cancel(&mut self, connection: ConnectionId) -> usize {
+        self.take(|pending| pending.request.reply_to.connection == connection).len()
     }
 
     /// Lets the REGISTERs that wait for a check of a process wait for a probe, where the process
