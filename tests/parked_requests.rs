@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -192,6 +193,59 @@ fn the_daemon_answers_all_parked_requests_before_it_exits() {
 }
 
 #[test]
+fn the_daemon_answers_all_requests_that_it_has_read_before_it_exits() {
+    let test_dir = TestDir::new();
+    for address in [test_dir.address(), "tcp://127.0.0.1:0".to_owned()] {
+        let builder = DaemonBuilder::at_address(&test_dir, address);
+        let daemon = builder.log_level(Some("info")).start();
+        let mut peer = RawPeer::connect(daemon.address()).unwrap();
+        peer.shake_hands("DEALER").unwrap();
+        // The stopped daemon finds the requests and the signal at once. It reads all requests in
+        // one piece, but decodes only some of them in its last ordinary round.
+        stop(&daemon);
+        let name = |number| format!("/{number}");
+        let requests = (0..100).flat_map(|number| {
+            [
+                DiscoveryRequest::register(topic(&name(number), "node")),
+                DiscoveryRequest::lookup(name(number)),
+                DiscoveryRequest::wait("/missing", MINUTE_MS),
+                DiscoveryRequest::ping(),
+            ]
+        });
+        let bytes = requests.flat_map(|request| raw_peer::request_message(&request.to_bytes()));
+        peer.send(&bytes.collect::<Vec<_>>()).unwrap();
+        daemon.signal(Signal::TERM);
+        daemon.signal(Signal::CONT);
+        let (mut registered, mut missing) = (0, 0);
+        for _ in 0..400 {
+            let reply = match peer.read_reply() {
+                Ok(reply) => decode_response(&reply),
+                Err(error) => panic!("{error}: {}", daemon.process().stderr_so_far()),
+            };
+            registered += usize::from(reply.message.starts_with("Registered topic"));
+            missing += usize::from(reply.message == "Topic /missing not found");
+            assert_ne!(reply.status, DiscoveryStatus::Error, "{reply:?}");
+        }
+        assert_eq!((registered, missing), (100, 100));
+        assert_eq!(peer.read_to_close().unwrap(), b"");
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn the_daemon_answers_a_register_that_waits_before_it_exits() {
+    let daemon = Daemon::start();
+    let orphan = Orphan::register(&daemon, "/camera");
+    let mut peer = daemon.raw_peer();
+    stop(&daemon);
+    send(&mut peer, &orphan.register_request("new"));
+    daemon.signal(Signal::TERM);
+    daemon.signal(Signal::CONT);
+    let _ = receive(&mut peer);
+    assert_eq!(daemon.wait().code, Some(0));
+}
+
+#[test]
 fn a_req_socket_has_one_parked_request_and_a_dealer_many() {
     let daemon = Daemon::start();
     let mut publisher = daemon.raw_peer();
@@ -221,23 +275,50 @@ fn a_req_socket_has_one_parked_request_and_a_dealer_many() {
     assert_eq!(dealer.receive_parts()[0], b"/y");
 }
 
+/// Suspends the daemon: it finds everything that comes meanwhile at once.
+fn stop(daemon: &Daemon) {
+    daemon.signal(Signal::STOP);
+    let stat = format!("/proc/{}/stat", daemon.process().pid().as_raw_nonzero());
+    eventually("the daemon is suspended", TIMEOUT, || {
+        fs::read_to_string(&stat).unwrap().contains(") T ").then_some(())
+    });
+}
+
+/// A topic whose owner was killed. Its endpoint accepts and stays silent, so the daemon cannot judge
+/// it at once.
+struct Orphan {
+    name: &'static str,
+    endpoint: PathBuf,
+    _listener: UnixListener,
+}
+
+impl Orphan {
+    fn register(daemon: &Daemon, name: &'static str) -> Self {
+        let endpoint = daemon.test_dir().path("silent.sock");
+        let listener = UnixListener::bind(&endpoint).unwrap();
+        let orphan = Self { name, endpoint, _listener: listener };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_raw-peer"));
+        command.arg(daemon.address()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut owner = Process::spawn(&mut command);
+        owner.write_line(&hex::encode(&orphan.register_request("old").to_bytes()));
+        owner.stdout_line("the reply to the owner", |_| Some(()));
+        owner.signal(Signal::KILL);
+        let _ = owner.wait();
+        orphan
+    }
+
+    /// A REGISTER of this node.
+    fn register_request(&self, node: &str) -> DiscoveryRequest {
+        DiscoveryRequest::register(topic_at(self.name, node, &ipc_address(&self.endpoint)))
+    }
+}
+
 #[test]
 fn a_late_reply_to_a_register_never_answers_the_next_request() {
     let daemon = Daemon::start();
-    // The endpoint accepts and stays silent, so the daemon cannot judge its dead owner at once.
-    let endpoint = daemon.test_dir().path("silent.sock");
-    let _listener = UnixListener::bind(&endpoint).unwrap();
-    let info = |node| topic_at("/camera", node, &ipc_address(&endpoint));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_raw-peer"));
-    command.arg(daemon.address()).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut owner = Process::spawn(&mut command);
-    owner.write_line(&hex::encode(&DiscoveryRequest::register(info("old")).to_bytes()));
-    owner.stdout_line("the reply to the owner", |_| Some(()));
-    owner.signal(Signal::KILL);
-    let _ = owner.wait();
-
+    let orphan = Orphan::register(&daemon, "/camera");
     let req = ZmqPeer::new(daemon.address(), zmq::REQ, |socket| socket.set_req_relaxed(true));
-    req.socket().send(DiscoveryRequest::register(info("new")).to_bytes(), 0).unwrap();
+    req.socket().send(orphan.register_request("new").to_bytes(), 0).unwrap();
     let mut registers = 0;
     daemon.process().stderr_line("the second REGISTER arrives", |line| {
         registers += usize::from(line.contains("REGISTER_TOPIC"));

@@ -12,11 +12,12 @@ use crate::edge::stop::StopHandle;
 use crate::error::{BindError, RunError};
 use crate::event_loop::{EventLoop, Phase};
 use crate::persistence::Persistence;
-use crate::registry::Input;
 use crate::startup::{Restored, restore};
 
 /// How long the daemon waits at a start for silent endpoints.
 const RESTORE_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long the daemon may take at the end to answer the requests that it has read.
+const LAST_REQUESTS: Duration = Duration::from_millis(60);
 /// How long peers have at the end to take their last replies.
 const LAST_REPLIES: Duration = Duration::from_millis(40);
 
@@ -138,9 +139,9 @@ impl DiscoveryDaemon {
         Ok(flow)
     }
 
-    /// Answers every request that waits, and gives peers a moment to take their last replies. Then
-    /// releases everything that the next daemon needs: the state file first, the socket files last,
-    /// so that a daemon that finds no socket file can start.
+    /// Answers every request that waits or has arrived, and gives peers a moment to take their last
+    /// replies. Then releases everything that the next daemon needs: the state file first, the
+    /// socket files last, so that a daemon that finds no socket file can start.
     fn finish(mut self) -> Result<(), RunError> {
         let listeners = std::mem::take(&mut self.event_loop.listeners);
         let socket_files: Vec<_> = listeners.into_iter().filter_map(Listener::close).collect();
@@ -153,16 +154,20 @@ impl DiscoveryDaemon {
 
     fn answer_last_requests(&mut self) -> Result<(), RunError> {
         let event_loop = &mut self.event_loop;
-        event_loop.inbox.push(Input::ShuttingDown);
         // A SHUTDOWN among the last requests changes nothing: the daemon stops already.
         let _ = event_loop.round(Phase::Stopping, now())?;
+        let end = now() + LAST_REQUESTS;
+        while event_loop.has_requests() && now() < end {
+            let _ = event_loop.round(Phase::Stopping, now())?;
+        }
         let deadline = now() + LAST_REPLIES;
-        while !event_loop.connections.all_sent() {
+        while !event_loop.is_all_answered() {
             if now() >= deadline {
                 tracing::warn!("some peers did not take their last replies");
                 break;
             }
-            let _ = event_loop.round(Phase::Stopping, deadline)?;
+            let wake_up = event_loop.next_wake_up(now()).min(deadline);
+            let _ = event_loop.round(Phase::Stopping, wake_up)?;
         }
         event_loop.connections.discard_input();
         Ok(())

@@ -73,7 +73,7 @@ pub(crate) enum Phase {
     Restoring,
     /// Requests are answered.
     Serving,
-    /// The last replies are sent. The listeners are closed, and nothing more is read.
+    /// The last requests are answered, and none is parked any more. The listeners are closed.
     Stopping,
 }
 
@@ -120,6 +120,16 @@ impl EventLoop {
         self.inbox.is_empty() && !self.probes.has_results()
     }
 
+    /// Whether requests that were read can be dispatched without waiting for a peer.
+    pub(crate) fn has_requests(&self) -> bool {
+        self.connections.has_turns() || self.is_behind
+    }
+
+    /// Whether all requests that were read are answered, and the system has taken all replies.
+    pub(crate) fn is_all_answered(&mut self) -> bool {
+        !self.connections.has_turns() && self.deferred.is_empty() && self.connections.all_sent()
+    }
+
     /// One round, which begins with an event or at `wake_up`.
     pub(crate) fn round(
         &mut self,
@@ -136,10 +146,10 @@ impl EventLoop {
         let is_crowded = self.events.iter().count() >= MAX_ROUND_EVENTS;
         let mut flow = self.mark_ready();
         self.take_probe_results(phase);
-        if phase == Phase::Serving {
+        if phase != Phase::Restoring {
             self.connections.collect(&self.processes, &mut self.received, woken.instant);
         }
-        if self.run_batch(woken).is_break() {
+        if self.run_batch(phase, woken).is_break() {
             flow = ControlFlow::Break(());
         }
         self.connections.flush();
@@ -152,7 +162,7 @@ impl EventLoop {
 
     /// One batch: the registry handles what has happened and the requests, the store keeps the
     /// changes, and the daemon performs the effects.
-    fn run_batch(&mut self, now: Timestamp) -> ControlFlow<()> {
+    fn run_batch(&mut self, phase: Phase, now: Timestamp) -> ControlFlow<()> {
         // What has happened may answer a request that waits: not if its peer has given it up.
         for request in self.received.iter().filter(|request| request.is_req) {
             self.registry.handle(Input::GaveUp(request.reply_to.connection), now);
@@ -161,6 +171,10 @@ impl EventLoop {
             self.registry.handle(input, now);
         }
         self.dispatch(now);
+        if phase == Phase::Stopping {
+            // Also those that were dispatched just now must not wait.
+            self.registry.handle(Input::ShuttingDown, now);
+        }
         for connection in self.connections.take_disconnected() {
             self.registry.handle(Input::Disconnected(connection), now);
         }
@@ -306,8 +320,7 @@ impl EventLoop {
     /// When the next round must begin without an event.
     pub(crate) fn next_wake_up(&self, now: Instant) -> Instant {
         let may_accept = self.listeners.iter().any(Listener::is_ready);
-        let is_busy = self.connections.has_turns()
-            || self.is_behind
+        let is_busy = self.has_requests()
             || !self.inbox.is_empty()
             || self.probes.has_results()
             || (may_accept && !self.connections.is_pausing(now));
