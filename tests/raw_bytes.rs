@@ -558,3 +558,58 @@ fn register_topics(peer: &mut RawPeer, topics: usize) -> Vec<u8> {
     assert_eq!(decode_response(&list).topics.len(), topics);
     list
 }
+
+/// A heartbeat with a time to live in tenths of a second.
+fn heartbeat(ttl: u16) -> Vec<u8> {
+    raw_peer::command("PING", &[&ttl.to_be_bytes()[..], b"context"].concat())
+}
+
+#[test]
+fn a_peer_is_closed_when_it_is_silent_for_the_time_to_live_of_its_heartbeats() {
+    for daemon in [Daemon::start(), Daemon::start_tcp()] {
+        let mut peer = RawPeer::open(daemon.address()).unwrap();
+        // An idle connection lives for ever: also after a heartbeat that takes the time back.
+        let mut idle = RawPeer::open(daemon.address()).unwrap();
+        idle.send(&[heartbeat(2), heartbeat(0)].concat()).unwrap();
+        let mut parked = RawPeer::open(daemon.address()).unwrap();
+        let wait = DiscoveryRequest::wait("/never", 60_000).to_bytes();
+        parked.send(&[heartbeat(2), raw_peer::request_message(&wait)].concat()).unwrap();
+        assert_eq!(
+            parked.read_traffic().unwrap(),
+            Traffic::Command("PONG".into(), b"context".into())
+        );
+        assert_eq!(parked.read_to_close().unwrap(), b"", "a parked request does not keep it open");
+
+        peer.send(&heartbeat(5)).unwrap();
+        assert!(matches!(peer.read_traffic().unwrap(), Traffic::Command(..)));
+        for _ in 0..10 {
+            // Anything that comes counts, not only heartbeats.
+            peer.ping().unwrap();
+            assert_eq!(peer.read_within(Duration::from_millis(100)).unwrap(), Some(Vec::new()));
+        }
+        let silent_since = Instant::now();
+        assert_eq!(peer.read_to_close().unwrap(), b"");
+        let silence = silent_since.elapsed();
+        // The last bytes came up to 100 ms before.
+        assert!(silence > Duration::from_millis(350), "{silence:?}");
+        assert!(silence < Duration::from_secs(5), "{silence:?}");
+        let pong = idle.read_traffic().unwrap();
+        assert_eq!((&pong, &idle.read_traffic().unwrap()), (&pong, &pong));
+        idle.ping().unwrap();
+    }
+}
+
+#[test]
+fn bytes_that_the_daemon_has_not_read_are_a_sign_of_life() {
+    let daemon = Daemon::start();
+    let mut peer = RawPeer::open(daemon.address()).unwrap();
+    peer.send(&heartbeat(5)).unwrap();
+    assert!(matches!(peer.read_traffic().unwrap(), Traffic::Command(..)));
+    daemon.signal(Signal::STOP);
+    peer.send(&heartbeat(5)).unwrap();
+    // Longer than the time to live: only the daemon stands still.
+    assert_eq!(peer.read_within(Duration::from_millis(1200)).unwrap(), Some(Vec::new()));
+    daemon.signal(Signal::CONT);
+    assert!(matches!(peer.read_traffic().unwrap(), Traffic::Command(..)));
+    peer.ping().unwrap();
+}

@@ -103,6 +103,7 @@ fn heartbeats_keep_an_idle_connection_open() {
         let peer = ZmqPeer::in_context(&context, daemon.address(), REQ, |socket| {
             socket.set_heartbeat_ivl(50)?;
             socket.set_heartbeat_timeout(1000)?;
+            socket.set_heartbeat_ttl(1000)?;
             socket.monitor(monitor, SocketEvent::DISCONNECTED.to_raw().into())?;
             socket_events.connect(monitor)
         });

@@ -144,7 +144,7 @@ impl EventLoop {
             self.inbox.push(Input::TimeGap);
         }
         let is_crowded = self.events.iter().count() >= MAX_ROUND_EVENTS;
-        let mut flow = self.mark_ready();
+        let mut flow = self.mark_ready(woken.instant);
         self.take_probe_results(phase);
         if phase != Phase::Restoring {
             self.connections.collect(&self.processes, &mut self.received, woken.instant);
@@ -340,7 +340,7 @@ impl EventLoop {
     }
 
     /// Marks the sources that the poll's events name as ready.
-    fn mark_ready(&mut self) -> ControlFlow<()> {
+    fn mark_ready(&mut self, now: Instant) -> ControlFlow<()> {
         let mut flow = ControlFlow::Continue(());
         for event in &self.events {
             let token = event.token();
@@ -358,7 +358,7 @@ impl EventLoop {
             } else if self.probes.owns(token) {
                 self.probes.mark(token);
             } else {
-                self.connections.mark(event);
+                self.connections.mark(event, now);
             }
         }
         flow

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cortex_daemon::zmtp::{
     Body, Engine, Envelope, Incoming, MAX_BODY, MAX_ENVELOPE, MAX_REFUSED_BODY, MAX_UNSENT,
@@ -239,6 +240,31 @@ fn a_pong_has_the_context_of_its_ping() {
     for command in [&b"\x04PONG"[..], b"\x09SUBSCRIBE", b"\x03XYZabc"] {
         assert_eq!(answered(&frame(COMMAND, command, false), b""), b"");
     }
+}
+
+#[test]
+fn a_heartbeat_announces_a_time_to_live_in_tenths_of_a_second() {
+    let mut engine = open();
+    assert_eq!(engine.heartbeat_ttl(), None);
+    for (data, ttl_ms) in [
+        (&b"\x00\x05"[..], Some(500)),
+        (b"\x01\x00context", Some(25_600)),
+        (b"\xff\xff", Some(6_553_500)),
+        (b"\x00\x00context", None),
+        (b"\x00\x01", Some(100)),
+        (b"\x00", None),
+    ] {
+        engine.receive(&frame(COMMAND, &[b"\x04PING", data].concat(), false));
+        assert_eq!(received(&mut engine), Ok(vec![]));
+        assert_eq!(engine.heartbeat_ttl(), ttl_ms.map(Duration::from_millis), "{data:?}");
+    }
+    // Other traffic keeps the last one, also a heartbeat between the frames of a message.
+    let ping = frame(COMMAND, b"\x04PING\x00\x07", false);
+    engine.receive(&[frame(MORE, b"", false), ping, frame(0, b"ask", false)].concat());
+    assert_eq!(received(&mut engine).unwrap().len(), 1);
+    engine.receive(&frame(COMMAND, b"\x04PONG", false));
+    assert_eq!(received(&mut engine), Ok(vec![]));
+    assert_eq!(engine.heartbeat_ttl(), Some(Duration::from_millis(700)));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mio::event::Event as PollEvent;
 use mio::{Interest, Registry as PollRegistry, Token};
@@ -28,6 +29,8 @@ pub(super) struct Connection {
     engine: Engine,
     pub(super) credentials: Credentials,
     read_state: ReadState,
+    /// When the poll last reported that something has come from the peer.
+    heard_at: Instant,
     write_state: WriteState,
     /// The number of requests that were read and not answered yet.
     unanswered: usize,
@@ -79,12 +82,13 @@ impl ReadState {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub(super) fn new(stream: Stream, credentials: Credentials) -> Self {
+    pub(super) fn new(stream: Stream, credentials: Credentials, now: Instant) -> Self {
         Self {
             stream,
             engine: Engine::new(),
             credentials,
             read_state: ReadState::Idle,
+            heard_at: now,
             write_state: WriteState::Flowing,
             unanswered: 0,
             last_unsent: 0,
@@ -94,7 +98,10 @@ impl Connection {
     }
 
     /// Updates the read state after an event of the poll. True: the connection needs a turn.
-    pub(super) fn mark(&mut self, event: &PollEvent) -> bool {
+    pub(super) fn mark(&mut self, event: &PollEvent, now: Instant) -> bool {
+        if event.is_readable() {
+            self.heard_at = now;
+        }
         let is_closing = event.is_read_closed() || event.is_error();
         if is_closing {
             self.read_state = self.read_state.closing();
@@ -102,6 +109,17 @@ impl Connection {
             self.read_state = ReadState::Readable;
         }
         is_closing || event.is_readable()
+    }
+
+    /// When the daemon gives the peer up, unless something comes before: the peer's heartbeats have
+    /// announced a time to live.
+    pub(super) fn silent_until(&self, now: Instant) -> Option<Instant> {
+        let ttl = self.engine.heartbeat_ttl()?;
+        let is_ended = matches!(self.read_state, ReadState::Ended | ReadState::Violated);
+        let end = self.heard_at + ttl;
+        // Under backpressure, or when the daemon stood still, bytes wait that it has not read.
+        let end = if end <= now && self.stream.has_input() { now + ttl } else { end };
+        (!is_ended).then_some(end)
     }
 
     /// Whether the handshake is done.

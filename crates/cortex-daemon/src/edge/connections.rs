@@ -14,11 +14,13 @@ use mio::{Interest, Registry as PollRegistry, Token};
 
 use super::clock::now;
 use super::connection::Connection;
+use super::connection_counters::ConnectionCounters;
+use super::connection_log::ConnectionLog;
 use super::credentials::Credentials;
 use super::descriptors::ReserveDescriptor;
 use super::listener::Listener;
-use super::log_limit::LogLimit;
 use super::processes::Processes;
+use super::silence::SilenceChecks;
 use super::stream::Stream;
 use crate::peer::{ConnectionId, ReplyTo};
 use crate::registry::PeerRequest;
@@ -58,6 +60,7 @@ pub(crate) struct Connections {
     next_memory_count: usize,
     /// The deadlines of the handshakes, the earliest first.
     handshakes: VecDeque<(Instant, ConnectionId)>,
+    silence_checks: SilenceChecks,
     /// Until this time the first request of the newest connection may still arrive.
     newcomers_until: Option<Instant>,
     limit: usize,
@@ -65,25 +68,8 @@ pub(crate) struct Connections {
     reserve: ReserveDescriptor,
     accept_retry_at: Option<Instant>,
     buffer: Box<[u8]>,
-    refused_log: LogLimit,
-    accept_failure_log: LogLimit,
-    violation_log: LogLimit,
+    log: ConnectionLog,
     counters: ConnectionCounters,
-}
-
-/// Counters since the start of the daemon.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ConnectionCounters {
-    /// Accepted connections.
-    pub(crate) accepted: u64,
-    /// Connections that were closed at once, because there were too many.
-    pub(crate) refused: u64,
-    /// Protocol violations, and connections that left too many replies unread.
-    pub(crate) violations: u64,
-    /// Messages without a delimiter or a body.
-    pub(crate) dropped: u64,
-    /// Requests that the daemon has read.
-    pub(crate) requests: u64,
 }
 
 impl Connections {
@@ -100,15 +86,14 @@ impl Connections {
             unsent_bytes: 0,
             next_memory_count: MAX_UNREAD,
             handshakes: VecDeque::new(),
+            silence_checks: SilenceChecks::default(),
             newcomers_until: None,
             limit,
             per_user: HashMap::new(),
             reserve: ReserveDescriptor::new(),
             accept_retry_at: None,
             buffer: vec![0; READ_BUFFER].into(),
-            refused_log: LogLimit::new(1),
-            accept_failure_log: LogLimit::new(1),
-            violation_log: LogLimit::new(1),
+            log: ConnectionLog::new(),
             counters: ConnectionCounters::default(),
         }
     }
@@ -135,7 +120,8 @@ impl Connections {
     /// When [`expire`](Self::expire) must run, or the daemon may accept connections again.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
-        handshake.into_iter().chain(self.accept_retry_at).min()
+        let silence = self.silence_checks.next_due();
+        handshake.into_iter().chain(silence).chain(self.accept_retry_at).min()
     }
 
     /// Whether the daemon accepts no connections for a moment.
@@ -144,10 +130,10 @@ impl Connections {
     }
 
     /// Queues a connection after an event of the poll.
-    pub(crate) fn mark(&mut self, event: &PollEvent) {
+    pub(crate) fn mark(&mut self, event: &PollEvent, now: Instant) {
         let id = ConnectionId(event.token().0);
         let Some(connection) = self.by_id.get_mut(&id) else { return };
-        if connection.mark(event) {
+        if connection.mark(event, now) {
             self.queue_turn(id);
         }
         if event.is_writable() || event.is_write_closed() {
@@ -178,6 +164,9 @@ impl Connections {
             }
             if connection.is_disconnected() {
                 self.disconnected.push(id);
+            }
+            if let Some(end) = connection.silent_until(now) {
+                self.silence_checks.check_by(id, end);
             }
             match turn {
                 Ok(true) => self.queue_turn(id),
@@ -305,7 +294,8 @@ impl Connections {
         }
     }
 
-    /// Closes the connections whose handshake has taken too long.
+    /// Closes the connections whose handshake has taken too long, and those whose peers have been
+    /// silent for the time to live of their heartbeats.
     pub(crate) fn expire(&mut self, now: Instant) {
         while let Some(&(deadline, id)) = self.handshakes.front()
             && deadline <= now
@@ -315,6 +305,16 @@ impl Connections {
                 let too_slow = Violation::Handshake("it is not done after 10 s");
                 self.record_violation(id, &too_slow, now);
                 self.close(id);
+            }
+        }
+        while let Some(id) = self.silence_checks.take_due(now) {
+            match self.by_id.get(&id).and_then(|connection| connection.silent_until(now)) {
+                Some(end) if end > now => self.silence_checks.check_by(id, end),
+                Some(_) => {
+                    tracing::debug!(connection = id.0, "the peer's heartbeats have stopped");
+                    self.close(id);
+                }
+                None => {}
             }
         }
     }
@@ -339,31 +339,22 @@ impl Connections {
         let share = if credentials.is_trusted() { self.limit } else { self.limit.div_ceil(2) };
         if self.is_full() || count >= share {
             self.counters.refused += 1;
-            if let Some(suppressed) = self.refused_log.allow(now) {
-                let (refused, connections) = (self.counters.refused, self.by_id.len());
-                tracing::warn!(
-                    uid,
-                    connections,
-                    limit = self.limit,
-                    refused,
-                    suppressed,
-                    "too many connections: a new one was closed"
-                );
-            }
+            let (connections, refused) = (self.by_id.len(), self.counters.refused);
+            self.log.refused(uid, connections, self.limit, refused, now);
             return;
         }
         let id = ConnectionId(self.next_id);
         if let Err(error) = stream.register(&self.poll_registry, Token(id.0), Interest::READABLE) {
             self.counters.refused += 1;
             self.accept_retry_at = Some(now + ACCEPT_PAUSE);
-            self.log_accept_failure(&error, now);
+            self.log.accept_failure(&error, self.counters.refused, now);
             return;
         }
         self.next_id += 1;
         self.counters.accepted += 1;
         *self.per_user.entry(uid).or_default() += 1;
         self.handshakes.push_back((now + HANDSHAKE_TIMEOUT, id));
-        self.by_id.insert(id, Connection::new(stream, credentials));
+        self.by_id.insert(id, Connection::new(stream, credentials, now));
         self.newcomers_until = Some(now + FIRST_REQUEST_TIME);
         self.queue_unsent(id);
         tracing::trace!(connection = id.0, uid, "connected");
@@ -386,27 +377,13 @@ impl Connections {
                 }
             }
         }
-        self.log_accept_failure(error, now);
-    }
-
-    fn log_accept_failure(&mut self, error: &io::Error, now: Instant) {
-        if let Some(suppressed) = self.accept_failure_log.allow(now) {
-            let refused = self.counters.refused;
-            tracing::warn!(%error, refused, suppressed, "cannot accept a connection");
-        }
+        self.log.accept_failure(error, self.counters.refused, now);
     }
 
     fn record_violation(&mut self, id: ConnectionId, violation: &Violation, now: Instant) {
         self.counters.violations += 1;
-        if let Some(suppressed) = self.violation_log.allow(now) {
-            let uid = self.by_id.get(&id).and_then(|connection| connection.credentials.uid);
-            tracing::warn!(
-                connection = id.0,
-                uid,
-                suppressed,
-                "closed a peer's connection: {violation}"
-            );
-        }
+        let uid = self.by_id.get(&id).and_then(|connection| connection.credentials.uid);
+        self.log.violation(id, uid, violation, now);
     }
 
     fn close(&mut self, id: ConnectionId) {
@@ -415,6 +392,7 @@ impl Connections {
         self.unsent_bytes -= connection.last_unsent;
         // Its parked requests need no reply.
         self.disconnected.push(id);
+        self.silence_checks.remove(id);
         if let Err(error) = connection.stream.deregister(&self.poll_registry) {
             tracing::debug!(connection = id.0, %error, "cannot remove a connection from the poll");
         }

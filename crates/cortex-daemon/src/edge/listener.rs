@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener};
@@ -204,10 +205,33 @@ fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Sends small replies without delay, and lets the kernel find out when a peer's host is down.
+/// An idle TCP connection is checked after this time without a sign of its peer's host.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// The time between two checks.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// The number of checks without an answer that end the connection.
+const KEEPALIVE_COUNT: u32 = 3;
+/// Replies that the peer's host does not acknowledge within this time end the connection. Linux
+/// takes it for the limit of unanswered checks as well, and checks nothing while replies are
+/// unacknowledged. So a connection whose peer's host has gone ends within twice this time.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_MS: u32 = 25_000;
+
+/// Sends small replies without delay, and lets the kernel find out when a peer's host is gone. An
+/// idle connection to a host that is there lives for ever.
 fn set_tcp_options(stream: &TcpStream) {
-    let keepalive = || sockopt::set_socket_keepalive(stream, true).map_err(io::Error::from);
-    if let Err(error) = stream.set_nodelay(true).and_then(|()| keepalive()) {
+    if let Err(error) = try_set_tcp_options(stream) {
         tracing::debug!(%error, "cannot set the options of a TCP connection");
     }
+}
+
+fn try_set_tcp_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
 }

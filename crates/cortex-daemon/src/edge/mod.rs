@@ -2,6 +2,8 @@
 
 pub(crate) mod clock;
 mod connection;
+mod connection_counters;
+mod connection_log;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 mod decode;
@@ -16,6 +18,7 @@ pub(crate) mod processes;
 pub(crate) mod random;
 mod served;
 pub(crate) mod signals;
+mod silence;
 mod socket;
 pub(crate) mod socket_file;
 pub(crate) mod state_file;

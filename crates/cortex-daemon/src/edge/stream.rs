@@ -49,6 +49,15 @@ impl Stream {
         }
     }
 
+    /// Whether bytes have come that were not read.
+    pub(super) fn has_input(&self) -> bool {
+        let count = match self {
+            Self::Unix(stream) => rustix::io::ioctl_fionread(stream),
+            Self::Tcp(stream) => rustix::io::ioctl_fionread(stream),
+        };
+        count.is_ok_and(|count| count > 0)
+    }
+
     pub(super) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Unix(stream) => stream.write_vectored(slices),

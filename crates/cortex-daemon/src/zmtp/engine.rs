@@ -1,6 +1,7 @@
 //! The server side of one connection: greeting, READY, then requests and replies.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::frame::{Frame, FrameReader, Payload, push_command, push_message_header};
 use super::greeting::{self, GREETING};
@@ -18,6 +19,7 @@ use super::violation::Violation;
 pub struct Engine {
     state: EngineState,
     is_req: bool,
+    heartbeat_ttl: Option<Duration>,
     frames: FrameReader,
     message: PartialMessage,
     output: Output,
@@ -114,6 +116,7 @@ impl Engine {
         Self {
             state: EngineState::Greeting,
             is_req: false,
+            heartbeat_ttl: None,
             frames: FrameReader::default(),
             message: PartialMessage::default(),
             output,
@@ -130,6 +133,13 @@ impl Engine {
     #[must_use]
     pub fn is_req(&self) -> bool {
         self.is_req
+    }
+
+    /// The time to live that the peer's last heartbeat has announced. When nothing at all comes from
+    /// the peer for this long, the caller should close the connection. `None`: a silent peer lives.
+    #[must_use]
+    pub fn heartbeat_ttl(&self) -> Option<Duration> {
+        self.heartbeat_ttl
     }
 
     /// Whether the caller should read from the peer: false while too many bytes are unsent.
@@ -224,10 +234,15 @@ impl Engine {
                 self.state = EngineState::Open;
                 Ok(())
             }
-            // A heartbeat: a time to live in tenths of a second, which the daemon ignores, and a
-            // context, which it sends back.
+            // A heartbeat: a time to live in tenths of a second, and a context, which the daemon
+            // sends back.
             b"PING" => {
-                let context = data.get(2..).unwrap_or_default();
+                let (ttl, context) = match data.split_first_chunk() {
+                    Some((ttl, context)) => (u16::from_be_bytes(*ttl), context),
+                    None => (0, &[][..]),
+                };
+                let ttl = Duration::from_millis(100 * u64::from(ttl));
+                self.heartbeat_ttl = Some(ttl).filter(|ttl| !ttl.is_zero());
                 self.output.append(|bytes| push_command(bytes, "PONG", context));
                 Ok(())
             }
