@@ -1,0 +1,152 @@
+//! TCP connections whose peers are behind a cut cable.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cortex_proto::DiscoveryRequest;
+use cortex_tests::daemon::DaemonBuilder;
+use cortex_tests::deadline::eventually;
+use cortex_tests::messages::{register_static, topic};
+use cortex_tests::process::Process;
+use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::test_dir::TestDir;
+use cortex_tests::{report_measurement, report_skipped};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// The requirement for all slots to be free.
+const MAX_SLOT_TIME: Duration = Duration::from_secs(60);
+const ADDRESS: &str = "tcp://10.77.0.1:7400";
+/// Starts the daemon in a new network namespace, with one end of a cable.
+const IN_OWN_NETWORK: &str = r#"
+exec unshare --net sh -e -c '
+ip link set lo up
+ip link add cut0 type veth peer name cut1
+ip address add 10.77.0.1/24 dev cut0
+ip link set cut0 up
+exec "$0" "$@"' "$0" "$@""#;
+
+fn can_make_networks() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", "ip link add cut0 type veth peer name cut1"]);
+    let can = command.output().is_ok_and(|output| output.status.success());
+    if !can {
+        report_skipped("`unshare --net` or `ip link add` does not work here");
+    }
+    can
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let status = Command::new(program).args(arguments).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?}: {status}");
+}
+
+/// A network namespace, as long as its process lives.
+struct Network {
+    process: Process,
+}
+
+impl Network {
+    /// A host with the other end of the daemon's cable.
+    fn at_the_other_end(daemon: &Process) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "echo made; exec sleep 600"]);
+        let network = Self { process: Process::spawn_captured(&mut command) };
+        network.process.stdout_line("the network namespace", |line| (line == "made").then_some(()));
+        let pid = network.pid();
+        in_network(daemon, &format!("ip link set cut1 netns {pid}"));
+        network.run("ip address add 10.77.0.2/24 dev cut1");
+        network.run("ip link set lo up");
+        network.run("ip link set cut1 up");
+        network
+    }
+
+    fn pid(&self) -> String {
+        self.process.pid().as_raw_nonzero().to_string()
+    }
+
+    fn run(&self, command: &str) {
+        in_network(&self.process, command);
+    }
+
+    /// Opens a connection to the daemon from this network.
+    fn connect(&self) -> RawPeer {
+        connect_from(&self.process)
+    }
+}
+
+fn in_network(process: &Process, command: &str) {
+    let pid = process.pid().as_raw_nonzero().to_string();
+    run("nsenter", &["--net", "--target", &pid, "sh", "-c", command]);
+}
+
+/// A socket belongs to the network of the thread that creates it.
+fn connect_from(process: &Process) -> RawPeer {
+    let pid = process.pid().as_raw_nonzero();
+    std::thread::scope(|scope| {
+        let connecting = scope.spawn(move || {
+            let network = File::open(format!("/proc/{pid}/ns/net")).unwrap();
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(network.as_fd(), kind).unwrap();
+            RawPeer::open(ADDRESS).unwrap()
+        });
+        connecting.join().unwrap()
+    })
+}
+
+fn connections(peer: &mut RawPeer) -> u64 {
+    let stats = peer.request(&DiscoveryRequest::stats()).unwrap();
+    stats.ext.unwrap().counts["connections"]
+}
+
+#[test]
+fn the_slots_of_peers_behind_a_cut_cable_are_free_within_a_minute() {
+    if !can_make_networks() {
+        return;
+    }
+    let test_dir = TestDir::new();
+    let daemon = DaemonBuilder::at(&test_dir)
+        .shell_prelude(IN_OWN_NETWORK)
+        .args(["--address", ADDRESS, "--max-connections", "40"])
+        .start();
+    let network = Network::at_the_other_end(daemon.process());
+    let mut local = daemon.raw_peer();
+    // All TCP peers together get half of the connections.
+    let mut idle = connect_from(daemon.process());
+    let mut cut: Vec<_> = (0..19).map(|_| network.connect()).collect();
+    for (number, peer) in cut.iter_mut().enumerate() {
+        peer.ping().unwrap();
+        // A third is idle, a third waits, and a third has a reply on its way after the cut.
+        let name = match number % 3 {
+            0 => continue,
+            1 => "/never",
+            _ => "/after",
+        };
+        let wait = DiscoveryRequest::wait(name, 20_000);
+        peer.send(&raw_peer::request_message(&wait.to_bytes())).unwrap();
+    }
+    eventually("the requests are parked", MAX_SLOT_TIME, || {
+        let counts = local.request(&DiscoveryRequest::stats()).unwrap().ext.unwrap().counts;
+        (counts["waits"] == 12).then_some(())
+    });
+    assert_eq!(connections(&mut local), 21);
+
+    network.run("ip link set cut1 down");
+    let since = Instant::now();
+    let register = register_static(topic("/after", "node"));
+    assert_eq!(local.request(&register).unwrap().message, "Registered topic: /after");
+    eventually("the slots are free", MAX_SLOT_TIME, || {
+        (connections(&mut local) == 2).then_some(())
+    });
+    report_measurement(&format!("19 slots were free {:?} after the cut", since.elapsed()));
+
+    network.run("ip link set cut1 up");
+    let mut again: Vec<_> = (0..19).map(|_| network.connect()).collect();
+    for peer in &mut again {
+        peer.ping().unwrap();
+    }
+    idle.ping().expect("an idle connection to a living peer stays open");
+}
