@@ -180,34 +180,53 @@ fn a_socket_type_that_cannot_send_requests_gets_an_error_and_is_closed() {
 
 #[test]
 fn a_peer_cannot_forge_a_line_of_the_log() {
-    const FORGED: &str = "X\n2000-01-01T00:00:00Z ERROR forged\r\u{1b}[2J";
-    let is_line = |line: &str| {
-        ["TRACE", "DEBUG", "INFO", "WARN"].iter().any(|level| line.contains(level))
-            && !line.contains(char::is_control)
-    };
-    let register = DiscoveryRequest::register(topic(FORGED, FORGED)).to_bytes();
+    const FORGED: &str = "X\n2026-01-01T00:00:00Z ERROR fake\r\u{1b}[2J\u{9b}2J\u{7f}\u{85}\\\"\0";
     let shake_hands = || [raw_peer::greeting(), raw_peer::ready("REQ", &[])].concat();
-    for bytes in [
+    let request = |request: DiscoveryRequest| raw_peer::request_message(&request.to_bytes());
+    let info = |node: &str| TopicInfo {
+        address: FORGED.into(),
+        message_type: FORGED.into(),
+        ..topic(FORGED, &format!("{node}{FORGED}"))
+    };
+    let too_long = TopicInfo { publisher_node: FORGED.repeat(50), ..topic(FORGED, "") };
+    let cases = [
         [
             shake_hands(),
-            raw_peer::request_message(&register),
-            raw_peer::request_message(&lookup(FORGED)),
+            request(DiscoveryRequest::register(info("first"))),
+            request(DiscoveryRequest::register(info("second"))),
+            request(DiscoveryRequest::register(too_long)),
+            request(DiscoveryRequest::lookup(FORGED)),
+            request(DiscoveryRequest::lookup(format!("missing{FORGED}"))),
+            request(DiscoveryRequest::wait(format!("missing{FORGED}"), 0)),
+            request(DiscoveryRequest::unregister(FORGED)),
         ]
         .concat(),
         [shake_hands(), raw_peer::command("ERROR", &[b"\x33", FORGED.as_bytes()].concat())]
             .concat(),
         [raw_peer::greeting(), raw_peer::ready(FORGED, &[])].concat(),
-        raw_peer::greeting_of((3, 1), b"X\nERROR forged\x1b"),
-    ] {
+        raw_peer::greeting_of((3, 1), b"X\nERROR fake\x1b"),
+    ];
+    for (bytes, format) in cases.iter().flat_map(|bytes| [(bytes, "text"), (bytes, "json")]) {
         // A new daemon for each case, since the daemon limits such log lines.
-        let daemon = Daemon::start();
+        let arguments = ["--log-format", format, "--log-level", "trace"];
+        let builder = DaemonBuilder::at(&TestDir::new()).log_level(None).args(arguments);
+        let daemon = builder.start();
         let mut peer = RawPeer::connect(daemon.address()).unwrap();
-        peer.send(&bytes).unwrap();
+        peer.send(bytes).unwrap();
         wait_until_read(&mut RawPeer::open(daemon.address()).unwrap());
         daemon.signal(Signal::TERM);
         let log = daemon.wait().stderr;
-        assert!(log.contains("forged"), "the log contains what the peer sent:\n{log}");
-        let wrong: Vec<_> = log.lines().filter(|line| !is_line(line)).collect();
+        assert!(log.contains("fake"), "the log contains what the peer sent:\n{log}");
+        let is_own = |line: &&str| {
+            let is_json = serde_json::from_str::<serde_json::Value>(line).is_ok();
+            let levels = ["TRACE", "DEBUG", "INFO", "WARN"];
+            let level = line.split_whitespace().nth(1).unwrap_or_default();
+            let is_text = levels.contains(&level) && line.starts_with("20");
+            let has_forged_start = line.starts_with("2026-01-01");
+            let is_line = if format == "json" { is_json } else { is_text && !has_forged_start };
+            is_line && !line.contains(char::is_control)
+        };
+        let wrong: Vec<_> = log.lines().filter(|line| !is_own(line)).collect();
         assert_eq!(wrong, [""; 0], "each line must be one of the daemon's own:\n{log}");
     }
 }

@@ -60,7 +60,8 @@ impl ConnectionLog {
                 connection = id.0,
                 uid,
                 suppressed,
-                "closed a peer's connection: {violation}"
+                reason = violation.to_string(),
+                "closed a peer's connection"
             );
         }
     }

@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-/// Why the daemon closes a connection. The log line is "closed a peer's connection: " and this
-/// text.
+/// Why the daemon closes a connection. The log line is "closed a peer's connection" with this text
+/// in the field `reason`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Violation {
     /// The first bytes are not a ZMTP signature.
