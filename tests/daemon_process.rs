@@ -396,6 +396,58 @@ fn the_json_log_has_one_info_line_for_each_change() {
 }
 
 #[test]
+fn a_name_that_two_nodes_want_is_a_warning_with_both() {
+    let builder = DaemonBuilder::at(&TestDir::new()).log_level(None);
+    let daemon = builder.args(["--log-format", "json"]).start();
+    let peer = ZmqPeer::req(daemon.address());
+    let register_as =
+        |node| peer.request(&DiscoveryRequest::register(topic("/camera", node))).status;
+    assert_eq!(register_as("first"), DiscoveryStatus::Ok);
+    for _ in 0..300 {
+        assert_eq!(register_as("second"), DiscoveryStatus::AlreadyExists);
+    }
+    daemon.signal(Signal::TERM);
+    let log = daemon.wait().stderr;
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let warnings: Vec<_> = lines.filter(|line| line["level"] == "WARN").collect();
+    let (uid, pid) = (rustix::process::getuid().as_raw(), std::process::id());
+    for (key, value) in [
+        ("topic", Value::from("/camera")),
+        ("owner", "first".into()),
+        ("node", "second".into()),
+        ("owner_uid", uid.into()),
+        ("owner_pid", pid.into()),
+        ("uid", uid.into()),
+        ("pid", pid.into()),
+    ] {
+        assert_eq!(warnings[0][key], value, "{}", warnings[0]);
+    }
+    // A node that tries again and again does not fill the log: 100 lines in 10 s.
+    assert!((100..=200).contains(&warnings.len()), "{} warnings", warnings.len());
+}
+
+#[test]
+fn a_name_that_is_not_found_is_a_debug_line_with_the_process() {
+    for (level, is_logged) in [("debug", true), ("info", false)] {
+        let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some(level)).start();
+        let mut peer = daemon.raw_peer();
+        for request in [DiscoveryRequest::lookup("/looked"), DiscoveryRequest::wait("/waited", 10)]
+        {
+            assert_eq!(peer.request(&request).unwrap().status, DiscoveryStatus::NotFound);
+        }
+        daemon.signal(Signal::TERM);
+        let log = daemon.wait().stderr;
+        let pid = format!(" pid={}", std::process::id());
+        for topic in [r#"topic="/looked""#, r#"topic="/waited""#] {
+            let is_miss = |line: &&str| {
+                ["DEBUG", "not found", topic, &pid].iter().all(|word| line.contains(word))
+            };
+            assert_eq!(log.lines().filter(is_miss).count(), usize::from(is_logged), "{log}");
+        }
+    }
+}
+
+#[test]
 fn the_json_log_names_the_port() {
     let builder = DaemonBuilder::at_address(&TestDir::new(), "tcp://127.0.0.1:0");
     builder.args(["--log-format", "json"]).start().assert_serves();

@@ -1,12 +1,13 @@
 //! The log lines about changed topics and refused requests.
 
-use crate::registry::{Change, EventKind, Refusal};
+use crate::peer::PeerIdentity;
+use crate::registry::{Change, EventKind, NameConflict, Refusal};
 
 pub(crate) fn change(change: &Change) {
     let Change { revision, kind, info, owner } = change;
     let topic = info.name.as_str();
     let node = info.publisher_node.as_str();
-    let (uid, pid) = (owner.uid, owner.process.map(|process| process.pid));
+    let (uid, pid) = (owner.uid, pid(owner));
     match kind {
         EventKind::Registered | EventKind::Updated => tracing::info!(
             revision,
@@ -31,6 +32,25 @@ pub(crate) fn change(change: &Change) {
 }
 
 pub(crate) fn refusal(refusal: &Refusal, suppressed: u64) {
-    let pid = refusal.peer.process.map(|process| process.pid);
-    tracing::warn!(uid = refusal.peer.uid, pid, suppressed, "refused: {}", refusal.message);
+    let Refusal { peer, message } = refusal;
+    tracing::warn!(uid = peer.uid, pid = pid(peer), suppressed, reason = message, "refused");
+}
+
+pub(crate) fn name_conflict(conflict: &NameConflict, suppressed: u64) {
+    let NameConflict { topic, owner_node, owner, node, peer } = conflict;
+    tracing::warn!(
+        topic = topic.as_str(),
+        owner = owner_node,
+        owner_uid = owner.uid,
+        owner_pid = pid(owner),
+        node,
+        uid = peer.uid,
+        pid = pid(peer),
+        suppressed,
+        "refused a topic that another node owns"
+    );
+}
+
+fn pid(peer: &PeerIdentity) -> Option<u32> {
+    peer.process.map(|process| process.pid)
 }

@@ -24,7 +24,7 @@ use crate::edge::stop::{StopHandle, StopSource};
 use crate::error::RunError;
 use crate::peer::Process;
 use crate::persistence::Persistence;
-use crate::registry::{Effects, Input, PeerRequest, ProbeResult, Registry, Timestamp};
+use crate::registry::{Effects, Input, Miss, PeerRequest, ProbeResult, Registry, Timestamp};
 
 const STOP: Token = Token(usize::MAX - 1);
 // Tokens below 2^16 are listeners. Processes and probes have a range each. Connections have all
@@ -243,6 +243,15 @@ impl EventLoop {
             if let Some(suppressed) = self.refusal_log.allow(now()) {
                 audit_log::refusal(refusal, suppressed);
             }
+        }
+        for conflict in &effects.conflicts {
+            if let Some(suppressed) = self.refusal_log.allow(now()) {
+                audit_log::name_conflict(conflict, suppressed);
+            }
+        }
+        for Miss { connection, topic } in effects.missed {
+            let (uid, pid) = self.connections.user_and_pid(connection);
+            tracing::debug!(connection = connection.0, topic, uid, pid, "not found");
         }
         for reply in effects.replies {
             let body = reply.body.into_bytes(|| self.edge_counts());

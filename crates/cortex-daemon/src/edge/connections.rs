@@ -181,6 +181,12 @@ impl Connections {
         self.by_id.get(&id).is_some_and(Connection::has_backpressure)
     }
 
+    /// The peer's user and process, as far as the kernel tells.
+    pub(crate) fn user_and_pid(&self, id: ConnectionId) -> (Option<u32>, Option<u32>) {
+        let credentials = self.by_id.get(&id).map(|connection| connection.credentials);
+        credentials.map_or((None, None), |Credentials { uid, pid }| (uid, pid))
+    }
+
     /// The number of open connections.
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()

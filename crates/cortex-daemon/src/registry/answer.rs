@@ -15,6 +15,7 @@ use super::reply::{ReplyBody, Stats, pack, pack_topic, pack_topics, pack_watch};
 use super::reply_cache::ReplyCache;
 use super::settings::Settings;
 use super::subscriptions::replies::{EventSelection, pack_events};
+use crate::peer::PeerIdentity;
 
 /// About how many bytes a reply takes beside its topics.
 const SMALL_REPLY_BYTES: usize = 64;
@@ -29,7 +30,7 @@ pub(super) enum Answer {
     /// To REGISTER.
     Registered { name: TopicName, revision: u64, lease_ms: Option<u64> },
     /// To REGISTER, when another node owns the topic.
-    AlreadyExists { name: TopicName, node: String },
+    AlreadyExists { name: TopicName, node: String, owner: PeerIdentity },
     /// To UNREGISTER.
     Unregistered { name: String },
     /// To LOOKUP and WAIT; the entry is for a request with an extension.
@@ -136,7 +137,7 @@ impl Answer {
                 let ext = || ResponseExt { revision, lease_ms, ..ResponseExt::default() };
                 plain(ok, &format!("Registered topic: {name}"), wants_ext.then(ext))
             }
-            Self::AlreadyExists { name, node } => {
+            Self::AlreadyExists { name, node, .. } => {
                 let message = format!("Topic {name} already registered by {node}");
                 plain(DiscoveryStatus::AlreadyExists, &message, empty_ext())
             }

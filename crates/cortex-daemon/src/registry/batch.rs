@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use cortex_proto::DiscoveryStatus;
+use cortex_proto::{DiscoveryCommand, DiscoveryRequest, DiscoveryStatus, RequestedCommand};
 
 use super::answer::{Answer, ErrorCause, ReplyContext};
 use super::directory::Directory;
-use super::effect::{Effects, Refusal};
-use super::input::PeerRequest;
+use super::effect::{Effects, Miss, NameConflict, Refusal};
+use super::input::{PeerRequest, UnreadableRequest};
 use super::reply::{Reply, ReplyBody};
 use super::reply_cache::ReplyCache;
 use super::subscriptions::replies::WakeReplies;
@@ -47,13 +47,25 @@ impl Batch {
             Answer::Error { cause: ErrorCause::Access, message } => {
                 self.effects.refused.push(Refusal { peer, message: message.clone() });
             }
+            Answer::AlreadyExists { name, node, owner } => {
+                let info = request.as_ref().ok().and_then(|request| request.topic_info.as_ref());
+                self.effects.conflicts.push(NameConflict {
+                    topic: name.clone(),
+                    owner_node: node.clone(),
+                    owner: *owner,
+                    node: info.map(|info| info.publisher_node.clone()).unwrap_or_default(),
+                    peer,
+                });
+            }
+            Answer::NotFound { name } if is_search(&request) => {
+                self.missed(reply_to.connection, name);
+            }
             Answer::Error {
                 cause: ErrorCause::Request | ErrorCause::Limit | ErrorCause::Store,
                 ..
             }
             | Answer::Pong { .. }
             | Answer::Registered { .. }
-            | Answer::AlreadyExists { .. }
             | Answer::Unregistered { .. }
             | Answer::Found { .. }
             | Answer::NotFound { .. }
@@ -85,9 +97,11 @@ impl Batch {
         for Waiter { to, condition, .. } in woken {
             let (status, body) = match condition {
                 WakeCondition::Topic(name) => {
-                    let answer = match directory.get(name.as_str()) {
-                        Some(entry) => Answer::described(entry, context.now.unix_ms),
-                        None => Answer::not_found(name.as_str()),
+                    let answer = if let Some(entry) = directory.get(name.as_str()) {
+                        Answer::described(entry, context.now.unix_ms)
+                    } else {
+                        self.missed(to.connection, name.as_str());
+                        Answer::not_found(name.as_str())
                     };
                     answer.into_reply(true, context, cache)
                 }
@@ -99,7 +113,18 @@ impl Batch {
         }
     }
 
+    fn missed(&mut self, connection: ConnectionId, topic: &str) {
+        self.effects.missed.push(Miss { connection, topic: topic.to_owned() });
+    }
+
     pub(super) fn push_reply(&mut self, to: ReplyTo, status: DiscoveryStatus, body: ReplyBody) {
         self.effects.replies.push(Reply { to, status, body });
     }
+}
+
+/// Whether the request is a LOOKUP or a WAIT.
+fn is_search(request: &Result<Box<DiscoveryRequest>, UnreadableRequest>) -> bool {
+    use DiscoveryCommand::{LookupTopic, WaitTopic};
+    let searches = [LookupTopic, WaitTopic].map(RequestedCommand::Known);
+    request.as_ref().is_ok_and(|request| searches.contains(&request.command))
 }

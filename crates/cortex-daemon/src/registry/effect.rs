@@ -13,6 +13,10 @@ pub struct Effects {
     pub changed: Vec<Change>,
     /// The requests that were refused for lack of access.
     pub refused: Vec<Refusal>,
+    /// The REGISTERs that were refused because another node owns the topic.
+    pub conflicts: Vec<NameConflict>,
+    /// The LOOKUPs and WAITs that have not found their topic.
+    pub missed: Vec<Miss>,
     /// The replies, in the order of the requests; replies to parked requests come last.
     pub replies: Vec<Reply>,
     /// For each request that waited and gets no reply, its connection.
@@ -38,6 +42,30 @@ pub struct Refusal {
     pub peer: PeerIdentity,
     /// The reply's message.
     pub message: String,
+}
+
+/// Two nodes want one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameConflict {
+    /// The topic.
+    pub topic: TopicName,
+    /// The node that owns it.
+    pub owner_node: String,
+    /// The user and the process that own it.
+    pub owner: PeerIdentity,
+    /// The node that was refused.
+    pub node: String,
+    /// The peer that was refused.
+    pub peer: PeerIdentity,
+}
+
+/// A LOOKUP or WAIT that has not found its topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Miss {
+    /// The connection of the request.
+    pub connection: ConnectionId,
+    /// The name.
+    pub topic: String,
 }
 
 /// An endpoint to probe.

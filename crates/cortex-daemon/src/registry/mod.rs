@@ -37,7 +37,7 @@ pub use counters::RegistryCounters;
 use directory::Directory;
 pub use directory::access::Access;
 use directory::topics::Entry;
-pub use effect::{Effects, ProbeRequest, Refusal};
+pub use effect::{Effects, Miss, NameConflict, ProbeRequest, Refusal};
 pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnreadableRequest};
 use liveness::Liveness;
 use liveness::pending_registers::{Awaits, MAX_REGISTER_WAIT, PendingRegister};

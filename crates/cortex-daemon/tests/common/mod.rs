@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use cortex_daemon::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 pub(crate) use cortex_daemon::registry::Settings;
 use cortex_daemon::registry::{
-    Access, Change, Effects, Event, Input, Limits, PeerRequest, ProbeResult, Record, Refusal,
-    Registry, Snapshot, Timestamp, Write,
+    Access, Change, Effects, Event, Input, Limits, Miss, NameConflict, PeerRequest, ProbeResult,
+    Record, Refusal, Registry, Snapshot, Timestamp, Write,
 };
 use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
@@ -80,6 +80,8 @@ pub(crate) struct World {
     pub(crate) watched: BTreeSet<Process>,
     pub(crate) changes: Vec<Change>,
     pub(crate) refusals: Vec<Refusal>,
+    pub(crate) conflicts: Vec<NameConflict>,
+    pub(crate) missed: Vec<Miss>,
     pub(crate) replies: BTreeMap<usize, DiscoveryResponse>,
     pub(crate) stopped: bool,
     /// The connections of parked requests that get no reply.
@@ -116,6 +118,8 @@ impl World {
             watched: BTreeSet::new(),
             changes: Vec::new(),
             refusals: Vec::new(),
+            conflicts: Vec::new(),
+            missed: Vec::new(),
             replies: BTreeMap::new(),
             stopped: false,
             cancelled: Vec::new(),
@@ -294,6 +298,8 @@ impl World {
         let mut next = Vec::new();
         self.changes.extend(effects.changed);
         self.refusals.extend(effects.refused);
+        self.conflicts.extend(effects.conflicts);
+        self.missed.extend(effects.missed);
         self.stopped |= effects.stop;
         self.cancelled.extend(effects.cancelled.iter().map(|connection| connection.0));
         let mut shared = BTreeSet::new();

@@ -117,7 +117,7 @@ fn refusal(
     let name = &info.name;
     if existing.info.publisher_node != info.publisher_node {
         let node = existing.info.publisher_node.clone();
-        return Some(Answer::AlreadyExists { name: name.clone(), node });
+        return Some(Answer::AlreadyExists { name: name.clone(), node, owner: existing.owner });
     }
     if settings.access.may_change(peer, &existing.owner) {
         return None;
