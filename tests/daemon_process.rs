@@ -352,7 +352,8 @@ fn the_daemon_serves_ipv6() {
 
 #[test]
 fn log_levels_are_those_of_the_reference_in_upper_or_lower_case() {
-    for level in ["DEBUG", "info", "Warning", "ERROR", "trace", "eRrOr"] {
+    for level in ["DEBUG", "INFO", "info", "Warning", "warn", "ERROR", "CRITICAL", "trace", "eRrOr"]
+    {
         let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some(level)).start();
         assert_eq!(register(daemon.address(), "/x"), DiscoveryStatus::Ok);
         daemon.signal(Signal::TERM);

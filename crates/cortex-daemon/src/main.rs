@@ -114,6 +114,8 @@ enum LogLevel {
     Info,
     #[value(alias = "warn")]
     Warning,
+    // The daemon has no level above it.
+    #[value(aliases = ["critical", "fatal"])]
     Error,
 }
 
