@@ -1,4 +1,4 @@
-//! TCP connections whose peers are behind a cut cable.
+//! TCP connections whose peers are behind a cut cable, or stand still.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cortex_proto::DiscoveryRequest;
-use cortex_tests::daemon::DaemonBuilder;
+use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::eventually;
-use cortex_tests::messages::{register_static, topic};
+use cortex_tests::messages::{decode_response, register_static, topic, topic_at};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::test_dir::TestDir;
@@ -149,4 +149,28 @@ fn the_slots_of_peers_behind_a_cut_cable_are_free_within_a_minute() {
         peer.ping().unwrap();
     }
     idle.ping().expect("an idle connection to a living peer stays open");
+}
+
+#[test]
+fn a_peer_that_reads_nothing_for_half_a_minute_gets_every_reply() {
+    const LISTS: usize = 40;
+    let daemon = Daemon::start_tcp();
+    let mut publisher = daemon.raw_peer();
+    for number in 0..1000 {
+        let address = format!("ipc:///{}", "x".repeat(500));
+        let register = register_static(topic_at(&format!("/{number}"), "node", &address));
+        publisher.request(&register).unwrap();
+    }
+    let mut stalled = daemon.raw_peer();
+    let list = raw_peer::request_message(&DiscoveryRequest::list().to_bytes());
+    stalled.send(&list.repeat(LISTS)).unwrap();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(35) {
+        // The stalled peer's window is full, but its host answers.
+        assert!(publisher.read_within(Duration::from_millis(500)).unwrap().is_some());
+        publisher.ping().unwrap();
+    }
+    for _ in 0..LISTS {
+        assert_eq!(decode_response(&stalled.read_reply().unwrap()).topics.len(), 1000);
+    }
 }

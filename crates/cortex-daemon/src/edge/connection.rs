@@ -302,7 +302,9 @@ impl Connection {
         }
         self.write_state = state;
         let both = Interest::READABLE | Interest::WRITABLE;
-        let interest = if state == WriteState::Blocked { both } else { Interest::READABLE };
+        let is_blocked = state == WriteState::Blocked;
+        self.stream.set_blocked(is_blocked);
+        let interest = if is_blocked { both } else { Interest::READABLE };
         self.stream.reregister(poll_registry, Token(id.0), interest)
     }
 }

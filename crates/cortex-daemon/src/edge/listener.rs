@@ -2,10 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use mio::event::Source;
-use mio::net::{TcpListener, TcpStream, UnixListener};
+use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry as PollRegistry, Token};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use thiserror::Error;
@@ -16,6 +15,7 @@ use super::served::server_at;
 use super::socket::{BACKLOG, unix_socket};
 use super::socket_file::{SocketFile, SocketFileError};
 use super::stream::Stream;
+use super::tcp_options;
 use crate::config::Address;
 
 /// Why the daemon cannot listen at an address.
@@ -154,7 +154,7 @@ impl Listener {
             }
             ListenSocket::Tcp(listener) => {
                 let (stream, _) = listener.accept()?;
-                set_tcp_options(&stream);
+                tcp_options::set(&stream);
                 Ok((Stream::Tcp(stream), Credentials::default()))
             }
         }
@@ -203,35 +203,4 @@ fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
-}
-
-/// An idle TCP connection is checked after this time without a sign of its peer's host.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// The time between two checks.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// The number of checks without an answer that end the connection.
-const KEEPALIVE_COUNT: u32 = 3;
-/// Replies that the peer's host does not acknowledge within this time end the connection. Linux
-/// takes it for the limit of unanswered checks as well, and checks nothing while replies are
-/// unacknowledged. So a connection whose peer's host has gone ends within twice this time.
-#[cfg(target_os = "linux")]
-const UNACKNOWLEDGED_MS: u32 = 25_000;
-
-/// Sends small replies without delay, and lets the kernel find out when a peer's host is gone. An
-/// idle connection to a host that is there lives for ever.
-fn set_tcp_options(stream: &TcpStream) {
-    if let Err(error) = try_set_tcp_options(stream) {
-        tracing::debug!(%error, "cannot set the options of a TCP connection");
-    }
-}
-
-fn try_set_tcp_options(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
-    #[cfg(target_os = "linux")]
-    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    Ok(())
 }

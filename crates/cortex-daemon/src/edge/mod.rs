@@ -26,5 +26,6 @@ pub(crate) mod state_path;
 pub(crate) mod stop;
 pub(crate) mod store;
 mod stream;
+mod tcp_options;
 mod tokens;
 mod users;

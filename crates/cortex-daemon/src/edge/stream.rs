@@ -6,6 +6,8 @@ use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry as PollRegistry, Token};
 
+use super::tcp_options;
+
 #[derive(Debug)]
 pub(crate) enum Stream {
     Unix(UnixStream),
@@ -56,6 +58,13 @@ impl Stream {
             Self::Tcp(stream) => rustix::io::ioctl_fionread(stream),
         };
         count.is_ok_and(|count| count > 0)
+    }
+
+    /// Notes whether the connection takes bytes: see [`tcp_options::limit_unacknowledged`].
+    pub(super) fn set_blocked(&self, is_blocked: bool) {
+        if let Self::Tcp(stream) = self {
+            tcp_options::limit_unacknowledged(stream, !is_blocked);
+        }
     }
 
     pub(super) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
