@@ -163,7 +163,8 @@ impl EventLoop {
     /// One batch: the registry handles what has happened and the requests, the store keeps the
     /// changes, and the daemon performs the effects.
     fn run_batch(&mut self, phase: Phase, now: Timestamp) -> ControlFlow<()> {
-        // What has happened may answer a request that waits: not if its peer has given it up.
+        // Not only when the new requests are dispatched: what has happened may answer the waiting
+        // ones before, and a new request may be deferred.
         for request in self.received.iter().filter(|request| request.is_req) {
             self.registry.handle(Input::GaveUp(request.reply_to.connection), now);
         }
