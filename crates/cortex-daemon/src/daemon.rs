@@ -146,9 +146,10 @@ impl DiscoveryDaemon {
         let listeners = std::mem::take(&mut self.event_loop.listeners);
         let socket_files: Vec<_> = listeners.into_iter().filter_map(Listener::close).collect();
         let answered = self.answer_last_requests();
-        self.log_totals();
         self.event_loop.persistence.close();
         drop(socket_files);
+        // Last, so that a reader of this line can start the next daemon.
+        self.log_totals();
         answered
     }
 
