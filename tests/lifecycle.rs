@@ -357,3 +357,37 @@ fn the_start_is_logged_with_version_process_addresses_state_file_and_topics() {
     }
     assert!(daemon.process().stderr_so_far().contains(&format!("address={}", daemon.address())));
 }
+
+#[test]
+fn at_the_end_the_daemon_answers_the_requests_that_have_arrived() {
+    const PIPELINED: usize = 400;
+    for by_client in [false, true] {
+        let daemon = Daemon::start();
+        let mut peer = daemon.raw_peer();
+        let ping = raw_peer::request_message(&DiscoveryRequest::ping().to_bytes());
+        let wait = DiscoveryRequest::wait("/none", 20_000);
+        let wait = raw_peer::request_message(&wait.to_bytes());
+        if by_client {
+            let shutdown = raw_peer::request_message(&DiscoveryRequest::shutdown().to_bytes());
+            peer.send(&[ping.clone(), shutdown, ping.repeat(PIPELINED - 1), wait].concat())
+                .unwrap();
+        } else {
+            peer.send(&[ping.repeat(PIPELINED), wait].concat()).unwrap();
+        }
+        let first = decode_response(&peer.read_reply().unwrap());
+        assert_eq!(first.message, "pong");
+        if by_client {
+            let reply = decode_response(&peer.read_reply().unwrap());
+            assert_eq!(reply.message, "Shutting down");
+        } else {
+            daemon.signal(Signal::TERM);
+        }
+        for number in 1..PIPELINED {
+            let reply = peer.read_reply().unwrap_or_else(|error| panic!("{number}: {error}"));
+            assert_eq!(decode_response(&reply).message, "pong");
+        }
+        let reply = decode_response(&peer.read_reply().unwrap());
+        assert_eq!(reply.status, DiscoveryStatus::NotFound, "{}", reply.message);
+        assert_eq!(daemon.wait().code, Some(0));
+    }
+}
