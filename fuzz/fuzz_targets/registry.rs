@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cortex_daemon::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 use cortex_daemon::registry::{
     Access, Input, Limits, PeerRequest, ProbeResult, Record, Registry, Settings, Snapshot,
-    Timestamp, UnreadableRequest,
+    Timestamp, UnknownReason, UnreadableRequest,
 };
 use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
@@ -94,7 +94,7 @@ impl World {
         self.inputs.extend(effects.check.into_iter().map(Input::ProcessChecked));
         for probe in effects.probe {
             let (name, revision) = (probe.name, probe.revision);
-            self.inputs.push(Input::EndpointProbed { name, revision, result });
+            self.inputs.push(Input::EndpointProbed { name, revision, result, listener: None });
         }
         for input in std::mem::take(&mut self.inputs) {
             self.registry.handle(input, self.now);
@@ -123,7 +123,7 @@ fuzz_target!(|input: &[u8]| {
         let pid = u32::from(control & 3);
         let process = (pid > 0).then_some(Process { pid, start_time: 1 });
         let uid = (pid > 0).then_some(pid / 2);
-        world.send(PeerIdentity { uid, process }, bytes);
+        world.send(PeerIdentity { uid, process, is_local: uid.is_some() }, bytes);
         if control & 4 == 0 {
             continue;
         }
@@ -131,7 +131,7 @@ fuzz_target!(|input: &[u8]| {
             0 => ProbeResult::Dead,
             1 => ProbeResult::Silent,
             2 => ProbeResult::Alive,
-            _ => ProbeResult::Unknown,
+            _ => ProbeResult::Unknown(UnknownReason::Failure),
         };
         world.end_batch(control & 8 != 0, result);
         world.now.instant += Duration::from_secs(u64::from(control >> 4 & 3) * 3);
@@ -145,9 +145,9 @@ fuzz_target!(|input: &[u8]| {
     // Every parked request is answered within a minute. Then the store has all changes.
     for _ in 0..32 {
         world.now.instant += Duration::from_secs(2);
-        world.end_batch(false, ProbeResult::Unknown);
+        world.end_batch(false, ProbeResult::Unknown(UnknownReason::Failure));
     }
-    world.end_batch(false, ProbeResult::Unknown);
+    world.end_batch(false, ProbeResult::Unknown(UnknownReason::Failure));
     assert_eq!(world.unanswered, 0, "every request is answered");
     world.check();
 });

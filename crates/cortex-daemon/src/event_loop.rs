@@ -296,6 +296,7 @@ impl EventLoop {
                 name,
                 revision,
                 result,
+                listener: None,
             }));
             let is_restoring = phase == Phase::Restoring;
             let has_room = self.inbox.len() < MAX_RESTORE_INPUTS;

@@ -23,6 +23,18 @@ pub struct PeerIdentity {
     pub uid: Option<u32>,
     /// The process; `None` when unknown.
     pub process: Option<Process>,
+    /// Whether the peer is in the daemon's network namespace: then its loopback addresses are the
+    /// daemon's.
+    pub is_local: bool,
+}
+
+/// What listens at an endpoint: evidence that the same publisher serves it as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Listener {
+    /// The process that made a Unix socket listen.
+    Process(Process),
+    /// The inode of a listening TCP socket in the daemon's network namespace.
+    Socket(u64),
 }
 
 /// A process of this boot and of the daemon's pid namespace. The kernel uses a pid again some day,

@@ -176,6 +176,8 @@ mod tests {
             changed_ms: 0,
             uid: Some(1),
             process: Some(Process { pid: 10, start_time: 20 }),
+            is_local: true,
+            listener: None,
             hold,
             found_alive: true,
         }

@@ -6,7 +6,7 @@ mod common;
 
 use common::{PROBE_INTERVAL, REMOTE, World, info, local, process};
 use cortex_daemon::peer::{PeerIdentity, Process};
-use cortex_daemon::registry::{EventKind, EvictionReason, Input, ProbeResult};
+use cortex_daemon::registry::{EventKind, EvictionReason, Input, ProbeResult, UnknownReason};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, RequestExt, TopicName};
 
 fn register(world: &mut World, peer: PeerIdentity, name: &str, node: &str) -> DiscoveryStatus {
@@ -84,7 +84,7 @@ fn an_unknown_probe_result_never_evicts_a_topic() {
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, REMOTE, "/b", "n");
     for name in ["/a", "/b"] {
-        world.set_endpoint(&address(name, "n"), ProbeResult::Unknown);
+        world.set_endpoint(&address(name, "n"), ProbeResult::Unknown(UnknownReason::Failure));
     }
     world.kill(process(10));
     world.advance(600);
@@ -147,7 +147,12 @@ fn unrequested_results_have_no_effect() {
     let name = TopicName::new("/a").unwrap();
     for revision in 0..4 {
         let result = ProbeResult::Dead;
-        world.deliver(vec![Input::EndpointProbed { name: name.clone(), revision, result }]);
+        world.deliver(vec![Input::EndpointProbed {
+            name: name.clone(),
+            revision,
+            result,
+            listener: None,
+        }]);
     }
     world.deliver(vec![Input::ProcessChecked(process(10)), Input::ProcessUnseen(process(99))]);
     assert_eq!(world.names(), ["/a"]);
@@ -168,7 +173,7 @@ fn a_reused_pid_is_another_process() {
     register(&mut world, local(1, 10), "/a", "n");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     let again = Process { start_time: 12_345, ..process(10) };
-    let peer = PeerIdentity { uid: Some(1), process: Some(again) };
+    let peer = PeerIdentity { uid: Some(1), process: Some(again), is_local: true };
     register(&mut world, peer, "/b", "m");
     world.kill(process(10));
     assert_eq!(world.names(), ["/b"]);
@@ -425,7 +430,7 @@ fn a_probe_of_a_rolled_back_registration_does_not_affect_the_next_one() {
     register(&mut world, REMOTE, "/a", "n");
     world.disk_is_full = false;
     let moved = cortex_proto::TopicInfo { address: "ipc:///moved".into(), ..info("/a", "n") };
-    world.set_endpoint("ipc:///moved", ProbeResult::Unknown);
+    world.set_endpoint("ipc:///moved", ProbeResult::Unknown(UnknownReason::Failure));
     world.call(REMOTE, DiscoveryRequest::register(moved));
     world.finish_probes();
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Unknown);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use common::{REMOTE, World, info, local};
 use cortex_daemon::peer::{PeerIdentity, Process};
-use cortex_daemon::registry::ProbeResult;
+use cortex_daemon::registry::{ProbeResult, UnknownReason};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, Session, TopicInfo};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -36,7 +36,7 @@ fn operations() -> impl Strategy<Value = FleetOperation> {
         3 => Just(ProbeResult::Dead),
         1 => Just(ProbeResult::Silent),
         2 => Just(ProbeResult::Alive),
-        1 => Just(ProbeResult::Unknown),
+        1 => Just(ProbeResult::Unknown(UnknownReason::Failure)),
     ];
     prop_oneof![
         8 => (0..4_usize, 0..3_usize, 0..4_usize)

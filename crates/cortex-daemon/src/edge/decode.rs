@@ -68,5 +68,6 @@ fn identify(
         [RegisterTopic, UnregisterTopic, Shutdown].map(Into::into).contains(&request.command)
     });
     let pid = credentials.pid.filter(|_| matters);
-    PeerIdentity { uid: credentials.uid, process: pid.and_then(|pid| processes.identify(pid)) }
+    let process = pid.and_then(|pid| processes.identify(pid));
+    PeerIdentity { uid: credentials.uid, process, is_local: credentials.uid.is_some() }
 }

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use super::stream::Stream;
 use super::tokens::Tokens;
 use crate::config::MAX_SOCKET_PATH;
-use crate::registry::ProbeResult;
+use crate::registry::{ProbeResult, UnknownReason};
 
 #[cfg(test)]
 mod tests;
@@ -133,7 +133,11 @@ impl Probes {
             return requests.push((name, revision));
         }
         let Some(endpoint) = Endpoint::parse(address) else {
-            return self.results.push((name, revision, ProbeResult::Unknown));
+            return self.results.push((
+                name,
+                revision,
+                ProbeResult::Unknown(UnknownReason::Failure),
+            ));
         };
         let queue = match endpoint {
             Endpoint::Unix(_) => &mut self.untried_unix,
@@ -260,11 +264,11 @@ impl Probes {
     /// Adds a probe to the poll, which also reports bytes that have arrived before.
     fn register(&mut self, mut probe: Probe) {
         let Some(token) = probe.stream.token(&self.tokens) else {
-            return self.report(&probe.target, ProbeResult::Unknown);
+            return self.report(&probe.target, ProbeResult::Unknown(UnknownReason::Failure));
         };
         if let Err(error) = probe.stream.register(&self.poll_registry, token, Interest::READABLE) {
             tracing::debug!(%error, "cannot watch a probe");
-            return self.report(&probe.target, ProbeResult::Unknown);
+            return self.report(&probe.target, ProbeResult::Unknown(UnknownReason::Failure));
         }
         self.running.insert(token, probe);
     }
@@ -390,7 +394,7 @@ fn parse_tcp(text: &str) -> Option<SocketAddr> {
 fn result_of(error: &io::Error) -> ProbeResult {
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED | Errno::NOENT) => ProbeResult::Dead,
-        _ => ProbeResult::Unknown,
+        _ => ProbeResult::Unknown(UnknownReason::Failure),
     }
 }
 
@@ -421,7 +425,7 @@ impl Probe {
             ProbeKind::Full if self.stream.is_connected() => {
                 Observation::Judged(ProbeResult::Silent)
             }
-            ProbeKind::Full => Observation::Judged(ProbeResult::Unknown),
+            ProbeKind::Full => Observation::Judged(ProbeResult::Unknown(UnknownReason::Failure)),
         }
     }
 }

@@ -77,4 +77,6 @@ pub struct ProbeRequest {
     pub revision: u64,
     /// The endpoint's address.
     pub address: String,
+    /// The topic's owner, from whose point of view the address is meant.
+    pub owner: PeerIdentity,
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use cortex_proto::{DiscoveryRequest, TopicName};
 
-use crate::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
+use crate::peer::{ConnectionId, Listener, PeerIdentity, Process, ReplyTo};
 
 /// Something that happened outside the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Input {
         revision: u64,
         /// What the probe found.
         result: ProbeResult,
+        /// What listens there, as far as the kernel reports it.
+        listener: Option<Listener>,
     },
     /// Time has passed. Without effect when nothing is due.
     Tick {
@@ -70,14 +72,45 @@ pub struct UnreadableRequest {
 /// What a probe of an endpoint has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProbeResult {
-    /// Nothing listens there.
+    /// Nothing listens there: the connection was refused, or the socket's path does not exist.
     Dead,
-    /// A listener accepts connections, but sent no ZMTP greeting within 1 s, or its backlog is full.
+    /// A listener accepts connections, but sent no ZMTP greeting in time, or its backlog is full.
     Silent,
     /// A ZeroMQ socket greeted.
     Alive,
+    /// No TCP handshake in time, or the connection was closed before a greeting.
+    Unreachable,
     /// The daemon cannot judge the endpoint.
-    Unknown,
+    Unknown(UnknownReason),
+}
+
+/// Why the daemon cannot judge an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnknownReason {
+    /// The daemon has no permission to connect to the socket.
+    Permission,
+    /// The address means something only in the owner's namespace, which is not the daemon's.
+    Namespace,
+    /// The host name cannot be resolved.
+    HostName,
+    /// Other processes cannot connect to such an address, or the daemon does not know it.
+    Address,
+    /// The probe itself failed, or could not run.
+    Failure,
+}
+
+impl UnknownReason {
+    /// The protocol's word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Permission => "no permission",
+            Self::Namespace => "other namespace",
+            Self::HostName => "unresolved host name",
+            Self::Address => "address cannot be probed",
+            Self::Failure => "probe failed",
+        }
+    }
 }
 
 /// A point in time, on two clocks.

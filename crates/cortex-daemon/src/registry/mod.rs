@@ -38,7 +38,7 @@ use directory::Directory;
 pub use directory::access::Access;
 use directory::topics::Entry;
 pub use effect::{Effects, Miss, NameConflict, ProbeRequest, Refusal};
-pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnreadableRequest};
+pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnknownReason, UnreadableRequest};
 use liveness::Liveness;
 use liveness::pending_registers::{Awaits, MAX_REGISTER_WAIT, PendingRegister};
 use liveness::probe_schedule::Verdict;
@@ -119,7 +119,7 @@ impl Registry {
                 self.begin_probes(now);
             }
             Input::ProcessChecked(process) => self.process_checked(process, now),
-            Input::EndpointProbed { name, revision, result } => {
+            Input::EndpointProbed { name, revision, result, listener: _ } => {
                 self.endpoint_probed(&name, revision, result, now);
             }
             Input::Tick { all_dispatched } => self.tick(all_dispatched, now),
@@ -395,7 +395,8 @@ impl Registry {
             let Some(entry) = self.registrations.directory.get(name.as_str()) else { continue };
             self.batch.effects.check.extend(entry.living_process());
             let (revision, address) = (entry.revision, entry.info.address.clone());
-            self.batch.effects.probe.push(ProbeRequest { name, revision, address });
+            let owner = entry.owner;
+            self.batch.effects.probe.push(ProbeRequest { name, revision, address, owner });
         }
     }
 

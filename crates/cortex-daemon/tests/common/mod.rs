@@ -39,11 +39,11 @@ pub(crate) fn process(pid: u32) -> Process {
 
 /// A peer over a Unix socket: the daemon knows its user and process.
 pub(crate) fn local(uid: u32, pid: u32) -> PeerIdentity {
-    PeerIdentity { uid: Some(uid), process: Some(process(pid)) }
+    PeerIdentity { uid: Some(uid), process: Some(process(pid)), is_local: true }
 }
 
 /// A peer over TCP: the daemon cannot identify its user or process.
-pub(crate) const REMOTE: PeerIdentity = PeerIdentity { uid: None, process: None };
+pub(crate) const REMOTE: PeerIdentity = PeerIdentity { uid: None, process: None, is_local: false };
 
 pub(crate) fn info(name: &str, node: &str) -> TopicInfo {
     TopicInfo {
@@ -255,7 +255,7 @@ impl World {
 
     fn probe_input(&self, name: TopicName, revision: u64, address: &str) -> Input {
         let result = self.endpoints.get(address).copied().unwrap_or(ProbeResult::Alive);
-        Input::EndpointProbed { name, revision, result }
+        Input::EndpointProbed { name, revision, result, listener: None }
     }
 
     /// Delivers a batch as the daemon does, then the inputs that its effects cause, batch by batch.

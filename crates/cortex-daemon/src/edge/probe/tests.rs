@@ -272,7 +272,7 @@ fn a_host_that_does_not_answer_is_unknown_after_a_second() {
     assert!(queued.len() < 100, "the queue has an end");
 
     let start = Instant::now();
-    assert_eq!(probe(&format!("tcp://{address}")), ProbeResult::Unknown);
+    assert_eq!(probe(&format!("tcp://{address}")), ProbeResult::Unknown(UnknownReason::Failure));
     let took = start.elapsed();
     assert!(took >= FULL_TIMEOUT, "{took:?}");
     assert!(took < FULL_TIMEOUT * 3, "{took:?}");
@@ -389,7 +389,11 @@ fn endpoints_that_cannot_be_probed_are_unknown_at_once() {
         &long,
         &long_name,
     ] {
-        assert_eq!(result_at_once(address), ProbeResult::Unknown, "{address}");
+        assert_eq!(
+            result_at_once(address),
+            ProbeResult::Unknown(UnknownReason::Failure),
+            "{address}"
+        );
     }
 }
 
@@ -445,7 +449,7 @@ fn a_thousand_probes_share_a_few_sockets() {
             (alias(&directory, index), ProbeResult::Alive),
             (ipc(&directory.path().join(format!("missing-{index}"))), ProbeResult::Dead),
             (refusing.clone(), ProbeResult::Dead),
-            ("tcp://name:1".to_owned(), ProbeResult::Unknown),
+            ("tcp://name:1".to_owned(), ProbeResult::Unknown(UnknownReason::Failure)),
         ];
         for (revision, (address, result)) in (4 * index..).zip(cases) {
             prober.start(revision, &address);
@@ -573,7 +577,10 @@ fn a_full_backlog_is_silent_without_a_socket() {
     prober.start(2, &full);
     prober.start(3, &ipc(Path::new("/dev/null/s")));
     let found = prober.take(Instant::now());
-    assert_eq!(found, [(2, ProbeResult::Silent), (3, ProbeResult::Unknown)]);
+    assert_eq!(
+        found,
+        [(2, ProbeResult::Silent), (3, ProbeResult::Unknown(UnknownReason::Failure))]
+    );
 }
 
 #[test]
@@ -665,7 +672,7 @@ fn a_descriptor_beyond_the_tokens_is_unknown() {
     let mut prober = Prober::new(4);
     prober.probes.tokens = Tokens::new(FIRST..FIRST + 1);
     prober.start(1, &address);
-    assert_eq!(prober.take(Instant::now()), [(1, ProbeResult::Unknown)]);
+    assert_eq!(prober.take(Instant::now()), [(1, ProbeResult::Unknown(UnknownReason::Failure))]);
 }
 
 #[test]
@@ -680,7 +687,13 @@ fn without_a_descriptor_endpoints_are_unknown() {
         }
         let found = prober.take(Instant::now());
         drop(taken);
-        assert_eq!(found, [(0, ProbeResult::Unknown), (1, ProbeResult::Unknown)]);
+        assert_eq!(
+            found,
+            [
+                (0, ProbeResult::Unknown(UnknownReason::Failure)),
+                (1, ProbeResult::Unknown(UnknownReason::Failure))
+            ]
+        );
     });
 }
 

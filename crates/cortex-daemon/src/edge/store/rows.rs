@@ -117,6 +117,8 @@ fn parse_topic(row: &Row<'_>) -> Result<Record, LoadError> {
         changed_ms: unsigned(row, "changed_ms")?,
         uid: optional(row, "uid")?,
         process,
+        is_local: true,
+        listener: None,
         hold,
         found_alive: row.get("found_alive")?,
         name,

@@ -90,6 +90,8 @@ fn record(text: &str, revision: u64) -> Record {
         changed_ms: revision.wrapping_add(1_700_000_000_000),
         uid: Some(1000),
         process: Some(Process { pid: 4711, start_time: 123_456 }),
+        is_local: true,
+        listener: None,
         hold: Hold::Process,
         found_alive: true,
         name,
@@ -283,6 +285,8 @@ mod model {
                 changed_ms: change.number,
                 uid: change.uid,
                 process: change.process,
+                is_local: true,
+                listener: None,
                 hold: change.hold,
                 found_alive: change.found_alive,
             });

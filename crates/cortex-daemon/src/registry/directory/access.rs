@@ -39,10 +39,10 @@ mod tests {
     const ACCESS: Access = Access { daemon_uid: 500, allow_remote_shutdown: false };
 
     fn user(uid: u32) -> PeerIdentity {
-        PeerIdentity { uid: Some(uid), process: None }
+        PeerIdentity { uid: Some(uid), process: None, is_local: true }
     }
 
-    const UNKNOWN: PeerIdentity = PeerIdentity { uid: None, process: None };
+    const UNKNOWN: PeerIdentity = PeerIdentity { uid: None, process: None, is_local: false };
 
     #[test]
     fn a_topic_may_be_changed_by_its_user_root_and_the_daemons_user() {

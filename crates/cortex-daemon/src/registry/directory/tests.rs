@@ -55,12 +55,13 @@ fn entry(topic: usize, order: u64, pid: u32, hold: usize) -> Entry {
         order,
         revision: 1,
         changed_ms: 0,
-        owner: PeerIdentity { uid: Some(1), process: Some(process(pid)) },
+        owner: PeerIdentity { uid: Some(1), process: Some(process(pid)), is_local: true },
         hold: match hold {
             0 => Hold::Process,
             1 => Hold::Static,
             _ => Hold::Session { id: format!("s{pid}"), lease_ms: 1000 },
         },
+        listener: None,
         found_alive: false,
         is_orphaned: false,
     }

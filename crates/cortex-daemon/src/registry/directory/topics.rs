@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cortex_proto::{EndpointState, EntryExt, Hold as WireHold, TopicInfo, TopicName};
 
 use super::sessions::SessionKey;
-use crate::peer::{PeerIdentity, Process};
+use crate::peer::{Listener, PeerIdentity, Process};
 use crate::registry::log::record::{Hold, Record};
 
 /// The packed topic infos of a list, in its order.
@@ -23,6 +23,8 @@ pub(in crate::registry) struct Entry {
     pub(in crate::registry) changed_ms: u64,
     pub(in crate::registry) owner: PeerIdentity,
     pub(in crate::registry) hold: Hold,
+    /// What listened at the endpoint after the registration; `None` until a probe has seen it.
+    pub(in crate::registry) listener: Option<Listener>,
     /// Whether a probe once found the endpoint alive.
     pub(in crate::registry) found_alive: bool,
     /// Whether the process that holds the topic has ended.
@@ -54,6 +56,8 @@ impl Entry {
             changed_ms: self.changed_ms,
             uid: self.owner.uid,
             process: self.owner.process,
+            is_local: self.owner.is_local,
+            listener: self.listener,
             hold: self.hold.clone(),
             found_alive: self.found_alive,
         }
@@ -68,7 +72,12 @@ impl Entry {
             order: record.order,
             revision: record.revision,
             changed_ms: record.changed_ms,
-            owner: PeerIdentity { uid: record.uid, process: record.process },
+            owner: PeerIdentity {
+                uid: record.uid,
+                process: record.process,
+                is_local: record.is_local,
+            },
+            listener: record.listener,
             hold: record.hold,
             found_alive: record.found_alive,
             is_orphaned: false,

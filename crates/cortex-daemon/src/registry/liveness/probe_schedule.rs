@@ -99,7 +99,7 @@ impl ProbeSchedule {
             ProbeResult::Alive | ProbeResult::Dead => interval,
             // The second silence decides.
             ProbeResult::Silent if matches!(self.owner, Owner::Ended { .. }) => interval,
-            ProbeResult::Silent | ProbeResult::Unknown => {
+            ProbeResult::Silent | ProbeResult::Unreachable | ProbeResult::Unknown(_) => {
                 (self.pause * 2).clamp(interval, MAX_PAUSE.max(interval))
             }
         };
@@ -123,7 +123,7 @@ fn judge_orphan(silent: &mut u32, result: ProbeResult) -> Verdict {
             *silent = 0;
             Verdict::FoundAlive
         }
-        ProbeResult::Unknown => Verdict::Stays,
+        ProbeResult::Unreachable | ProbeResult::Unknown(_) => Verdict::Stays,
     }
 }
 
@@ -141,7 +141,7 @@ fn judge_unseen(dead: &mut u32, result: ProbeResult, found_alive: bool) -> Verdi
             *dead = 0;
             Verdict::FoundAlive
         }
-        ProbeResult::Dead | ProbeResult::Unknown => {
+        ProbeResult::Dead | ProbeResult::Unreachable | ProbeResult::Unknown(_) => {
             *dead = 0;
             Verdict::Stays
         }

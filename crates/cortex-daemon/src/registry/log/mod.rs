@@ -153,7 +153,7 @@ mod tests {
             fingerprint: 1,
             publisher_node: "n".into(),
         };
-        let owner = PeerIdentity { uid: Some(1), process: None };
+        let owner = PeerIdentity { uid: Some(1), process: None, is_local: true };
         let packed = info.to_bytes().into();
         ChangedTopic { info: Arc::new(info), packed, owner, record: None }
     }
@@ -206,6 +206,8 @@ mod tests {
             changed_ms: 0,
             uid: None,
             process: None,
+            is_local: true,
+            listener: None,
             hold: record::Hold::Process,
             found_alive: true,
         };

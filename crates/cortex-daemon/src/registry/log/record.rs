@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cortex_proto::{TopicInfo, TopicName};
 
-use crate::peer::{PeerIdentity, Process};
+use crate::peer::{Listener, PeerIdentity, Process};
 
 /// A topic as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub struct Record {
     pub uid: Option<u32>,
     /// The process that registered it; `None` when unknown.
     pub process: Option<Process>,
+    /// Whether its owner was in the daemon's network namespace.
+    pub is_local: bool,
+    /// What listened at its endpoint after the registration; `None` when unknown.
+    pub listener: Option<Listener>,
     /// What keeps it registered.
     pub hold: Hold,
     /// Whether a probe once found its endpoint alive.

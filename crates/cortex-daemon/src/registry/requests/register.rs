@@ -63,6 +63,7 @@ pub(super) fn register(
         changed_ms: now.unix_ms,
         owner: *peer,
         hold,
+        listener: None,
         found_alive: false,
         is_orphaned: false,
     };
