@@ -145,6 +145,7 @@ impl EventLoop {
         }
         let is_crowded = self.events.iter().count() >= MAX_ROUND_EVENTS;
         let mut flow = self.mark_ready(woken.instant);
+        self.inbox.extend(self.processes.poll(woken.instant).into_iter().flat_map(exited));
         self.take_probe_results(phase);
         if phase != Phase::Restoring {
             self.connections.collect(&self.processes, &mut self.received, woken.instant);
@@ -272,7 +273,7 @@ impl EventLoop {
         for process in effects.check {
             if self.processes.has_exited(process) {
                 self.inbox.extend(exited(process));
-            } else if !self.processes.is_exiting(process) {
+            } else if !self.processes.is_exiting(process, now()) {
                 self.inbox.push(Input::ProcessChecked(process));
             }
         }
@@ -307,7 +308,7 @@ impl EventLoop {
     }
 
     fn watch(&mut self, process: Process) {
-        match self.processes.watch(process) {
+        match self.processes.watch(process, now()) {
             WatchOutcome::Alive => {}
             WatchOutcome::Exited => self.inbox.push(Input::ProcessExited(process)),
             WatchOutcome::Unseen => self.inbox.push(Input::ProcessUnseen(process)),
@@ -345,6 +346,7 @@ impl EventLoop {
             self.connections.next_deadline(),
             self.registry.next_answer(),
             check.map(|due| newcomers.map_or(due, |until| due.max(until))),
+            self.processes.next_deadline(),
             self.probes.next_deadline(),
         ];
         deadlines.into_iter().flatten().fold(self.next_file_check, Instant::min)

@@ -184,7 +184,7 @@ impl Connections {
     /// The peer's user and process, as far as the kernel tells.
     pub(crate) fn user_and_pid(&self, id: ConnectionId) -> (Option<u32>, Option<u32>) {
         let credentials = self.by_id.get(&id).map(|connection| connection.credentials);
-        credentials.map_or((None, None), |Credentials { uid, pid }| (uid, pid))
+        credentials.map_or((None, None), |Credentials { uid, pid, .. }| (uid, pid))
     }
 
     /// The number of open connections.

@@ -1,13 +1,18 @@
 //! The user and the process of a peer.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-/// The kernel's record of the process that connected a Unix socket. TCP has none.
+/// The kernel's record of the process that connected a Unix socket. Over TCP it records only an
+/// address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Credentials {
     /// `None` when unknown. Two unknown users count as different.
     pub(crate) uid: Option<u32>,
     pub(crate) pid: Option<u32>,
+    /// Whether the connection came over TCP from a loopback address: then the peer is in the
+    /// daemon's network namespace.
+    pub(crate) is_loopback: bool,
 }
 
 /// The uid that the kernel reports for a user without a number in the daemon's user namespace.
@@ -44,12 +49,18 @@ impl Credentials {
             uid: Some(credentials.uid()).filter(|uid| overflow_uid() != Some(*uid)),
             // The kernel reports 0 for a process of another pid namespace.
             pid: u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0),
+            is_loopback: false,
         }
     }
 
     #[cfg(not(target_os = "linux"))]
     pub(super) fn of_peer(_socket: &impl AsFd) -> Self {
         Self::default()
+    }
+
+    /// The credentials of a TCP peer with this address.
+    pub(super) fn of_address(address: IpAddr) -> Self {
+        Self { is_loopback: address.to_canonical().is_loopback(), ..Self::default() }
     }
 
     /// Whether the peer's user is the daemon's own user or root.
@@ -64,11 +75,11 @@ pub(crate) fn own_uid() -> u32 {
 }
 
 #[cfg(test)]
-#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn the_overflow_uid_is_ambiguous_unless_every_uid_is_mapped() {
         assert!(maps_every_uid("         0          0 4294967295\n"));
         for map in [
@@ -80,6 +91,23 @@ mod tests {
             "0 0 4294967295\n1 1 1\n",
         ] {
             assert!(!maps_every_uid(map), "{map}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_addresses_are_local() {
+        for (address, is_loopback) in [
+            ("127.0.0.1", true),
+            ("127.1.2.3", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("192.168.1.2", false),
+            ("fe80::1", false),
+            ("::ffff:10.0.0.1", false),
+        ] {
+            let credentials = Credentials::of_address(address.parse().unwrap());
+            assert_eq!(credentials.is_loopback, is_loopback, "{address}");
+            assert_eq!((credentials.uid, credentials.pid), (None, None));
         }
     }
 }

@@ -69,5 +69,6 @@ fn identify(
     });
     let pid = credentials.pid.filter(|_| matters);
     let process = pid.and_then(|pid| processes.identify(pid));
-    PeerIdentity { uid: credentials.uid, process, is_local: credentials.uid.is_some() }
+    let is_local = credentials.is_loopback || pid.is_some_and(|pid| processes.shares_network(pid));
+    PeerIdentity { uid: credentials.uid, process, is_local }
 }

@@ -153,9 +153,9 @@ impl Listener {
                 Ok((Stream::Unix(stream), credentials))
             }
             ListenSocket::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
+                let (stream, peer) = listener.accept()?;
                 tcp_options::set(&stream);
-                Ok((Stream::Tcp(stream), Credentials::default()))
+                Ok((Stream::Tcp(stream), Credentials::of_address(peer.ip())))
             }
         }
     }

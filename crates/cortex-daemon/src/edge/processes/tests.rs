@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::polled::POLL_INTERVAL;
 use super::*;
 
 const FIRST: usize = 1 << 32;
@@ -91,7 +92,7 @@ fn an_exit_is_reported_before_the_process_is_reaped() {
     let mut watcher = ProcessWatcher::new(8);
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Alive);
+    assert_eq!(watcher.processes.watch(process, Instant::now()), WatchOutcome::Alive);
     assert!(!watcher.processes.has_exited(process));
 
     sleeper.kill();
@@ -101,7 +102,7 @@ fn an_exit_is_reported_before_the_process_is_reaped() {
 
     // It is a zombie now, and still has its files in /proc.
     assert_eq!(watcher.processes.identify(sleeper.pid()), Some(process));
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Exited);
+    assert_eq!(watcher.processes.watch(process, Instant::now()), WatchOutcome::Exited);
     assert!(watcher.processes.has_exited(process));
     assert!(watcher.processes.pidfds.is_empty());
 }
@@ -116,7 +117,7 @@ fn a_reaped_process_has_exited_with_any_start_time() {
     let late = watcher.processes.identify(sleeper.pid()).unwrap();
     assert_ne!(late, process);
     for process in [process, late] {
-        assert_eq!(watcher.processes.watch(process), WatchOutcome::Exited);
+        assert_eq!(watcher.processes.watch(process, Instant::now()), WatchOutcome::Exited);
         assert!(watcher.processes.has_exited(process));
     }
 }
@@ -128,10 +129,10 @@ fn a_process_has_exited_when_another_has_its_pid() {
     let now = process_of(&watcher, &sleeper);
     for start_time in [now.start_time - 1, now.start_time + 1, NO_START_TIME] {
         let before = Process { start_time, ..now };
-        assert_eq!(watcher.processes.watch(before), WatchOutcome::Exited);
+        assert_eq!(watcher.processes.watch(before, Instant::now()), WatchOutcome::Exited);
         assert!(watcher.processes.has_exited(before));
     }
-    assert_eq!(watcher.processes.watch(now), WatchOutcome::Alive);
+    assert_eq!(watcher.processes.watch(now, Instant::now()), WatchOutcome::Alive);
 }
 
 #[test]
@@ -150,7 +151,7 @@ fn a_process_has_one_pidfd_however_often_it_is_watched() {
     let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
     for _ in 0..3 {
-        assert_eq!(watcher.processes.watch(process), WatchOutcome::Alive);
+        assert_eq!(watcher.processes.watch(process, Instant::now()), WatchOutcome::Alive);
     }
     assert_eq!(watcher.processes.pidfds.len(), 1);
     assert_eq!(process_of(&watcher, &sleeper), process, "from memory");
@@ -158,7 +159,7 @@ fn a_process_has_one_pidfd_however_often_it_is_watched() {
     sleeper.kill();
     let tokens = watcher.events(TIMEOUT);
     // A check before the event is handled already finds the exit. It does not consume the event.
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Exited);
+    assert_eq!(watcher.processes.watch(process, Instant::now()), WatchOutcome::Exited);
     assert!(watcher.processes.has_exited(process));
     assert_eq!(tokens.len(), 1);
     assert!(watcher.processes.owns(tokens[0]));
@@ -171,12 +172,12 @@ fn events_without_an_exit_have_no_effect() {
     let mut watcher = ProcessWatcher::new(8);
     let sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
-    watcher.processes.watch(process);
+    watcher.processes.watch(process, Instant::now());
     let token = *watcher.processes.by_token.keys().next().unwrap();
     assert_eq!(watcher.processes.take_exited(token), None);
     assert_eq!(watcher.processes.take_exited(Token(FIRST - 1)), None);
     assert!(!watcher.processes.owns(Token(FIRST - 1)));
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Alive);
+    assert_eq!(watcher.processes.watch(process, Instant::now()), WatchOutcome::Alive);
 }
 
 #[test]
@@ -184,37 +185,119 @@ fn an_unwatched_process_is_not_reported_and_frees_its_place() {
     let mut watcher = ProcessWatcher::new(1);
     let (mut first, second) = (Sleeper::start(), Sleeper::start());
     let processes = [process_of(&watcher, &first), process_of(&watcher, &second)];
-    assert_eq!(watcher.processes.watch(processes[0]), WatchOutcome::Alive);
-    assert_eq!(watcher.processes.watch(processes[1]), WatchOutcome::Unseen);
+    let start = Instant::now();
+    for process in processes {
+        assert_eq!(watcher.processes.watch(process, start), WatchOutcome::Alive);
+    }
+    assert!(watcher.processes.polled.contains(processes[1]), "there is one place for a pidfd");
     watcher.processes.unwatch(processes[0]);
     watcher.processes.unwatch(processes[0]);
-    assert_eq!(watcher.processes.watch(processes[1]), WatchOutcome::Alive);
+    assert_eq!(watcher.processes.poll(start + POLL_INTERVAL), []);
+    assert!(watcher.processes.pidfds.contains_key(&processes[1]), "it moves to the free place");
+    assert_eq!((watcher.processes.polled.len(), watcher.processes.next_deadline()), (0, None));
     first.kill();
     first.reap();
     assert_eq!(watcher.events(Duration::ZERO), []);
 }
 
-#[test]
-fn beyond_the_limit_exited_processes_are_still_recognized() {
-    let mut watcher = ProcessWatcher::new(0);
-    let mut sleeper = Sleeper::start();
-    let process = process_of(&watcher, &sleeper);
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
-    assert!(!watcher.processes.has_exited(process));
-    sleeper.kill();
-    sleeper.reap();
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Exited);
-    assert!(watcher.processes.has_exited(process));
+/// The ways in which a daemon gets no pidfd.
+fn watchers_without_pidfds() -> Vec<ProcessWatcher> {
+    let mut forbidden = ProcessWatcher::new(8);
+    forbidden.processes.open_pidfd = |_| Err(PidfdError::Unavailable);
+    let mut few_tokens = ProcessWatcher::new(8);
+    few_tokens.processes.tokens = Tokens::new(FIRST..FIRST + 1);
+    vec![ProcessWatcher::new(0), forbidden, few_tokens]
 }
 
 #[test]
-fn a_descriptor_beyond_the_tokens_is_unseen() {
-    let mut watcher = ProcessWatcher::new(8);
-    watcher.processes.tokens = Tokens::new(FIRST..FIRST + 1);
-    let sleeper = Sleeper::start();
+fn without_pidfds_an_exit_is_noticed_within_a_second() {
+    for mut watcher in watchers_without_pidfds() {
+        let mut sleeper = Sleeper::start();
+        let process = process_of(&watcher, &sleeper);
+        let start = Instant::now();
+        assert_eq!(watcher.processes.watch(process, start), WatchOutcome::Alive);
+        assert!(watcher.processes.pidfds.is_empty());
+        assert_eq!(watcher.processes.len(), 1);
+        assert!(!watcher.processes.has_exited(process));
+        assert_eq!(watcher.processes.next_deadline(), Some(start + POLL_INTERVAL));
+        assert_eq!(watcher.processes.poll(start + POLL_INTERVAL), [], "it lives");
+
+        sleeper.kill();
+        wait_until_zombie(&sleeper);
+        assert!(watcher.processes.has_exited(process), "a zombie is dead");
+        assert_eq!(watcher.processes.poll(start + POLL_INTERVAL), [], "no look is due");
+        assert_eq!(watcher.processes.poll(start + 2 * POLL_INTERVAL), [process]);
+        assert_eq!((watcher.processes.len(), watcher.processes.next_deadline()), (0, None));
+        sleeper.reap();
+        assert_eq!(watcher.processes.watch(process, start), WatchOutcome::Exited);
+        assert!(watcher.processes.has_exited(process));
+    }
+}
+
+#[test]
+fn without_pidfds_a_used_pid_is_told_from_the_process_before() {
+    for mut watcher in watchers_without_pidfds() {
+        let sleeper = Sleeper::start();
+        let now = process_of(&watcher, &sleeper);
+        let before = Process { start_time: now.start_time - 1, ..now };
+        assert_eq!(watcher.processes.watch(before, Instant::now()), WatchOutcome::Exited);
+        assert!(watcher.processes.has_exited(before));
+    }
+}
+
+#[test]
+fn without_pidfds_the_look_after_a_kill_comes_soon() {
+    let mut watcher = ProcessWatcher::new(0);
+    let mut sleeper = Sleeper::start();
     let process = process_of(&watcher, &sleeper);
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
-    assert!(watcher.processes.pidfds.is_empty());
+    let start = Instant::now();
+    watcher.processes.watch(process, start);
+    assert!(!watcher.processes.is_exiting(process, start));
+    assert_eq!(watcher.processes.next_deadline(), Some(start + POLL_INTERVAL));
+    sleeper.kill();
+    wait_until_zombie(&sleeper);
+    assert!(watcher.processes.is_exiting(process, start));
+    let due = watcher.processes.next_deadline().unwrap();
+    assert!(due < start + POLL_INTERVAL / 10);
+    assert_eq!(watcher.processes.poll(due), [process]);
+}
+
+/// As a daemon sees the processes of other users with `hidepid`.
+#[test]
+fn a_pidfd_suffices_where_the_start_time_is_hidden() {
+    let mut watcher = ProcessWatcher::new(8);
+    let mut sleeper = Sleeper::start();
+    let hidden = Process { pid: sleeper.pid(), start_time: HIDDEN_START_TIME };
+    assert_eq!(has_ended(hidden), Some(false));
+    assert_eq!(watcher.processes.watch(hidden, Instant::now()), WatchOutcome::Alive);
+    assert_eq!(watcher.processes.identify(sleeper.pid()), Some(hidden));
+    assert!(!watcher.processes.has_exited(hidden));
+    sleeper.kill();
+    assert_eq!(watcher.next_exits(), [hidden]);
+    sleeper.reap();
+    assert_eq!(has_ended(hidden), Some(true));
+}
+
+#[test]
+fn a_process_shares_the_network_of_its_parent() {
+    let mut watcher = ProcessWatcher::new(8);
+    let mut sleeper = Sleeper::start();
+    let pid = sleeper.pid();
+    assert!(watcher.processes.shares_network(std::process::id()));
+    assert!(watcher.processes.shares_network(pid));
+    sleeper.kill();
+    sleeper.reap();
+    assert!(!watcher.processes.shares_network(pid), "unknown");
+    watcher.processes.network = None;
+    assert!(!watcher.processes.shares_network(std::process::id()), "unknown");
+}
+
+fn wait_until_zombie(sleeper: &Sleeper) {
+    let start = Instant::now();
+    while !system::stat(sleeper.pid()).unwrap().is_zombie {
+        assert!(start.elapsed() < TIMEOUT, "it was killed");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -223,7 +306,7 @@ fn pids_that_no_process_can_have_are_unknown() {
     for pid in [0, 1 << 31, u32::MAX] {
         assert_eq!(watcher.processes.identify(pid), None);
         let process = Process { pid, start_time: 1 };
-        assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
+        assert_eq!(watcher.processes.watch(process, Instant::now()), WatchOutcome::Unseen);
         assert!(!watcher.processes.has_exited(process));
     }
 }
@@ -247,16 +330,17 @@ fn a_program_may_have_any_name() {
 
 #[test]
 fn the_start_time_is_the_22nd_field() {
+    let start_time = |stat: &[u8]| system::parse_stat(stat).map(|stat| stat.start_time);
     let rest: Vec<_> = (4..=52).map(|field| field.to_string()).collect();
     let stat = |name: &str| format!("17 ({name}) S {}\n", rest.join(" ")).into_bytes();
     for name in ["cat", "", "a b", ") (", ") R 1 2", "\n", "\u{e4}"] {
-        assert_eq!(system::parse_start_time(&stat(name)), Some(22), "{name:?}");
+        assert_eq!(start_time(&stat(name)), Some(22), "{name:?}");
     }
     let mut not_text = stat("cat");
     not_text[4] = 0xff;
-    assert_eq!(system::parse_start_time(&not_text), Some(22));
+    assert_eq!(start_time(&not_text), Some(22));
     for broken in ["", "17", "17 (cat)", "17 (cat) S 1 2", "17 (cat", ")"] {
-        assert_eq!(system::parse_start_time(broken.as_bytes()), None, "{broken:?}");
+        assert_eq!(start_time(broken.as_bytes()), None, "{broken:?}");
     }
 }
 
@@ -272,12 +356,12 @@ fn the_host_does_not_change() {
 
 /// The limit of descriptors is the whole process's: the test runs itself again, alone.
 #[test]
-fn without_a_descriptor_a_process_is_unseen() {
+fn without_a_descriptor_a_process_is_polled() {
     const ALONE: &str = "CORTEX_TEST_PROCESSES_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return out_of_descriptors();
     }
-    let test = "edge::processes::tests::without_a_descriptor_a_process_is_unseen";
+    let test = "edge::processes::tests::without_a_descriptor_a_process_is_polled";
     let mut again = Command::new(std::env::current_exe().unwrap());
     again.args(["--exact", test]).env(ALONE, "1").stdout(Stdio::null());
     assert!(again.status().unwrap().success());
@@ -292,13 +376,17 @@ fn out_of_descriptors() {
     let mut taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
 
     assert_eq!(watcher.processes.identify(process.pid), None);
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
+    let start = Instant::now();
+    assert_eq!(watcher.processes.watch(process, start), WatchOutcome::Alive);
+    assert!(watcher.processes.polled.contains(process), "to look at when there is a descriptor");
     assert!(!watcher.processes.has_exited(process));
     taken.pop();
     // Enough for the pidfd, not for the file in /proc.
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Unseen);
+    assert_eq!(watcher.processes.poll(start + POLL_INTERVAL), []);
+    assert!(watcher.processes.polled.contains(process));
     taken.pop();
-    assert_eq!(watcher.processes.watch(process), WatchOutcome::Alive);
+    assert_eq!(watcher.processes.poll(start + 2 * POLL_INTERVAL), []);
+    assert!(watcher.processes.pidfds.contains_key(&process));
 }
 
 #[test]
