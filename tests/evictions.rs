@@ -377,7 +377,8 @@ fn endpoints_that_do_not_accept_delay_no_request_and_evict_no_topic() {
     }
     report_measurement(&format!("the slowest PING during stalled probes: {slowest:?}"));
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
-    assert_eq!(entry(&mut peer, "/hanging/0").endpoint, EndpointState::Unknown);
+    // The full backlog of a process of this machine shows that it listens.
+    assert_eq!(entry(&mut peer, "/hanging/0").endpoint, EndpointState::Alive);
     let list = peer.request(&DiscoveryRequest::list()).unwrap();
     assert_eq!(topic_names(&list), topics);
     publisher.signal(Signal::KILL);

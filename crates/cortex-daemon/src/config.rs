@@ -34,6 +34,11 @@ pub struct Config {
     pub allow_remote_shutdown: bool,
     /// The time between two probes of an endpoint whose owner the daemon cannot watch.
     pub probe_interval: Duration,
+    /// The absolute path of a program that runs [`serve_probe_helper`](crate::serve_probe_helper)
+    /// when its only argument is `--probe-helper`, such as `cortex-discovery`. The daemon starts it
+    /// for everything that may hang: connections to Unix sockets with paths, and host names. `None`:
+    /// the daemon cannot judge such endpoints.
+    pub probe_helper: Option<PathBuf>,
 }
 
 /// Where a daemon saves topics, so that they survive a restart.
@@ -49,7 +54,7 @@ pub enum State {
 }
 
 impl Config {
-    /// One address, no state file, the default limits.
+    /// One address, no state file, no probe helper, the default limits.
     #[must_use]
     pub fn at(address: Address) -> Self {
         Self {
@@ -60,6 +65,7 @@ impl Config {
             limits: Limits::default(),
             allow_remote_shutdown: false,
             probe_interval: Duration::from_secs(5),
+            probe_helper: None,
         }
     }
 }

@@ -79,9 +79,7 @@ impl DiscoveryDaemon {
             "started"
         );
         let persistence = Persistence::new(store, path, host);
-        let max_connections = config.max_connections;
-        let event_loop =
-            EventLoop::new(listeners, registry, persistence, max_connections, &stop_handle)?;
+        let event_loop = EventLoop::new(listeners, registry, persistence, config, &stop_handle)?;
         Ok(Self { event_loop, stop_handle })
     }
 

@@ -8,23 +8,23 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use cortex_proto::TopicName;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::audit_log;
+use crate::config::Config;
 use crate::deferred_queue::DeferredQueue;
 use crate::edge::clock::{SuspendDetector, now, timestamp};
 use crate::edge::connections::Connections;
 use crate::edge::descriptors::DescriptorBudget;
 use crate::edge::listener::Listener;
 use crate::edge::log_limit::LogLimit;
-use crate::edge::probe::Probes;
+use crate::edge::probe::{ProbeAnswer, ProbeOutcome, Probes, SharedFolders};
 use crate::edge::processes::{Processes, WatchOutcome};
 use crate::edge::stop::{StopHandle, StopSource};
 use crate::error::RunError;
 use crate::peer::Process;
 use crate::persistence::Persistence;
-use crate::registry::{Effects, Input, Miss, PeerRequest, ProbeResult, Registry, Timestamp};
+use crate::registry::{Effects, Input, Miss, PeerRequest, Registry, Timestamp};
 
 const STOP: Token = Token(usize::MAX - 1);
 // Tokens below 2^16 are listeners. Processes and probes have a range each. Connections have all
@@ -54,7 +54,7 @@ pub(crate) struct EventLoop {
     /// What has happened, for the next batch.
     pub(crate) inbox: Vec<Input>,
     /// Empty between two calls.
-    probe_results: Vec<(TopicName, u64, ProbeResult)>,
+    probe_answers: Vec<ProbeAnswer>,
     /// Empty between two rounds.
     received: Vec<PeerRequest>,
     deferred: DeferredQueue,
@@ -78,12 +78,12 @@ pub(crate) enum Phase {
 }
 
 impl EventLoop {
-    /// A loop that accepts connections at the listeners, at most `max_connections` at once.
+    /// A loop that accepts connections at the listeners.
     pub(crate) fn new(
         mut listeners: Vec<Listener>,
         registry: Registry,
         persistence: Persistence,
-        max_connections: Option<usize>,
+        config: &Config,
         stop_handle: &StopHandle,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
@@ -92,19 +92,25 @@ impl EventLoop {
         for (index, listener) in listeners.iter_mut().enumerate() {
             listener.register(poll.registry(), Token(index))?;
         }
-        let budget = DescriptorBudget::new(max_connections);
+        let budget = DescriptorBudget::new(config.max_connections);
         let poll_registry = || poll.registry().try_clone();
         Ok(Self {
             listeners,
             connections: Connections::new(poll_registry()?, FIRST_CONNECTION, budget.connections),
             processes: Processes::new(poll_registry()?, PROCESS_TOKENS, budget.processes),
-            probes: Probes::new(poll_registry()?, PROBE_TOKENS, budget.probes),
+            probes: Probes::new(
+                poll_registry()?,
+                PROBE_TOKENS,
+                budget.probes,
+                SharedFolders::of(&config.addresses),
+                config.probe_helper.as_deref(),
+            ),
             poll,
             events: Events::with_capacity(MAX_ROUND_EVENTS),
             registry,
             persistence,
             inbox: Vec::new(),
-            probe_results: Vec::new(),
+            probe_answers: Vec::new(),
             received: Vec::new(),
             deferred: DeferredQueue::default(),
             is_behind: false,
@@ -117,7 +123,7 @@ impl EventLoop {
 
     /// Whether nothing has happened that the registry does not know yet.
     pub(crate) fn has_no_input(&self) -> bool {
-        self.inbox.is_empty() && !self.probes.has_results()
+        self.inbox.is_empty() && !self.probes.has_answers()
     }
 
     /// Whether requests that were read can be dispatched without waiting for a peer.
@@ -146,7 +152,7 @@ impl EventLoop {
         let is_crowded = self.events.iter().count() >= MAX_ROUND_EVENTS;
         let mut flow = self.mark_ready(woken.instant);
         self.inbox.extend(self.processes.poll(woken.instant).into_iter().flat_map(exited));
-        self.take_probe_results(phase);
+        self.take_probe_answers(phase);
         if phase != Phase::Restoring {
             self.connections.collect(&self.processes, &mut self.received, woken.instant);
         }
@@ -278,7 +284,7 @@ impl EventLoop {
             }
         }
         for probe in effects.probe {
-            self.probes.start(probe.name, probe.revision, &probe.address);
+            self.probes.start(probe, now());
         }
         if effects.stop {
             tracing::info!("shut down by a client");
@@ -289,19 +295,17 @@ impl EventLoop {
 
     /// Takes the results of probes. At a start many of them come in one batch, so that the store
     /// has few transactions.
-    fn take_probe_results(&mut self, phase: Phase) {
+    fn take_probe_answers(&mut self, phase: Phase) {
         loop {
-            self.probes.take_results(now(), &mut self.probe_results);
-            let results = self.probe_results.drain(..);
-            self.inbox.extend(results.map(|(name, revision, result)| Input::EndpointProbed {
-                name,
-                revision,
-                result,
-                listener: None,
+            self.probes.take_answers(now(), &mut self.probe_answers);
+            let answers = self.probe_answers.drain(..);
+            self.inbox.extend(answers.map(|ProbeAnswer { name, revision, outcome }| {
+                let ProbeOutcome { result, listener } = outcome;
+                Input::EndpointProbed { name, revision, result, listener }
             }));
             let is_restoring = phase == Phase::Restoring;
             let has_room = self.inbox.len() < MAX_RESTORE_INPUTS;
-            if !(is_restoring && has_room && self.probes.has_results()) {
+            if !(is_restoring && has_room && self.probes.has_answers()) {
                 return;
             }
         }
@@ -334,7 +338,7 @@ impl EventLoop {
         let may_accept = self.listeners.iter().any(Listener::is_ready);
         let is_busy = self.has_requests()
             || !self.inbox.is_empty()
-            || self.probes.has_results()
+            || self.probes.has_answers()
             || (may_accept && !self.connections.is_pausing(now));
         if is_busy {
             return now;

@@ -30,6 +30,7 @@ pub use config::{Address, AddressError, Config, MAX_SOCKET_PATH, State};
 pub use daemon::DiscoveryDaemon;
 pub use edge::descriptors::raise_descriptor_limit;
 pub use edge::listener::ListenError;
+pub use edge::probe::serve_probe_helper;
 pub use edge::signals::stop_on_signals;
 pub use edge::socket_file::SocketFileError;
 pub use edge::state_file::StoreError;

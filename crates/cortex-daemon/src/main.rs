@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 use cortex_daemon::registry::Limits;
 use cortex_daemon::{
     Address, BindError, Config, DiscoveryDaemon, State, StopHandle, default_state_path,
-    raise_descriptor_limit, stop_on_signals,
+    raise_descriptor_limit, serve_probe_helper, stop_on_signals,
 };
 use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
 use log_writer::LogWriter;
@@ -20,6 +20,8 @@ use tracing::level_filters::LevelFilter;
 
 /// The exit code when another program already listens at the address.
 const ALREADY_RUNS: u8 = 5;
+/// The hidden argument of a probe helper.
+const PROBE_HELPER: &str = "--probe-helper";
 
 /// The Cortex discovery daemon: nodes register topics here and look up the topics of other nodes.
 ///
@@ -128,6 +130,9 @@ enum LogFormat {
 }
 
 fn main() -> ExitCode {
+    if is_probe_helper() {
+        return if serve_probe_helper().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let arguments = Arguments::parse();
     start_logging(arguments.log_level, arguments.log_format);
     match run(arguments) {
@@ -141,6 +146,22 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+/// Whether a daemon has started this process as its probe helper.
+fn is_probe_helper() -> bool {
+    let mut arguments = std::env::args_os().skip(1);
+    arguments.next().is_some_and(|first| first == PROBE_HELPER) && arguments.next().is_none()
+}
+
+/// This program: by Linux's link to it, which stays right when an upgrade replaces the file, else by
+/// the path with which it was started.
+fn own_program() -> Option<PathBuf> {
+    match std::env::current_exe() {
+        Ok(_) if cfg!(target_os = "linux") => Some("/proc/self/exe".into()),
+        Ok(path) => Some(path),
+        Err(_) => std::env::args_os().next().map(PathBuf::from).filter(|path| path.is_absolute()),
     }
 }
 
@@ -170,6 +191,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         limits: Limits { topics: arguments.max_topics, ..Limits::default() },
         allow_remote_shutdown: arguments.allow_remote_shutdown,
         probe_interval: arguments.probe_interval,
+        probe_helper: own_program(),
     };
     // Before the socket file exists: a program that sees it may stop the daemon at once.
     let stop = StopHandle::new().context("cannot create the pipe for signals")?;

@@ -51,7 +51,7 @@ fn a_result_that_comes_with_a_req_peer_s_next_request_does_not_answer_the_one_be
     let (name, revision, _) = probes.into_iter().next().unwrap();
     world.deliver(vec![
         Input::GaveUp(ConnectionId(connection)),
-        Input::EndpointProbed { name, revision, result: ProbeResult::Dead },
+        Input::EndpointProbed { name, revision, result: ProbeResult::Dead, listener: None },
         request_on(connection, true, DiscoveryRequest::lookup("/a")),
     ]);
     // The world lets no request be answered twice.

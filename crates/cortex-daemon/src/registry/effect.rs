@@ -1,10 +1,12 @@
 //! The registry's effects: the actions that the daemon performs after a batch.
 
+use std::time::Duration;
+
 use cortex_proto::TopicName;
 
 use super::log::record::Change;
 use super::reply::Reply;
-use crate::peer::{ConnectionId, PeerIdentity, Process};
+use crate::peer::{ConnectionId, Listener, PeerIdentity, Process};
 
 /// What the daemon must do after a batch, in the order of these fields.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -79,4 +81,8 @@ pub struct ProbeRequest {
     pub address: String,
     /// The topic's owner, from whose point of view the address is meant.
     pub owner: PeerIdentity,
+    /// How long the registry waits for a silent endpoint, at most 1 s.
+    pub patience: Duration,
+    /// What listened at the endpoint after the registration, if a probe has seen it.
+    pub listener: Option<Listener>,
 }

@@ -55,6 +55,9 @@ use subscriptions::replies::pack_no_events;
 use subscriptions::waiters::{Waiter, WakeCondition};
 use subscriptions::{BatchEnd, Subscriptions};
 
+/// How long a probe waits for a silent endpoint.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// While requests have arrived that were not dispatched yet, sessions live this much longer.
 const DISPATCH_GRACE: Duration = Duration::from_secs(1);
 
@@ -395,8 +398,9 @@ impl Registry {
             let Some(entry) = self.registrations.directory.get(name.as_str()) else { continue };
             self.batch.effects.check.extend(entry.living_process());
             let (revision, address) = (entry.revision, entry.info.address.clone());
-            let owner = entry.owner;
-            self.batch.effects.probe.push(ProbeRequest { name, revision, address, owner });
+            let (owner, listener, patience) = (entry.owner, entry.listener, PROBE_PATIENCE);
+            let request = ProbeRequest { name, revision, address, owner, patience, listener };
+            self.batch.effects.probe.push(request);
         }
     }
 

@@ -10,6 +10,7 @@
 //! that no process has the pid.
 
 mod polled;
+mod stat;
 mod system;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +23,7 @@ use mio::{Interest, Registry as PollRegistry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::polled::PolledProcesses;
-use self::system::{PidfdError, StatError};
+use self::stat::{PidfdError, StatError};
 use super::tokens::Tokens;
 use crate::peer::Process;
 
@@ -87,6 +88,15 @@ pub(super) fn identify(pid: u32) -> Option<Process> {
         Err(StatError::Hidden | StatError::Failure) => return None,
     };
     Some(Process { pid, start_time })
+}
+
+/// As [`identify`], for a pid that may be outdated: a zombie also gets a start time that no process
+/// has.
+pub(super) fn identify_living(pid: u32) -> Option<Process> {
+    match system::stat(pid) {
+        Ok(stat) if stat.is_zombie => Some(Process { pid, start_time: NO_START_TIME }),
+        _ => identify(pid),
+    }
 }
 
 /// Whether a process has exited. `None`: unknown.

@@ -5,32 +5,6 @@ pub(super) use linux::*;
 #[cfg(not(target_os = "linux"))]
 pub(super) use other::*;
 
-/// Why the daemon has no pidfd of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PidfdError {
-    /// No process has the pid.
-    Exited,
-    /// The daemon lacks a descriptor or the permission, or the system has no pidfds.
-    Unavailable,
-}
-
-/// What `/proc/PID/stat` says of the process that has the pid now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stat {
-    pub(super) start_time: u64,
-    /// Whether all threads have ended, and only the exit status is left.
-    pub(super) is_zombie: bool,
-}
-
-/// Why `/proc/PID/stat` could not be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StatError {
-    /// The file is missing or forbidden: no process has the pid, or `/proc` hides it.
-    Hidden,
-    /// Reading failed, for example for lack of a descriptor.
-    Failure,
-}
-
 #[cfg(target_os = "linux")]
 mod linux {
     use std::os::fd::OwnedFd;
@@ -39,7 +13,7 @@ mod linux {
     use rustix::io::Errno;
     use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
-    use super::{PidfdError, Stat, StatError};
+    use crate::edge::processes::stat::{PidfdError, Stat, StatError};
 
     fn parse_pid(pid: u32) -> Option<Pid> {
         i32::try_from(pid).ok().and_then(Pid::from_raw)
@@ -136,7 +110,7 @@ mod linux {
 mod other {
     use std::os::fd::OwnedFd;
 
-    use super::{PidfdError, Stat, StatError};
+    use crate::edge::processes::stat::{PidfdError, Stat, StatError};
 
     pub(in super::super) fn pidfd(_pid: u32) -> Result<OwnedFd, PidfdError> {
         Err(PidfdError::Unavailable)

@@ -279,6 +279,19 @@ fn a_pidfd_suffices_where_the_start_time_is_hidden() {
 }
 
 #[test]
+fn a_zombie_is_no_living_listener() {
+    let mut sleeper = Sleeper::start();
+    assert_eq!(identify_living(sleeper.pid()), identify(sleeper.pid()));
+    sleeper.kill();
+    wait_until_zombie(&sleeper);
+    let nobody = Process { pid: sleeper.pid(), start_time: NO_START_TIME };
+    assert_ne!(identify(sleeper.pid()), Some(nobody));
+    assert_eq!(identify_living(sleeper.pid()), Some(nobody));
+    sleeper.reap();
+    assert_eq!(identify_living(sleeper.pid()), Some(nobody));
+}
+
+#[test]
 fn a_process_shares_the_network_of_its_parent() {
     let mut watcher = ProcessWatcher::new(8);
     let mut sleeper = Sleeper::start();
