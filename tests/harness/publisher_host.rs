@@ -70,9 +70,20 @@ impl PublisherHost {
     /// Starts a host in a new pid namespace. The pids of its publishers are not valid outside it.
     #[must_use]
     pub fn start_in_own_pid_namespace(discovery: &str) -> Self {
+        Self::start_with(discovery, &["--pid", "--fork", "--kill-child", "--mount-proc"])
+    }
+
+    /// Starts a host in a new network namespace, in which no address is configured.
+    #[must_use]
+    pub fn start_in_own_network_namespace(discovery: &str) -> Self {
+        Self::start_with(discovery, &["--net"])
+    }
+
+    /// Starts a host under `unshare` with these options.
+    fn start_with(discovery: &str, options: &[&str]) -> Self {
         let script = python::script("publisher_host.py", &[discovery]);
         let mut command = Command::new("unshare");
-        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.args(options);
         command.arg(script.get_program()).args(script.get_args());
         command.envs(script.get_envs().filter_map(|(key, value)| Some((key, value?))));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

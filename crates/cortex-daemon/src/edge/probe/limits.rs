@@ -11,9 +11,6 @@ pub(super) const PATH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a helper may take to resolve a host name: resolvers try again after 5 s. Until then the
 /// name counts as unresolved.
 pub(super) const NAME_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long an endpoint is not probed after a helper has hung there.
-pub(super) const QUARANTINE: Duration = Duration::from_secs(60);
-pub(super) const MAX_QUARANTINED: usize = 1024;
 /// The most probes that a round of the loop starts in each place, so that many of them do not delay
 /// the clients.
 pub(super) const MAX_ROUND_STARTS: usize = 64;

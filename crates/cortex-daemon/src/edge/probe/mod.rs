@@ -20,6 +20,7 @@ mod lane;
 mod limits;
 mod listening;
 mod outcome;
+mod quarantine;
 mod running;
 
 use std::collections::{BTreeSet, HashMap};
@@ -36,9 +37,10 @@ use self::attempt::{Attempt, Endpoint, Progress};
 pub use self::helper::serve_probe_helper;
 use self::helper::{Helper, Launch, Program, Report};
 use self::lane::Lane;
-use self::limits::{MAX_IN_HELPER, MAX_PATIENCE, MAX_QUARANTINED, MAX_ROUND_STARTS, QUARANTINE};
+use self::limits::{MAX_IN_HELPER, MAX_PATIENCE, MAX_ROUND_STARTS};
 use self::outcome::ProbeId;
 pub(crate) use self::outcome::{ProbeAnswer, ProbeOutcome};
+use self::quarantine::Quarantine;
 use self::running::{Place, Probe, Request, Stage};
 use super::processes::identify_living;
 use super::tokens::Tokens;
@@ -65,8 +67,7 @@ pub(crate) struct Probes {
     next_id: u64,
     /// When each running probe needs [`take_answers`](Self::take_answers).
     agenda: BTreeSet<(Instant, ProbeId)>,
-    /// The targets at which a helper has hung, and until when they are not probed.
-    quarantine: HashMap<Target, Instant>,
+    quarantine: Quarantine,
     /// The tokens that have an event.
     ready: Vec<Token>,
     answers: Vec<ProbeAnswer>,
@@ -109,7 +110,7 @@ impl Probes {
             by_token: HashMap::new(),
             next_id: 0,
             agenda: BTreeSet::new(),
-            quarantine: HashMap::new(),
+            quarantine: Quarantine::default(),
             ready: Vec::new(),
             answers: Vec::new(),
         }
@@ -227,8 +228,7 @@ impl Probes {
             let endpoint = probe.endpoint();
             return self.attempt(id, endpoint, now);
         };
-        self.quarantine.retain(|_, until| now < *until);
-        let is_quarantined = self.quarantine.contains_key(&probe.target);
+        let is_quarantined = self.quarantine.contains(&probe.target, now);
         probe.stage = Stage::InHelper { since: now, listener: None, is_connected: false };
         let helper = match place {
             Place::NameHelper => &mut self.name_helper,
@@ -295,7 +295,7 @@ impl Probes {
 
     fn receive(&mut self, place: Place, now: Instant) {
         let mut reports = Vec::new();
-        let state = self.helper(place).receive(&mut reports);
+        let state = self.helper(place).receive(&mut reports, now);
         for (id, report) in reports {
             match report {
                 Report::Connected { pid } => {
@@ -362,6 +362,7 @@ impl Probes {
 
     /// Gives a helper up. The probes that hang are over, and the others begin again, once.
     fn replace_helper(&mut self, place: Place, now: Instant) {
+        let last_report = self.helper(place).last_report();
         self.helper(place).give_up(now);
         let in_helper = |(id, probe): (&ProbeId, &Probe)| {
             (probe.place() == place && probe.is_in_helper()).then_some(*id)
@@ -371,9 +372,9 @@ impl Probes {
         for id in ids {
             let Some(probe) = self.by_id.get_mut(&id) else { continue };
             if probe.hangs(now) {
-                if self.quarantine.len() < MAX_QUARANTINED {
-                    self.quarantine.insert(probe.target.clone(), now + QUARANTINE);
-                }
+                // If the helper has answered others meanwhile, it hangs there.
+                let is_certain = probe.since() < last_report;
+                self.quarantine.add(probe.target.clone(), is_certain, now);
                 self.cannot_run(id);
             } else if probe.requests.is_empty() || std::mem::replace(&mut probe.is_retry, true) {
                 self.cannot_run(id);

@@ -127,6 +127,14 @@ impl Probe {
         }
     }
 
+    /// When the helper got the probe.
+    pub(super) fn since(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::InHelper { since, .. } => Some(since),
+            Stage::Waiting | Stage::Starting | Stage::InDaemon { .. } => None,
+        }
+    }
+
     pub(super) fn is_in_helper(&self) -> bool {
         matches!(self.stage, Stage::InHelper { .. })
     }

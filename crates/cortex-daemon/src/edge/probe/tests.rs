@@ -666,9 +666,12 @@ fn a_helper_that_hangs_is_replaced() {
     prober.start(2, "ipc:///tmp/other");
     prober.take(hung);
     assert_eq!(helper.started(), 2);
-    // The endpoint where it has hung is left alone for a while.
-    prober.start(3, "ipc:///tmp/hung");
-    assert_eq!(prober.take(hung), [(3, failure)]);
+    // The endpoint is left alone once it has hung twice.
+    prober.probes.start(request(3, "ipc:///tmp/hung"), hung);
+    assert_eq!(prober.take(hung), []);
+    assert_eq!(prober.take(hung + PATH_TIMEOUT).len(), 2);
+    prober.probes.start(request(4, "ipc:///tmp/hung"), hung + PATH_TIMEOUT);
+    assert_eq!(prober.take(hung + PATH_TIMEOUT), [(4, failure)]);
 }
 
 #[test]
@@ -688,6 +691,10 @@ fn a_path_that_hangs_does_not_delay_others() {
     assert_eq!(helper.started(), 2);
     prober.settle();
     drop(silent);
+    // It certainly hangs there, since it has answered others.
+    prober.start(4, "ipc:///tmp/hung");
+    let failure = unknown(UnknownReason::Failure).into();
+    assert_eq!(prober.take(Instant::now()), [(4, failure)]);
 }
 
 #[test]

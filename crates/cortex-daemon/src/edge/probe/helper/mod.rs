@@ -40,6 +40,7 @@ pub(super) struct Helper {
     purpose: &'static str,
     launch: Option<Box<dyn Launch>>,
     connection: Option<HelperConnection>,
+    last_report: Option<Instant>,
     /// When helpers were lost, oldest first.
     losses: VecDeque<Instant>,
     paused_until: Option<Instant>,
@@ -72,6 +73,7 @@ impl Helper {
             purpose,
             launch,
             connection: None,
+            last_report: None,
             losses: VecDeque::new(),
             paused_until: None,
             has_warned: false,
@@ -107,14 +109,24 @@ impl Helper {
     }
 
     /// Sends what has not been sent yet, and appends the reports that have arrived.
-    pub(super) fn receive(&mut self, out: &mut Vec<(ProbeId, Report)>) -> Result<(), HelperLost> {
+    pub(super) fn receive(
+        &mut self,
+        out: &mut Vec<(ProbeId, Report)>,
+        now: Instant,
+    ) -> Result<(), HelperLost> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         connection.flush().map_err(|_| HelperLost)?;
         let read = connection.read();
         while let Some(message) = take_message(&mut connection.input).map_err(|_| HelperLost)? {
             out.push(Report::decode(&message).ok_or(HelperLost)?);
+            self.last_report = Some(now);
         }
         read.map_err(|_| HelperLost)
+    }
+
+    /// When it reported last.
+    pub(super) fn last_report(&self) -> Option<Instant> {
+        self.last_report
     }
 
     /// Gives the helper up, because it hangs or has ended. The next task starts another one, unless

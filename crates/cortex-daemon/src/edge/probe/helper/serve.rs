@@ -1,8 +1,9 @@
 //! The helper's side: a thread for each task, which may hang.
 
+use std::fs::DirEntry;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, ToSocketAddrs as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,8 +33,21 @@ const MAX_ADDRESSES: usize = 16;
 /// # Errors
 /// When the standard input is no such socket.
 pub fn serve_probe_helper() -> io::Result<()> {
+    close_inherited_descriptors();
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     serve(UnixStream::from(socket))
+}
+
+/// Closes the descriptors that the daemon has got from its parent. The daemon's own ones close when
+/// the helper starts.
+fn close_inherited_descriptors() {
+    let numbers = |entry: io::Result<DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    let open: Vec<RawFd> =
+        std::fs::read_dir("/proc/self/fd").into_iter().flatten().filter_map(numbers).collect();
+    for descriptor in open.into_iter().filter(|number| *number > 2) {
+        // The one with which the list was read is closed already.
+        let _ = nix::unistd::close(descriptor);
+    }
 }
 
 /// Serves at a socket until the other end is closed.
