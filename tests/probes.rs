@@ -2,9 +2,10 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -206,6 +207,43 @@ fn owners_without_a_pidfd_are_polled() {
             (is_it && line.contains("INFO")).then(|| line.to_owned())
         });
         assert!(line.contains("owner exited"), "{line}");
+    }
+}
+
+/// With `hidepid` a daemon of another user has no start times, and a missing entry proves nothing.
+#[test]
+fn owners_that_proc_hides_are_watched() {
+    const HIDDEN: &str = r#"exec unshare --mount sh -c 'mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid 4711 --regid 4711 --clear-groups "$0" "$@"' "$0" "$@""#;
+    let test_dir = TestDir::new();
+    fs::set_permissions(test_dir.path(""), Permissions::from_mode(0o777)).unwrap();
+    let builder = DaemonBuilder::at(&test_dir).args(["--socket-mode", "666"]);
+    let builder = builder.shell_prelude(HIDDEN);
+    let mut version = builder.command();
+    version.arg("--version");
+    if !version.output().is_ok_and(|output| output.status.success()) {
+        return report_skipped("`mount -o hidepid=2` or `setpriv` does not work here");
+    }
+    let daemon = builder.start();
+    let mut peer = daemon.raw_peer();
+    let mut host = PublisherHost::start(daemon.address());
+    let address = ipc_address(&test_dir.path("data.sock"));
+    for _ in 0..3 {
+        let publisher = host.start_publisher_with(&PublisherSpec {
+            node: "node",
+            address: &address,
+            topics: &["/hidden".to_owned()],
+            endpoint: Endpoint::Unbound,
+            disconnects: false,
+        });
+        publisher.assert_registered();
+        let pid = publisher.pid.as_raw_nonzero().get().unsigned_abs();
+        assert_eq!(entry(&mut peer, "/hidden").unwrap().pid, Some(u64::from(pid)));
+        publisher.kill();
+        let killed = Instant::now();
+        eventually("the topic is evicted", TIMEOUT, || {
+            entry(&mut peer, "/hidden").is_none().then_some(())
+        });
+        report_measurement(&format!("evicted {:?} after the kill", killed.elapsed()));
     }
 }
 

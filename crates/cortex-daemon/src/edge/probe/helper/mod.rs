@@ -99,7 +99,7 @@ impl Helper {
         }
         self.paused_until = None;
         if self.connection.is_none() {
-            self.connection = Some(self.start(poll)?);
+            self.connection = Some(self.start(poll, now)?);
         }
         let Some(connection) = &mut self.connection else { return Err(Unavailable) };
         task.encode(id, &mut connection.output);
@@ -134,26 +134,34 @@ impl Helper {
     pub(super) fn give_up(&mut self, now: Instant) {
         let Some(connection) = self.connection.take() else { return };
         self.ending.extend(connection.kill());
+        let purpose = self.purpose;
+        if !self.pauses_after_loss(now) {
+            tracing::warn!(purpose, "the probe helper hangs or has ended: it is replaced");
+        }
+    }
+
+    /// Counts a loss, and pauses after too many.
+    fn pauses_after_loss(&mut self, now: Instant) -> bool {
         self.losses.retain(|&at| now.saturating_duration_since(at) < LOSS_WINDOW);
         self.losses.push_back(now);
-        let purpose = self.purpose;
         if self.losses.len() < MAX_LOSSES {
-            tracing::warn!(purpose, "the probe helper hangs or has ended: it is replaced");
-            return;
+            return false;
         }
         self.losses.clear();
         self.paused_until = Some(now + PAUSE);
         tracing::warn!(
-            purpose,
+            purpose = self.purpose,
             pause = ?PAUSE,
-            "the probe helper hangs or ends again and again: the daemon pauses such probes, and \
-             cannot judge their endpoints"
+            "the probe helper fails again and again: the daemon pauses such probes, and cannot \
+             judge their endpoints"
         );
+        true
     }
 
     fn start(
         &mut self,
         (registry, tokens): (&PollRegistry, &Tokens),
+        now: Instant,
     ) -> Result<HelperConnection, Unavailable> {
         self.ending.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         let purpose = self.purpose;
@@ -166,15 +174,19 @@ impl Helper {
             }
             return Err(Unavailable);
         };
-        let result = HelperConnection::start(launch.as_ref(), registry, tokens);
-        match &result {
-            Ok(_) => self.has_warned = false,
-            Err(error) if !std::mem::replace(&mut self.has_warned, true) => {
-                tracing::warn!(purpose, %error, "cannot start a probe helper");
+        match HelperConnection::start(launch.as_ref(), registry, tokens) {
+            Ok(connection) => {
+                self.has_warned = false;
+                Ok(connection)
             }
-            Err(_) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    tracing::warn!(purpose, %error, "cannot start a probe helper");
+                }
+                self.pauses_after_loss(now);
+                Err(Unavailable)
+            }
         }
-        result.map_err(|_| Unavailable)
     }
 }
 

@@ -3,22 +3,19 @@
 use std::fs::DirEntry;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, ToSocketAddrs as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 
 use super::message::{Report, Task, take_message};
-use crate::config::MAX_SOCKET_PATH;
 use crate::edge::credentials::Credentials;
 use crate::edge::probe::limits::{MAX_PATIENCE, SIGNATURE};
 use crate::edge::probe::outcome::ProbeId;
-use crate::edge::processes::identify;
 use crate::edge::socket::unix_socket;
 use crate::peer::Process;
 use crate::registry::{ProbeResult, UnknownReason};
@@ -105,7 +102,15 @@ fn resolve(name: &str) -> Vec<IpAddr> {
 
 /// Probes a path as a process sees it that has a working directory of its own, and maybe a file
 /// system of its own.
+#[cfg(target_os = "linux")]
 fn probe_from(process: Process, path: &str, id: ProbeId, reports: &Reports) -> ProbeResult {
+    use std::os::fd::AsRawFd as _;
+
+    use rustix::fs::{Mode, OFlags};
+
+    use crate::config::MAX_SOCKET_PATH;
+    use crate::edge::processes::identify;
+
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = format!("/proc/{}/cwd", process.pid);
     let Ok(directory) = rustix::fs::open(directory, flags, Mode::empty()) else {
@@ -119,6 +124,11 @@ fn probe_from(process: Process, path: &str, id: ProbeId, reports: &Reports) -> P
         return NO_ADDRESS;
     }
     probe(&path, id, reports)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn probe_from(_: Process, _: &str, _: ProbeId, _: &Reports) -> ProbeResult {
+    NO_ADDRESS
 }
 
 /// Connects twice where the first connection is closed without a byte: a listener that closes also
