@@ -62,6 +62,7 @@ pub(crate) struct Probes {
     path_helper: Helper,
     name_helper: Helper,
     by_id: HashMap<ProbeId, Probe>,
+    /// The newest probe of each target.
     by_target: HashMap<Target, ProbeId>,
     by_token: HashMap<Token, ProbeId>,
     next_id: u64,
@@ -139,6 +140,7 @@ impl Probes {
         let mut request = Request { name, revision, patience, deadline: None, judges_absence };
         if let Some(&id) = self.by_target.get(&target)
             && let Some(probe) = self.by_id.get_mut(&id)
+            && (patience >= MAX_PATIENCE || probe.is_fresh(now))
         {
             let before = probe.patience;
             probe.patience = before.min(patience);
@@ -226,7 +228,7 @@ impl Probes {
         probe.begin(now);
         let Some(task) = probe.task() else {
             let endpoint = probe.endpoint();
-            return self.attempt(id, endpoint, now);
+            return self.attempt(id, endpoint);
         };
         let is_quarantined = self.quarantine.contains(&probe.target, now);
         probe.stage = Stage::InHelper { since: now, listener: None, is_connected: false };
@@ -250,12 +252,12 @@ impl Probes {
         self.finish(id, ProbeResult::Unknown(UnknownReason::Failure).into());
     }
 
-    fn attempt(&mut self, id: ProbeId, endpoint: Endpoint, now: Instant) {
+    fn attempt(&mut self, id: ProbeId, endpoint: Endpoint) {
         match Attempt::start(endpoint) {
             Err(outcome) => self.finish(id, outcome),
             Ok(attempt) => {
                 let Some(probe) = self.by_id.get_mut(&id) else { return };
-                probe.stage = Stage::InDaemon { attempt, token: None, end: now + MAX_PATIENCE };
+                probe.stage = Stage::InDaemon { attempt, token: None };
                 self.advance(id);
                 self.update_agenda(id);
             }
@@ -305,7 +307,12 @@ impl Probes {
                     self.update_agenda(id);
                 }
                 Report::Judged(result) => {
-                    let Some(probe) = self.by_id.get(&id) else { continue };
+                    let Some(probe) = self.by_id.get_mut(&id) else { continue };
+                    if probe.must_look_again(result, now) {
+                        probe.look_again();
+                        self.queue_again(id, place);
+                        continue;
+                    }
                     let outcome = ProbeOutcome::new(result, || probe.listener());
                     self.finish(id, outcome);
                 }
@@ -380,13 +387,19 @@ impl Probes {
                 self.cannot_run(id);
             } else {
                 probe.begin_again();
-                let patience = probe.patience;
-                let lane = self.lane(place);
-                lane.finish();
-                lane.push(id, patience);
-                self.update_agenda(id);
+                self.queue_again(id, place);
             }
         }
+    }
+
+    /// Moves a probe from the running to the waiting ones.
+    fn queue_again(&mut self, id: ProbeId, place: Place) {
+        let Some(probe) = self.by_id.get(&id) else { return };
+        let patience = probe.patience;
+        let lane = self.lane(place);
+        lane.finish();
+        lane.push(id, patience);
+        self.update_agenda(id);
     }
 
     fn update_agenda(&mut self, id: ProbeId) {
@@ -402,7 +415,9 @@ impl Probes {
     /// Ends a probe, running or not, and answers all its requests.
     fn finish(&mut self, id: ProbeId, outcome: ProbeOutcome) {
         let Some(probe) = self.by_id.remove(&id) else { return };
-        self.by_target.remove(&probe.target);
+        if self.by_target.get(&probe.target) == Some(&id) {
+            self.by_target.remove(&probe.target);
+        }
         probe.wake_up.map(|when| self.agenda.remove(&(when, id)));
         let place = probe.place();
         if probe.is_waiting() {

@@ -9,7 +9,7 @@ use mio::Token;
 use super::address::Target;
 use super::attempt::{Attempt, Endpoint};
 use super::helper::Task;
-use super::limits::{MAX_PATIENCE, NAME_TIMEOUT, PATH_TIMEOUT};
+use super::limits::{FRESH, MAX_PATIENCE, NAME_TIMEOUT, PATH_TIMEOUT};
 use super::outcome::{ProbeAnswer, ProbeOutcome};
 use crate::peer::Listener;
 use crate::registry::{ProbeResult, UnknownReason};
@@ -32,6 +32,10 @@ pub(super) struct Probe {
     /// The least patience of all requests so far.
     pub(super) patience: Duration,
     pub(super) stage: Stage,
+    /// When it began first.
+    begun: Option<Instant>,
+    /// What a probe before has found for requests that had joined it late.
+    pub(super) silence: Option<ProbeOutcome>,
     /// Whether a helper was lost while it ran the probe.
     pub(super) is_retry: bool,
     /// The probe's place in the agenda.
@@ -55,7 +59,7 @@ pub(super) struct Request {
 pub(super) enum Stage {
     Waiting,
     Starting,
-    InDaemon { attempt: Attempt, token: Option<Token>, end: Instant },
+    InDaemon { attempt: Attempt, token: Option<Token> },
     InHelper { since: Instant, listener: Option<Listener>, is_connected: bool },
 }
 
@@ -79,6 +83,8 @@ impl Probe {
             patience: request.patience,
             requests: vec![request],
             stage: Stage::Waiting,
+            begun: None,
+            silence: None,
             is_retry: false,
             wake_up: None,
         }
@@ -115,8 +121,30 @@ impl Probe {
         }
     }
 
+    /// Whether a request may share the probe that cannot wait for another look: a connection that is
+    /// older may lead to a listener that no longer has the address.
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        self.begun.is_none_or(|begun| now.saturating_duration_since(begun) < FRESH)
+    }
+
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting)
+    }
+
+    /// Whether the helper has waited for the first byte as long as it does, and requests have joined
+    /// the probe meanwhile: they need to see the silence for themselves, since a second silence in a
+    /// row may be decisive.
+    pub(super) fn must_look_again(&self, result: ProbeResult, now: Instant) -> bool {
+        let waited = self.since().map(|since| now.saturating_duration_since(since));
+        result == ProbeResult::Silent
+            && waited >= Some(MAX_PATIENCE)
+            && self.requests.iter().any(|request| request.deadline.is_none_or(|end| end > now))
+    }
+
+    /// Goes back among the waiting probes, for the requests that have joined late.
+    pub(super) fn look_again(&mut self) {
+        self.silence = Some(ProbeOutcome::new(ProbeResult::Silent, || self.listener()));
+        self.stage = Stage::Waiting;
     }
 
     /// Goes back among the waiting probes, after the loss of its helper.
@@ -142,6 +170,7 @@ impl Probe {
     /// Notes that the probe has got a place, and lets the patience of its requests begin.
     pub(super) fn begin(&mut self, now: Instant) {
         self.stage = Stage::Starting;
+        self.begun.get_or_insert(now);
         for request in &mut self.requests {
             request.deadline.get_or_insert(now + request.patience);
         }
@@ -169,6 +198,9 @@ impl Probe {
             Stage::InHelper { listener, is_connected: true, .. } => {
                 ProbeOutcome { result: ProbeResult::Silent, listener: *listener }
             }
+            Stage::Waiting | Stage::Starting | Stage::InHelper { .. } if self.silence.is_some() => {
+                self.silence.unwrap_or(ProbeResult::Silent.into())
+            }
             Stage::InHelper { .. } if self.place() == Place::NameHelper => {
                 ProbeResult::Unknown(UnknownReason::HostName).into()
             }
@@ -184,13 +216,14 @@ impl Probe {
         self.requests.extract_if(.., is_due).map(|request| request.answer(outcome)).collect()
     }
 
-    /// Whether the probe is over, since nobody waits for it or its time has passed. A probe in a
-    /// helper ends with the helper's report.
+    /// Whether no request waits for the probe any more. A probe in a helper ends with the helper's
+    /// report.
     pub(super) fn has_ended(&self, now: Instant) -> bool {
         let waits = |request: &Request| request.deadline.is_none_or(|end| end > now);
         match &self.stage {
-            Stage::InDaemon { end, .. } => *end <= now || !self.requests.iter().any(waits),
-            Stage::Waiting | Stage::Starting => !self.requests.iter().any(waits),
+            Stage::Waiting | Stage::Starting | Stage::InDaemon { .. } => {
+                !self.requests.iter().any(waits)
+            }
             Stage::InHelper { .. } => false,
         }
     }
@@ -213,9 +246,8 @@ impl Probe {
     /// When something must happen without an event.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let end = match &self.stage {
-            Stage::InDaemon { end, .. } => Some(*end),
             Stage::InHelper { .. } => self.hangs_at(),
-            Stage::Waiting | Stage::Starting => None,
+            Stage::Waiting | Stage::Starting | Stage::InDaemon { .. } => None,
         };
         let deadlines = self.requests.iter().filter_map(|request| request.deadline);
         deadlines.chain(end).min()

@@ -353,6 +353,45 @@ fn a_listener_that_does_not_accept_is_silent() {
     }
 }
 
+/// Two results in a row must come from two looks.
+#[test]
+fn a_request_that_joins_late_sees_the_silence_for_itself() {
+    let (_directory, _listener, unix) = unix_listener();
+    let (_tcp, tcp) = tcp_listener();
+    for address in [unix, tcp] {
+        let mut prober = Prober::new(4);
+        prober.start(1, &address);
+        prober.start_short(2, &address);
+        assert_eq!(prober.results(1), [(2, ProbeResult::Silent)]);
+        let joined = Instant::now();
+        prober.start(3, &address);
+        assert_eq!(prober.results(1), [(1, ProbeResult::Silent)]);
+        assert_eq!(prober.results(1), [(3, ProbeResult::Silent)]);
+        let waited = joined.elapsed();
+        assert!(waited >= MAX_PATIENCE && waited < MAX_PATIENCE * 3 / 2, "{waited:?}");
+        prober.settle();
+    }
+}
+
+/// A REGISTER that waits needs the present listener, not that of a second ago.
+#[test]
+fn a_short_request_gets_a_connection_of_its_own() {
+    let (directory, _silent, address) = unix_listener();
+    let mut prober = Prober::new(4);
+    prober.start(1, &address);
+    prober.start_short(2, &address);
+    assert_eq!(prober.probes.by_id.len(), 1, "they begin together");
+    assert_eq!(prober.results(1), [(2, ProbeResult::Silent)]);
+    let path = directory.path().join("s");
+    std::fs::remove_file(&path).unwrap();
+    let server = serve_unix(UnixListener::bind(&path).unwrap(), b"\xff", 1);
+    prober.start_short(3, &address);
+    assert_eq!(prober.results(1), [(3, ProbeResult::Alive)]);
+    server.join().unwrap();
+    assert_eq!(prober.results(1), [(1, ProbeResult::Silent)]);
+    prober.settle();
+}
+
 #[test]
 fn bytes_that_arrive_while_the_loop_is_late_count() {
     let (listener, address) = tcp_listener();
