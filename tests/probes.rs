@@ -210,19 +210,50 @@ fn owners_without_a_pidfd_are_polled() {
     }
 }
 
+/// A daemon of another user, which starts after these commands. `None` if that does not work here.
+fn daemon_of_other_user(test_dir: &TestDir, commands: &str) -> Option<DaemonBuilder> {
+    let script = format!(
+        "{commands} && exec setpriv --reuid 4711 --regid 4711 --clear-groups \"$0\" \"$@\""
+    );
+    fs::set_permissions(test_dir.path(""), Permissions::from_mode(0o777)).unwrap();
+    let builder = DaemonBuilder::at(test_dir)
+        .args(["--socket-mode", "666", "--probe-interval", "100ms"])
+        .shell_prelude(&format!("exec unshare --mount sh -c '{script}' \"$0\" \"$@\""));
+    let mut version = builder.command();
+    version.arg("--version");
+    let can = version.output().is_ok_and(|output| output.status.success());
+    if !can {
+        report_skipped(&format!("`{commands}` or `setpriv` does not work here"));
+    }
+    can.then_some(builder)
+}
+
+/// The sockets of ZeroMQ are writable by their user only, and a dead one looks the same to others.
+#[test]
+fn an_endpoint_without_permission_is_unknown() {
+    let test_dir = TestDir::new();
+    let Some(builder) = daemon_of_other_user(&test_dir, "true") else { return };
+    let daemon = builder.with_tcp().start();
+    let [_, tcp] = daemon.addresses() else { panic!("two addresses") };
+    let mut peer = daemon.raw_peer();
+    let mut host = PublisherHost::start(tcp);
+    let address = ipc_address(&test_dir.path("data.sock"));
+    let publisher = host.start_publisher("node", &address, &["/forbidden"]);
+    publisher.assert_registered();
+    let end = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < end {
+        let entry = entry(&mut peer, "/forbidden").unwrap();
+        assert_eq!(entry.endpoint, EndpointState::Unknown);
+    }
+    assert_eq!(helpers(&daemon).len(), 1, "it has been probed");
+}
+
 /// With `hidepid` a daemon of another user has no start times, and a missing entry proves nothing.
 #[test]
 fn owners_that_proc_hides_are_watched() {
-    const HIDDEN: &str = r#"exec unshare --mount sh -c 'mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid 4711 --regid 4711 --clear-groups "$0" "$@"' "$0" "$@""#;
     let test_dir = TestDir::new();
-    fs::set_permissions(test_dir.path(""), Permissions::from_mode(0o777)).unwrap();
-    let builder = DaemonBuilder::at(&test_dir).args(["--socket-mode", "666"]);
-    let builder = builder.shell_prelude(HIDDEN);
-    let mut version = builder.command();
-    version.arg("--version");
-    if !version.output().is_ok_and(|output| output.status.success()) {
-        return report_skipped("`mount -o hidepid=2` or `setpriv` does not work here");
-    }
+    let commands = "mount -t proc -o hidepid=2 proc /proc";
+    let Some(builder) = daemon_of_other_user(&test_dir, commands) else { return };
     let daemon = builder.start();
     let mut peer = daemon.raw_peer();
     let mut host = PublisherHost::start(daemon.address());

@@ -351,7 +351,10 @@ impl Probes {
             && when <= now
         {
             self.advance(id);
-            let Some(probe) = self.by_id.get_mut(&id) else { continue };
+            let Some(probe) = self.by_id.get_mut(&id) else {
+                self.agenda.remove(&(when, id));
+                continue;
+            };
             let outcome = probe.outcome_so_far();
             if probe.has_ended(now) {
                 self.finish(id, outcome);
