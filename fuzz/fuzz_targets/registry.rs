@@ -34,11 +34,12 @@ impl World {
             limits: Limits { topics: 8, field_bytes: 64 },
             access: Access { daemon_uid: 1, allow_remote_shutdown: false },
             probe_interval: Duration::from_secs(5),
+            unreachable_after: Some(Duration::from_secs(60)),
             server: "fuzzed".into(),
             pid: 1,
             history: 4,
         };
-        let now = Timestamp { instant: Instant::now(), unix_ms: 0 };
+        let now = Timestamp { instant: Instant::now(), unix_ms: 0, boot_ticks: 0 };
         Self {
             registry: Registry::restore(settings, Snapshot::default(), now).expect("no records"),
             now,

@@ -309,6 +309,7 @@ mod tests {
             revision,
             age_ms: 1,
             endpoint: EndpointState::Unknown,
+            endpoint_reason: None,
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Config {
     pub allow_remote_shutdown: bool,
     /// The time between two probes of an endpoint whose owner the daemon cannot watch.
     pub probe_interval: Duration,
+    /// How long the daemon keeps a topic whose endpoint it cannot reach; `None`: for ever.
+    pub unreachable_after: Option<Duration>,
     /// The absolute path of a program that runs [`serve_probe_helper`](crate::serve_probe_helper)
     /// when its only argument is `--probe-helper`, such as `cortex-discovery`. The daemon starts it
     /// for everything that may hang: connections to Unix sockets with paths, and host names. `None`:
@@ -65,6 +67,7 @@ impl Config {
             limits: Limits::default(),
             allow_remote_shutdown: false,
             probe_interval: Duration::from_secs(5),
+            unreachable_after: Some(Duration::from_secs(24 * 60 * 60)),
             probe_helper: None,
         }
     }

@@ -79,6 +79,10 @@ struct Arguments {
     /// The time between two probes of an endpoint whose owner process the daemon cannot watch.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_interval)]
     probe_interval: Duration,
+
+    /// How long an unreachable host keeps its topics; 0s keeps them for ever.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    unreachable_after: Duration,
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {
@@ -88,9 +92,13 @@ fn parse_mode(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: write a number with a unit, such as 500ms or 5s"))
+}
+
 fn parse_interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}: write a number with a unit, such as 500ms or 5s"))?;
+    let interval = parse_duration(text)?;
     if interval < Duration::from_millis(100) {
         return Err("the minimum is 100ms".to_owned());
     }
@@ -191,6 +199,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         limits: Limits { topics: arguments.max_topics, ..Limits::default() },
         allow_remote_shutdown: arguments.allow_remote_shutdown,
         probe_interval: arguments.probe_interval,
+        unreachable_after: Some(arguments.unreachable_after).filter(|after| !after.is_zero()),
         probe_helper: own_program(),
     };
     // Before the socket file exists: a program that sees it may stop the daemon at once.

@@ -82,6 +82,7 @@ pub(crate) fn restore(config: &Config, host: &Host) -> Result<Restored, StateErr
             allow_remote_shutdown: config.allow_remote_shutdown,
         },
         probe_interval: config.probe_interval,
+        unreachable_after: config.unreachable_after,
         server: concat!("cortex-discovery/", env!("CARGO_PKG_VERSION")).to_owned(),
         pid: std::process::id(),
         history: usize::try_from(MAX_HISTORY_EVENTS).unwrap_or(usize::MAX),

@@ -213,7 +213,7 @@ fn every_change_in_half_an_hour_of_a_large_fleet_is_seen() {
             let list = fleet.check();
             for watcher in &mut watchers {
                 watcher.catch_up(&mut fleet.world);
-                watcher.check(&list);
+                watcher.check(&list, &[]);
             }
             fleet.dying.clear();
         }

@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{PROBE_INTERVAL, REMOTE, World, info, local, process};
-use cortex_daemon::peer::{PeerIdentity, Process};
+use cortex_daemon::peer::{Listener, PeerIdentity, Process};
 use cortex_daemon::registry::{EventKind, EvictionReason, Input, ProbeResult, UnknownReason};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, RequestExt, TopicName};
 
@@ -79,16 +81,18 @@ fn a_running_publisher_is_never_probed_or_evicted() {
 }
 
 #[test]
-fn an_unknown_probe_result_never_evicts_a_topic() {
-    let mut world = World::new();
-    register(&mut world, local(1, 10), "/a", "n");
-    register(&mut world, REMOTE, "/b", "n");
-    for name in ["/a", "/b"] {
-        world.set_endpoint(&address(name, "n"), ProbeResult::Unknown(UnknownReason::Failure));
+fn an_unknown_probe_result_evicts_a_dead_owner_s_topic_and_no_other() {
+    for reason in [UnknownReason::Permission, UnknownReason::HostName, UnknownReason::Address] {
+        let mut world = World::new();
+        for (peer, name) in [(local(1, 10), "/a"), (REMOTE, "/b"), (local(1, 11), "/c")] {
+            register(&mut world, peer, name, "n");
+            world.set_endpoint(&address(name, "n"), ProbeResult::Unknown(reason));
+        }
+        world.kill(process(10));
+        assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
+        world.advance(600);
+        assert_eq!(world.names(), ["/b", "/c"]);
     }
-    world.kill(process(10));
-    world.advance(600);
-    assert_eq!(world.names(), ["/a", "/b"]);
 }
 
 #[test]
@@ -105,14 +109,73 @@ fn an_orphaned_topic_is_probed_and_stays_while_its_endpoint_is_alive() {
 }
 
 #[test]
-fn an_orphaned_topic_is_evicted_after_two_silent_probes() {
+fn an_orphaned_topic_stays_while_its_publisher_serves_it_silently() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
+    world.advance(1);
     world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
     world.kill(process(10));
-    assert_eq!(world.names(), ["/a"], "one silent probe may be chance");
-    world.advance(PROBE_INTERVAL.as_secs());
+    world.advance(600);
+    assert_eq!(world.names(), ["/a"], "the publisher is stopped in a debugger");
+}
+
+#[test]
+fn an_orphaned_topic_goes_at_once_when_a_forked_child_holds_its_listener() {
+    let mut world = World::new();
+    let owner = Listener::Process(process(10));
+    world.listeners.insert(address("/a", "n"), owner);
+    register(&mut world, local(1, 10), "/a", "n");
+    world.advance(1);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
+    // The kernel still names the process that called listen.
+    world.kill(process(10));
     assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
+}
+
+#[test]
+fn a_newcomer_at_the_endpoint_does_not_keep_a_dead_owner_s_topic() {
+    for is_restarted in [false, true] {
+        let mut world = World::new();
+        world.listeners.insert(address("/a", "n"), Listener::Process(process(10)));
+        register(&mut world, local(1, 10), "/a", "n");
+        world.advance(1);
+        // Another process takes the path, and the owner is killed.
+        world.listeners.insert(address("/a", "n"), Listener::Process(process(11)));
+        if is_restarted {
+            world.kill_unnoticed(process(10));
+            world.restart();
+        } else {
+            world.kill(process(10));
+        }
+        assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
+        assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::Ok);
+    }
+}
+
+#[test]
+fn a_dead_owner_s_tcp_port_that_another_node_uses_does_not_keep_its_topic() {
+    let mut world = World::new();
+    let at = |name: &str, node: &str| cortex_proto::TopicInfo {
+        address: "tcp://127.0.0.1:5555".into(),
+        ..info(name, node)
+    };
+    world.listeners.insert(at("/a", "n").address, Listener::Socket(7));
+    world.call(local(1, 10), DiscoveryRequest::register(at("/a", "n")));
+    world.advance(1);
+    world.kill(process(10));
+    assert_eq!(world.names(), ["/a"], "a child may serve the socket");
+    world.listeners.insert(at("/a", "n").address, Listener::Socket(8));
+    world.call(local(1, 11), DiscoveryRequest::register(at("/b", "m")));
+    assert_eq!(world.names(), ["/b"], "a registration at the address judges it again");
+}
+
+#[test]
+fn a_script_that_registers_for_a_publisher_may_end_at_once() {
+    let mut world = World::new();
+    register(&mut world, local(1, 10), "/a", "n");
+    world.kill(process(10));
+    world.advance(60);
+    assert_eq!(world.names(), ["/a"], "the publisher is older than the registration");
 }
 
 #[test]
@@ -203,7 +266,7 @@ fn an_unseen_owner_s_topic_that_was_never_alive_stays() {
     register(&mut world, REMOTE, "/a", "n");
     world.advance(3600);
     assert_eq!(world.names(), ["/a"], "it may lie behind a firewall");
-    assert_eq!(endpoint(&mut world, "/a"), EndpointState::Unknown);
+    assert_eq!(endpoint(&mut world, "/a"), EndpointState::Dead);
 }
 
 #[test]
@@ -256,16 +319,109 @@ fn another_node_is_refused_while_the_owner_runs() {
 }
 
 #[test]
-fn a_pending_register_waits_at_most_a_second_for_the_probe() {
+fn a_name_is_not_denied_for_a_dead_owner_whose_probe_does_not_end() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "old");
     world.delayed_probes = Some(Vec::new());
     world.kill(process(10));
     let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
+    world.advance_ms(299);
     assert_eq!(world.replies.get(&number), None, "it waits");
-    world.advance(1);
+    world.advance_ms(1);
     let reply = world.replies.remove(&number).unwrap();
-    assert_eq!(reply.status, DiscoveryStatus::AlreadyExists, "nothing shows that it is dead");
+    assert_eq!(reply.status, DiscoveryStatus::Ok);
+}
+
+#[test]
+fn a_running_owner_that_closed_its_socket_loses_the_name_to_another_node() {
+    let mut world = World::new();
+    register(&mut world, local(1, 10), "/a", "old");
+    world.advance(1);
+    assert_eq!(register(&mut world, local(1, 11), "/a", "new"), DiscoveryStatus::AlreadyExists);
+    world.set_endpoint(&address("/a", "old"), ProbeResult::Dead);
+    let before = world.now.instant;
+    assert_eq!(register(&mut world, local(1, 11), "/a", "new"), DiscoveryStatus::Ok);
+    assert!(world.now.instant - before <= Duration::from_millis(300));
+    assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::EndpointDead)]);
+}
+
+#[test]
+fn the_looks_of_other_nodes_do_not_evict_a_topic() {
+    let mut world = World::new();
+    register(&mut world, REMOTE, "/a", "n");
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Silent);
+    for _ in 0..10 {
+        let status = register(&mut world, local(1, 11), "/a", "m");
+        assert_eq!(status, DiscoveryStatus::AlreadyExists);
+    }
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
+    // The first of two probes finds it dead, then the endpoint is back.
+    let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "m")));
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Alive);
+    world.advance_ms(150);
+    assert_eq!(world.replies[&number].status, DiscoveryStatus::AlreadyExists);
+    assert_eq!(evictions(&world), []);
+}
+
+#[test]
+fn an_unreachable_host_s_name_is_free_and_its_topic_is_listed_for_a_day() {
+    let mut world = World::new();
+    register(&mut world, REMOTE, "/a", "n");
+    register(&mut world, REMOTE, "/b", "n");
+    for name in ["/a", "/b"] {
+        world.set_endpoint(&address(name, "n"), ProbeResult::Unreachable);
+    }
+    world.advance(20);
+    assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::AlreadyExists);
+    world.advance(20);
+    assert_eq!(endpoint(&mut world, "/b"), EndpointState::Unreachable);
+    assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::Ok);
+    world.set_endpoint(&address("/b", "n"), ProbeResult::Alive);
+    world.advance(10);
+    assert_eq!(endpoint(&mut world, "/b"), EndpointState::Alive, "as soon as it answers");
+    world.set_endpoint(&address("/b", "n"), ProbeResult::Unreachable);
+    world.advance(23 * 3600);
+    assert_eq!(world.names(), ["/b", "/a"]);
+    world.advance(2 * 3600);
+    assert_eq!(world.names(), ["/a"]);
+}
+
+#[test]
+fn a_superseded_process_cannot_unregister_its_node_s_topic() {
+    let mut world = World::new();
+    register(&mut world, local(1, 10), "/a", "n");
+    register(&mut world, local(1, 11), "/a", "n");
+    let unregister = || DiscoveryRequest::unregister("/a");
+    let reply = world.call(local(1, 10), unregister());
+    assert_eq!((reply.status, &*reply.message), (DiscoveryStatus::Ok, "Unregistered topic: /a"));
+    assert_eq!(world.names(), ["/a"], "the old process of a rolling restart ends last");
+    world.call(local(1, 12), unregister());
+    assert_eq!(world.names(), Vec::<String>::new(), "a third process of the user may");
+}
+
+#[test]
+fn a_superseded_process_that_serves_the_endpoint_can_unregister_it() {
+    let mut world = World::new();
+    world.listeners.insert(address("/a", "n"), Listener::Process(process(10)));
+    register(&mut world, local(1, 10), "/a", "n");
+    register(&mut world, local(1, 11), "/a", "n");
+    world.advance(1);
+    world.call(local(1, 10), DiscoveryRequest::unregister("/a"));
+    assert_eq!(world.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_socket_that_was_closed_while_no_daemon_ran_costs_its_topic_after_the_restart() {
+    let mut world = World::new();
+    register(&mut world, local(1, 10), "/a", "n");
+    register(&mut world, local(1, 10), "/b", "n");
+    world.advance(1);
+    world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
+    world.restart();
+    world.advance_ms(100);
+    assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::EndpointDead)]);
+    world.advance(60);
+    assert_eq!(world.names(), ["/b"]);
 }
 
 #[test]
@@ -356,8 +512,10 @@ fn an_eviction_that_cannot_be_stored_is_retried() {
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);
     world.disk_is_full = true;
     world.kill(process(10));
+    assert_eq!(world.names(), Vec::<String>::new(), "gone at once, its event follows");
+    let lookup = DiscoveryRequest::lookup("/a");
+    assert_eq!(world.call(REMOTE, lookup).status, DiscoveryStatus::NotFound);
     world.advance(5);
-    assert_eq!(world.names(), ["/a"], "memory and disk stay the same");
     assert_eq!(evictions(&world), []);
     world.disk_is_full = false;
     world.advance(2);
@@ -374,12 +532,10 @@ fn an_unseen_owner_is_checked_at_each_probe_and_before_a_refusal() {
     world.set_endpoint(&address("/b", "n"), ProbeResult::Dead);
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, local(1, 10), "/b", "n");
-    assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::AlreadyExists);
     world.kill_unnoticed(process(10));
     assert_eq!(register(&mut world, local(1, 11), "/a", "m"), DiscoveryStatus::Ok);
     world.advance(60);
-    assert_eq!(world.names(), ["/a"], "the next probe evicted the other one");
-    assert_eq!(world.list(), [info("/a", "m")]);
+    assert_eq!(world.list(), [info("/a", "m")], "the next probe evicted the other one");
 }
 
 #[test]

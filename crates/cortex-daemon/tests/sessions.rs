@@ -137,10 +137,12 @@ fn an_expiry_that_cannot_be_stored_is_retried() {
     world.call(REMOTE, in_session("/a", session("s", Some(1000))));
     world.disk_is_full = true;
     world.advance(30);
-    assert_eq!(world.names(), ["/a"]);
+    assert_eq!(world.names(), Vec::<String>::new(), "gone at once");
+    assert_eq!(world.events.len(), 1, "its event follows");
+    assert_eq!(renew(&mut world, REMOTE, "s").0, Some(false), "its client registers again");
     world.disk_is_full = false;
     world.advance(3);
-    assert_eq!(world.names(), Vec::<String>::new());
+    assert_eq!((world.names(), world.events.len()), (Vec::new(), 2));
 }
 
 #[test]

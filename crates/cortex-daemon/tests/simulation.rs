@@ -59,11 +59,20 @@ const NODES: [&str; 4] = ["n0", "n1", "n2", "remote"];
 
 /// A topic that should be registered.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a model of independent facts")]
 struct ModelTopic {
     info: TopicInfo,
     owner: PeerIdentity,
     hold: usize,
     found_alive: bool,
+    /// Whether the daemon has recorded the listener of the registration.
+    has_listener: bool,
+    /// Whether the daemon will probe the endpoint of a running owner, to record the listener.
+    is_to_be_recorded: bool,
+    /// Whether the daemon was restarted since, and judges the endpoint of a running owner.
+    is_restored: bool,
+    /// The daemon knows that it is dead, and could not store the eviction.
+    is_dead: bool,
     /// The rest of its session's lease, in s.
     lease_left: u64,
 }
@@ -119,6 +128,10 @@ impl Simulation {
                 self.world.restart();
                 for known in &mut self.known {
                     known.lease_left = LEASE_S;
+                    known.is_restored = true;
+                    known.is_to_be_recorded = true;
+                    // The store has it still: it is judged again.
+                    known.is_dead = false;
                 }
             }
         }
@@ -140,19 +153,31 @@ impl Simulation {
         let request = DiscoveryRequest { ext, ..DiscoveryRequest::register(info.clone()) };
         let reply = self.world.call(peer, request);
 
-        let at = self.known.iter().position(|known| known.info.name == info.name);
+        // A dead topic, and one whose endpoint is dead twice, keep their name no longer.
+        let name = &info.name;
+        let is_free = |known: &ModelTopic| known.is_dead || self.loses_name(known);
+        let at = self.known.iter().position(|known| known.info.name == *name);
         let present = at.map(|at| &self.known[at]);
         let is_others = present.is_some_and(|known| known.info.publisher_node != NODES[node]);
         let may = present.is_none_or(|known| known.owner.uid == peer.uid || peer.uid == Some(0));
-        if is_others || !may {
+        let is_refused = present.is_some_and(|known| !known.is_dead) && (is_others || !may);
+        if is_refused && !present.is_some_and(is_free) {
             assert_ne!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
             return;
         }
+        let is_new = is_refused || present.is_some_and(|known| known.is_dead);
+        let present = present.filter(|_| !is_new);
+        let is_same_owner = present.is_some_and(|known| known.owner == peer);
+        let has_listener = is_same_owner && present.is_some_and(|known| known.has_listener);
         let new = ModelTopic {
             info,
             owner: peer,
             hold: hold.max(1),
             found_alive: present.is_some_and(|known| known.found_alive),
+            has_listener,
+            is_to_be_recorded: !has_listener,
+            is_restored: false,
+            is_dead: false,
             lease_left: LEASE_S,
         };
         let is_same = present.is_some_and(|known| known.owner == peer && known.hold == new.hold);
@@ -168,9 +193,20 @@ impl Simulation {
             self.renew_lease(node);
         }
         match at {
-            Some(at) => self.known[at] = new,
+            Some(at) if is_same => self.known[at].lease_left = LEASE_S,
+            Some(at) if !is_new => self.known[at] = new,
+            Some(at) => {
+                self.known.remove(at);
+                self.known.push(new);
+            }
             None => self.known.push(new),
         }
+    }
+
+    /// Whether a REGISTER by another node would find the endpoint of an owner that may live dead.
+    fn loses_name(&self, known: &ModelTopic) -> bool {
+        let is_dead = self.probe_result(&known.info) == ProbeResult::Dead;
+        known.hold == 1 && is_dead && (known.owner.process.is_none() || known.found_alive)
     }
 
     fn unregister(&mut self, node: usize, topic: usize) {
@@ -182,6 +218,10 @@ impl Simulation {
             assert_eq!(reply.status, DiscoveryStatus::NotFound);
             return;
         };
+        if self.known[at].is_dead {
+            assert_eq!(reply.status, DiscoveryStatus::NotFound);
+            return;
+        }
         let owner = self.known[at].owner;
         if (owner.uid == peer.uid || peer.uid == Some(0)) && !self.world.disk_is_full {
             assert_eq!(reply.status, DiscoveryStatus::Ok);
@@ -202,7 +242,10 @@ impl Simulation {
     fn renew_lease(&mut self, node: usize) -> bool {
         let uid = self.peer(node).uid;
         let of_session = |known: &&mut ModelTopic| {
-            known.hold == 3 && known.owner.uid == uid && known.info.publisher_node == NODES[node]
+            known.hold == 3
+                && !known.is_dead
+                && known.owner.uid == uid
+                && known.info.publisher_node == NODES[node]
         };
         let renewed: Vec<_> = self.known.iter_mut().filter(of_session).collect();
         let is_known = !renewed.is_empty();
@@ -219,28 +262,34 @@ impl Simulation {
         for known in &mut self.known {
             known.lease_left = known.lease_left.saturating_sub(seconds);
         }
-        let gone: Vec<bool> = self.known.iter().map(|known| self.is_gone(known)).collect();
-        let mut gone = gone.into_iter();
-        self.known.retain(|_| full || gone.next() != Some(true));
         for at in 0..self.known.len() {
+            let is_dead = self.known[at].is_dead || self.is_gone(&self.known[at]);
             let result = self.probe_result(&self.known[at].info);
+            let is_served = matches!(result, ProbeResult::Alive | ProbeResult::Silent);
+            let has_exited = self.has_exited(self.known[at].owner.process);
             let known = &mut self.known[at];
-            let is_probed = known.hold == 1
-                && (known.owner.process.is_none() || owner_exited(&self.world, known));
-            if !full && is_probed && matches!(result, ProbeResult::Alive | ProbeResult::Silent) {
+            let is_unseen = known.owner.process.is_none();
+            let is_probed = is_unseen || has_exited || known.is_to_be_recorded;
+            known.is_dead = is_dead;
+            known.is_restored = false;
+            known.is_to_be_recorded &= full && is_served;
+            if known.hold == 1 && is_served && is_probed && !full && !is_dead {
                 known.found_alive = true;
+                known.has_listener = true;
             }
         }
+        self.known.retain(|known| full || !known.is_dead);
     }
 
     fn is_gone(&self, known: &ModelTopic) -> bool {
         let result = self.probe_result(&known.info);
         match known.hold {
             1 if known.owner.process.is_none() => known.found_alive && result == ProbeResult::Dead,
-            1 => {
-                self.has_exited(known.owner.process)
-                    && matches!(result, ProbeResult::Dead | ProbeResult::Silent)
+            // All endpoints have a publisher that is older than the registrations.
+            1 if self.has_exited(known.owner.process) => {
+                !matches!(result, ProbeResult::Alive | ProbeResult::Silent)
             }
+            1 => known.is_restored && known.found_alive && result == ProbeResult::Dead,
             2 => false,
             _ => known.lease_left == 0,
         }
@@ -248,8 +297,10 @@ impl Simulation {
 
     /// Asserts that the registry, its store and the model have the same topics.
     fn check(&mut self) {
+        let visible = self.known.iter().filter(|known| !known.is_dead);
+        let visible: Vec<_> = visible.map(|known| known.info.clone()).collect();
+        assert_eq!(self.world.list(), visible);
         let expected: Vec<_> = self.known.iter().map(|known| known.info.clone()).collect();
-        assert_eq!(self.world.list(), expected);
         let stored: Vec<_> = self
             .world
             .snapshot()
@@ -257,16 +308,12 @@ impl Simulation {
             .iter()
             .map(|record| TopicInfo::from_bytes(&record.packed).unwrap())
             .collect();
-        assert_eq!(stored, expected, "memory and disk are the same");
+        assert_eq!(stored, expected, "what is dead stays stored until the store can remove it");
     }
 }
 
 fn node_pid(node: usize) -> u32 {
     u32::try_from(node).unwrap()
-}
-
-fn owner_exited(world: &World, known: &ModelTopic) -> bool {
-    known.owner.process.is_some_and(|process| world.exited.contains(&process))
 }
 
 proptest! {

@@ -334,7 +334,7 @@ fn waking_many_watches_has_a_bound_and_no_watch_misses_an_event() {
     let list = world.list();
     for watcher in &mut watchers {
         watcher.catch_up(&mut world);
-        watcher.check(&list);
+        watcher.check(&list, &[]);
     }
 }
 
@@ -629,12 +629,12 @@ proptest! {
             // The first watcher gets every change at once.
             watchers[0].catch_up(&mut world);
             let list = world.list();
-            watchers[0].check(&list);
+            watchers[0].check(&list, &world.hidden(&list));
         }
         let list = world.list();
         for watcher in &mut watchers {
             watcher.catch_up(&mut world);
-            watcher.check(&list);
+            watcher.check(&list, &world.hidden(&list));
         }
     }
 }

@@ -136,6 +136,9 @@ pub struct EntryExt {
     pub age_ms: u64,
     /// The state of the topic's endpoint.
     pub endpoint: EndpointState,
+    /// Why the daemon cannot judge the endpoint, in its words; only for the state `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_reason: Option<String>,
 }
 
 impl RequestExt {
@@ -246,7 +249,7 @@ impl EntryExt {
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let at = reader.offset();
         let (mut uid, mut pid, mut hold, mut endpoint) = (None, None, None, None);
-        let (mut revision, mut age_ms) = (None, None);
+        let (mut revision, mut age_ms, mut endpoint_reason) = (None, None, None);
         for_each_entry(reader, |reader, key| {
             match key {
                 "uid" => uid = reader.read_optional_unsigned()?,
@@ -255,6 +258,9 @@ impl EntryExt {
                 "revision" => revision = reader.read_optional_unsigned()?,
                 "age_ms" => age_ms = reader.read_optional_unsigned()?,
                 "endpoint" => endpoint = reader.read_optional_text()?.map(EndpointState::from),
+                "endpoint_reason" => {
+                    endpoint_reason = reader.read_optional_text()?.map(str::to_owned);
+                }
                 _ => reader.skip_value()?,
             }
             Ok(())
@@ -267,6 +273,7 @@ impl EntryExt {
             revision: revision.ok_or_else(|| missing("revision"))?,
             age_ms: age_ms.ok_or_else(|| missing("age_ms"))?,
             endpoint: endpoint.ok_or_else(|| missing("endpoint"))?,
+            endpoint_reason,
         })
     }
 }

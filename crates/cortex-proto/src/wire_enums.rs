@@ -62,6 +62,10 @@ wire_enum! {
         Unknown = "unknown",
         /// The endpoint accepts connections.
         Alive = "alive",
+        /// The last probe was refused, or found no socket.
+        Dead = "dead",
+        /// No probe has reached the endpoint for 30 s. Another node may register the name.
+        Unreachable = "unreachable",
         /// The owner's process has ended, and the daemon has not judged the endpoint dead.
         Orphaned = "orphaned",
     }

@@ -89,6 +89,7 @@ fn entry(fields: &Value) -> EntryExt {
         revision: number(&fields["revision"]).unwrap(),
         age_ms: number(&fields["age_ms"]).unwrap(),
         endpoint: EndpointState::from(fields["endpoint"].as_str().unwrap()),
+        endpoint_reason: fields["endpoint_reason"].as_str().map(str::to_owned),
     }
 }
 

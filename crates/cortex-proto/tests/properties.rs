@@ -84,9 +84,11 @@ prop_compose! {
         hold in holds(),
         revision: u64,
         age_ms: u64,
-        endpoint in "unknown|alive|orphaned|[a-z]{1,9}",
+        endpoint in "unknown|alive|dead|orphaned|unreachable|[a-z]{1,9}",
+        endpoint_reason: Option<String>,
     ) -> EntryExt {
-        EntryExt { uid, pid, hold, revision, age_ms, endpoint: EndpointState::from(&*endpoint) }
+        let endpoint = EndpointState::from(&*endpoint);
+        EntryExt { uid, pid, hold, revision, age_ms, endpoint, endpoint_reason }
     }
 }
 

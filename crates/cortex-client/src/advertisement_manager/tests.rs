@@ -169,6 +169,7 @@ impl SimulatedDaemon {
                     revision: entry.revision,
                     age_ms: 0,
                     endpoint: EndpointState::Unknown,
+                    endpoint_reason: None,
                 });
                 let topic_info = Some(entry.info.clone());
                 DiscoveryResponse { topic_info, ..respond(DiscoveryStatus::Ok, "") }

@@ -16,7 +16,21 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn timestamp() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unix_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
-    Timestamp { instant: now(), unix_ms }
+    Timestamp { instant: now(), unix_ms, boot_ticks: boot_ticks() }
+}
+
+/// The time since boot in the unit of `/proc/PID/stat`.
+#[cfg(target_os = "linux")]
+fn boot_ticks() -> u64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let since_boot = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
+    let ticks = since_boot.as_nanos() * u128::from(rustix::param::clock_ticks_per_second());
+    u64::try_from(ticks / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn boot_ticks() -> u64 {
+    0
 }
 
 /// Detects that the machine was suspended or the daemon stopped.

@@ -80,6 +80,11 @@ impl Answer {
         Self::Error { message: message.into(), cause: ErrorCause::Request }
     }
 
+    /// Whether it refuses a REGISTER for the sake of the topic that has the name.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::AlreadyExists { .. } | Self::Error { cause: ErrorCause::Access, .. })
+    }
+
     pub(super) fn not_found(name: &str) -> Self {
         Self::NotFound { name: name.to_owned() }
     }

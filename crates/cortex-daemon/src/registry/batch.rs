@@ -97,7 +97,7 @@ impl Batch {
         for Waiter { to, condition, .. } in woken {
             let (status, body) = match condition {
                 WakeCondition::Topic(name) => {
-                    let answer = if let Some(entry) = directory.get(name.as_str()) {
+                    let answer = if let Some(entry) = directory.find(name.as_str()) {
                         Answer::described(entry, context.now.unix_ms)
                     } else {
                         self.missed(to.connection, name.as_str());

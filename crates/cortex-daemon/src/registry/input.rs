@@ -120,6 +120,8 @@ pub struct Timestamp {
     pub instant: Instant,
     /// For ages that outlive the daemon: ms since 1970.
     pub unix_ms: u64,
+    /// For comparisons with the start time of a process: clock ticks since boot.
+    pub boot_ticks: u64,
 }
 
 impl Timestamp {

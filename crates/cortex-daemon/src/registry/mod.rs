@@ -16,6 +16,7 @@ mod effect;
 mod input;
 mod liveness;
 mod log;
+mod probing;
 mod registrations;
 mod reply;
 mod reply_cache;
@@ -40,10 +41,10 @@ use directory::topics::Entry;
 pub use effect::{Effects, Miss, NameConflict, ProbeRequest, Refusal};
 pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnknownReason, UnreadableRequest};
 use liveness::Liveness;
-use liveness::pending_registers::{Awaits, MAX_REGISTER_WAIT, PendingRegister};
-use liveness::probe_schedule::Verdict;
+use liveness::pending_registers::{MAX_REGISTER_WAIT, PendingRegister};
 use log::Log;
 pub use log::record::{Change, Event, EventKind, EvictionReason, Hold, Record, Snapshot, Write};
+use probing::Judgement;
 use registrations::{EVICTION_RETRY, Registrations};
 pub use reply::{Reply, ReplyBody, Stats};
 use reply_cache::ReplyCache;
@@ -54,9 +55,6 @@ pub use settings::{Limits, Settings};
 use subscriptions::replies::pack_no_events;
 use subscriptions::waiters::{Waiter, WakeCondition};
 use subscriptions::{BatchEnd, Subscriptions};
-
-/// How long a probe waits for a silent endpoint.
-const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// While requests have arrived that were not dispatched yet, sessions live this much longer.
 const DISPATCH_GRACE: Duration = Duration::from_secs(1);
@@ -89,12 +87,13 @@ impl Registry {
         let Snapshot { epoch, revision, records, history } = snapshot;
         let mut registrations = Registrations {
             directory: Directory::default(),
-            liveness: Liveness::new(settings.probe_interval),
+            liveness: Liveness::new(settings.probe_interval, settings.unreachable_after),
             log: Log::new(settings.history, Since { epoch, revision }, history),
         };
         for record in records {
             let info = TopicInfo::from_bytes(&record.packed)?;
-            registrations.restore(Entry::from_record(record, info), now.instant);
+            let entry = Entry::from_record(record, info, now.boot_ticks);
+            registrations.restore(entry, now.instant);
         }
         Ok(Self {
             settings,
@@ -122,11 +121,17 @@ impl Registry {
                 self.begin_probes(now);
             }
             Input::ProcessChecked(process) => self.process_checked(process, now),
-            Input::EndpointProbed { name, revision, result, listener: _ } => {
-                self.endpoint_probed(&name, revision, result, now);
+            Input::EndpointProbed { name, revision, result, listener } => {
+                let (registrations, found) = (&mut self.registrations, (result, listener));
+                let judgement =
+                    probing::endpoint_probed(registrations, &name, revision, found, now.instant);
+                self.judge(&name, judgement, now);
             }
             Input::Tick { all_dispatched } => self.tick(all_dispatched, now),
-            Input::TimeGap => self.registrations.directory.renew_all_sessions(now.instant),
+            Input::TimeGap => {
+                self.registrations.directory.renew_all_sessions(now.instant);
+                self.registrations.liveness.time_gap();
+            }
             Input::GaveUp(connection) => self.cancel_waiting(connection),
             Input::Disconnected(connection) => {
                 self.batch.disconnected.insert(connection);
@@ -174,8 +179,8 @@ impl Registry {
             let present = directory.get(probe.name.as_str());
             present.is_some_and(|entry| entry.revision == probe.revision)
         });
-        for (request, _) in std::mem::take(&mut self.batch.answers) {
-            self.answer_unstored(request, problem, now);
+        for (request, answer) in std::mem::take(&mut self.batch.answers) {
+            self.answer_unstored(request, &answer, problem, now);
         }
         let before = self.registrations.log.position().revision;
         self.end_batch(BatchEnd::RolledBack, &topics, before, now)
@@ -227,8 +232,9 @@ impl Registry {
     /// When an [`Input::Tick`] answers a request that waits.
     #[must_use]
     pub fn next_answer(&self) -> Option<Instant> {
-        let pending = self.registrations.liveness.pending.next_end();
-        pending.into_iter().chain(self.subscriptions.next_end()).min()
+        let Liveness { pending, looks, .. } = &self.registrations.liveness;
+        let deadlines = [pending.next_end(), looks.next_due(), self.subscriptions.next_end()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// When an [`Input::Tick`] probes an endpoint or ends a session.
@@ -236,7 +242,10 @@ impl Registry {
     pub fn next_check(&self) -> Option<Instant> {
         let lease = self.registrations.directory.next_session_end();
         let lease = lease.map(|end| self.retry_evictions_at.map_or(end, |again| again.max(end)));
-        self.registrations.liveness.next_probe().into_iter().chain(lease).min()
+        let has_dead = self.registrations.directory.has_dead();
+        let eviction = self.retry_evictions_at.filter(|_| has_dead);
+        let probe = self.registrations.liveness.next_probe();
+        [probe, lease, eviction].into_iter().flatten().min()
     }
 
     fn receive(&mut self, request: PeerRequest, now: Timestamp) {
@@ -256,17 +265,11 @@ impl Registry {
                 self.counters.count_answer(&answer);
                 self.batch.decided(request, answer, &self.cache);
             }
-            Decision::Pending { name, revision, awaits } => {
-                let liveness = &mut self.registrations.liveness;
-                match awaits {
-                    Awaits::ProcessCheck(process) => self.batch.effects.check.push(process),
-                    Awaits::Probe => {
-                        liveness.reschedule(&name, now.instant);
-                        self.begin_probes(now);
-                    }
-                }
-                let pending = PendingRegister { request, name, revision, end, awaits };
+            Decision::Pending { name, revision } => {
+                let pending = PendingRegister { request, name: name.clone(), revision, end };
                 self.registrations.liveness.pending.add(pending);
+                let (registrations, effects) = (&mut self.registrations, &mut self.batch.effects);
+                probing::begin_look(registrations, effects, &name, now.instant);
             }
             Decision::Parked { condition, wait } => self.park(request, condition, wait, now),
         }
@@ -287,16 +290,23 @@ impl Registry {
     }
 
     /// Answers a request of a batch that was rolled back. The registry decides about the request
-    /// again, and refuses a change.
-    fn answer_unstored(&mut self, request: PeerRequest, problem: &str, now: Timestamp) {
+    /// again, and refuses a change. A REGISTER that was accepted because a name had become free is
+    /// refused for the store's sake, not for the topic's that has the name again.
+    fn answer_unstored(
+        &mut self,
+        request: PeerRequest,
+        former: &Answer,
+        problem: &str,
+        now: Timestamp,
+    ) {
         let answer = match self.decision(&request, OnDoubt::Refuse, now) {
             Decision::Parked { condition, wait } => {
                 return self.park(request, condition, wait, now);
             }
             Decision::Answer(answer) => Some(answer).filter(|answer| {
                 let is_change = self.registrations.log.has_staged();
-                !is_change
-                    && !requests::is_refused_for_orphan(&request, answer, &self.registrations)
+                let was_registered = matches!(former, Answer::Registered { .. });
+                !(is_change || was_registered && answer.is_refusal())
             }),
             Decision::Pending { .. } => None,
         };
@@ -366,7 +376,7 @@ impl Registry {
                 self.batch.push_reply(to, DiscoveryStatus::Ok, body);
             }
         }
-        let is_registered = |name: &TopicName| directory.get(name.as_str()).is_some();
+        let is_registered = |name: &TopicName| directory.find(name.as_str()).is_some();
         let woken = self.subscriptions.take_woken(end, topics, is_registered, now.instant);
         let context = ReplyContext { settings: &self.settings, log, started: self.started, now };
         self.batch.answer_woken(woken, before, directory, &context, &mut self.cache);
@@ -376,6 +386,9 @@ impl Registry {
         self.begin_probes(now);
         if self.retry_evictions_at.is_none_or(|again| again <= now.instant) {
             self.retry_evictions_at = None;
+            for (name, reason) in self.registrations.directory.dead_topics() {
+                self.evict(&name, reason, now);
+            }
             // A RENEW that came in time may not have been dispatched yet.
             let grace = if all_dispatched { Duration::ZERO } else { DISPATCH_GRACE };
             let end = now.instant.checked_sub(grace).unwrap_or(now.instant);
@@ -383,54 +396,45 @@ impl Registry {
                 self.evict(&name, EvictionReason::LeaseExpired, now);
             }
         }
-        self.retry_pending_registers(|pending| pending.end <= now.instant, OnDoubt::Refuse, now);
+        for pending in probing::end_pending_registers(&mut self.registrations, now.instant) {
+            self.decide(pending.request, OnDoubt::Refuse, pending.end, now);
+        }
     }
 
     fn evict(&mut self, name: &TopicName, reason: EvictionReason, now: Timestamp) {
-        self.registrations.remove(name, EventKind::Evicted(reason));
+        self.registrations.evict(name, reason);
         self.retry_pending_registers(|pending| pending.name == *name, OnDoubt::Wait, now);
     }
 
-    /// Begins the probes that are due. Each time the daemon also checks the owner's process, unless
-    /// it watches it.
     fn begin_probes(&mut self, now: Timestamp) {
-        for name in self.registrations.liveness.take_due(now.instant) {
-            let Some(entry) = self.registrations.directory.get(name.as_str()) else { continue };
-            self.batch.effects.check.extend(entry.living_process());
-            let (revision, address) = (entry.revision, entry.info.address.clone());
-            let (owner, listener, patience) = (entry.owner, entry.listener, PROBE_PATIENCE);
-            let request = ProbeRequest { name, revision, address, owner, patience, listener };
-            self.batch.effects.probe.push(request);
+        probing::begin_probes(&mut self.registrations, &mut self.batch.effects, now.instant);
+    }
+
+    /// Ends a look that has found the name taken.
+    fn end_look(&mut self, name: &TopicName, now: Timestamp) {
+        self.registrations.liveness.looks.end(name);
+        self.retry_pending_registers(|pending| pending.name == *name, OnDoubt::Refuse, now);
+    }
+
+    fn judge(&mut self, name: &TopicName, judgement: Judgement, now: Timestamp) {
+        match judgement {
+            Judgement::None => {}
+            Judgement::Evict(reason) => self.evict(name, reason, now),
+            Judgement::NameFree => {
+                // The owner may live: its topic goes only because a REGISTER takes the name.
+                let reason = EventKind::Evicted(EvictionReason::EndpointDead);
+                self.registrations.remove(name, reason);
+                self.retry_pending_registers(|pending| pending.name == *name, OnDoubt::Wait, now);
+            }
+            Judgement::NameTaken => self.end_look(name, now),
         }
     }
 
-    fn endpoint_probed(
-        &mut self,
-        name: &TopicName,
-        revision: u64,
-        result: ProbeResult,
-        now: Timestamp,
-    ) {
-        match self.registrations.probed(name, revision, result, now.instant) {
-            // A late result, for a registration that is no more.
-            None => return,
-            Some(Verdict::Stays | Verdict::FoundAlive) => {}
-            Some(Verdict::Evict(reason)) => self.evict(name, reason, now),
-        }
-        let is_answered =
-            |pending: &PendingRegister| pending.awaits == Awaits::Probe && pending.name == *name;
-        self.retry_pending_registers(is_answered, OnDoubt::Wait, now);
-    }
-
-    /// The daemon has checked a process. If it has ended, its topics are orphaned by now, and the
-    /// REGISTERs that wait for one of them wait for a probe.
     fn process_checked(&mut self, process: Process, now: Timestamp) {
-        let Registrations { directory, liveness, .. } = &mut self.registrations;
-        liveness.pending.await_probes(process, |name| {
-            directory.get(name.as_str()).is_some_and(|entry| entry.is_orphaned)
-        });
-        let is_over = |pending: &PendingRegister| pending.awaits == Awaits::ProcessCheck(process);
-        self.retry_pending_registers(is_over, OnDoubt::Wait, now);
+        let Self { registrations, batch, .. } = self;
+        for name in probing::process_checked(registrations, &mut batch.effects, process) {
+            self.end_look(&name, now);
+        }
     }
 
     /// Decides again about the pending REGISTERs that `is_over` picks, in the order in which they

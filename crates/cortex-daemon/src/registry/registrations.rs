@@ -7,17 +7,20 @@ use std::time::{Duration, Instant};
 use cortex_proto::TopicName;
 
 use super::directory::Directory;
-use super::directory::topics::Entry;
+use super::directory::topics::{EndpointFinding, Entry};
 use super::input::ProbeResult;
 use super::liveness::Liveness;
 use super::liveness::probe_schedule::{ProbeSchedule, Verdict};
-use super::log::record::{Change, EventKind};
+use super::log::record::{Change, EventKind, EvictionReason, Hold};
 use super::log::{ChangedTopic, Log};
-use crate::peer::Process;
+use crate::peer::{Listener, Process};
 
 /// After the store refused a batch, the daemon waits this long before it tries the batch's evictions
 /// again.
 pub(super) const EVICTION_RETRY: Duration = Duration::from_secs(1);
+
+/// The most former owners that the daemon remembers for a topic.
+const MAX_SUPERSEDED: usize = 8;
 
 /// The topics, how the daemon probes them, and what has changed. All three are changed together and
 /// rolled back together.
@@ -31,8 +34,15 @@ pub(super) struct Registrations {
 impl Registrations {
     /// Adds a topic that a former daemon has stored.
     pub(super) fn restore(&mut self, entry: Entry, now: Instant) {
-        if self.directory.needs_probes(&entry.hold, entry.owner.process) {
-            self.liveness.observe(entry.info.name.clone(), ProbeSchedule::unseen(now));
+        if entry.hold == Hold::Process {
+            let schedule = if entry.owner.process.is_none() {
+                ProbeSchedule::unseen(now)
+            } else if entry.found_alive {
+                ProbeSchedule::restored(now)
+            } else {
+                ProbeSchedule::record_listener(now)
+            };
+            self.liveness.observe(entry.info.name.clone(), schedule);
         }
         self.directory.restore(entry, now);
     }
@@ -44,14 +54,30 @@ impl Registrations {
         let existing = self.directory.get(name.as_str());
         let kind = if existing.is_some() { EventKind::Updated } else { EventKind::Registered };
         entry.order = existing.map_or_else(|| self.directory.next_order(), |entry| entry.order);
-        // The endpoint's past counts only as long as it is the same endpoint.
-        entry.found_alive = existing.is_some_and(|existing| {
-            existing.found_alive && existing.info.address == entry.info.address
-        });
+        // The endpoint's past counts only as long as it is the same endpoint, and its listener only
+        // for the same owner.
+        if let Some(existing) = existing
+            && existing.info.address == entry.info.address
+        {
+            entry.found_alive = existing.found_alive;
+            if existing.owner == entry.owner {
+                entry.listener = existing.listener;
+            }
+        }
+        if let Some(existing) = existing {
+            entry.superseded = superseded(existing, &entry);
+        }
         entry.revision = self.log.next_revision();
-        let needs_probes = self.directory.needs_probes(&entry.hold, entry.owner.process);
-        let schedule = needs_probes.then(|| ProbeSchedule::unseen(now));
+        let schedule = if self.directory.needs_probes(&entry.hold, entry.owner.process) {
+            Some(ProbeSchedule::unseen(now))
+        } else if entry.hold == Hold::Process && entry.listener.is_none() {
+            Some(ProbeSchedule::record_listener(now))
+        } else {
+            None
+        };
         self.liveness.replace(&name, schedule);
+        self.liveness.looks.end(&name);
+        self.reprobe_orphans(&entry, now);
         self.log.stage(kind, changed(&entry, Stored::Yes));
         self.directory.put(entry, now);
     }
@@ -60,13 +86,14 @@ impl Registrations {
     pub(super) fn remove(&mut self, name: &TopicName, kind: EventKind) {
         let Some(entry) = self.directory.remove(name) else { return };
         self.liveness.replace(name, None);
+        self.liveness.looks.end(name);
         self.log.stage(kind, changed(&entry, Stored::No));
     }
 
     /// Marks the topics of a process that has ended as orphaned. Their endpoints are probed now.
     pub(super) fn process_exited(&mut self, process: Process, now: Instant) {
         for name in self.directory.process_exited(process) {
-            self.liveness.observe(name, ProbeSchedule::orphan(now));
+            self.liveness.observe(name, ProbeSchedule::orphaned(now));
         }
     }
 
@@ -77,27 +104,58 @@ impl Registrations {
         }
     }
 
-    /// Takes the result of a probe for the registration of this revision. `None` if the topic has
-    /// another registration by now, or if no probe of it is under way.
+    /// Takes a probe's result, for the present registration. Returns what follows for the topic; `None`
+    /// for a result that no schedule waits for.
     pub(super) fn probed(
         &mut self,
         name: &TopicName,
-        revision: u64,
         result: ProbeResult,
+        listener: Option<Listener>,
         now: Instant,
     ) -> Option<Verdict> {
-        let entry = self.directory.get(name.as_str())?;
-        if entry.revision != revision {
-            return None;
-        }
-        let verdict = self.liveness.conclude(name, result, entry.found_alive, now)?;
+        let registration = self.directory.get(name.as_str())?.registration();
+        let verdict = self.liveness.conclude(name, result, listener, &registration, now)?;
+        let is_unreachable = self.liveness.is_unreachable(name, now);
+        let finding = EndpointFinding { result: Some(result), is_unreachable };
+        self.directory.note_finding(name, finding);
         // The past of an endpoint must survive a restart.
-        if verdict == Verdict::FoundAlive
-            && let Some(entry) = self.directory.note_alive(name)
+        if let Verdict::Served(listener) = verdict
+            && let Some(entry) = self.directory.note_served(name, listener)
         {
             self.log.stage_record(entry.record());
         }
         Some(verdict)
+    }
+
+    /// Evicts a topic that is dead. Every peer sees it gone from now on, also if the store cannot
+    /// keep the eviction.
+    pub(super) fn evict(&mut self, name: &TopicName, reason: EvictionReason) {
+        let Some(entry) = self.directory.evict(name, reason) else { return };
+        self.liveness.forget(name);
+        self.log.stage(EventKind::Evicted(reason), changed(&entry, Stored::No));
+    }
+
+    /// The store could not keep the listener of a living owner's endpoint: it is recorded again.
+    fn record_listener_later(&mut self, name: &TopicName, now: Instant) {
+        let Some(entry) = self.directory.get(name.as_str()) else { return };
+        let is_owned = entry.hold == Hold::Process && entry.living_process().is_some();
+        if is_owned && entry.listener.is_none() && !self.liveness.is_scheduled(name) {
+            let schedule = ProbeSchedule::record_listener(now + EVICTION_RETRY);
+            self.liveness.observe(name.clone(), schedule);
+        }
+    }
+
+    /// A living process has registered an endpoint: orphaned topics at the same address may have
+    /// lost it to that process.
+    fn reprobe_orphans(&mut self, new: &Entry, now: Instant) {
+        let is_there = |name: &&TopicName| {
+            let entry = self.directory.get(name.as_str());
+            entry.is_some_and(|entry| entry.info.address == new.info.address)
+        };
+        let orphans: Vec<_> = self.liveness.orphans().filter(is_there).cloned().collect();
+        for name in orphans {
+            self.liveness.reschedule(&name, now);
+        }
     }
 
     /// Makes the batch count, and returns its changes.
@@ -113,13 +171,29 @@ impl Registrations {
         self.directory.rollback(now);
         self.liveness.rollback();
         let rolled_back = self.log.rollback();
-        for change in rolled_back.changes {
-            if matches!(change.kind, EventKind::Evicted(_)) {
-                self.liveness.reschedule(&change.info.name, now + EVICTION_RETRY);
-            }
+        for name in &rolled_back.names {
+            self.record_listener_later(name, now);
         }
         rolled_back.names
     }
+}
+
+/// The former owners whose UNREGISTER of the topic comes too late: living processes of the same user
+/// and node.
+fn superseded(existing: &Entry, new: &Entry) -> Vec<Process> {
+    let mut former = existing.superseded.clone();
+    let is_same_node = existing.info.publisher_node == new.info.publisher_node
+        && existing.owner.uid == new.owner.uid;
+    if let Some(process) = existing.living_process()
+        && is_same_node
+        && new.owner.process != Some(process)
+    {
+        former.push(process);
+    }
+    former.retain(|process| Some(*process) != new.owner.process);
+    let beyond = former.len().saturating_sub(MAX_SUPERSEDED);
+    former.drain(..beyond);
+    former
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

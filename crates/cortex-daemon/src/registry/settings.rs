@@ -29,6 +29,8 @@ pub struct Settings {
     pub access: Access,
     /// The pause between two probes of an endpoint.
     pub probe_interval: Duration,
+    /// How long the daemon keeps a topic whose endpoint it cannot reach; `None`: for ever.
+    pub unreachable_after: Option<Duration>,
     /// The daemon's name and version, for hello.
     pub server: String,
     /// The daemon's pid, for hello.

@@ -8,7 +8,7 @@ pub(crate) mod watcher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use cortex_daemon::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
+use cortex_daemon::peer::{ConnectionId, Listener, PeerIdentity, Process, ReplyTo};
 pub(crate) use cortex_daemon::registry::Settings;
 use cortex_daemon::registry::{
     Access, Change, Effects, Event, Input, Limits, Miss, NameConflict, PeerRequest, ProbeResult,
@@ -27,6 +27,7 @@ pub(crate) fn settings() -> Settings {
         limits: Limits::default(),
         access: Access { daemon_uid: DAEMON_UID, allow_remote_shutdown: false },
         probe_interval: PROBE_INTERVAL,
+        unreachable_after: Some(Duration::from_secs(24 * 60 * 60)),
         server: "cortex-discovery/test".into(),
         pid: 42,
         history: 65_536,
@@ -41,6 +42,9 @@ pub(crate) fn process(pid: u32) -> Process {
 pub(crate) fn local(uid: u32, pid: u32) -> PeerIdentity {
     PeerIdentity { uid: Some(uid), process: Some(process(pid)), is_local: true }
 }
+
+/// A process that never ends, is older than every registration, and for which others register.
+pub(crate) const PUBLISHER: Listener = Listener::Process(Process { pid: 1, start_time: 1 });
 
 /// A peer over TCP: the daemon cannot identify its user or process.
 pub(crate) const REMOTE: PeerIdentity = PeerIdentity { uid: None, process: None, is_local: false };
@@ -72,6 +76,9 @@ pub(crate) struct World {
     pub(crate) unseen: BTreeSet<Process>,
     /// The result of a probe by address. Probes of all other addresses find `Alive`.
     pub(crate) endpoints: BTreeMap<String, ProbeResult>,
+    /// What listens by address, where probes find a listener. At all other addresses it is
+    /// [`PUBLISHER`].
+    pub(crate) listeners: BTreeMap<String, Listener>,
     /// Probes that wait for [`World::finish_probes`]. With `None` each probe has its result at once.
     pub(crate) delayed_probes: Option<Vec<(TopicName, u64, String)>>,
     pub(crate) stored: BTreeMap<TopicName, Record>,
@@ -100,7 +107,7 @@ impl World {
 
     pub(crate) fn with(settings: Settings, snapshot: Snapshot) -> Self {
         #[expect(clippy::disallowed_methods, reason = "some instant to start from")]
-        let now = Timestamp { instant: Instant::now(), unix_ms: 1_000_000 };
+        let now = Timestamp { instant: Instant::now(), unix_ms: 1_000_000, boot_ticks: 1_000_000 };
         let (revision, epoch) = (snapshot.revision, snapshot.epoch);
         let events = snapshot.history.clone();
         let stored = snapshot.records.iter().map(|r| (r.name.clone(), r.clone())).collect();
@@ -111,6 +118,7 @@ impl World {
             exited: BTreeSet::new(),
             unseen: BTreeSet::new(),
             endpoints: BTreeMap::new(),
+            listeners: BTreeMap::new(),
             delayed_probes: None,
             stored,
             events,
@@ -173,13 +181,19 @@ impl World {
         })
     }
 
-    /// Sends a request and returns its reply. Panics if the request is parked.
+    /// Sends a request and returns its reply. A REGISTER may be pending for 300 ms. Panics if the
+    /// request is parked.
     pub(crate) fn call(
         &mut self,
         peer: PeerIdentity,
         request: DiscoveryRequest,
     ) -> DiscoveryResponse {
         let number = self.send(peer, request);
+        for _ in 0..6 {
+            if !self.replies.contains_key(&number) {
+                self.advance_ms(50);
+            }
+        }
         self.replies.remove(&number).unwrap()
     }
 
@@ -213,6 +227,12 @@ impl World {
         self.call(REMOTE, DiscoveryRequest::list()).topics
     }
 
+    /// The stored topics that a LIST lacks: they are dead, and their eviction is not stored.
+    pub(crate) fn hidden(&self, list: &[TopicInfo]) -> Vec<TopicName> {
+        let is_hidden = |name: &&TopicName| list.iter().all(|info| info.name != **name);
+        self.stored.keys().filter(is_hidden).cloned().collect()
+    }
+
     pub(crate) fn names(&mut self) -> Vec<String> {
         self.list().into_iter().map(|info| info.name.to_string()).collect()
     }
@@ -237,10 +257,16 @@ impl World {
     /// Advances the clock by a second at a time, with a tick after each.
     pub(crate) fn advance(&mut self, seconds: u64) {
         for _ in 0..seconds {
-            self.now.instant += Duration::from_secs(1);
-            self.now.unix_ms += 1000;
-            self.deliver(Vec::new());
+            self.advance_ms(1000);
         }
+    }
+
+    /// Lets some ms pass in one step.
+    pub(crate) fn advance_ms(&mut self, ms: u64) {
+        self.now.instant += Duration::from_millis(ms);
+        self.now.unix_ms += ms;
+        self.now.boot_ticks += ms / 10;
+        self.deliver(Vec::new());
     }
 
     /// Delivers the results of the delayed probes. Later probes are not delayed.
@@ -255,7 +281,10 @@ impl World {
 
     fn probe_input(&self, name: TopicName, revision: u64, address: &str) -> Input {
         let result = self.endpoints.get(address).copied().unwrap_or(ProbeResult::Alive);
-        Input::EndpointProbed { name, revision, result, listener: None }
+        let is_served = matches!(result, ProbeResult::Alive | ProbeResult::Silent);
+        let listener = self.listeners.get(address).copied().or(Some(PUBLISHER));
+        let listener = listener.filter(|_| is_served);
+        Input::EndpointProbed { name, revision, result, listener }
     }
 
     /// Delivers a batch as the daemon does, then the inputs that its effects cause, batch by batch.

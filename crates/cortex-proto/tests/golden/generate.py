@@ -141,6 +141,10 @@ def items():
     yield response_item("description", 0, topic=info(), ext={"entry": known})
     described = {"entries": [known, {**unknown, "hold": "session", "endpoint": "orphaned"}]}
     yield response_item("descriptions", 0, topics=[info(), info(name="/x")], ext=described)
+    states = [{**unknown, "endpoint": state} for state in ("dead", "unreachable")]
+    states.append({**unknown, "endpoint_reason": "no permission"})
+    topics = [info(), info(name="/x"), info(name="/y")]
+    yield response_item("states of endpoints", 0, topics=topics, ext={"entries": states})
     yield response_item("no descriptions", 0, ext={"entries": []})
     yield response_item("held", 0, "Registered topic: /x", ext={"revision": 9, "lease_ms": 10_000})
     yield response_item("renewed", 0, ext={"lease_ms": 10_000, "known": True})

@@ -13,11 +13,11 @@ use std::time::Instant;
 
 use cortex_proto::TopicName;
 
-use crate::peer::Process;
-use crate::registry::log::record::Hold;
+use crate::peer::{Listener, Process};
+use crate::registry::log::record::{EvictionReason, Hold};
 use owners::{Owners, WatchChanges};
 use sessions::{SessionKey, Sessions};
-use topics::{Entry, TopicList, Topics};
+use topics::{EndpointFinding, Entry, TopicList, Topics};
 
 /// Every topic, reachable by name, by order, by its owner's process and by its session.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub(super) struct Directory {
     topics: Topics,
     owners: Owners,
     sessions: Sessions,
+    /// The number of topics that are dead and not removed from the store yet.
+    dead_count: usize,
     /// The list of all topics, kept until one changes.
     list: Option<TopicList>,
     /// What the batch has changed, oldest first.
@@ -57,15 +59,26 @@ impl Directory {
         self.topics.get(name)
     }
 
+    /// The topic that peers see under a name.
+    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
+        self.topics.get(name).filter(|entry| entry.dead.is_none())
+    }
+
+    /// The topics that peers see, in the order of their first registration.
+    pub(super) fn visible(&self) -> impl Iterator<Item = &Entry> {
+        self.topics.iter().filter(|entry| entry.dead.is_none())
+    }
+
     /// The topics in the order of their first registration.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.topics.iter()
     }
 
-    /// The packed infos of all topics, in the order of their first registration.
+    /// The packed infos of the topics that peers see, in the order of their first registration.
     pub(super) fn list(&mut self) -> TopicList {
         let topics = &self.topics;
-        let pack = || topics.iter().map(|entry| Arc::clone(&entry.packed)).collect();
+        let visible = || topics.iter().filter(|entry| entry.dead.is_none());
+        let pack = || visible().map(|entry| Arc::clone(&entry.packed)).collect();
         Arc::clone(self.list.get_or_insert_with(pack))
     }
 
@@ -100,13 +113,54 @@ impl Directory {
         Some(entry)
     }
 
-    /// Notes that a probe found the endpoint alive. Returns the entry when that is news.
-    pub(super) fn note_alive(&mut self, name: &TopicName) -> Option<&Entry> {
-        let entry = self.topics.get_mut(name.as_str()).filter(|entry| !entry.found_alive)?;
+    /// Notes that a probe found the endpoint served, by this listener if it is known. Returns the
+    /// entry when that is news.
+    pub(super) fn note_served(
+        &mut self,
+        name: &TopicName,
+        listener: Option<Listener>,
+    ) -> Option<&Entry> {
+        let entry = self.topics.get_mut(name.as_str())?;
+        // The first listener after the registration is the evidence, not a later one.
+        let is_news = !entry.found_alive || (entry.listener.is_none() && listener.is_some());
+        if !is_news {
+            return None;
+        }
         let before = DetachedEntry { entry: entry.clone(), session_end: None };
         self.undo.push(Undo { name: name.clone(), before: Some(before), session_end: None });
         entry.found_alive = true;
+        entry.listener = entry.listener.or(listener);
         Some(entry)
+    }
+
+    /// Notes what the last probe of an endpoint found.
+    pub(super) fn note_finding(&mut self, name: &TopicName, finding: EndpointFinding) {
+        if let Some(entry) = self.topics.get_mut(name.as_str()) {
+            entry.endpoint = finding;
+        }
+    }
+
+    /// Removes a topic that is dead. It stays hidden from every peer, also if the batch is undone.
+    pub(super) fn evict(&mut self, name: &TopicName, reason: EvictionReason) -> Option<Entry> {
+        let mut before = self.detach(name.as_str())?;
+        before.entry.dead = Some(reason);
+        let entry = before.entry.clone();
+        self.undo.push(Undo { name: name.clone(), before: Some(before), session_end: None });
+        Some(entry)
+    }
+
+    pub(super) fn has_dead(&self) -> bool {
+        self.dead_count > 0
+    }
+
+    /// The dead topics whose eviction the store does not have yet.
+    pub(super) fn dead_topics(&self) -> Vec<(TopicName, EvictionReason)> {
+        let dead = |entry: &Entry| Some((entry.info.name.clone(), entry.dead?));
+        if self.dead_count == 0 {
+            Vec::new()
+        } else {
+            self.topics.iter().filter_map(dead).collect()
+        }
     }
 
     /// Keeps the changes of the batch.
@@ -185,11 +239,16 @@ impl Directory {
     fn attach(&mut self, detached: DetachedEntry, now: Instant) {
         let DetachedEntry { entry, session_end } = detached;
         let name = &entry.info.name;
-        if let Some(process) = entry.living_process() {
-            self.owners.add(process, name.clone());
-        }
-        if let Some((key, lease_ms)) = entry.session() {
-            self.sessions.add(key, lease_ms, name.clone(), session_end, now);
+        if entry.dead.is_some() {
+            // Nothing holds it any more.
+            self.dead_count += 1;
+        } else {
+            if let Some(process) = entry.living_process() {
+                self.owners.add(process, name.clone());
+            }
+            if let Some((key, lease_ms)) = entry.session() {
+                self.sessions.add(key, lease_ms, name.clone(), session_end, now);
+            }
         }
         self.topics.insert(entry);
         self.list = None;
@@ -198,13 +257,17 @@ impl Directory {
     fn detach(&mut self, name: &str) -> Option<DetachedEntry> {
         let entry = self.topics.remove(name)?;
         let name = &entry.info.name;
-        if let Some(process) = entry.living_process() {
-            self.owners.remove(process, name);
-        }
         let mut session_end = None;
-        if let Some((key, _)) = entry.session() {
-            session_end = self.sessions.end_of(&key);
-            self.sessions.remove(&key, name);
+        if entry.dead.is_some() {
+            self.dead_count -= 1;
+        } else {
+            if let Some(process) = entry.living_process() {
+                self.owners.remove(process, name);
+            }
+            if let Some((key, _)) = entry.session() {
+                session_end = self.sessions.end_of(&key);
+                self.sessions.remove(&key, name);
+            }
         }
         self.list = None;
         Some(DetachedEntry { entry, session_end })

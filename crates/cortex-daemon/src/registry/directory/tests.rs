@@ -64,6 +64,10 @@ fn entry(topic: usize, order: u64, pid: u32, hold: usize) -> Entry {
         listener: None,
         found_alive: false,
         is_orphaned: false,
+        dead: None,
+        registered_ticks: 0,
+        endpoint: EndpointFinding::default(),
+        superseded: Vec::new(),
     }
 }
 
@@ -126,7 +130,7 @@ proptest! {
                     model.retain(|(known, ..)| *known != topic);
                 }
                 DirectoryOperation::NoteAlive { topic } => {
-                    directory.note_alive(&name(topic));
+                    directory.note_served(&name(topic), None);
                     if let Some(known) = model.iter_mut().find(|(known, ..)| *known == topic) {
                         known.3 = true;
                     }

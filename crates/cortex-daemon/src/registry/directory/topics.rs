@@ -7,7 +7,9 @@ use cortex_proto::{EndpointState, EntryExt, Hold as WireHold, TopicInfo, TopicNa
 
 use super::sessions::SessionKey;
 use crate::peer::{Listener, PeerIdentity, Process};
-use crate::registry::log::record::{Hold, Record};
+use crate::registry::input::{ProbeResult, UnknownReason};
+use crate::registry::liveness::evidence::Registration;
+use crate::registry::log::record::{EvictionReason, Hold, Record};
 
 /// The packed topic infos of a list, in its order.
 pub(in crate::registry) type TopicList = Arc<[Arc<[u8]>]>;
@@ -29,6 +31,24 @@ pub(in crate::registry) struct Entry {
     pub(in crate::registry) found_alive: bool,
     /// Whether the process that holds the topic has ended.
     pub(in crate::registry) is_orphaned: bool,
+    /// Why the daemon has evicted the topic, when it could not store the eviction yet. Such a topic
+    /// is hidden from every peer.
+    pub(in crate::registry) dead: Option<EvictionReason>,
+    /// When the topic was registered, in clock ticks since boot.
+    pub(in crate::registry) registered_ticks: u64,
+    /// What the last probe of the endpoint found.
+    pub(in crate::registry) endpoint: EndpointFinding,
+    /// Former owners of the same node and user that were alive when another process registered the
+    /// topic again. Their UNREGISTER comes too late.
+    pub(in crate::registry) superseded: Vec<Process>,
+}
+
+/// What the last probe of an endpoint found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::registry) struct EndpointFinding {
+    pub(in crate::registry) result: Option<ProbeResult>,
+    /// Whether the endpoint could not be reached for so long that its name is free.
+    pub(in crate::registry) is_unreachable: bool,
 }
 
 impl Entry {
@@ -65,7 +85,11 @@ impl Entry {
 
     /// The entry that a record was made from. A restarted daemon treats every owner as running,
     /// until it has checked the process.
-    pub(in crate::registry) fn from_record(record: Record, info: TopicInfo) -> Self {
+    pub(in crate::registry) fn from_record(
+        record: Record,
+        info: TopicInfo,
+        boot_ticks: u64,
+    ) -> Self {
         Self {
             info: Arc::new(info),
             packed: record.packed,
@@ -81,6 +105,44 @@ impl Entry {
             hold: record.hold,
             found_alive: record.found_alive,
             is_orphaned: false,
+            dead: None,
+            registered_ticks: boot_ticks,
+            endpoint: EndpointFinding::default(),
+            superseded: Vec::new(),
+        }
+    }
+
+    fn endpoint_state(&self) -> EndpointState {
+        if self.is_orphaned {
+            return EndpointState::Orphaned;
+        }
+        if self.endpoint.is_unreachable {
+            return EndpointState::Unreachable;
+        }
+        match self.endpoint.result {
+            Some(ProbeResult::Dead) => EndpointState::Dead,
+            Some(ProbeResult::Alive | ProbeResult::Silent) => EndpointState::Alive,
+            Some(ProbeResult::Unreachable) | None if self.found_alive => EndpointState::Alive,
+            Some(ProbeResult::Unknown(_) | ProbeResult::Unreachable) | None => {
+                EndpointState::Unknown
+            }
+        }
+    }
+
+    fn unknown_reason(&self) -> Option<UnknownReason> {
+        match self.endpoint.result {
+            Some(ProbeResult::Unknown(reason)) if !self.is_orphaned => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// What the evidence for an orphaned topic is judged by.
+    pub(in crate::registry) fn registration(&self) -> Registration {
+        Registration {
+            owner: self.owner.process,
+            registered_ticks: self.registered_ticks,
+            listener: self.listener,
+            found_alive: self.found_alive,
         }
     }
 
@@ -95,13 +157,8 @@ impl Entry {
             },
             revision: self.revision,
             age_ms: unix_ms.saturating_sub(self.changed_ms),
-            endpoint: if self.is_orphaned {
-                EndpointState::Orphaned
-            } else if self.found_alive {
-                EndpointState::Alive
-            } else {
-                EndpointState::Unknown
-            },
+            endpoint: self.endpoint_state(),
+            endpoint_reason: self.unknown_reason().map(|reason| reason.word().to_owned()),
         }
     }
 }

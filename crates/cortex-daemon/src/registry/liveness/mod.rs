@@ -4,6 +4,8 @@
 //! As in the directory, a batch can be rolled back: [`Liveness::rollback`] restores the schedules
 //! that registrations and removals have replaced.
 
+pub(super) mod evidence;
+pub(super) mod looks;
 pub(super) mod pending_registers;
 pub(super) mod probe_schedule;
 
@@ -12,30 +14,35 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
 
+use crate::peer::Listener;
 use crate::registry::input::ProbeResult;
+use evidence::Registration;
+use looks::Looks;
 use pending_registers::PendingRegisters;
-use probe_schedule::{ProbeSchedule, Verdict};
+use probe_schedule::{Pauses, ProbeSchedule, Verdict};
 
 /// The probe schedules. A topic without one is not probed.
 #[derive(Debug)]
 pub(super) struct Liveness {
-    /// The pause between two probes of an endpoint.
-    interval: Duration,
+    pauses: Pauses,
     schedules: HashMap<TopicName, ProbeSchedule>,
     /// When each schedule's next probe is due.
     agenda: BTreeSet<(Instant, TopicName)>,
+    pub(super) looks: Looks,
     pub(super) pending: PendingRegisters,
     /// The schedules that the batch has replaced, oldest first.
     undo: Vec<(TopicName, Option<ProbeSchedule>)>,
 }
 
 impl Liveness {
-    /// Probes an endpoint every `interval`, or more rarely.
-    pub(super) fn new(interval: Duration) -> Self {
+    /// Probes an endpoint every `interval`, or more rarely. A topic whose endpoint is unreachable
+    /// for longer than `unreachable_after` is evicted; `None`: never.
+    pub(super) fn new(interval: Duration, unreachable_after: Option<Duration>) -> Self {
         Self {
-            interval,
+            pauses: Pauses { interval, unreachable_after },
             schedules: HashMap::new(),
             agenda: BTreeSet::new(),
+            looks: Looks::default(),
             pending: PendingRegisters::default(),
             undo: Vec::new(),
         }
@@ -50,6 +57,12 @@ impl Liveness {
     pub(super) fn replace(&mut self, name: &TopicName, schedule: Option<ProbeSchedule>) {
         let before = self.set(name.clone(), schedule);
         self.undo.push((name.clone(), before));
+    }
+
+    /// Probes a dead topic no more.
+    pub(super) fn forget(&mut self, name: &TopicName) {
+        self.set(name.clone(), None);
+        self.looks.end(name);
     }
 
     /// Keeps the changes of the batch.
@@ -87,14 +100,46 @@ impl Liveness {
         &mut self,
         name: &TopicName,
         result: ProbeResult,
-        found_alive: bool,
+        listener: Option<Listener>,
+        registration: &Registration,
         now: Instant,
     ) -> Option<Verdict> {
-        let interval = self.interval;
-        self.change(name, |schedule| {
+        let pauses = self.pauses;
+        let verdict = self.change(name, |schedule| {
             let is_expected = schedule.is_probing();
-            is_expected.then(|| schedule.conclude(result, found_alive, now, interval))
-        })?
+            is_expected.then(|| schedule.conclude(result, listener, registration, now, pauses))
+        })??;
+        if self.schedules.get(name).is_some_and(ProbeSchedule::is_over) {
+            self.schedules.remove(name);
+        }
+        Some(verdict)
+    }
+
+    /// Whether a probe of the topic is due or under way.
+    pub(super) fn is_scheduled(&self, name: &TopicName) -> bool {
+        self.schedules.contains_key(name)
+    }
+
+    /// Whether the endpoint could not be reached for so long that its name is free.
+    pub(super) fn is_unreachable(&self, name: &TopicName, now: Instant) -> bool {
+        self.schedules.get(name).is_some_and(|schedule| schedule.is_unreachable(now))
+    }
+
+    /// Whether an orphan's endpoint has shown nothing since its owner ended.
+    pub(super) fn is_orphan_without_result(&self, name: &TopicName) -> bool {
+        let schedule = self.schedules.get(name);
+        schedule.is_some_and(|known| known.is_for_orphan() && known.last_result().is_none())
+    }
+
+    /// Time has passed in which the daemon did not look: unreachable endpoints get it again.
+    pub(super) fn time_gap(&mut self) {
+        self.schedules.values_mut().for_each(ProbeSchedule::time_gap);
+    }
+
+    /// The topics whose owner has ended.
+    pub(super) fn orphans(&self) -> impl Iterator<Item = &TopicName> {
+        let orphans = self.schedules.iter().filter(|(_, schedule)| schedule.is_for_orphan());
+        orphans.map(|(name, _)| name)
     }
 
     /// Whether a probe is under way.
@@ -137,86 +182,4 @@ impl Liveness {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::registry::log::record::EvictionReason;
-    use crate::registry::test_time::start;
-
-    const INTERVAL: Duration = Duration::from_secs(5);
-
-    fn name(text: &str) -> TopicName {
-        TopicName::new(text).unwrap()
-    }
-
-    #[test]
-    fn a_probe_is_due_at_once_and_then_after_the_interval() {
-        let (mut liveness, now) = (Liveness::new(INTERVAL), start());
-        liveness.observe(name("/a"), ProbeSchedule::unseen(now));
-        assert_eq!((liveness.next_probe(), liveness.is_probing()), (Some(now), false));
-        assert_eq!(liveness.take_due(now), [name("/a")]);
-        assert_eq!((liveness.next_probe(), liveness.is_probing()), (None, true));
-        let verdict = liveness.conclude(&name("/a"), ProbeResult::Alive, false, now);
-        assert_eq!(verdict, Some(Verdict::FoundAlive));
-        assert_eq!(liveness.next_probe(), Some(now + INTERVAL));
-    }
-
-    #[test]
-    fn a_result_without_a_probe_under_way_decides_nothing() {
-        let (mut liveness, now) = (Liveness::new(INTERVAL), start());
-        assert_eq!(liveness.conclude(&name("/a"), ProbeResult::Dead, true, now), None);
-        liveness.observe(name("/a"), ProbeSchedule::orphan(now));
-        assert_eq!(liveness.conclude(&name("/a"), ProbeResult::Dead, true, now), None);
-    }
-
-    #[test]
-    fn an_orphans_dead_endpoint_decides_at_once_and_an_unseen_owners_the_second_time() {
-        let now = start();
-        for (schedule, results, reason) in [
-            (ProbeSchedule::orphan(now), 1, EvictionReason::OwnerExited),
-            (ProbeSchedule::unseen(now), 2, EvictionReason::EndpointDead),
-        ] {
-            let mut liveness = Liveness::new(INTERVAL);
-            liveness.observe(name("/a"), schedule);
-            for count in 1..=results {
-                let now = liveness.next_probe().unwrap();
-                liveness.take_due(now);
-                let verdict = liveness.conclude(&name("/a"), ProbeResult::Dead, true, now);
-                let expected =
-                    if count == results { Verdict::Evict(reason) } else { Verdict::Stays };
-                assert_eq!(verdict, Some(expected));
-            }
-        }
-    }
-
-    #[test]
-    fn a_rollback_brings_back_the_schedules_that_were_replaced() {
-        let (mut liveness, now) = (Liveness::new(INTERVAL), start());
-        liveness.observe(name("/a"), ProbeSchedule::unseen(now));
-        liveness.replace(&name("/a"), None);
-        liveness.replace(&name("/b"), Some(ProbeSchedule::unseen(now)));
-        liveness.replace(&name("/b"), None);
-        assert_eq!(liveness.next_probe(), None);
-        liveness.rollback();
-        assert_eq!(liveness.take_due(now), [name("/a")]);
-    }
-
-    #[test]
-    fn a_rollback_leaves_no_schedule_for_a_topic_that_the_batch_has_registered() {
-        let (mut liveness, now) = (Liveness::new(INTERVAL), start());
-        // A process registers a topic and ends in the same batch.
-        liveness.replace(&name("/a"), None);
-        liveness.observe(name("/a"), ProbeSchedule::orphan(now));
-        liveness.rollback();
-        assert_eq!((liveness.next_probe(), liveness.is_probing()), (None, false));
-    }
-
-    #[test]
-    fn a_probe_under_way_is_not_rescheduled() {
-        let (mut liveness, now) = (Liveness::new(INTERVAL), start());
-        liveness.observe(name("/a"), ProbeSchedule::unseen(now));
-        liveness.take_due(now);
-        liveness.reschedule(&name("/a"), now);
-        liveness.reschedule(&name("/not probed"), now);
-        assert_eq!(liveness.next_probe(), None);
-    }
-}
+mod tests;

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
 
-use crate::peer::{ConnectionId, PeerIdentity, Process};
+use crate::peer::{ConnectionId, PeerIdentity};
 use crate::registry::input::PeerRequest;
 
-/// The longest time that a REGISTER may wait.
-pub(in crate::registry) const MAX_REGISTER_WAIT: Duration = Duration::from_secs(1);
+/// The longest time that a REGISTER may wait: a C++ client gives up after 1 s.
+pub(in crate::registry) const MAX_REGISTER_WAIT: Duration = Duration::from_millis(300);
 /// The most REGISTERs of one user that wait: the daemon refuses those beyond at once.
 const MAX_PER_USER: usize = 64;
 /// The most REGISTERs of all users that wait.
@@ -24,16 +24,6 @@ pub(in crate::registry) struct PendingRegister {
     pub(in crate::registry) revision: u64,
     /// The last moment at which the daemon answers.
     pub(in crate::registry) end: Instant,
-    pub(in crate::registry) awaits: Awaits,
-}
-
-/// What the REGISTER waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::registry) enum Awaits {
-    /// A check of the present owner's process.
-    ProcessCheck(Process),
-    /// A probe of the present endpoint.
-    Probe,
 }
 
 /// The REGISTERs that wait, in the order in which they came.
@@ -55,6 +45,11 @@ impl PendingRegisters {
         self.0.push(pending);
     }
 
+    /// Whether a REGISTER of this name waits.
+    pub(in crate::registry) fn contains(&self, name: &TopicName) -> bool {
+        self.0.iter().any(|pending| pending.name == *name)
+    }
+
     /// Takes the REGISTERs that `is_over` picks, in the order in which they came.
     pub(in crate::registry) fn take(
         &mut self,
@@ -71,20 +66,6 @@ impl PendingRegisters {
     /// Forgets the REGISTERs of a connection, and returns how many it had.
     pub(in crate::registry) fn cancel(&mut self, connection: ConnectionId) -> usize {
         self.take(|pending| pending.request.reply_to.connection == connection).len()
-    }
-
-    /// Lets the REGISTERs that wait for a check of a process wait for a probe, where the process
-    /// has ended by now.
-    pub(in crate::registry) fn await_probes(
-        &mut self,
-        process: Process,
-        is_orphaned: impl Fn(&TopicName) -> bool,
-    ) {
-        for pending in &mut self.0 {
-            if pending.awaits == Awaits::ProcessCheck(process) && is_orphaned(&pending.name) {
-                pending.awaits = Awaits::Probe;
-            }
-        }
     }
 
     /// When the first REGISTER must be answered.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use cortex_proto::TopicName;
 
 use crate::registry::answer::Answer;
-use crate::registry::liveness::pending_registers::Awaits;
 use crate::registry::subscriptions::waiters::WakeCondition;
 
 /// What a handler decides about a request.
@@ -17,7 +16,6 @@ pub(in crate::registry) enum Decision {
         name: TopicName,
         /// The revision of the registration that stands against it.
         revision: u64,
-        awaits: Awaits,
     },
     /// The request is parked.
     Parked {

@@ -12,6 +12,6 @@ pub(super) fn list(
     now: Timestamp,
 ) -> Answer {
     let topics = directory.list();
-    let describe = || directory.iter().map(|entry| entry.describe(now.unix_ms)).collect();
+    let describe = || directory.visible().map(|entry| entry.describe(now.unix_ms)).collect();
     Answer::List { topics, entries: request.wants_ext().then(describe) }
 }

@@ -12,7 +12,7 @@ pub(super) fn lookup(directory: &Directory, request: &DiscoveryRequest, now: Tim
     let Some(name) = non_empty(request.topic_name.as_deref()) else {
         return Answer::error("Missing topic_name in lookup request");
     };
-    match directory.get(name) {
+    match directory.find(name) {
         None => Answer::not_found(name),
         Some(entry) if request.wants_ext() => Answer::described(entry, now.unix_ms),
         Some(entry) => Answer::Found { packed: Arc::clone(&entry.packed), entry: None },

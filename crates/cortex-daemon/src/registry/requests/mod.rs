@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use cortex_proto::{DiscoveryCommand, RequestedCommand};
 
-use super::answer::{Answer, ErrorCause};
+use super::answer::Answer;
 use super::counters::RegistryCounters;
 use super::input::{PeerRequest, Timestamp};
 use super::registrations::Registrations;
@@ -90,24 +90,6 @@ pub(super) fn not_stored(request: &PeerRequest, problem: &str) -> Answer {
         Ok(request) => register::not_stored(request, problem),
         Err(unreadable) => unparsable(&unreadable.problem),
     }
-}
-
-/// Whether a REGISTER is refused only because an orphaned topic is still there. Its eviction may be
-/// the change that the store cannot keep.
-pub(super) fn is_refused_for_orphan(
-    request: &PeerRequest,
-    answer: &Answer,
-    registrations: &Registrations,
-) -> bool {
-    let Ok(request) = &request.request else { return false };
-    let is_register = request.command == DiscoveryCommand::RegisterTopic.into();
-    let is_refusal = matches!(
-        answer,
-        Answer::AlreadyExists { .. } | Answer::Error { cause: ErrorCause::Access, .. }
-    );
-    let name = request.topic_info.as_ref().map(|info| info.name.as_str());
-    let owner = name.and_then(|name| registrations.directory.get(name));
-    is_register && is_refusal && owner.is_some_and(|entry| entry.is_orphaned)
 }
 
 fn unparsable(problem: &str) -> Answer {

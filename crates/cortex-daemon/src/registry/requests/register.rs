@@ -1,8 +1,9 @@
 //! REGISTER.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use cortex_proto::{DiscoveryRequest, TopicInfo};
+use cortex_proto::{DiscoveryRequest, TopicInfo, TopicName};
 
 use super::decision::Decision;
 use super::requested_hold::requested_hold;
@@ -10,9 +11,9 @@ use crate::peer::PeerIdentity;
 use crate::registry::answer::{Answer, ErrorCause};
 use crate::registry::directory::Directory;
 use crate::registry::directory::access::describe_user;
-use crate::registry::directory::topics::Entry;
+use crate::registry::directory::topics::{EndpointFinding, Entry};
 use crate::registry::input::Timestamp;
-use crate::registry::liveness::pending_registers::Awaits;
+use crate::registry::log::record::{EventKind, EvictionReason, Hold};
 use crate::registry::registrations::Registrations;
 use crate::registry::settings::{Limits, Settings};
 
@@ -36,22 +37,22 @@ pub(super) fn register(
     let Some(info) = &request.topic_info else {
         return Answer::error("Missing topic_info in register request").into();
     };
-    let directory = &mut registrations.directory;
-    if let Err(problem) = check_limits(directory, settings.limits, info) {
+    if let Err(problem) = check_limits(&registrations.directory, settings.limits, info) {
         return not_registered(info, &problem, ErrorCause::Limit).into();
     }
     let hold = match requested_hold(request.ext.as_ref()) {
         Ok(hold) => hold,
         Err(problem) => return not_registered(info, &problem, ErrorCause::Request).into(),
     };
+    free_dead_name(registrations, &info.name, now.instant);
+    let directory = &mut registrations.directory;
     if let Some(existing) = directory.get(info.name.as_str())
         && let Some(refusal) = refusal(existing, settings, peer, info)
     {
-        if on_doubt == OnDoubt::Wait
-            && let Some(awaits) = doubt(existing)
-        {
+        // A session or a static topic does not depend on its owner's process.
+        if on_doubt == OnDoubt::Wait && existing.hold == Hold::Process {
             let (name, revision) = (info.name.clone(), existing.revision);
-            return Decision::Pending { name, revision, awaits };
+            return Decision::Pending { name, revision };
         }
         return refusal.into();
     }
@@ -66,6 +67,10 @@ pub(super) fn register(
         listener: None,
         found_alive: false,
         is_orphaned: false,
+        dead: None,
+        registered_ticks: now.boot_ticks,
+        endpoint: EndpointFinding::default(),
+        superseded: Vec::new(),
     };
     // A REGISTER renews its session, also when the store cannot keep it.
     if let Some((key, _)) = entry.session() {
@@ -128,11 +133,14 @@ fn refusal(
     Some(not_registered(info, &problem, ErrorCause::Access))
 }
 
-/// What could show that the owner of a topic is dead.
-fn doubt(existing: &Entry) -> Option<Awaits> {
-    match existing.living_process() {
-        Some(process) => Some(Awaits::ProcessCheck(process)),
-        None => existing.is_orphaned.then_some(Awaits::Probe),
+/// Evicts a topic that keeps its name no longer: one that is dead and could not be removed from the
+/// store yet, or one whose endpoint is unreachable.
+fn free_dead_name(registrations: &mut Registrations, name: &TopicName, now: Instant) {
+    let Some(entry) = registrations.directory.get(name.as_str()) else { return };
+    let is_unreachable = registrations.liveness.is_unreachable(name, now);
+    let unreachable = is_unreachable.then_some(EvictionReason::EndpointDead);
+    if let Some(reason) = entry.dead.or(unreachable) {
+        registrations.remove(name, EventKind::Evicted(reason));
     }
 }
 

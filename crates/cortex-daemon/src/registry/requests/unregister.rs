@@ -3,7 +3,7 @@
 use cortex_proto::{DiscoveryRequest, RequestExt};
 
 use super::lookup::non_empty;
-use crate::peer::PeerIdentity;
+use crate::peer::{Listener, PeerIdentity};
 use crate::registry::answer::{Answer, ErrorCause};
 use crate::registry::directory::access::{Access, describe_user};
 use crate::registry::directory::topics::Entry;
@@ -19,7 +19,7 @@ pub(super) fn unregister(
     let Some(name) = topic_name(request) else {
         return Answer::error("Missing topic name in unregister request");
     };
-    let Some(entry) = registrations.directory.get(name) else {
+    let Some(entry) = registrations.directory.find(name) else {
         return Answer::not_found(name);
     };
     if let Some(problem) = guard_mismatch(entry, request.ext.as_ref()) {
@@ -31,9 +31,19 @@ pub(super) fn unregister(
         let message = not_unregistered(name, &problem);
         return Answer::Error { message, cause: ErrorCause::Access };
     }
+    if is_superseded(entry, peer) {
+        return Answer::Unregistered { name: name.to_owned() };
+    }
     let topic = entry.info.name.clone();
     registrations.remove(&topic, EventKind::Unregistered);
     Answer::Unregistered { name: name.to_owned() }
+}
+
+/// Whether an UNREGISTER comes from a former owner: another process of its node has registered the
+/// topic since. Only the process that serves the endpoint can still remove it.
+fn is_superseded(entry: &Entry, peer: &PeerIdentity) -> bool {
+    let Some(process) = peer.process else { return false };
+    entry.superseded.contains(&process) && entry.listener != Some(Listener::Process(process))
 }
 
 /// The answer when the store cannot keep the removal.

@@ -16,7 +16,7 @@ pub(super) fn wait(directory: &Directory, request: &DiscoveryRequest, now: Times
     let Some(name) = non_empty(request.topic_name.as_deref()) else {
         return Answer::error("Missing topic_name in wait request").into();
     };
-    if let Some(entry) = directory.get(name) {
+    if let Some(entry) = directory.find(name) {
         return Answer::described(entry, now.unix_ms).into();
     }
     let wait = longest_wait(request.ext.as_ref());

@@ -69,12 +69,12 @@ fn snapshot(
     if let Some(topics) = cache.snapshot_topics(position, filter.as_ref()) {
         return Ok((topics, 0));
     }
-    let names = directory.iter().map(|entry| &entry.info.name);
+    let names = directory.visible().map(|entry| &entry.info.name);
     let cost = bounded_cost(filter.as_deref(), names)?;
     let topics: TopicList = match &filter {
         None => directory.list(),
         Some(filter) => directory
-            .iter()
+            .visible()
             .filter(|entry| passes(Some(filter), &entry.info.name))
             .map(|entry| Arc::clone(&entry.packed))
             .collect(),

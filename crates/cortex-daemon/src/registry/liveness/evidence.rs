@@ -1,0 +1,138 @@
+//! Evidence that a dead owner's endpoint is still served by the publisher that it was registered
+//! for: a process may register a topic for another one.
+
+use crate::peer::{Listener, Process};
+use crate::registry::input::ProbeResult;
+
+/// What is known of a topic whose owner has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::registry) struct Registration {
+    pub(in crate::registry) owner: Option<Process>,
+    /// When the topic was registered, in clock ticks since boot.
+    pub(in crate::registry) registered_ticks: u64,
+    /// What listened at the endpoint after the registration; `None` when no probe has seen it.
+    pub(in crate::registry) listener: Option<Listener>,
+    /// Whether a probe once found the endpoint alive.
+    pub(in crate::registry) found_alive: bool,
+}
+
+/// What a probe says about a dead owner's topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// The publisher that the topic was registered for serves the endpoint.
+    Served,
+    /// A TCP listener that looks like the publisher's accepts connections and is silent. It may be
+    /// the publisher, stopped by a debugger, or a forked child that never serves.
+    Silent,
+    /// There is none.
+    None,
+}
+
+/// A process that serves an endpoint keeps the topic when it served the endpoint at the registration
+/// and is not the dead owner itself. `Process` listeners with a pid that no process has any more
+/// never equal a recorded one.
+pub(super) fn judge(
+    registration: &Registration,
+    result: ProbeResult,
+    listener: Option<Listener>,
+) -> Evidence {
+    let is_same = match (listener, registration.listener) {
+        (Some(found), Some(recorded)) => found == recorded,
+        // The owner ended before the first probe: a listener that was there before counts.
+        (Some(Listener::Process(found)), None) => found.start_time <= registration.registered_ticks,
+        (Some(Listener::Socket(_)), None) => true,
+        (None, _) => false,
+    };
+    let is_owner = match listener {
+        Some(Listener::Process(found)) => Some(found) == registration.owner,
+        Some(Listener::Socket(_)) | None => false,
+    };
+    match (result, listener) {
+        _ if !is_same || is_owner => Evidence::None,
+        // Of a Unix socket the kernel names the process that listens: its silence does not matter.
+        (ProbeResult::Alive, _) | (ProbeResult::Silent, Some(Listener::Process(_))) => {
+            Evidence::Served
+        }
+        (ProbeResult::Silent, _) => Evidence::Silent,
+        (ProbeResult::Dead | ProbeResult::Unreachable | ProbeResult::Unknown(_), _) => {
+            Evidence::None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::input::UnknownReason;
+
+    fn process(pid: u32, start_time: u64) -> Process {
+        Process { pid, start_time }
+    }
+
+    /// Registered by process 10 at tick 1000, served by process 5.
+    fn registration(listener: Option<Listener>) -> Registration {
+        Registration {
+            owner: Some(process(10, 900)),
+            registered_ticks: 1000,
+            listener,
+            found_alive: listener.is_some(),
+        }
+    }
+
+    const PUBLISHER: Option<Listener> =
+        Some(Listener::Process(Process { pid: 5, start_time: 500 }));
+
+    #[expect(clippy::unnecessary_wraps, reason = "a listener may be unknown")]
+    fn unix(pid: u32, start_time: u64) -> Option<Listener> {
+        Some(Listener::Process(process(pid, start_time)))
+    }
+
+    #[test]
+    fn the_recorded_listener_is_evidence_and_no_other_process() {
+        let recorded = registration(PUBLISHER);
+        for result in [ProbeResult::Alive, ProbeResult::Silent] {
+            assert_eq!(judge(&recorded, result, PUBLISHER), Evidence::Served);
+            assert_eq!(judge(&recorded, result, unix(6, 400)), Evidence::None, "a newcomer");
+            assert_eq!(judge(&recorded, result, unix(5, 501)), Evidence::None, "its pid again");
+            assert_eq!(judge(&recorded, result, None), Evidence::None);
+        }
+    }
+
+    #[test]
+    fn the_dead_owner_itself_is_no_evidence() {
+        let own = registration(unix(10, 900));
+        assert_eq!(judge(&own, ProbeResult::Silent, unix(10, 900)), Evidence::None);
+        let unrecorded = registration(None);
+        assert_eq!(judge(&unrecorded, ProbeResult::Alive, unix(10, 900)), Evidence::None);
+        assert_eq!(judge(&unrecorded, ProbeResult::Alive, unix(10, u64::MAX)), Evidence::None);
+    }
+
+    #[test]
+    fn before_the_first_probe_a_listener_counts_that_is_older_than_the_registration() {
+        let unrecorded = registration(None);
+        assert_eq!(judge(&unrecorded, ProbeResult::Alive, unix(6, 1000)), Evidence::Served);
+        assert_eq!(judge(&unrecorded, ProbeResult::Alive, unix(6, 1001)), Evidence::None);
+    }
+
+    #[test]
+    fn a_tcp_socket_must_be_the_recorded_one_and_must_greet() {
+        let recorded = registration(Some(Listener::Socket(7)));
+        let socket = |inode| Some(Listener::Socket(inode));
+        assert_eq!(judge(&recorded, ProbeResult::Alive, socket(7)), Evidence::Served);
+        assert_eq!(judge(&recorded, ProbeResult::Silent, socket(7)), Evidence::Silent);
+        assert_eq!(judge(&recorded, ProbeResult::Alive, socket(8)), Evidence::None);
+        assert_eq!(judge(&recorded, ProbeResult::Alive, None), Evidence::None);
+    }
+
+    #[test]
+    fn what_does_not_answer_or_cannot_be_judged_is_no_evidence() {
+        let recorded = registration(PUBLISHER);
+        for result in [
+            ProbeResult::Dead,
+            ProbeResult::Unreachable,
+            ProbeResult::Unknown(UnknownReason::Permission),
+        ] {
+            assert_eq!(judge(&recorded, result, None), Evidence::None);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+use super::*;
+use crate::peer::Process;
+use crate::registry::input::UnknownReason;
+use crate::registry::log::record::EvictionReason;
+use crate::registry::test_time::start;
+
+const INTERVAL: Duration = Duration::from_secs(5);
+const HELPER: Option<Listener> = Some(Listener::Process(Process { pid: 5, start_time: 5 }));
+
+fn name(text: &str) -> TopicName {
+    TopicName::new(text).unwrap()
+}
+
+fn liveness() -> Liveness {
+    Liveness::new(INTERVAL, Some(Duration::from_secs(24 * 3600)))
+}
+
+fn registration(listener: Option<Listener>) -> Registration {
+    Registration {
+        owner: Some(Process { pid: 10, start_time: 10 }),
+        registered_ticks: 20,
+        listener,
+        found_alive: true,
+    }
+}
+
+/// Begins the probe that is due next, and gives it a result. Returns what follows.
+fn probe(
+    liveness: &mut Liveness,
+    result: ProbeResult,
+    listener: Option<Listener>,
+    recorded: Option<Listener>,
+) -> (Verdict, Instant) {
+    let now = liveness.next_probe().unwrap();
+    assert_eq!(liveness.take_due(now), [name("/a")]);
+    let verdict =
+        liveness.conclude(&name("/a"), result, listener, &registration(recorded), now).unwrap();
+    (verdict, now)
+}
+
+#[test]
+fn a_result_without_a_probe_under_way_decides_nothing() {
+    let (mut liveness, now) = (liveness(), start());
+    let conclude = |liveness: &mut Liveness| {
+        liveness.conclude(&name("/a"), ProbeResult::Dead, None, &registration(None), now)
+    };
+    assert_eq!(conclude(&mut liveness), None);
+    liveness.observe(name("/a"), ProbeSchedule::orphaned(now));
+    assert_eq!(conclude(&mut liveness), None);
+}
+
+#[test]
+fn a_living_owners_endpoint_is_probed_once() {
+    let (mut liveness, now) = (liveness(), start());
+    liveness.observe(name("/a"), ProbeSchedule::record_listener(now));
+    assert!(liveness.take_due(now).is_empty(), "a topic that goes at once is not probed");
+    let (verdict, _) = probe(&mut liveness, ProbeResult::Alive, HELPER, None);
+    assert_eq!(verdict, Verdict::Served(HELPER));
+    assert_eq!((liveness.next_probe(), liveness.is_probing()), (None, false));
+}
+
+#[test]
+fn an_orphan_stays_as_long_as_there_is_evidence() {
+    let mut liveness = liveness();
+    liveness.observe(name("/a"), ProbeSchedule::orphaned(start()));
+    assert!(liveness.is_orphan_without_result(&name("/a")));
+    for result in [ProbeResult::Alive, ProbeResult::Silent, ProbeResult::Alive] {
+        let (verdict, now) = probe(&mut liveness, result, HELPER, HELPER);
+        assert_eq!(verdict, Verdict::Served(HELPER));
+        assert_eq!(liveness.next_probe(), Some(now + INTERVAL));
+    }
+    assert!(!liveness.is_orphan_without_result(&name("/a")));
+    let (verdict, _) = probe(&mut liveness, ProbeResult::Alive, None, HELPER);
+    assert_eq!(verdict, Verdict::Evict(EvictionReason::OwnerExited));
+}
+
+#[test]
+fn an_orphaned_tcp_endpoint_may_be_silent_for_30_seconds() {
+    let mut liveness = liveness();
+    let socket = Some(Listener::Socket(7));
+    liveness.observe(name("/a"), ProbeSchedule::orphaned(start()));
+    for _ in 0..6 {
+        let (verdict, _) = probe(&mut liveness, ProbeResult::Silent, socket, socket);
+        assert_eq!(verdict, Verdict::Stays);
+    }
+    let (verdict, now) = probe(&mut liveness, ProbeResult::Silent, socket, socket);
+    assert_eq!(verdict, Verdict::Evict(EvictionReason::OwnerExited));
+    assert_eq!(now, start() + Duration::from_secs(30));
+}
+
+#[test]
+fn an_unseen_owners_endpoint_must_be_dead_twice() {
+    let mut liveness = liveness();
+    liveness.observe(name("/a"), ProbeSchedule::unseen(start()));
+    let unknown = ProbeResult::Unknown(UnknownReason::Permission);
+    for result in [ProbeResult::Dead, unknown, ProbeResult::Dead] {
+        let (verdict, _) = probe(&mut liveness, result, None, None);
+        assert_eq!(verdict, Verdict::Stays);
+    }
+    let (verdict, _) = probe(&mut liveness, ProbeResult::Dead, None, None);
+    assert_eq!(verdict, Verdict::Evict(EvictionReason::EndpointDead));
+}
+
+#[test]
+fn a_host_that_cannot_be_reached_is_unreachable_after_30_seconds_and_gone_after_a_day() {
+    let mut liveness = liveness();
+    liveness.observe(name("/a"), ProbeSchedule::unseen(start()));
+    let last = loop {
+        let (verdict, now) = probe(&mut liveness, ProbeResult::Unreachable, None, None);
+        let is_unreachable = now >= start() + Duration::from_secs(30);
+        assert_eq!(liveness.is_unreachable(&name("/a"), now), is_unreachable);
+        if verdict != Verdict::Stays {
+            assert_eq!(verdict, Verdict::Evict(EvictionReason::EndpointDead));
+            break now;
+        }
+    };
+    assert_eq!(last, start() + Duration::from_secs(24 * 3600));
+}
+
+#[test]
+fn an_answer_or_a_time_gap_makes_an_endpoint_reachable_again() {
+    for has_answered in [true, false] {
+        let mut liveness = liveness();
+        liveness.observe(name("/a"), ProbeSchedule::unseen(start()));
+        for _ in 0..8 {
+            probe(&mut liveness, ProbeResult::Unreachable, None, None);
+        }
+        let now = liveness.next_probe().unwrap();
+        assert!(liveness.is_unreachable(&name("/a"), now));
+        if has_answered {
+            probe(&mut liveness, ProbeResult::Silent, None, None);
+        } else {
+            liveness.time_gap();
+        }
+        assert!(!liveness.is_unreachable(&name("/a"), now + Duration::from_secs(60)));
+    }
+}
+
+#[test]
+fn a_restored_endpoint_that_is_dead_twice_was_closed_while_no_daemon_ran() {
+    let mut liveness = liveness();
+    liveness.observe(name("/a"), ProbeSchedule::restored(start()));
+    assert_eq!(probe(&mut liveness, ProbeResult::Dead, None, None).0, Verdict::Stays);
+    let (verdict, now) = probe(&mut liveness, ProbeResult::Dead, None, None);
+    assert_eq!(verdict, Verdict::Evict(EvictionReason::EndpointDead));
+    assert!(now < start() + Duration::from_millis(100));
+    liveness.observe(name("/a"), ProbeSchedule::restored(start()));
+    assert_eq!(probe(&mut liveness, ProbeResult::Silent, HELPER, None).0, Verdict::Served(HELPER));
+    assert_eq!(liveness.next_probe(), None);
+}
+
+#[test]
+fn a_rollback_brings_back_the_schedules_that_were_replaced() {
+    let (mut liveness, now) = (liveness(), start());
+    liveness.observe(name("/a"), ProbeSchedule::unseen(now));
+    liveness.replace(&name("/a"), None);
+    liveness.replace(&name("/b"), Some(ProbeSchedule::unseen(now)));
+    liveness.replace(&name("/b"), None);
+    assert_eq!(liveness.next_probe(), None);
+    liveness.rollback();
+    assert_eq!(liveness.take_due(now), [name("/a")]);
+}
+
+#[test]
+fn a_rollback_leaves_no_schedule_for_a_topic_that_the_batch_has_registered() {
+    let (mut liveness, now) = (liveness(), start());
+    // A process registers a topic and ends in the same batch.
+    liveness.replace(&name("/a"), None);
+    liveness.observe(name("/a"), ProbeSchedule::orphaned(now));
+    liveness.rollback();
+    assert_eq!((liveness.next_probe(), liveness.is_probing()), (None, false));
+}
+
+#[test]
+fn a_probe_under_way_is_not_rescheduled() {
+    let (mut liveness, now) = (liveness(), start());
+    liveness.observe(name("/a"), ProbeSchedule::unseen(now));
+    liveness.take_due(now);
+    liveness.reschedule(&name("/a"), now);
+    liveness.reschedule(&name("/not probed"), now);
+    assert_eq!(liveness.next_probe(), None);
+}

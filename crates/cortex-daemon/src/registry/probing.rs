@@ -1,0 +1,161 @@
+//! Probes and checks of owners: which begin, and what follows from their results.
+
+use std::time::{Duration, Instant};
+
+use cortex_proto::TopicName;
+
+use super::effect::{Effects, ProbeRequest};
+use super::input::ProbeResult;
+use super::liveness::looks::{Awaits, Finding};
+use super::liveness::pending_registers::PendingRegister;
+use super::liveness::probe_schedule::Verdict;
+use super::log::record::EvictionReason;
+use super::registrations::Registrations;
+use crate::peer::{Listener, Process};
+
+/// How long a probe may wait for a greeting.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same where a REGISTER waits, or may come soon: for the topic of a dead owner.
+const SHORT_PATIENCE: Duration = Duration::from_millis(250);
+
+/// What follows from a result for a topic, and for the REGISTERs that wait for its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// Nothing yet.
+    None,
+    /// The topic is dead.
+    Evict(EvictionReason),
+    /// The topic's owner may live, but has closed its socket: the name is free.
+    NameFree,
+    /// The topic keeps its name.
+    NameTaken,
+}
+
+/// Begins the probes that are due. Each time the daemon also checks the owner's process, where it
+/// cannot watch it.
+pub(super) fn begin_probes(registrations: &mut Registrations, effects: &mut Effects, now: Instant) {
+    for name in registrations.liveness.take_due(now) {
+        let Registrations { directory, liveness, .. } = &*registrations;
+        let Some(entry) = directory.get(name.as_str()) else { continue };
+        if directory.needs_probes(&entry.hold, entry.owner.process) {
+            effects.check.extend(entry.living_process());
+        }
+        let is_urgent = entry.is_orphaned || liveness.pending.contains(&name);
+        probe(registrations, effects, &name, if is_urgent { SHORT_PATIENCE } else { PATIENCE });
+    }
+    for name in registrations.liveness.looks.take_due(now) {
+        probe(registrations, effects, &name, SHORT_PATIENCE);
+    }
+}
+
+/// Begins to look whether the owner of a topic still lives, unless such a look is under way.
+pub(super) fn begin_look(
+    registrations: &mut Registrations,
+    effects: &mut Effects,
+    name: &TopicName,
+    now: Instant,
+) {
+    let Registrations { directory, liveness, .. } = &mut *registrations;
+    let Some(entry) = directory.get(name.as_str()) else { return };
+    if liveness.looks.get(name).is_some() {
+        return;
+    }
+    if let Some(process) = entry.living_process() {
+        effects.check.push(process);
+        liveness.looks.set(name.clone(), Awaits::ProcessCheck(process));
+    } else if entry.is_orphaned {
+        liveness.looks.set(name.clone(), Awaits::OrphanVerdict);
+        liveness.reschedule(name, now);
+        begin_probes(registrations, effects, now);
+    } else {
+        liveness.looks.set(name.clone(), Awaits::Probe { dead: 0 });
+        probe(registrations, effects, name, SHORT_PATIENCE);
+    }
+}
+
+/// Takes the check of a process. If it has ended, its topics are orphaned by now. Returns the topics
+/// that keep their name.
+pub(super) fn process_checked(
+    registrations: &mut Registrations,
+    effects: &mut Effects,
+    process: Process,
+) -> Vec<TopicName> {
+    let mut taken = Vec::new();
+    for name in registrations.liveness.looks.awaiting_check(process) {
+        let Registrations { directory, liveness, .. } = &mut *registrations;
+        let Some(entry) = directory.get(name.as_str()) else { continue };
+        let is_unseen = directory.needs_probes(&entry.hold, entry.owner.process);
+        if entry.is_orphaned {
+            liveness.looks.set(name, Awaits::OrphanVerdict);
+        } else if is_unseen || entry.found_alive {
+            liveness.looks.set(name.clone(), Awaits::Probe { dead: 0 });
+            probe(registrations, effects, &name, SHORT_PATIENCE);
+        } else {
+            taken.push(name);
+        }
+    }
+    taken
+}
+
+/// Takes a probe's result, which is for the registration of this revision.
+pub(super) fn endpoint_probed(
+    registrations: &mut Registrations,
+    name: &TopicName,
+    revision: u64,
+    (result, listener): (ProbeResult, Option<Listener>),
+    now: Instant,
+) -> Judgement {
+    let present = registrations.directory.get(name.as_str());
+    if present.is_none_or(|entry| entry.revision != revision) {
+        // A late result, for a registration that is no more.
+        return Judgement::None;
+    }
+    let verdict = registrations.probed(name, result, listener, now);
+    if let Some(Verdict::Evict(reason)) = verdict {
+        return Judgement::Evict(reason);
+    }
+    let looks = &mut registrations.liveness.looks;
+    match looks.probed(name, result, now) {
+        Finding::Free => Judgement::NameFree,
+        Finding::Taken => Judgement::NameTaken,
+        Finding::Undecided => {
+            let is_verdict = verdict.is_some() && looks.get(name) == Some(Awaits::OrphanVerdict);
+            if is_verdict { Judgement::NameTaken } else { Judgement::None }
+        }
+    }
+}
+
+/// Takes the REGISTERs whose time is over. A name is never denied for the sake of a dead owner only
+/// because the probe of its endpoint does not end: such a topic is evicted first.
+pub(super) fn end_pending_registers(
+    registrations: &mut Registrations,
+    now: Instant,
+) -> Vec<PendingRegister> {
+    let over = registrations.liveness.pending.take(|pending| pending.end <= now);
+    for PendingRegister { name, .. } in &over {
+        if registrations.liveness.is_orphan_without_result(name) {
+            registrations.evict(name, EvictionReason::OwnerExited);
+        }
+        if !registrations.liveness.pending.contains(name) {
+            registrations.liveness.looks.end(name);
+        }
+    }
+    over
+}
+
+fn probe(
+    registrations: &Registrations,
+    effects: &mut Effects,
+    name: &TopicName,
+    patience: Duration,
+) {
+    let Some(entry) = registrations.directory.get(name.as_str()) else { return };
+    effects.probe.push(ProbeRequest {
+        name: name.clone(),
+        revision: entry.revision,
+        address: entry.info.address.clone(),
+        owner: entry.owner,
+        patience,
+        listener: entry.listener,
+    });
+}
