@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, ResponseExt};
+use cortex_proto::{DiscoveryRequest, DiscoveryStatus, Hold, RequestExt, ResponseExt, Since};
 use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::TIMEOUT;
 use cortex_tests::messages::{
@@ -225,7 +225,7 @@ fn acknowledged_changes_survive_a_kill_at_any_moment() {
             random: Random(random.at_most(1 << 30) as u64),
         })
         .collect();
-    let (mut revision, mut acknowledged) = (0, 0);
+    let (mut epoch, mut revision, mut acknowledged) = (None, 0, 0);
     for round in 0..=ROUNDS {
         let daemon = builder.start();
         let mut peer = daemon.raw_peer();
@@ -237,7 +237,9 @@ fn acknowledged_changes_survive_a_kill_at_any_moment() {
             let topics = topics.map(|topic| (topic.name.to_string(), topic.address.clone()));
             client.check(topics.collect());
         }
-        let now = daemon_info(&mut peer).revision.unwrap();
+        let info = daemon_info(&mut peer);
+        assert_eq!(*epoch.get_or_insert(info.epoch.unwrap()), info.epoch.unwrap());
+        let now = info.revision.unwrap();
         assert!(now >= revision, "the revision went back from {revision} to {now}");
         revision = now;
         if round == ROUNDS {
@@ -288,6 +290,25 @@ fn a_restart_continues_the_same_history() {
 }
 
 #[test]
+fn a_kill_at_any_moment_of_a_start_keeps_the_history() {
+    let builder = DaemonBuilder::at(&TestDir::new());
+    let daemon = builder.start();
+    let mut peer = daemon.raw_peer();
+    assert_eq!(register(&mut peer, "/x"), DiscoveryStatus::Ok);
+    let before = daemon_info(&mut peer);
+    assert_eq!(daemon.kill().signal, Some(9));
+    for step in 0..60 {
+        let process = builder.spawn();
+        // A start takes some milliseconds.
+        thread::sleep(Duration::from_micros(250 * step));
+        process.signal(Signal::KILL);
+        assert_eq!(process.wait().signal, Some(9));
+    }
+    let after = daemon_info(&mut builder.start().raw_peer());
+    assert_eq!((after.epoch, after.revision), (before.epoch, before.revision));
+}
+
+#[test]
 fn a_daemon_without_a_state_file_starts_empty() {
     let test_dir = TestDir::new();
     let builder = DaemonBuilder::at(&test_dir).args(["--no-state"]);
@@ -303,23 +324,28 @@ fn a_daemon_without_a_state_file_starts_empty() {
     assert_ne!(daemon_info(&mut peer).epoch, epoch);
 }
 
-#[test]
-fn after_a_boot_only_static_topics_stay_in_a_new_history() {
-    let test_dir = TestDir::new();
-    let boot_id = test_dir.path("boot_id");
-    fs::write(&boot_id, "11111111-2222-3333-4444-555555555555\n").unwrap();
+/// Lets a daemon find the boot id in a file. `None` if this is not permitted.
+fn in_boot(boot_id: &Path, builder: DaemonBuilder) -> Option<DaemonBuilder> {
     let mount =
         format!("mount --bind {} /proc/sys/kernel/random/boot_id", boot_id.to_str().unwrap());
     let mounted =
         std::process::Command::new("unshare").args(["--mount", "sh", "-c", &mount]).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
         report_skipped("faking another boot needs `unshare --mount` with the right to mount");
-        return;
+        return None;
     }
-    let builder = DaemonBuilder::at(&test_dir);
-    let after_boot = DaemonBuilder::at(&test_dir).shell_prelude(&format!(
+    Some(builder.shell_prelude(&format!(
         r#"exec unshare --mount sh -c '{mount} && exec "$0" "$@"' "$0" "$@""#
-    ));
+    )))
+}
+
+#[test]
+fn after_a_boot_only_static_topics_stay_in_a_new_history() {
+    let test_dir = TestDir::new();
+    let boot_id = test_dir.path("boot_id");
+    fs::write(&boot_id, "11111111-2222-3333-4444-555555555555\n").unwrap();
+    let builder = DaemonBuilder::at(&test_dir);
+    let Some(after_boot) = in_boot(&boot_id, DaemonBuilder::at(&test_dir)) else { return };
     let daemon = builder.start();
     let mut peer = daemon.raw_peer();
     for request in [
@@ -422,10 +448,10 @@ fn a_state_file_of_a_newer_version_is_refused_and_left_alone() {
     let (path, builder) = create_state_file(&TestDir::new());
     let mut bytes = fs::read(&path).unwrap();
     // The field user_version of SQLite holds the version of the schema.
-    assert_eq!(bytes[60..64], [0, 0, 0, 1]);
-    bytes[63] = 2;
+    assert_eq!(bytes[60..64], [0, 0, 0, 2]);
+    bytes[63] = 3;
     fs::write(&path, bytes).unwrap();
-    assert_rejected_and_unchanged(&builder, &path, &["version 2", "newer"]);
+    assert_rejected_and_unchanged(&builder, &path, &["version 3", "newer"]);
 }
 
 #[test]
@@ -434,10 +460,10 @@ fn a_damaged_state_file_is_set_aside_and_the_daemon_starts_empty() {
     let damages: [(&str, Damage); 3] = [
         ("half of the file is missing", |bytes| bytes.truncate(bytes.len() / 2)),
         ("a page is overwritten", |bytes| bytes[4096..8192].fill(0xee)),
-        ("a topic's name is changed", |bytes| {
-            let name: &[u8] = b"ipc:///run/nodes/x.sock";
-            let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
-            bytes[at + 4] = b'X';
+        ("a topic's info is not msgpack", |bytes| {
+            let key: &[u8] = b"publisher_node";
+            let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+            bytes[at - 1] = 0xc1;
         }),
     ];
     for (what, damage) in damages {
@@ -497,6 +523,156 @@ fn check_deleted_state_files(suffixes: &[&str]) {
     assert_eq!(before.contains(&"/meanwhile".to_owned()), status == DiscoveryStatus::Ok);
     assert_eq!(daemon.kill().signal, Some(9));
     assert_eq!(list(&mut builder.start().raw_peer()), before, "{suffixes:?}");
+}
+
+/// The files of a stopped daemon's state.
+struct StateFiles {
+    path: PathBuf,
+}
+
+impl StateFiles {
+    const SUFFIXES: [&str; 3] = ["", "-wal", "-tip"];
+
+    fn file(&self, suffix: &str) -> PathBuf {
+        format!("{}{suffix}", self.path.display()).into()
+    }
+
+    /// Copies the files and gives the copies.
+    fn back_up(&self, directory: &Path) -> Self {
+        fs::create_dir(directory).unwrap();
+        let copy = Self { path: directory.join("copy.db") };
+        copy.restore_in_place(self, &Self::SUFFIXES);
+        copy
+    }
+
+    /// Overwrites files as `cp` does.
+    fn restore_in_place(&self, copy: &Self, suffixes: &[&str]) {
+        for suffix in suffixes {
+            if copy.file(suffix).exists() {
+                fs::copy(copy.file(suffix), self.file(suffix)).unwrap();
+            } else {
+                self.remove(suffix);
+            }
+        }
+    }
+
+    /// Replaces files as `mv` does.
+    fn restore_by_rename(&self, copy: &Self, suffixes: &[&str]) {
+        for suffix in suffixes.iter().filter(|suffix| copy.file(suffix).exists()) {
+            fs::copy(copy.file(suffix), self.file(".moved")).unwrap();
+            fs::rename(self.file(".moved"), self.file(suffix)).unwrap();
+        }
+    }
+
+    fn remove(&self, suffix: &str) {
+        let _ = fs::remove_file(self.file(suffix));
+    }
+}
+
+#[test]
+fn a_state_that_was_put_back_begins_a_new_history() {
+    type Accident = fn(&StateFiles, &StateFiles);
+    let accidents: [(&str, Accident, &[&str]); 6] = [
+        (
+            "cp of an older copy",
+            |files, copy| files.restore_in_place(copy, &["", "-wal"]),
+            &["/old"],
+        ),
+        (
+            "mv of an older copy",
+            |files, copy| files.restore_by_rename(copy, &["", "-wal"]),
+            &["/old"],
+        ),
+        ("rm of the tip", |files, _| files.remove("-tip"), &["/old", "/new"]),
+        (
+            "cp of an older copy with its tip",
+            |files, copy| files.restore_in_place(copy, &StateFiles::SUFFIXES),
+            &["/old"],
+        ),
+        (
+            "mv of an older copy with its tip",
+            |files, copy| files.restore_by_rename(copy, &StateFiles::SUFFIXES),
+            &["/old"],
+        ),
+        (
+            "rm of all, and cp of an older copy with its tip",
+            |files, copy| {
+                for suffix in StateFiles::SUFFIXES {
+                    files.remove(suffix);
+                }
+                files.restore_in_place(copy, &StateFiles::SUFFIXES);
+            },
+            &["/old"],
+        ),
+    ];
+    for (what, accident, expected_topics) in accidents {
+        let test_dir = TestDir::new();
+        let files = StateFiles { path: test_dir.path("topics.db") };
+        let builder = DaemonBuilder::at(&test_dir).args([Path::new("--state"), &files.path]);
+        let register = |peer: &mut RawPeer, name: &str| {
+            let request = register_static(topic(name, "node"));
+            assert_eq!(status_of_request(peer, &request), DiscoveryStatus::Ok, "{what}");
+        };
+        let daemon = builder.start();
+        register(&mut daemon.raw_peer(), "/old");
+        stop(daemon);
+        let copy = files.back_up(&test_dir.path("backup"));
+        let daemon = builder.start();
+        let mut peer = daemon.raw_peer();
+        register(&mut peer, "/new");
+        let before = daemon_info(&mut peer);
+        stop(daemon);
+
+        accident(&files, &copy);
+        let daemon = builder.start();
+        let mut peer = daemon.raw_peer();
+        // Makes as many changes as were lost: their revisions alone would show nothing.
+        register(&mut peer, "/other");
+        let since = before.epoch.zip(before.revision);
+        let since = since.map(|(epoch, revision)| Since { epoch, revision });
+        let watch = DiscoveryRequest::watch(RequestExt { since, ..RequestExt::default() });
+        let reply = peer.request(&watch).unwrap();
+        let topics: Vec<_> = expected_topics.iter().copied().chain(["/other"]).collect();
+        assert_eq!(topic_names(&reply), topics, "{what}: a snapshot");
+        let reply = reply.ext.unwrap();
+        assert_eq!(reply.snapshot, Some(true), "{what}");
+        assert_ne!(reply.epoch, before.epoch, "{what}");
+        daemon.process().stderr_line("a warning about the new history", |line| {
+            (line.contains("WARN") && line.contains("a new history begins")).then_some(())
+        });
+        assert_eq!(daemon.kill().signal, Some(9));
+
+        let daemon = builder.start();
+        let after = daemon_info(&mut daemon.raw_peer());
+        assert_eq!(after.epoch, reply.epoch, "{what}: the new history goes on");
+    }
+}
+
+#[test]
+fn a_state_file_of_the_first_version_keeps_its_history() {
+    let test_dir = TestDir::new();
+    let (path, builder) = create_state_file(&test_dir);
+    fs::remove_file(test_dir.path("topics.db-tip")).unwrap();
+    let version_1 =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/cortex-daemon/tests/state/v1.db");
+    fs::copy(version_1, &path).unwrap();
+    // The file's numbers are the largest there are, and leave no room for changes.
+    let script = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript('''
+        UPDATE events SET revision = revision + 100; UPDATE meta SET revision = 99;
+        UPDATE topics SET place = 9, revision = 9 WHERE name = '/ä' ''')";
+    let status = std::process::Command::new("python3").args(["-c", script]).arg(&path).status();
+    assert!(status.unwrap().success());
+    // The file names the boot in which it was made; a daemon of that boot keeps everything.
+    let boot_id = test_dir.path("boot_id");
+    fs::write(&boot_id, "6e9a8a14-62a6-4e0c-8a25-5f0c6ad6e9a8\n").unwrap();
+    let Some(builder) = in_boot(&boot_id, builder) else { return };
+    for _ in 0..2 {
+        let daemon = builder.start();
+        let info = daemon_info(&mut daemon.raw_peer());
+        assert_eq!(info.epoch, Some(0xfedc_ba98_7654_3210));
+        assert!(list(&mut daemon.raw_peer()).contains(&"/ä".to_owned()), "the static topic stays");
+        assert_eq!(daemon.kill().signal, Some(9));
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::edge::processes::Host;
 use crate::edge::random::random_u64;
 use crate::edge::state_file::StoreError;
 use crate::edge::store::{LoadedState, MAX_HISTORY_EVENTS, Store};
+use crate::peer::Listener;
 use crate::registry::{Access, Hold, Record, Registry, Settings, Snapshot, Write};
 
 /// Why a daemon cannot start from its state.
@@ -42,13 +43,7 @@ pub(crate) fn restore(config: &Config, host: &Host) -> Result<Restored, StateErr
     let stored_count = loaded.as_ref().map_or(0, |loaded| loaded.snapshot.records.len());
     let is_new = loaded.is_none();
     let (snapshot, saved) = match loaded {
-        Some(LoadedState { snapshot, host: stored }) if stored.boot_id == host.boot_id => {
-            if stored.pid_namespace == host.pid_namespace {
-                (snapshot, Ok(()))
-            } else {
-                change_pid_namespace(snapshot, host, &mut store)
-            }
-        }
+        Some(stored) if stored.host.boot_id == host.boot_id => resume(stored, host, &mut store),
         other => {
             let snapshot = start_epoch(other.map(|loaded| loaded.snapshot));
             let saved = store.reset(&snapshot, host);
@@ -123,6 +118,40 @@ fn warn_without_file(error: &StoreError) {
     );
 }
 
+/// Goes on with a state of this boot. The topics stay; the history goes on if nothing of it is lost.
+fn resume(
+    stored: LoadedState,
+    host: &Host,
+    store: &mut Store,
+) -> (Snapshot, Result<(), StoreError>) {
+    let LoadedState { mut snapshot, host: stored_host, history_loss } = stored;
+    let is_other_pid_namespace = stored_host.pid_namespace != host.pid_namespace;
+    if is_other_pid_namespace {
+        // There the stored pids mean nothing.
+        snapshot.records.iter_mut().for_each(forget_processes);
+    }
+    if let Some(reason) = history_loss {
+        tracing::warn!(
+            topics = snapshot.records.len(),
+            "the state file does not hold the whole history: {reason}. The topics stay, and a new \
+             history begins"
+        );
+        snapshot = Snapshot { epoch: random_u64(), history: Vec::new(), ..snapshot };
+        let saved = store.reset(&snapshot, host);
+        return (snapshot, saved);
+    }
+    if is_other_pid_namespace {
+        let write = |record: &Record| Write {
+            name: record.name.clone(),
+            record: Some(record.clone()),
+            event: None,
+        };
+        let saved = store.save_host(host, &snapshot.records.iter().map(write).collect::<Vec<_>>());
+        return (snapshot, saved);
+    }
+    (snapshot, Ok(()))
+}
+
 /// Starts a new epoch after a boot, or without a stored state. Only static topics stay: a boot ends
 /// all processes, and other programs may have the endpoints now.
 fn start_epoch(stored: Option<Snapshot>) -> Snapshot {
@@ -137,28 +166,16 @@ fn start_epoch(stored: Option<Snapshot>) -> Snapshot {
             "the machine has rebooted: only static topics stay"
         );
     }
-    snapshot.records.iter_mut().for_each(forget_process);
+    for record in &mut snapshot.records {
+        (record.process, record.listener) = (None, None);
+    }
     Snapshot { epoch: random_u64(), history: Vec::new(), ..snapshot }
 }
 
-/// Removes the processes from the topics: in another pid namespace the stored pids mean nothing.
-fn change_pid_namespace(
-    mut snapshot: Snapshot,
-    host: &Host,
-    store: &mut Store,
-) -> (Snapshot, Result<(), StoreError>) {
-    snapshot.records.iter_mut().for_each(forget_process);
-    let write = |record: &Record| Write {
-        name: record.name.clone(),
-        record: Some(record.clone()),
-        event: None,
-    };
-    let saved = store.save_host(host, &snapshot.records.iter().map(write).collect::<Vec<_>>());
-    (snapshot, saved)
-}
-
-fn forget_process(record: &mut Record) {
+/// Removes what named a process by its pid.
+fn forget_processes(record: &mut Record) {
     record.process = None;
+    record.listener = record.listener.filter(|listener| matches!(listener, Listener::Socket(_)));
 }
 
 #[cfg(test)]
@@ -166,6 +183,7 @@ mod tests {
     use cortex_proto::TopicName;
 
     use super::*;
+    use crate::edge::store::HistoryLoss;
     use crate::peer::Process;
 
     fn record(name: &str, hold: Hold) -> Record {
@@ -185,10 +203,14 @@ mod tests {
     }
 
     fn stored() -> Snapshot {
+        let process = Process { pid: 10, start_time: 20 };
         let session = Hold::Session { id: "s".into(), lease_ms: 10_000 };
         let records = vec![
-            record("/process", Hold::Process),
-            record("/static", Hold::Static),
+            Record {
+                listener: Some(Listener::Process(process)),
+                ..record("/process", Hold::Process)
+            },
+            Record { listener: Some(Listener::Socket(5)), ..record("/static", Hold::Static) },
             record("/session", session),
         ];
         Snapshot { epoch: 7, revision: 9, records, history: Vec::new() }
@@ -209,12 +231,30 @@ mod tests {
         assert_eq!((snapshot.revision, snapshot.records), (9, vec![expected]));
     }
 
+    fn resumed(pid_namespace: u64, history_loss: Option<HistoryLoss>) -> Snapshot {
+        let host = |inode| Host { boot_id: Some("boot".into()), pid_namespace: Some(inode) };
+        let stored = LoadedState { snapshot: stored(), host: host(1), history_loss };
+        let (snapshot, saved) = resume(stored, &host(pid_namespace), &mut Store::none());
+        saved.unwrap();
+        snapshot
+    }
+
     #[test]
     fn in_another_pid_namespace_all_topics_stay_without_their_processes() {
-        let host = Host { boot_id: Some("boot".into()), pid_namespace: Some(2) };
-        let (snapshot, saved) = change_pid_namespace(stored(), &host, &mut Store::none());
-        saved.unwrap();
+        assert_eq!(resumed(1, None), stored());
+        let snapshot = resumed(2, None);
         assert_eq!((snapshot.epoch, snapshot.revision, snapshot.records.len()), (7, 9, 3));
         assert!(snapshot.records.iter().all(|record| record.process.is_none()));
+        let listeners: Vec<_> = snapshot.records.iter().map(|record| record.listener).collect();
+        assert_eq!(listeners, [None, Some(Listener::Socket(5)), None]);
+    }
+
+    #[test]
+    fn without_the_whole_history_all_topics_stay_in_another_epoch() {
+        let snapshot = resumed(1, Some(HistoryLoss::Gap));
+        assert_ne!(snapshot.epoch, 7);
+        assert_eq!((snapshot.revision, snapshot.records), (9, stored().records));
+        let elsewhere = resumed(2, Some(HistoryLoss::Gap));
+        assert!(elsewhere.records.iter().all(|record| record.process.is_none()));
     }
 }

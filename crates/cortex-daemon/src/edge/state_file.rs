@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::credentials::own_uid;
-use super::files::{FileIdentity, with_suffix};
+use super::files::{FileIdentity, FileOrigin, remove_if_present, with_suffix};
 
 /// `CtxD`: SQLite's application id in every state file.
 pub(super) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"CtxD");
@@ -135,6 +135,7 @@ pub(super) enum FileContent {
 pub(super) struct StateFile {
     path: PathBuf,
     descriptor: OwnedFd,
+    origin: FileOrigin,
     /// The files that a later daemon needs to read what this one saves.
     files: Vec<(PathBuf, FileIdentity)>,
 }
@@ -167,10 +168,11 @@ impl StateFile {
                 Err(Errno::WOULDBLOCK) => return Err(StoreError::InUse(path.to_owned())),
                 Err(errno) => return Err(failed("lock the state file", path)(errno)),
             }
-            let stat =
-                fstat(&descriptor).map_err(failed("get the metadata of the state file", path))?;
+            let what = "get the metadata of the state file";
+            let stat = fstat(&descriptor).map_err(failed(what, path))?;
+            let origin = FileOrigin::of(&descriptor).map_err(failed(what, path))?;
             let files = vec![(path.to_owned(), FileIdentity::of(&stat))];
-            let file = Self { path: path.to_owned(), descriptor, files };
+            let file = Self { path: path.to_owned(), descriptor, origin, files };
             // Another daemon may have replaced the file before this one locked it.
             if !file.is_lost() {
                 file.check_sidecars()?;
@@ -181,6 +183,10 @@ impl StateFile {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn origin(&self) -> FileOrigin {
+        self.origin
     }
 
     /// The kind of file, found out without SQLite, which might change another program's file.
@@ -213,12 +219,7 @@ impl StateFile {
         }
         let new = beside(&self.path, ".new");
         for leftover in ["", "-wal", "-shm", "-journal"].map(|suffix| beside(&new, suffix)) {
-            match std::fs::remove_file(&leftover) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove the old file", &leftover)(error));
-                }
-                _ => {}
-            }
+            remove_if_present(&leftover).map_err(failed("remove the old file", &leftover))?;
         }
         let descriptor = open_checked(&new, OFlags::CREATE | OFlags::EXCL)?;
         let filled = fill(&new).and_then(|()| {
@@ -280,7 +281,7 @@ impl Drop for StateFile {
 }
 
 /// Opens a regular file of this user, and sets its mode to 0600.
-fn open_checked(path: &Path, flags: OFlags) -> Result<OwnedFd, StoreError> {
+pub(super) fn open_checked(path: &Path, flags: OFlags) -> Result<OwnedFd, StoreError> {
     let foreign = |what| StoreError::Foreign { path: path.to_owned(), what };
     let mode = Mode::RUSR | Mode::WUSR;
     // Without NONBLOCK the open of a FIFO could block for ever.
@@ -327,6 +328,6 @@ fn move_aside(path: &Path, suffixes: &[&str]) -> Result<PathBuf, StoreError> {
     Ok(aside)
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     with_suffix(path.as_os_str(), suffix).into()
 }

@@ -3,9 +3,9 @@
 //! A commit survives the end of the process. After a power failure the file contains the last
 //! commit or an earlier one, complete. SQLite's integers are signed: the store casts unsigned ones.
 //!
-//! The store loads only a file that is exactly as the daemon wrote it: SQLite checks the structure
-//! of its pages, and each row has a checksum for its values. A file that was edited by hand is
-//! damaged.
+//! The store trusts SQLite to find damage in the structure of the file, and checks that each row is
+//! one that a daemon can have written. A value that is wrong and possible is taken as it is: a
+//! wrong value of one topic harms less than the loss of all topics.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,24 +13,44 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection as SqliteConnection, TransactionBehavior};
 
+use super::files::FileOrigin;
 use super::processes::Host;
 use super::state_file::{FileContent, StateFile, StoreError, failed, resolve};
 use crate::registry::{Snapshot, Write};
-pub(crate) use database::LoadedState;
-use database::{Sharing, VERSION, create, load, load_read_only};
+use database::{Content, LoadedFile, Sharing, create, load, load_read_only};
+pub(crate) use history_loss::HistoryLoss;
 use load_error::{LoadError, may_be_lack_of_space, write_error};
+use migration::migrate;
 use rows::{Meta, put_meta, put_topic, put_write};
+use schema::{PRESENT, Schema};
+use tip::{FoundTip, Tip, TipFile};
 
 mod database;
+mod history_loss;
 mod load_error;
+mod migration;
 mod rows;
+mod schema;
 #[cfg(test)]
 mod tests;
+mod tip;
 
 /// The number of events in the history.
 pub(crate) const MAX_HISTORY_EVENTS: u64 = 65_536;
 
 const DELETE_OLD_EVENTS: &str = "DELETE FROM events WHERE revision BETWEEN ?1 AND ?2";
+
+/// What was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LoadedState {
+    /// The topics and their history.
+    pub(crate) snapshot: Snapshot,
+    /// The host on which they were saved.
+    pub(crate) host: Host,
+    /// Why the history does not go on: then the caller must start a new epoch with
+    /// [`Store::reset`] before it saves anything.
+    pub(crate) history_loss: Option<HistoryLoss>,
+}
 
 /// Saves topics and their history.
 ///
@@ -63,7 +83,10 @@ struct OpenStateFile {
     // Before `file`, so that SQLite closes before the lock ends.
     connection: SqliteConnection,
     file: StateFile,
+    tip_file: TipFile,
     meta: Meta,
+    /// Whether a new history must begin before the next save.
+    needs_reset: bool,
 }
 
 impl Store {
@@ -82,13 +105,25 @@ impl Store {
                     return Err(StoreError::Foreign { path, what: "is not a file of this daemon" });
                 }
                 FileContent::StateFile => match load_or_read(&path, &file) {
-                    Ok((Opened::Writable(connection, sharing), loaded)) => {
-                        let meta = Meta::of(loaded.as_ref());
-                        let open = OpenStateFile::new(connection, file, sharing, meta)?;
-                        return Ok((Self(Backend::File(Box::new(open))), loaded));
+                    Ok(Opened::Writable(loaded, sharing)) => {
+                        let schema = loaded.schema;
+                        let (mut open, loaded) = OpenStateFile::new(file, loaded, sharing)?;
+                        let backend = match open.migrate_from(schema) {
+                            Ok(()) => Backend::File(Box::new(open)),
+                            Err(error) if error.is_for_lack_of_space() => {
+                                let (reason, meta) =
+                                    (space_problem(&error), Some(open.meta.clone()));
+                                Backend::NoSpace(NoSpace { path, reason, loaded: meta })
+                            }
+                            Err(error) => return Err(error),
+                        };
+                        return Ok((Self(backend), loaded));
                     }
-                    Ok((Opened::ReadOnly(reason), loaded)) => {
-                        let meta = Some(Meta::of(loaded.as_ref()));
+                    Ok(Opened::ReadOnly(reason, content)) => {
+                        let meta = Some(Meta::of(content.as_ref(), &file));
+                        let (_, found_tip) = TipFile::open(&path)?;
+                        let loaded = content
+                            .map(|content| LoadedState::new(content, file.origin(), found_tip));
                         let no_space = NoSpace { path, reason, loaded: meta };
                         return Ok((Self(Backend::NoSpace(no_space)), loaded));
                     }
@@ -108,7 +143,7 @@ impl Store {
                         );
                     }
                     Err(LoadError::Newer(version)) => {
-                        return Err(StoreError::Newer { path, version, known: VERSION });
+                        return Err(StoreError::Newer { path, version, known: PRESENT.version });
                     }
                     Err(LoadError::NoWriteAheadLog) => {
                         let what =
@@ -126,13 +161,7 @@ impl Store {
     /// A store for a file that cannot be created or written until its disk has space. Every save
     /// fails until then.
     pub(crate) fn without_space(path: &Path, error: &StoreError) -> Self {
-        let reason = if let StoreError::System { reason, .. } = error {
-            reason.to_string()
-        } else if let StoreError::NoSpace { reason, .. } = error {
-            reason.clone()
-        } else {
-            error.to_string()
-        };
+        let reason = space_problem(error);
         Self(Backend::NoSpace(NoSpace { path: path.to_owned(), reason, loaded: None }))
     }
 
@@ -141,7 +170,7 @@ impl Store {
     pub(crate) fn continues(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Backend::File(open), Backend::NoSpace(no_space)) => {
-                no_space.loaded.as_ref() == Some(&open.meta)
+                !open.needs_reset && no_space.loaded.as_ref() == Some(&open.meta)
             }
             _ => false,
         }
@@ -176,11 +205,14 @@ impl Store {
     pub(crate) fn reset(&mut self, snapshot: &Snapshot, host: &Host) -> Result<(), StoreError> {
         let Some(open) = self.file()? else { return Ok(()) };
         let Snapshot { epoch, revision, ref records, .. } = *snapshot;
-        let meta = Meta { epoch, revision, host: host.clone() };
+        let meta = Meta { epoch, revision, host: host.clone(), origin: open.file.origin() };
+        open.needs_reset = true;
         open.commit(meta, |connection| {
             connection.execute_batch("DELETE FROM topics; DELETE FROM events")?;
             records.iter().try_for_each(|record| put_topic(connection, record))
-        })
+        })?;
+        open.needs_reset = false;
+        Ok(())
     }
 
     /// Saves all changes, or none after an error. The revision becomes that of the last event.
@@ -213,20 +245,29 @@ impl Store {
     }
 }
 
+/// What the system says about the lack of space.
+fn space_problem(error: &StoreError) -> String {
+    if let StoreError::System { reason, .. } = error {
+        reason.to_string()
+    } else if let StoreError::NoSpace { reason, .. } = error {
+        reason.clone()
+    } else {
+        error.to_string()
+    }
+}
+
 /// A state file that SQLite has read.
 enum Opened {
-    Writable(SqliteConnection, Sharing),
+    Writable(LoadedFile, Sharing),
     /// The disk is full, for this reason.
-    ReadOnly(String),
+    ReadOnly(String, Option<Content>),
 }
 
 /// Loads a state file, also on a full disk.
-fn load_or_read(path: &Path, file: &StateFile) -> Result<(Opened, Option<LoadedState>), LoadError> {
+fn load_or_read(path: &Path, file: &StateFile) -> Result<Opened, LoadError> {
     let try_load = |sharing| match load(path, sharing) {
         Err(LoadError::Sqlite(error)) if may_be_lack_of_space(&error) => Ok(Err(error)),
-        loaded => {
-            loaded.map(|(connection, loaded)| Ok((Opened::Writable(connection, sharing), loaded)))
-        }
+        loaded => loaded.map(|loaded| Ok(Opened::Writable(loaded, sharing))),
     };
     if let Ok(opened) = try_load(Sharing::Shared)? {
         return Ok(opened);
@@ -242,22 +283,53 @@ fn load_or_read(path: &Path, file: &StateFile) -> Result<(Opened, Option<LoadedS
         }
         // The changes may be in an additional file.
         Err(error) if file.has_sidecars() => Err(LoadError::Sqlite(error)),
-        Err(error) => Ok((Opened::ReadOnly(error.to_string()), load_read_only(path)?)),
+        Err(error) => Ok(Opened::ReadOnly(error.to_string(), load_read_only(path)?)),
+    }
+}
+
+impl LoadedState {
+    fn new(content: Content, origin: FileOrigin, found_tip: FoundTip) -> Self {
+        let history_loss = HistoryLoss::find(&content, origin, found_tip);
+        Self { snapshot: content.snapshot, host: content.host, history_loss }
     }
 }
 
 impl OpenStateFile {
     fn new(
-        connection: SqliteConnection,
         file: StateFile,
+        loaded: LoadedFile,
         sharing: Sharing,
-        meta: Meta,
-    ) -> Result<Self, StoreError> {
-        let mut open = Self { connection, file, meta };
+    ) -> Result<(Self, Option<LoadedState>), StoreError> {
+        let LoadedFile { connection, content, .. } = loaded;
+        let meta = Meta::of(content.as_ref(), &file);
+        let (tip_file, found_tip) = TipFile::open(file.path())?;
+        let mut open = Self { connection, file, tip_file, meta, needs_reset: true };
         open.file.track_sidecars(sharing == Sharing::Shared)?;
         // SQLite opened the file by its name: make sure that it is the locked one.
         open.check_present()?;
-        Ok(open)
+
+        let origin = open.file.origin();
+        let loaded = content.map(|content| {
+            let tip = Tip::of(&content);
+            let loaded = LoadedState::new(content, origin, found_tip);
+            open.needs_reset = loaded.history_loss.is_some();
+            if !open.needs_reset {
+                open.tip_file.renew(tip);
+            }
+            loaded
+        });
+        Ok((open, loaded))
+    }
+
+    /// Gives the present version to a file of an earlier one. It has a tip file by now, as a file of
+    /// the present version must.
+    fn migrate_from(&mut self, schema: &Schema) -> Result<(), StoreError> {
+        if schema.version == PRESENT.version {
+            return Ok(());
+        }
+        let what = "give the present version to the state file";
+        migrate(&mut self.connection, schema, self.file.origin())
+            .map_err(|error| failed(what, self.file.path())(write_error(error)))
     }
 
     fn check_present(&self) -> Result<(), StoreError> {
@@ -268,6 +340,10 @@ impl OpenStateFile {
     }
 
     fn save(&mut self, mut meta: Meta, writes: &[Write]) -> Result<(), StoreError> {
+        if self.needs_reset {
+            let to_error = failed("save to the state file", self.file.path());
+            return Err(to_error(io::Error::other("its new history is not stored yet")));
+        }
         let revision = |write: &Write| Some(write.event.as_ref()?.revision);
         let first = writes.iter().find_map(revision);
         let last = writes.iter().rev().find_map(revision);
@@ -301,17 +377,22 @@ impl OpenStateFile {
         });
         let to_error = failed("save to the state file", self.file.path());
         committed.map_err(|error| to_error(write_error(error)))?;
+        let is_new = self.needs_reset || meta.revision != self.meta.revision;
         self.meta = meta;
+        if is_new {
+            self.tip_file.write(Tip { epoch: self.meta.epoch, revision: self.meta.revision });
+        }
         Ok(())
     }
 }
 
 impl Meta {
-    fn of(loaded: Option<&LoadedState>) -> Self {
-        loaded.map_or_else(Self::default, |loaded| Self {
-            epoch: loaded.snapshot.epoch,
-            revision: loaded.snapshot.revision,
-            host: loaded.host.clone(),
+    fn of(content: Option<&Content>, file: &StateFile) -> Self {
+        content.map_or_else(Self::default, |content| Self {
+            epoch: content.snapshot.epoch,
+            revision: content.snapshot.revision,
+            host: content.host.clone(),
+            origin: content.origin.unwrap_or_else(|| file.origin()),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The SQLite file: its tables; creating, opening and reading it.
 
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -9,61 +10,28 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection as SqliteConnection, MAIN_DB, OpenFlags};
 
 use super::load_error::{LoadError, damaged, write_error};
-use super::rows::{Meta, read_events, read_meta, read_topics};
+use super::rows::{StoredMeta, read_events, read_meta, read_topics};
+use super::schema::{self, PRESENT, Schema};
+use crate::edge::files::FileOrigin;
 use crate::edge::processes::Host;
 use crate::edge::state_file::{APPLICATION_ID, StoreError, failed};
-use crate::registry::Snapshot;
-
-/// The version of these tables. Every later daemon must load a file of this version:
-/// `tests/state/v1.db`.
-pub(super) const VERSION: i32 = 1;
-
-/// The tables. A file with any others is damaged.
-const TABLES: [&str; 3] = [
-    "CREATE TABLE meta (
-        id INTEGER PRIMARY KEY,
-        epoch INTEGER NOT NULL,
-        revision INTEGER NOT NULL,
-        boot_id TEXT,
-        pid_namespace INTEGER,
-        checksum INTEGER NOT NULL
-    ) STRICT",
-    // Without a rowid, so that the table needs no index, which could contradict it.
-    "CREATE TABLE topics (
-        name TEXT PRIMARY KEY,
-        place INTEGER NOT NULL,
-        info BLOB NOT NULL,
-        revision INTEGER NOT NULL,
-        changed_ms INTEGER NOT NULL,
-        uid INTEGER,
-        pid INTEGER,
-        start_time INTEGER,
-        hold TEXT NOT NULL,
-        session_id TEXT,
-        lease_ms INTEGER,
-        found_alive INTEGER NOT NULL,
-        checksum INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID",
-    "CREATE TABLE events (
-        revision INTEGER PRIMARY KEY,
-        kind TEXT NOT NULL,
-        reason TEXT,
-        topic_name TEXT NOT NULL,
-        info BLOB NOT NULL,
-        checksum INTEGER NOT NULL
-    ) STRICT",
-];
+use crate::registry::{Event, EventKind, Record, Snapshot};
 
 /// SQLite truncates its write-ahead log to this size, in bytes, after a checkpoint.
 const MAX_IDLE_LOG: i64 = 16 << 20;
 
 /// The content of a state file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LoadedState {
+#[derive(Debug)]
+pub(super) struct Content {
     /// The topics and their history.
-    pub(crate) snapshot: Snapshot,
+    pub(super) snapshot: Snapshot,
     /// The host on which they were saved.
-    pub(crate) host: Host,
+    pub(super) host: Host,
+    /// The file in which they were saved; `None` in files of version 1.
+    pub(super) origin: Option<FileOrigin>,
+    /// Whether the history has all events from its first one to the revision, and the topics agree
+    /// with them.
+    pub(super) has_whole_history: bool,
 }
 
 fn connect(path: &Path) -> rusqlite::Result<SqliteConnection> {
@@ -80,9 +48,10 @@ fn connect(path: &Path) -> rusqlite::Result<SqliteConnection> {
 pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     let filled = connect(path).and_then(|connection| {
         connection.execute_batch(&format!(
-            "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; \
+            "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}; \
              {}; COMMIT; PRAGMA journal_mode = WAL",
-            TABLES.join(";")
+            PRESENT.version,
+            PRESENT.tables.join(";")
         ))?;
         connection.close().map_err(|(_, error)| error)
     });
@@ -98,24 +67,30 @@ pub(super) enum Sharing {
     Exclusive,
 }
 
-/// Opens a state file and reads all of it. Changes the file only after it has read everything.
-pub(super) fn load(
-    path: &Path,
-    sharing: Sharing,
-) -> Result<(SqliteConnection, Option<LoadedState>), LoadError> {
+/// A state file that was read.
+#[derive(Debug)]
+pub(super) struct LoadedFile {
+    pub(super) connection: SqliteConnection,
+    pub(super) schema: &'static Schema,
+    pub(super) content: Option<Content>,
+}
+
+/// Opens a state file and reads all of it. Changes nothing but settings of the file, and these only
+/// after it has read everything.
+pub(super) fn load(path: &Path, sharing: Sharing) -> Result<LoadedFile, LoadError> {
     let connection = connect(path)?;
     if sharing == Sharing::Exclusive {
         connection.pragma_update(None, "locking_mode", "exclusive")?;
     }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.pragma_update(None, "cell_size_check", true)?;
-    check_version(&connection)?;
+    let schema = find_schema(&connection)?;
     // The daemon may write to the file, so the file's header forbids it.
     if connection.is_readonly(MAIN_DB)? {
         return damaged("it is marked as read-only");
     }
-    check(&connection)?;
-    let loaded = read(&connection)?;
+    check(&connection, schema)?;
+    let content = read(&connection, schema)?;
 
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
@@ -126,11 +101,11 @@ pub(super) fn load(
     connection.pragma_update(None, "temp_store", "memory")?;
     connection.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-    Ok((connection, loaded))
+    Ok(LoadedFile { connection, schema, content })
 }
 
 /// Reads a state file without its additional files. SQLite creates none.
-pub(super) fn load_read_only(path: &Path) -> Result<Option<LoadedState>, LoadError> {
+pub(super) fn load_read_only(path: &Path) -> Result<Option<Content>, LoadError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
@@ -139,21 +114,21 @@ pub(super) fn load_read_only(path: &Path) -> Result<Option<LoadedState>, LoadErr
         path.as_os_str().as_bytes().iter().map(|byte| format!("%{byte:02x}")).collect();
     let uri = format!("file:{}?immutable=1", escaped.concat());
     let connection = SqliteConnection::open_with_flags(uri, flags)?;
-    check_version(&connection)?;
-    check(&connection)?;
-    read(&connection)
+    let schema = find_schema(&connection)?;
+    check(&connection, schema)?;
+    read(&connection, schema)
 }
 
-fn check_version(connection: &SqliteConnection) -> Result<(), LoadError> {
-    // A newer version of the daemon adds its migration here.
-    match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
-        VERSION => Ok(()),
-        newer if newer > VERSION => Err(LoadError::Newer(newer)),
-        version => damaged(format!("no version {version} exists")),
+fn find_schema(connection: &SqliteConnection) -> Result<&'static Schema, LoadError> {
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match schema::of(version) {
+        Some(schema) => Ok(schema),
+        None if version > PRESENT.version => Err(LoadError::Newer(version)),
+        None => damaged(format!("no version {version} exists")),
     }
 }
 
-fn check(connection: &SqliteConnection) -> Result<(), LoadError> {
+fn check(connection: &SqliteConnection, schema: &Schema) -> Result<(), LoadError> {
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
         return damaged(verdict);
@@ -161,16 +136,19 @@ fn check(connection: &SqliteConnection) -> Result<(), LoadError> {
     let mut statement = connection.prepare("SELECT sql FROM sqlite_schema ORDER BY rowid")?;
     let tables: Vec<Option<String>> =
         statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    if !tables.iter().map(Option::as_deref).eq(TABLES.map(Some)) {
+    if !tables.iter().map(Option::as_deref).eq(schema.tables.map(Some)) {
         return damaged("its tables are not those of a state file");
     }
     Ok(())
 }
 
-pub(super) fn read(connection: &SqliteConnection) -> Result<Option<LoadedState>, LoadError> {
+pub(super) fn read(
+    connection: &SqliteConnection,
+    schema: &Schema,
+) -> Result<Option<Content>, LoadError> {
     let mut last_name: Option<TopicName> = None;
     let mut records = Vec::new();
-    read_topics(connection, |record| {
+    read_topics(connection, schema, |record| {
         // SQLite cannot find a row by its name when the order is wrong.
         if last_name.replace(record.name.clone()).is_some_and(|last| last >= record.name) {
             return damaged("the topics are out of order");
@@ -179,16 +157,51 @@ pub(super) fn read(connection: &SqliteConnection) -> Result<Option<LoadedState>,
         Ok(())
     })?;
     records.sort_by_key(|record| record.order);
-    let mut history = Vec::new();
-    read_events(connection, |name, event| history.push((name, event)))?;
-    history.sort_by_key(|(_, event)| event.revision);
-    let last_event = history.last().map(|(_, event)| event.revision);
-
-    match read_meta(connection)? {
-        None if records.is_empty() && last_event.is_none() => Ok(None),
-        Some(Meta { epoch, revision, host }) if last_event.is_none_or(|last| last == revision) => {
-            Ok(Some(LoadedState { snapshot: Snapshot { epoch, revision, records, history }, host }))
-        }
-        _ => damaged("its parts contradict each other"),
+    if records.windows(2).any(|pair| pair[0].order == pair[1].order) {
+        return damaged("two topics have the same place");
     }
+    let meta = read_meta(connection, schema)?;
+    let Some(StoredMeta { epoch, revision, host, origin }) = meta else {
+        let is_empty = records.is_empty() && read_history(connection, 0)?.is_some();
+        return if is_empty { Ok(None) } else { damaged("it has no metadata") };
+    };
+    let history = read_history(connection, revision)?;
+    let history = history.filter(|history| agree(&records, history));
+    let has_whole_history = history.is_some();
+    let history = history.unwrap_or_default();
+    let snapshot = Snapshot { epoch, revision, records, history };
+    Ok(Some(Content { snapshot, host, origin, has_whole_history }))
+}
+
+/// The history up to a revision. `None` if it has a gap or an unreadable event: then the topics are
+/// still of use.
+fn read_history(
+    connection: &SqliteConnection,
+    revision: u64,
+) -> Result<Option<Vec<(TopicName, Event)>>, LoadError> {
+    let mut history = Vec::new();
+    match read_events(connection, |name, event| history.push((name, event))) {
+        Ok(()) => {}
+        Err(LoadError::Damaged(what)) => {
+            tracing::debug!(what, "the stored history is damaged");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    }
+    history.sort_by_key(|(_, event)| event.revision);
+    let expected = (0..=revision).rev().take(history.len());
+    let is_whole = history.iter().rev().map(|(_, event)| event.revision).eq(expected);
+    Ok(is_whole.then_some(history))
+}
+
+/// Whether the topics are there that were registered last, and those are not that were removed last.
+/// They do not agree where SQLite has replayed its log into an older copy of the file.
+fn agree(records: &[Record], history: &[(TopicName, Event)]) -> bool {
+    let names: HashSet<_> = records.iter().map(|record| &record.name).collect();
+    let last_events: HashMap<_, _> =
+        history.iter().map(|(name, event)| (name, event.kind)).collect();
+    last_events.into_iter().all(|(name, kind)| {
+        let is_registered = matches!(kind, EventKind::Registered | EventKind::Updated);
+        names.contains(name) == is_registered
+    })
 }

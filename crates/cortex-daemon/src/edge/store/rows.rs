@@ -1,44 +1,56 @@
-//! The rows of the tables: topics, events and metadata, each with a checksum.
+//! The rows of the tables: topics, events and metadata.
 
 use cortex_proto::{TopicInfo, TopicName};
 use rusqlite::types::{FromSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection as SqliteConnection, Row, params_from_iter};
 
 use super::load_error::{LoadError, damaged};
-use crate::edge::fnv::Fnv1a;
+use super::schema::Schema;
+use crate::edge::files::FileOrigin;
 use crate::edge::processes::Host;
-use crate::peer::Process;
+use crate::peer::{Listener, Process};
 use crate::registry::{Event, EventKind, EvictionReason, Hold, Record, Write};
 
-const READ_META: &str = "SELECT id, epoch, revision, boot_id, pid_namespace, checksum FROM meta";
-const READ_TOPICS: &str = "SELECT name, place, info, revision, changed_ms, uid, pid, start_time, \
-     hold, session_id, lease_ms, found_alive, checksum FROM topics";
-const READ_EVENTS: &str = "SELECT revision, kind, reason, topic_name, info, checksum FROM events";
+const READ_EVENTS: &str = "SELECT revision, kind, reason, topic_name, info FROM events";
 
 const REPLACE_META: &str =
-    "REPLACE INTO meta (id, epoch, revision, boot_id, pid_namespace, checksum)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    "REPLACE INTO meta (id, epoch, revision, boot_id, pid_namespace, device, inode, born_ns)
+     VALUES (0, ?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 const REPLACE_TOPIC: &str =
     "REPLACE INTO topics (name, place, info, revision, changed_ms, uid, pid, start_time, \
-     hold, session_id, lease_ms, found_alive, checksum)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+     is_local, listener_pid, listener_start_time, listener_inode, hold, session_id, lease_ms, \
+     found_alive)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
 const DELETE_TOPIC: &str = "DELETE FROM topics WHERE name = ?1";
-const INSERT_EVENT: &str = "INSERT INTO events (revision, kind, reason, topic_name, info, checksum)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+const INSERT_EVENT: &str = "INSERT INTO events (revision, kind, reason, topic_name, info)
+     VALUES (?1, ?2, ?3, ?4, ?5)";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Meta {
     pub(super) epoch: u64,
     pub(super) revision: u64,
     pub(super) host: Host,
+    /// The file that holds this row. A copy of the file has another origin.
+    pub(super) origin: FileOrigin,
+}
+
+/// The metadata as it is stored.
+#[derive(Debug)]
+pub(super) struct StoredMeta {
+    pub(super) epoch: u64,
+    pub(super) revision: u64,
+    pub(super) host: Host,
+    /// `None` in files of version 1.
+    pub(super) origin: Option<FileOrigin>,
 }
 
 /// Reads the topics, in the order of their names.
 pub(super) fn read_topics(
     connection: &SqliteConnection,
+    schema: &Schema,
     mut take: impl FnMut(Record) -> Result<(), LoadError>,
 ) -> Result<(), LoadError> {
-    for_each_row(connection, READ_TOPICS, |row| take(parse_topic(row)?))
+    for_each_row(connection, schema.read_topics, |row| take(parse_topic(row)?))
 }
 
 /// Reads the events, in any order.
@@ -53,62 +65,66 @@ pub(super) fn read_events(
     })
 }
 
-pub(super) fn read_meta(connection: &SqliteConnection) -> Result<Option<Meta>, LoadError> {
+pub(super) fn read_meta(
+    connection: &SqliteConnection,
+    schema: &Schema,
+) -> Result<Option<StoredMeta>, LoadError> {
     let mut meta = None;
-    for_each_row(connection, READ_META, |row| match meta.replace(parse_meta(row)?) {
+    for_each_row(connection, schema.read_meta, |row| match meta.replace(parse_meta(row)?) {
         None => Ok(()),
         Some(_) => damaged("it has two rows of metadata"),
     })?;
     Ok(meta)
 }
 
-/// Calls `take` for each row after checking its checksum, which is in the last column.
 fn for_each_row(
     connection: &SqliteConnection,
     query: &str,
     mut take: impl FnMut(&Row<'_>) -> Result<(), LoadError>,
 ) -> Result<(), LoadError> {
     let mut statement = connection.prepare(query)?;
-    let last = statement.column_count().saturating_sub(1);
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let mut sum = Checksum::default();
-        for column in 0..last {
-            sum.add(row.get_ref(column)?);
-        }
-        if row.get::<_, i64>(last)? != sum.finish() {
-            return damaged("the checksum of a row is wrong");
-        }
         take(row)?;
     }
     Ok(())
 }
 
-fn parse_meta(row: &Row<'_>) -> Result<Meta, LoadError> {
-    Ok(Meta {
+fn parse_meta(row: &Row<'_>) -> Result<StoredMeta, LoadError> {
+    // Another row would stay beside that of the next commit.
+    if row.get::<_, i64>("id")? != 0 {
+        return damaged("the metadata has another id");
+    }
+    let device = optional_unsigned(row, "device")?;
+    let inode = optional_unsigned(row, "inode")?;
+    let born_ns = optional_unsigned(row, "born_ns")?;
+    let origin = device.zip(inode).zip(born_ns);
+    Ok(StoredMeta {
         epoch: unsigned(row, "epoch")?,
         revision: unsigned(row, "revision")?,
         host: Host {
             boot_id: optional(row, "boot_id")?,
-            pid_namespace: optional(row, "pid_namespace")?.map(i64::cast_unsigned),
+            pid_namespace: optional_unsigned(row, "pid_namespace")?,
         },
+        origin: origin.map(|((device, inode), born_ns)| FileOrigin { device, inode, born_ns }),
     })
 }
 
 fn parse_topic(row: &Row<'_>) -> Result<Record, LoadError> {
     let name = topic_name(row, "name")?;
-    let lease_ms = optional(row, "lease_ms")?.map(i64::cast_unsigned);
+    let lease_ms = optional_unsigned(row, "lease_ms")?;
     let hold = match (text(row, "hold")?, optional(row, "session_id")?, lease_ms) {
         ("process", None, None) => Hold::Process,
         ("session", Some(id), Some(lease_ms)) => Hold::Session { id, lease_ms },
         ("static", None, None) => Hold::Static,
         (hold, ..) => return damaged(format!("no topic has the hold {hold}")),
     };
-    let start_time = optional(row, "start_time")?.map(i64::cast_unsigned);
-    let process = match (optional(row, "pid")?, start_time) {
+    let listening_process = process(row, "listener_pid", "listener_start_time")?;
+    let listener = match (listening_process, optional_unsigned(row, "listener_inode")?) {
         (None, None) => None,
-        (Some(pid), Some(start_time)) => Some(Process { pid, start_time }),
-        _ => return damaged("a topic has only a pid or only a start time"),
+        (Some(process), None) => Some(Listener::Process(process)),
+        (None, Some(inode)) => Some(Listener::Socket(inode)),
+        _ => return damaged("a topic has two kinds of listeners"),
     };
     Ok(Record {
         order: unsigned(row, "place")?,
@@ -116,13 +132,21 @@ fn parse_topic(row: &Row<'_>) -> Result<Record, LoadError> {
         revision: unsigned(row, "revision")?,
         changed_ms: unsigned(row, "changed_ms")?,
         uid: optional(row, "uid")?,
-        process,
-        is_local: true,
-        listener: None,
+        process: process(row, "pid", "start_time")?,
+        is_local: row.get("is_local")?,
+        listener,
         hold,
         found_alive: row.get("found_alive")?,
         name,
     })
+}
+
+fn process(row: &Row<'_>, pid: &str, start_time: &str) -> Result<Option<Process>, LoadError> {
+    match (optional(row, pid)?, optional_unsigned(row, start_time)?) {
+        (None, None) => Ok(None),
+        (Some(pid), Some(start_time)) => Ok(Some(Process { pid, start_time })),
+        _ => damaged("a topic has only a pid or only a start time of a process"),
+    }
 }
 
 fn parse_event(row: &Row<'_>) -> Result<(TopicName, Event), LoadError> {
@@ -166,6 +190,10 @@ fn optional<T: FromSql>(row: &Row<'_>, column: &str) -> Result<Option<T>, LoadEr
     Ok(row.get(column)?)
 }
 
+fn optional_unsigned(row: &Row<'_>, column: &str) -> Result<Option<u64>, LoadError> {
+    Ok(optional(row, column)?.map(i64::cast_unsigned))
+}
+
 fn unsigned(row: &Row<'_>, column: &str) -> Result<u64, LoadError> {
     Ok(row.get::<_, i64>(column)?.cast_unsigned())
 }
@@ -194,6 +222,13 @@ pub(super) fn put_topic(connection: &SqliteConnection, record: &Record) -> rusql
         Hold::Session { id, lease_ms } => ("session", Some(id.as_str()), Some(*lease_ms)),
         Hold::Static => ("static", None, None),
     };
+    let (listening_process, listener_inode) = match record.listener {
+        None => (None, None),
+        Some(Listener::Process(process)) => (Some(process), None),
+        Some(Listener::Socket(inode)) => (None, Some(inode)),
+    };
+    let [pid, start_time] = process_values(record.process);
+    let [listener_pid, listener_start_time] = process_values(listening_process);
     let values = [
         text_value(record.name.as_str()),
         integer_value(record.order),
@@ -201,8 +236,12 @@ pub(super) fn put_topic(connection: &SqliteConnection, record: &Record) -> rusql
         integer_value(record.revision),
         integer_value(record.changed_ms),
         optional_value(record.uid, integer_value),
-        optional_value(record.process.map(|process| process.pid), integer_value),
-        optional_value(record.process.map(|process| process.start_time), integer_value),
+        pid,
+        start_time,
+        integer_value(u32::from(record.is_local)),
+        listener_pid,
+        listener_start_time,
+        optional_value(listener_inode, integer_value),
         text_value(hold),
         optional_value(session, text_value),
         optional_value(lease_ms, integer_value),
@@ -212,24 +251,33 @@ pub(super) fn put_topic(connection: &SqliteConnection, record: &Record) -> rusql
 }
 
 pub(super) fn put_meta(connection: &SqliteConnection, meta: &Meta) -> rusqlite::Result<()> {
+    let [device, inode, born_ns] = origin_values(meta.origin);
     let values = [
-        integer_value(0_u32),
         integer_value(meta.epoch),
         integer_value(meta.revision),
         optional_value(meta.host.boot_id.as_deref(), text_value),
         optional_value(meta.host.pid_namespace, integer_value),
+        ValueRef::Integer(device),
+        ValueRef::Integer(inode),
+        ValueRef::Integer(born_ns),
     ];
     put(connection, REPLACE_META, &values)
 }
 
-/// Runs a statement on the values and their checksum.
+pub(super) fn origin_values(origin: FileOrigin) -> [i64; 3] {
+    let FileOrigin { device, inode, born_ns } = origin;
+    [device, inode, born_ns].map(u64::cast_signed)
+}
+
+fn process_values(process: Option<Process>) -> [ValueRef<'static>; 2] {
+    process.map_or([ValueRef::Null; 2], |Process { pid, start_time }| {
+        [integer_value(pid), integer_value(start_time)]
+    })
+}
+
+/// Runs a statement with these values.
 fn put(connection: &SqliteConnection, sql: &str, values: &[ValueRef<'_>]) -> rusqlite::Result<()> {
-    let mut sum = Checksum::default();
-    for value in values {
-        sum.add(*value);
-    }
-    let sum = ValueRef::Integer(sum.finish());
-    let values = values.iter().copied().chain([sum]).map(ToSqlOutput::Borrowed);
+    let values = values.iter().copied().map(ToSqlOutput::Borrowed);
     connection.prepare_cached(sql)?.execute(params_from_iter(values))?;
     Ok(())
 }
@@ -244,27 +292,4 @@ fn text_value(value: &str) -> ValueRef<'_> {
 
 fn optional_value<'v, T>(value: Option<T>, some: impl FnOnce(T) -> ValueRef<'v>) -> ValueRef<'v> {
     value.map_or(ValueRef::Null, some)
-}
-
-/// The hash of a row's values: for each value its kind, its length and its bytes.
-#[derive(Default)]
-struct Checksum(Fnv1a);
-
-impl Checksum {
-    fn add(&mut self, value: ValueRef<'_>) {
-        let (kind, bytes): (u8, &[u8]) = match value {
-            ValueRef::Null => (0, &[]),
-            ValueRef::Integer(number) => (1, &number.to_le_bytes()),
-            ValueRef::Real(number) => (2, &number.to_le_bytes()),
-            ValueRef::Text(text) => (3, text),
-            ValueRef::Blob(blob) => (4, blob),
-        };
-        self.0.write(&[kind]);
-        self.0.write(&(bytes.len() as u64).to_le_bytes());
-        self.0.write(bytes);
-    }
-
-    fn finish(&self) -> i64 {
-        self.0.finish().cast_signed()
-    }
 }
