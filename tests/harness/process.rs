@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGHUP, SIGINT};
 use signal_hook::flag;
 
 use crate::deadline::{TIMEOUT, eventually};
@@ -42,7 +42,7 @@ impl Process {
     /// When the command cannot be started.
     #[must_use]
     pub fn spawn(command: &mut Command) -> Self {
-        restore_interrupts_for_children();
+        restore_signals_for_children();
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdin = child.stdin.take();
@@ -176,14 +176,15 @@ impl Drop for Process {
     }
 }
 
-/// A shell that runs the tests in the background makes them ignore SIGINT, and children inherit
-/// this. A handler in this process makes children start with the default action. The handler
-/// itself still ends the tests.
-fn restore_interrupts_for_children() {
+/// A shell that runs the tests in the background makes them ignore SIGINT, `nohup` makes them ignore
+/// SIGHUP, and children inherit this. A handler in this process makes children start with the
+/// default action. The one for SIGINT still ends the tests; the one for SIGHUP does nothing.
+fn restore_signals_for_children() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let always = Arc::new(AtomicBool::new(true));
         flag::register_conditional_shutdown(SIGINT, 130, always).unwrap();
+        flag::register(SIGHUP, Arc::new(AtomicBool::new(false))).unwrap();
     });
 }
 
