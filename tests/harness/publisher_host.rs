@@ -39,7 +39,7 @@ pub enum Endpoint {
     OwnSocket,
     /// A child inherits the listening socket and does not serve it.
     SilentChild,
-    /// A child inherits the listening socket and serves it with a PUB socket.
+    /// A child inherits the socket, listens, and serves it with a PUB socket.
     ServingChild,
     /// The publisher listens over TCP with a full backlog and accepts no connection.
     FullBacklog,

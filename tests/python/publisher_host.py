@@ -10,7 +10,7 @@ exits. With `disconnects` it closes its connection to the daemon before it print
 
 - "own_socket": the publisher binds a PUB socket at the address;
 - "silent_child": a child inherits the listening socket and does not serve it;
-- "serving_child": a child inherits the listening socket and serves it with a PUB socket;
+- "serving_child": a child inherits the socket, listens, and serves it with a PUB socket;
 - "full_backlog": the publisher listens over TCP with a full backlog and accepts no connection;
 - "unbound": no process listens.
 
@@ -103,6 +103,8 @@ class PublisherHost:
         return address, listener
 
     def serve(self, address, listener):
+        # From now on the kernel names this process as the one that listens.
+        listener.listen(100)
         with zmq.Context() as context:
             data = context.socket(zmq.PUB)
             data.setsockopt(zmq.USE_FD, listener.fileno())
