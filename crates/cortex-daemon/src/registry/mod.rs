@@ -29,20 +29,18 @@ mod test_time;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DecodeError, DiscoveryStatus, Since, TopicInfo, TopicName};
+use cortex_proto::{DecodeError, DiscoveryStatus, Since, TopicName};
 
 use crate::peer::{ConnectionId, Process};
 use answer::{Answer, ReplyContext};
 use batch::Batch;
 pub use counters::RegistryCounters;
-use directory::Directory;
 pub use directory::access::Access;
 use directory::topics::Entry;
 pub use effect::{Effects, Miss, NameConflict, ProbeRequest, Refusal};
 pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnknownReason, UnreadableRequest};
 use liveness::Liveness;
 use liveness::pending_registers::{MAX_REGISTER_WAIT, PendingRegister};
-use log::Log;
 pub use log::record::{Change, Event, EventKind, EvictionReason, Hold, Record, Snapshot, Write};
 use probing::Judgement;
 use registrations::{EVICTION_RETRY, Registrations};
@@ -84,17 +82,7 @@ impl Registry {
         snapshot: Snapshot,
         now: Timestamp,
     ) -> Result<Self, DecodeError> {
-        let Snapshot { epoch, revision, records, history } = snapshot;
-        let mut registrations = Registrations {
-            directory: Directory::default(),
-            liveness: Liveness::new(settings.probe_interval, settings.unreachable_after),
-            log: Log::new(settings.history, Since { epoch, revision }, history),
-        };
-        for record in records {
-            let info = TopicInfo::from_bytes(&record.packed)?;
-            let entry = Entry::from_record(record, info, now.boot_ticks);
-            registrations.restore(entry, now.instant);
-        }
+        let registrations = Registrations::restore(&settings, snapshot, now)?;
         Ok(Self {
             settings,
             started: now.instant,

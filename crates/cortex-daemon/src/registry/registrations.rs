@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cortex_proto::TopicName;
+use cortex_proto::{DecodeError, Since, TopicInfo, TopicName};
 
 use super::directory::Directory;
 use super::directory::topics::{EndpointFinding, Entry};
-use super::input::ProbeResult;
+use super::input::{ProbeResult, Timestamp};
 use super::liveness::Liveness;
 use super::liveness::probe_schedule::{ProbeSchedule, Verdict};
-use super::log::record::{Change, EventKind, EvictionReason, Hold};
+use super::log::record::{Change, EventKind, EvictionReason, Hold, Snapshot};
 use super::log::{ChangedTopic, Log};
+use super::settings::Settings;
 use crate::peer::{Listener, Process};
 
 /// After the store refused a batch, the daemon waits this long before it tries the batch's evictions
@@ -32,8 +33,27 @@ pub(super) struct Registrations {
 }
 
 impl Registrations {
-    /// Adds a topic that a former daemon has stored.
-    pub(super) fn restore(&mut self, entry: Entry, now: Instant) {
+    /// The topics and the history that a former daemon has stored.
+    pub(super) fn restore(
+        settings: &Settings,
+        snapshot: Snapshot,
+        now: Timestamp,
+    ) -> Result<Self, DecodeError> {
+        let Snapshot { epoch, revision, records, history } = snapshot;
+        let mut registrations = Self {
+            directory: Directory::default(),
+            liveness: Liveness::new(settings.probe_interval, settings.unreachable_after),
+            log: Log::new(settings.history, Since { epoch, revision }, history),
+        };
+        for record in records {
+            let info = TopicInfo::from_bytes(&record.packed)?;
+            let entry = Entry::from_record(record, info, now.boot_ticks);
+            registrations.restore_topic(entry, now.instant);
+        }
+        Ok(registrations)
+    }
+
+    fn restore_topic(&mut self, entry: Entry, now: Instant) {
         if entry.hold == Hold::Process {
             let schedule = if entry.owner.process.is_none() {
                 ProbeSchedule::unseen(now)
