@@ -30,7 +30,7 @@ pub struct PeerIdentity {
 
 /// What listens at an endpoint: evidence that the same publisher serves it as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Listener {
+pub enum EndpointListener {
     /// The process that made a Unix socket listen.
     Process(Process),
     /// The inode of a listening TCP socket in the daemon's network namespace.

@@ -13,7 +13,7 @@ use crate::edge::processes::Host;
 use crate::edge::random::random_u64;
 use crate::edge::state_file::StoreError;
 use crate::edge::store::{LoadedState, MAX_HISTORY_EVENTS, Store};
-use crate::peer::Listener;
+use crate::peer::EndpointListener;
 use crate::registry::{Access, Hold, Record, Registry, Settings, Snapshot, Write};
 
 /// Why a daemon cannot start from its state.
@@ -175,7 +175,8 @@ fn start_epoch(stored: Option<Snapshot>) -> Snapshot {
 /// Removes what named a process by its pid.
 fn forget_processes(record: &mut Record) {
     record.process = None;
-    record.listener = record.listener.filter(|listener| matches!(listener, Listener::Socket(_)));
+    record.listener =
+        record.listener.filter(|listener| matches!(listener, EndpointListener::Socket(_)));
 }
 
 #[cfg(test)]
@@ -207,10 +208,13 @@ mod tests {
         let session = Hold::Session { id: "s".into(), lease_ms: 10_000 };
         let records = vec![
             Record {
-                listener: Some(Listener::Process(process)),
+                listener: Some(EndpointListener::Process(process)),
                 ..record("/process", Hold::Process)
             },
-            Record { listener: Some(Listener::Socket(5)), ..record("/static", Hold::Static) },
+            Record {
+                listener: Some(EndpointListener::Socket(5)),
+                ..record("/static", Hold::Static)
+            },
             record("/session", session),
         ];
         Snapshot { epoch: 7, revision: 9, records, history: Vec::new() }
@@ -246,7 +250,7 @@ mod tests {
         assert_eq!((snapshot.epoch, snapshot.revision, snapshot.records.len()), (7, 9, 3));
         assert!(snapshot.records.iter().all(|record| record.process.is_none()));
         let listeners: Vec<_> = snapshot.records.iter().map(|record| record.listener).collect();
-        assert_eq!(listeners, [None, Some(Listener::Socket(5)), None]);
+        assert_eq!(listeners, [None, Some(EndpointListener::Socket(5)), None]);
     }
 
     #[test]

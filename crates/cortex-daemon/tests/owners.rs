@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{PROBE_INTERVAL, REMOTE, World, info, local, process};
-use cortex_daemon::peer::{Listener, PeerIdentity, Process};
+use cortex_daemon::peer::{EndpointListener, PeerIdentity, Process};
 use cortex_daemon::registry::{EventKind, EvictionReason, Input, ProbeResult, UnknownReason};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus, EndpointState, RequestExt, TopicName};
 
@@ -122,7 +122,7 @@ fn an_orphaned_topic_stays_while_its_publisher_serves_it_silently() {
 #[test]
 fn an_orphaned_topic_goes_at_once_when_a_forked_child_holds_its_listener() {
     let mut world = World::new();
-    let owner = Listener::Process(process(10));
+    let owner = EndpointListener::Process(process(10));
     world.listeners.insert(address("/a", "n"), owner);
     register(&mut world, local(1, 10), "/a", "n");
     world.advance(1);
@@ -136,11 +136,11 @@ fn an_orphaned_topic_goes_at_once_when_a_forked_child_holds_its_listener() {
 fn a_newcomer_at_the_endpoint_does_not_keep_a_dead_owner_s_topic() {
     for is_restarted in [false, true] {
         let mut world = World::new();
-        world.listeners.insert(address("/a", "n"), Listener::Process(process(10)));
+        world.listeners.insert(address("/a", "n"), EndpointListener::Process(process(10)));
         register(&mut world, local(1, 10), "/a", "n");
         world.advance(1);
         // Another process takes the path, and the owner is killed.
-        world.listeners.insert(address("/a", "n"), Listener::Process(process(11)));
+        world.listeners.insert(address("/a", "n"), EndpointListener::Process(process(11)));
         if is_restarted {
             world.kill_unnoticed(process(10));
             world.restart();
@@ -159,12 +159,12 @@ fn a_dead_owner_s_tcp_port_that_another_node_uses_does_not_keep_its_topic() {
         address: "tcp://127.0.0.1:5555".into(),
         ..info(name, node)
     };
-    world.listeners.insert(at("/a", "n").address, Listener::Socket(7));
+    world.listeners.insert(at("/a", "n").address, EndpointListener::Socket(7));
     world.call(local(1, 10), DiscoveryRequest::register(at("/a", "n")));
     world.advance(1);
     world.kill(process(10));
     assert_eq!(world.names(), ["/a"], "a child may serve the socket");
-    world.listeners.insert(at("/a", "n").address, Listener::Socket(8));
+    world.listeners.insert(at("/a", "n").address, EndpointListener::Socket(8));
     world.call(local(1, 11), DiscoveryRequest::register(at("/b", "m")));
     assert_eq!(world.names(), ["/b"], "a registration at the address judges it again");
 }
@@ -402,7 +402,7 @@ fn a_superseded_process_cannot_unregister_its_node_s_topic() {
 #[test]
 fn a_superseded_process_that_serves_the_endpoint_can_unregister_it() {
     let mut world = World::new();
-    world.listeners.insert(address("/a", "n"), Listener::Process(process(10)));
+    world.listeners.insert(address("/a", "n"), EndpointListener::Process(process(10)));
     register(&mut world, local(1, 10), "/a", "n");
     register(&mut world, local(1, 11), "/a", "n");
     world.advance(1);

@@ -6,7 +6,7 @@ use cortex_proto::TopicName;
 
 use super::log::record::Change;
 use super::reply::Reply;
-use crate::peer::{ConnectionId, Listener, PeerIdentity, Process};
+use crate::peer::{ConnectionId, EndpointListener, PeerIdentity, Process};
 
 /// What the daemon must do after a batch, in the order of these fields.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -84,5 +84,5 @@ pub struct ProbeRequest {
     /// How long the registry waits for a silent endpoint, at most 1 s.
     pub patience: Duration,
     /// What listened at the endpoint after the registration, if a probe has seen it.
-    pub listener: Option<Listener>,
+    pub listener: Option<EndpointListener>,
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use cortex_proto::{DiscoveryRequest, TopicName};
 
-use crate::peer::{ConnectionId, Listener, PeerIdentity, Process, ReplyTo};
+use crate::peer::{ConnectionId, EndpointListener, PeerIdentity, Process, ReplyTo};
 
 /// Something that happened outside the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Input {
         /// What the probe found.
         result: ProbeResult,
         /// What listens there, as far as the kernel reports it.
-        listener: Option<Listener>,
+        listener: Option<EndpointListener>,
     },
     /// Time has passed. Without effect when nothing is due.
     Tick {

@@ -6,12 +6,12 @@ use cortex_proto::TopicName;
 
 use super::effect::{Effects, ProbeRequest};
 use super::input::ProbeResult;
-use super::liveness::looks::{Awaits, Finding};
+use super::liveness::looks::{Awaits, LookResult};
 use super::liveness::pending_registers::PendingRegister;
 use super::liveness::probe_schedule::Verdict;
 use super::log::record::EvictionReason;
 use super::registrations::Registrations;
-use crate::peer::{Listener, Process};
+use crate::peer::{EndpointListener, Process};
 
 /// How long a probe may wait for a greeting.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -102,7 +102,7 @@ pub(super) fn endpoint_probed(
     registrations: &mut Registrations,
     name: &TopicName,
     revision: u64,
-    (result, listener): (ProbeResult, Option<Listener>),
+    (result, listener): (ProbeResult, Option<EndpointListener>),
     now: Instant,
 ) -> Judgement {
     let present = registrations.directory.get(name.as_str());
@@ -116,9 +116,9 @@ pub(super) fn endpoint_probed(
     }
     let looks = &mut registrations.liveness.looks;
     match looks.probed(name, result, now) {
-        Finding::Free => Judgement::NameFree,
-        Finding::Taken => Judgement::NameTaken,
-        Finding::Undecided => {
+        LookResult::Free => Judgement::NameFree,
+        LookResult::Taken => Judgement::NameTaken,
+        LookResult::Undecided => {
             let is_verdict = verdict.is_some() && looks.get(name) == Some(Awaits::OrphanVerdict);
             if is_verdict { Judgement::NameTaken } else { Judgement::None }
         }

@@ -14,7 +14,7 @@ use super::liveness::probe_schedule::{ProbeSchedule, Verdict};
 use super::log::record::{Change, EventKind, EvictionReason, Hold, Snapshot};
 use super::log::{ChangedTopic, Log};
 use super::settings::Settings;
-use crate::peer::{Listener, Process};
+use crate::peer::{EndpointListener, Process};
 
 /// After the store refused a batch, the daemon waits this long before it tries the batch's evictions
 /// again.
@@ -130,7 +130,7 @@ impl Registrations {
         &mut self,
         name: &TopicName,
         result: ProbeResult,
-        listener: Option<Listener>,
+        listener: Option<EndpointListener>,
         now: Instant,
     ) -> Option<Verdict> {
         let registration = self.directory.get(name.as_str())?.registration();

@@ -8,7 +8,7 @@ pub(crate) mod watcher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use cortex_daemon::peer::{ConnectionId, Listener, PeerIdentity, Process, ReplyTo};
+use cortex_daemon::peer::{ConnectionId, EndpointListener, PeerIdentity, Process, ReplyTo};
 pub(crate) use cortex_daemon::registry::Settings;
 use cortex_daemon::registry::{
     Access, Change, Effects, Event, Input, Limits, Miss, NameConflict, PeerRequest, ProbeResult,
@@ -44,7 +44,8 @@ pub(crate) fn local(uid: u32, pid: u32) -> PeerIdentity {
 }
 
 /// A process that never ends, is older than every registration, and for which others register.
-pub(crate) const PUBLISHER: Listener = Listener::Process(Process { pid: 1, start_time: 1 });
+pub(crate) const PUBLISHER: EndpointListener =
+    EndpointListener::Process(Process { pid: 1, start_time: 1 });
 
 /// A peer over TCP: the daemon cannot identify its user or process.
 pub(crate) const REMOTE: PeerIdentity = PeerIdentity { uid: None, process: None, is_local: false };
@@ -78,7 +79,7 @@ pub(crate) struct World {
     pub(crate) endpoints: BTreeMap<String, ProbeResult>,
     /// What listens by address, where probes find a listener. At all other addresses it is
     /// [`PUBLISHER`].
-    pub(crate) listeners: BTreeMap<String, Listener>,
+    pub(crate) listeners: BTreeMap<String, EndpointListener>,
     /// Probes that wait for [`World::finish_probes`]. With `None` each probe has its result at once.
     pub(crate) delayed_probes: Option<Vec<(TopicName, u64, String)>>,
     pub(crate) stored: BTreeMap<TopicName, Record>,

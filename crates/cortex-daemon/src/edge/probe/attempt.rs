@@ -15,12 +15,12 @@ use crate::edge::credentials::Credentials;
 use crate::edge::processes::identify_living;
 use crate::edge::stream::Stream;
 use crate::edge::tokens::Tokens;
-use crate::peer::Listener;
+use crate::peer::EndpointListener;
 use crate::registry::{ProbeResult, UnknownReason};
 
 /// Connections that never block: the first, and further ones where it refused or was closed.
 #[derive(Debug)]
-pub(super) struct Attempt {
+pub(super) struct ConnectionAttempt {
     stream: Stream,
     endpoint: Endpoint,
     /// A listener that closes also closes the connections in its backlog. So a connection that ends
@@ -46,7 +46,7 @@ pub(super) enum Progress {
     Judged(ProbeOutcome),
 }
 
-impl Attempt {
+impl ConnectionAttempt {
     /// Connects.
     ///
     /// # Errors
@@ -145,17 +145,17 @@ impl Attempt {
         }
     }
 
-    fn listener(&self) -> Option<Listener> {
+    fn listener(&self) -> Option<EndpointListener> {
         match (&self.stream, &self.endpoint) {
             (Stream::Unix(stream), _) => {
                 let pid = Credentials::of_peer(stream).pid?;
-                identify_living(pid).map(Listener::Process)
+                identify_living(pid).map(EndpointListener::Process)
             }
             (Stream::Tcp(stream), Endpoint::Tcp(addresses)) => {
                 let address = *addresses.front()?;
                 let local = stream.local_addr().ok()?;
                 let is_own = address.ip().is_loopback() || local.ip() == address.ip();
-                is_own.then(|| listening_socket(address)).flatten().map(Listener::Socket)
+                is_own.then(|| listening_socket(address)).flatten().map(EndpointListener::Socket)
             }
             (Stream::Tcp(_), Endpoint::Abstract(_)) => None,
         }
@@ -256,7 +256,7 @@ mod tests {
         let stream = std::net::TcpStream::from(socket);
         rustix::net::connect(&stream, &address).unwrap();
         stream.set_nonblocking(true).unwrap();
-        let mut attempt = Attempt {
+        let mut attempt = ConnectionAttempt {
             stream: Stream::Tcp(TcpStream::from_std(stream)),
             endpoint: Endpoint::Tcp([address].into()),
             was_closed: false,
@@ -271,7 +271,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let addresses: VecDeque<_> =
             [2, 1].map(|last| SocketAddr::from(([127, 0, 0, last], port))).into();
-        let mut attempt = Attempt::start(Endpoint::Tcp(addresses.clone())).unwrap();
+        let mut attempt = ConnectionAttempt::start(Endpoint::Tcp(addresses.clone())).unwrap();
         while matches!(attempt.poll(), Progress::Pending)
             && attempt.endpoint.first() == Some(addresses[0])
         {

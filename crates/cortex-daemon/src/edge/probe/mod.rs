@@ -33,7 +33,7 @@ use mio::{Registry as PollRegistry, Token};
 
 pub(crate) use self::address::SharedFolders;
 use self::address::Target;
-use self::attempt::{Attempt, Endpoint, Progress};
+use self::attempt::{ConnectionAttempt, Endpoint, Progress};
 pub use self::helper::serve_probe_helper;
 use self::helper::{Helper, Launch, Program, Report};
 use self::lane::Lane;
@@ -41,10 +41,10 @@ use self::limits::{MAX_IN_HELPER, MAX_PATIENCE, MAX_ROUND_STARTS};
 use self::outcome::ProbeId;
 pub(crate) use self::outcome::{ProbeAnswer, ProbeOutcome};
 use self::quarantine::Quarantine;
-use self::running::{Place, Probe, Request, Stage};
+use self::running::{Probe, ProbeLocation, Stage, WaitingRequest};
 use super::processes::identify_living;
 use super::tokens::Tokens;
-use crate::peer::Listener;
+use crate::peer::EndpointListener;
 use crate::registry::{ProbeRequest, ProbeResult, UnknownReason};
 
 #[cfg(test)]
@@ -137,7 +137,8 @@ impl Probes {
             | Target::HostName { .. } => true,
         };
         let patience = patience.min(MAX_PATIENCE);
-        let mut request = Request { name, revision, patience, deadline: None, judges_absence };
+        let mut request =
+            WaitingRequest { name, revision, patience, deadline: None, judges_absence };
         if let Some(&id) = self.by_target.get(&target)
             && let Some(probe) = self.by_id.get_mut(&id)
             && (patience >= MAX_PATIENCE || probe.is_fresh(now))
@@ -145,9 +146,9 @@ impl Probes {
             let before = probe.patience;
             probe.patience = before.min(patience);
             if probe.is_waiting() {
-                let (place, patience) = (probe.place(), probe.patience);
+                let (location, patience) = (probe.location(), probe.patience);
                 probe.requests.push(request);
-                let lane = self.lane(place);
+                let lane = self.lane(location);
                 lane.remove(id, before);
                 lane.push(id, patience);
             } else {
@@ -160,7 +161,7 @@ impl Probes {
         let id = ProbeId(self.next_id);
         self.next_id += 1;
         let probe = Probe::new(target.clone(), request);
-        self.lane(probe.place()).push(id, patience);
+        self.lane(probe.location()).push(id, patience);
         self.by_target.insert(target, id);
         self.by_id.insert(id, probe);
     }
@@ -174,18 +175,20 @@ impl Probes {
     pub(crate) fn take_answers(&mut self, now: Instant, out: &mut Vec<ProbeAnswer>) {
         for token in std::mem::take(&mut self.ready) {
             if self.path_helper.token() == Some(token) {
-                self.receive(Place::PathHelper, now);
+                self.receive(ProbeLocation::PathHelper, now);
             } else if self.name_helper.token() == Some(token) {
-                self.receive(Place::NameHelper, now);
+                self.receive(ProbeLocation::NameHelper, now);
             } else if let Some(&id) = self.by_token.get(&token) {
                 self.advance(id);
             }
         }
         self.expire(now);
-        for place in [Place::Daemon, Place::PathHelper, Place::NameHelper] {
+        for location in
+            [ProbeLocation::Daemon, ProbeLocation::PathHelper, ProbeLocation::NameHelper]
+        {
             for _ in 0..MAX_ROUND_STARTS {
-                let Some(id) = self.lane(place).pop() else { break };
-                self.run(id, place, now);
+                let Some(id) = self.lane(location).pop() else { break };
+                self.run(id, location, now);
             }
         }
         out.append(&mut self.answers);
@@ -207,23 +210,23 @@ impl Probes {
         self.tokens.owns(token)
     }
 
-    fn lane(&mut self, place: Place) -> &mut Lane {
-        match place {
-            Place::Daemon => &mut self.in_daemon,
-            Place::PathHelper => &mut self.for_paths,
-            Place::NameHelper => &mut self.for_names,
+    fn lane(&mut self, location: ProbeLocation) -> &mut Lane {
+        match location {
+            ProbeLocation::Daemon => &mut self.in_daemon,
+            ProbeLocation::PathHelper => &mut self.for_paths,
+            ProbeLocation::NameHelper => &mut self.for_names,
         }
     }
 
-    fn helper(&mut self, place: Place) -> &mut Helper {
-        match place {
-            Place::NameHelper => &mut self.name_helper,
-            Place::PathHelper | Place::Daemon => &mut self.path_helper,
+    fn helper(&mut self, location: ProbeLocation) -> &mut Helper {
+        match location {
+            ProbeLocation::NameHelper => &mut self.name_helper,
+            ProbeLocation::PathHelper | ProbeLocation::Daemon => &mut self.path_helper,
         }
     }
 
     /// Runs a probe that has got a place.
-    fn run(&mut self, id: ProbeId, place: Place, now: Instant) {
+    fn run(&mut self, id: ProbeId, location: ProbeLocation, now: Instant) {
         let Some(probe) = self.by_id.get_mut(&id) else { return };
         probe.begin(now);
         let Some(task) = probe.task() else {
@@ -232,9 +235,9 @@ impl Probes {
         };
         let is_quarantined = self.quarantine.contains(&probe.target, now);
         probe.stage = Stage::InHelper { since: now, listener: None, is_connected: false };
-        let helper = match place {
-            Place::NameHelper => &mut self.name_helper,
-            Place::PathHelper | Place::Daemon => &mut self.path_helper,
+        let helper = match location {
+            ProbeLocation::NameHelper => &mut self.name_helper,
+            ProbeLocation::PathHelper | ProbeLocation::Daemon => &mut self.path_helper,
         };
         let poll = (&self.poll_registry, &self.tokens);
         if is_quarantined || helper.send(id, &task, now, poll).is_err() {
@@ -253,7 +256,7 @@ impl Probes {
     }
 
     fn attempt(&mut self, id: ProbeId, endpoint: Endpoint) {
-        match Attempt::start(endpoint) {
+        match ConnectionAttempt::start(endpoint) {
             Err(outcome) => self.finish(id, outcome),
             Ok(attempt) => {
                 let Some(probe) = self.by_id.get_mut(&id) else { return };
@@ -295,22 +298,22 @@ impl Probes {
         }
     }
 
-    fn receive(&mut self, place: Place, now: Instant) {
+    fn receive(&mut self, location: ProbeLocation, now: Instant) {
         let mut reports = Vec::new();
-        let state = self.helper(place).receive(&mut reports, now);
+        let state = self.helper(location).receive(&mut reports, now);
         for (id, report) in reports {
             match report {
                 Report::Connected { pid } => {
                     let Some(probe) = self.by_id.get_mut(&id) else { continue };
                     let found = if pid == 0 { None } else { identify_living(pid) };
-                    probe.connected(found.map(Listener::Process));
+                    probe.connected(found.map(EndpointListener::Process));
                     self.update_agenda(id);
                 }
                 Report::Judged(result) => {
                     let Some(probe) = self.by_id.get_mut(&id) else { continue };
                     if probe.must_look_again(result, now) {
                         probe.look_again();
-                        self.queue_again(id, place);
+                        self.queue_again(id, location);
                         continue;
                     }
                     let outcome = ProbeOutcome::new(result, || probe.listener());
@@ -320,7 +323,7 @@ impl Probes {
             }
         }
         if state.is_err() {
-            self.replace_helper(place, now);
+            self.replace_helper(location, now);
         }
     }
 
@@ -362,8 +365,8 @@ impl Probes {
             }
             self.answers.extend(probe.answer_due(outcome, now));
             if probe.hangs(now) {
-                let place = probe.place();
-                self.replace_helper(place, now);
+                let location = probe.location();
+                self.replace_helper(location, now);
                 continue;
             }
             self.update_agenda(id);
@@ -371,11 +374,11 @@ impl Probes {
     }
 
     /// Gives a helper up. The probes that hang are over, and the others begin again, once.
-    fn replace_helper(&mut self, place: Place, now: Instant) {
-        let last_report = self.helper(place).last_report();
-        self.helper(place).give_up(now);
+    fn replace_helper(&mut self, location: ProbeLocation, now: Instant) {
+        let last_report = self.helper(location).last_report();
+        self.helper(location).give_up(now);
         let in_helper = |(id, probe): (&ProbeId, &Probe)| {
-            (probe.place() == place && probe.is_in_helper()).then_some(*id)
+            (probe.location() == location && probe.is_in_helper()).then_some(*id)
         };
         let mut ids: Vec<_> = self.by_id.iter().filter_map(in_helper).collect();
         ids.sort_unstable();
@@ -390,16 +393,16 @@ impl Probes {
                 self.cannot_run(id);
             } else {
                 probe.begin_again();
-                self.queue_again(id, place);
+                self.queue_again(id, location);
             }
         }
     }
 
     /// Moves a probe from the running to the waiting ones.
-    fn queue_again(&mut self, id: ProbeId, place: Place) {
+    fn queue_again(&mut self, id: ProbeId, location: ProbeLocation) {
         let Some(probe) = self.by_id.get(&id) else { return };
         let patience = probe.patience;
-        let lane = self.lane(place);
+        let lane = self.lane(location);
         lane.finish();
         lane.push(id, patience);
         self.update_agenda(id);
@@ -422,11 +425,11 @@ impl Probes {
             self.by_target.remove(&probe.target);
         }
         probe.wake_up.map(|when| self.agenda.remove(&(when, id)));
-        let place = probe.place();
+        let location = probe.location();
         if probe.is_waiting() {
-            self.lane(place).remove(id, probe.patience);
+            self.lane(location).remove(id, probe.patience);
         } else {
-            self.lane(place).finish();
+            self.lane(location).finish();
         }
         if let Stage::InDaemon { token: Some(token), .. } = probe.stage {
             self.by_token.remove(&token);

@@ -2,7 +2,7 @@
 
 use cortex_proto::TopicName;
 
-use crate::peer::Listener;
+use crate::peer::EndpointListener;
 use crate::registry::ProbeResult;
 
 /// The number of a probe. It is never used again.
@@ -14,7 +14,7 @@ pub(super) struct ProbeId(pub(super) u64);
 pub(crate) struct ProbeOutcome {
     pub(crate) result: ProbeResult,
     /// What listens there. `None`: the probe has no connection, or the kernel does not tell.
-    pub(crate) listener: Option<Listener>,
+    pub(crate) listener: Option<EndpointListener>,
 }
 
 /// The answer to a request for a probe.
@@ -27,7 +27,10 @@ pub(crate) struct ProbeAnswer {
 
 impl ProbeOutcome {
     /// A result, with the listener if the endpoint has one.
-    pub(super) fn new(result: ProbeResult, listener: impl FnOnce() -> Option<Listener>) -> Self {
+    pub(super) fn new(
+        result: ProbeResult,
+        listener: impl FnOnce() -> Option<EndpointListener>,
+    ) -> Self {
         let is_served = matches!(result, ProbeResult::Alive | ProbeResult::Silent);
         Self { result, listener: if is_served { listener() } else { None } }
     }

@@ -7,16 +7,16 @@ use cortex_proto::TopicName;
 use mio::Token;
 
 use super::address::Target;
-use super::attempt::{Attempt, Endpoint};
+use super::attempt::{ConnectionAttempt, Endpoint};
 use super::helper::Task;
 use super::limits::{FRESH, MAX_PATIENCE, NAME_TIMEOUT, PATH_TIMEOUT};
 use super::outcome::{ProbeAnswer, ProbeOutcome};
-use crate::peer::Listener;
+use crate::peer::EndpointListener;
 use crate::registry::{ProbeResult, UnknownReason};
 
 /// Where probes run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ProbeLocation {
     Daemon,
     PathHelper,
     NameHelper,
@@ -28,7 +28,7 @@ pub(super) struct Probe {
     pub(super) target: Target,
     /// The addresses of a host name, once resolved.
     pub(super) addresses: Option<Vec<SocketAddr>>,
-    pub(super) requests: Vec<Request>,
+    pub(super) requests: Vec<WaitingRequest>,
     /// The least patience of all requests so far.
     pub(super) patience: Duration,
     pub(super) stage: Stage,
@@ -42,9 +42,9 @@ pub(super) struct Probe {
     pub(super) wake_up: Option<Instant>,
 }
 
-/// A request for a probe.
+/// A request that waits for a probe.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct WaitingRequest {
     pub(super) name: TopicName,
     pub(super) revision: u64,
     pub(super) patience: Duration,
@@ -59,11 +59,11 @@ pub(super) struct Request {
 pub(super) enum Stage {
     Waiting,
     Starting,
-    InDaemon { attempt: Attempt, token: Option<Token> },
-    InHelper { since: Instant, listener: Option<Listener>, is_connected: bool },
+    InDaemon { attempt: ConnectionAttempt, token: Option<Token> },
+    InHelper { since: Instant, listener: Option<EndpointListener>, is_connected: bool },
 }
 
-impl Request {
+impl WaitingRequest {
     pub(super) fn answer(self, outcome: ProbeOutcome) -> ProbeAnswer {
         let Self { name, revision, judges_absence, .. } = self;
         let outcome = if outcome.result == ProbeResult::Dead && !judges_absence {
@@ -76,7 +76,7 @@ impl Request {
 }
 
 impl Probe {
-    pub(super) fn new(target: Target, request: Request) -> Self {
+    pub(super) fn new(target: Target, request: WaitingRequest) -> Self {
         Self {
             target,
             addresses: None,
@@ -90,11 +90,13 @@ impl Probe {
         }
     }
 
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn location(&self) -> ProbeLocation {
         match (&self.target, &self.addresses) {
-            (Target::Path(_) | Target::RelativePath(..), _) => Place::PathHelper,
-            (Target::HostName { .. }, None) => Place::NameHelper,
-            (Target::HostName { .. } | Target::Tcp(_) | Target::Abstract(_), _) => Place::Daemon,
+            (Target::Path(_) | Target::RelativePath(..), _) => ProbeLocation::PathHelper,
+            (Target::HostName { .. }, None) => ProbeLocation::NameHelper,
+            (Target::HostName { .. } | Target::Tcp(_) | Target::Abstract(_), _) => {
+                ProbeLocation::Daemon
+            }
         }
     }
 
@@ -177,14 +179,14 @@ impl Probe {
     }
 
     /// Notes that the helper has a connection.
-    pub(super) fn connected(&mut self, found: Option<Listener>) {
+    pub(super) fn connected(&mut self, found: Option<EndpointListener>) {
         if let Stage::InHelper { listener, is_connected, .. } = &mut self.stage {
             (*listener, *is_connected) = (found, true);
         }
     }
 
     /// What listens at the helper's connection.
-    pub(super) fn listener(&self) -> Option<Listener> {
+    pub(super) fn listener(&self) -> Option<EndpointListener> {
         match &self.stage {
             Stage::InHelper { listener, .. } => *listener,
             Stage::Waiting | Stage::Starting | Stage::InDaemon { .. } => None,
@@ -201,7 +203,7 @@ impl Probe {
             Stage::Waiting | Stage::Starting | Stage::InHelper { .. } if self.silence.is_some() => {
                 self.silence.unwrap_or(ProbeResult::Silent.into())
             }
-            Stage::InHelper { .. } if self.place() == Place::NameHelper => {
+            Stage::InHelper { .. } if self.location() == ProbeLocation::NameHelper => {
                 ProbeResult::Unknown(UnknownReason::HostName).into()
             }
             Stage::Waiting | Stage::Starting | Stage::InHelper { .. } => {
@@ -212,14 +214,14 @@ impl Probe {
 
     /// Takes the requests whose patience is over, and answers them.
     pub(super) fn answer_due(&mut self, outcome: ProbeOutcome, now: Instant) -> Vec<ProbeAnswer> {
-        let is_due = |request: &mut Request| request.deadline.is_some_and(|end| end <= now);
+        let is_due = |request: &mut WaitingRequest| request.deadline.is_some_and(|end| end <= now);
         self.requests.extract_if(.., is_due).map(|request| request.answer(outcome)).collect()
     }
 
     /// Whether no request waits for the probe any more. A probe in a helper ends with the helper's
     /// report.
     pub(super) fn has_ended(&self, now: Instant) -> bool {
-        let waits = |request: &Request| request.deadline.is_none_or(|end| end > now);
+        let waits = |request: &WaitingRequest| request.deadline.is_none_or(|end| end > now);
         match &self.stage {
             Stage::Waiting | Stage::Starting | Stage::InDaemon { .. } => {
                 !self.requests.iter().any(waits)
@@ -235,9 +237,9 @@ impl Probe {
 
     fn hangs_at(&self) -> Option<Instant> {
         let Stage::InHelper { since, is_connected, .. } = self.stage else { return None };
-        let timeout = match self.place() {
-            Place::NameHelper => NAME_TIMEOUT,
-            Place::PathHelper | Place::Daemon => PATH_TIMEOUT,
+        let timeout = match self.location() {
+            ProbeLocation::NameHelper => NAME_TIMEOUT,
+            ProbeLocation::PathHelper | ProbeLocation::Daemon => PATH_TIMEOUT,
         };
         let greeting = if is_connected { MAX_PATIENCE } else { Duration::ZERO };
         Some(since + timeout + greeting)

@@ -108,7 +108,7 @@ impl Prober {
     }
 
     /// Waits until the helper has reported everything. It may be behind the answers.
-    fn settle(&mut self) {
+    fn wait_until_idle(&mut self) {
         let until = Instant::now() + TEST_TIMEOUT;
         while !self.is_idle() {
             assert!(Instant::now() < until);
@@ -149,7 +149,7 @@ fn find(address: &str) -> ProbeOutcome {
     let mut prober = Prober::new(4);
     prober.start(1, address);
     let found = prober.outcomes(1);
-    prober.settle();
+    prober.wait_until_idle();
     found[0].1
 }
 
@@ -162,7 +162,7 @@ fn unknown(reason: UnknownReason) -> ProbeResult {
 }
 
 fn served_here(result: ProbeResult) -> ProbeOutcome {
-    ProbeOutcome { result, listener: Some(Listener::Process(this_process())) }
+    ProbeOutcome { result, listener: Some(EndpointListener::Process(this_process())) }
 }
 
 fn ipc(path: &FilePath) -> String {
@@ -186,11 +186,11 @@ fn port_of(listener: &TcpListener) -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-fn inode_of(socket: &impl AsRawFd) -> Listener {
+fn inode_of(socket: &impl AsRawFd) -> EndpointListener {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
     let text = link.to_str().unwrap();
     let inode = text.strip_prefix("socket:[").unwrap().strip_suffix(']').unwrap();
-    Listener::Socket(inode.parse().unwrap())
+    EndpointListener::Socket(inode.parse().unwrap())
 }
 
 /// An address at which no program can listen while the socket is open. Another program could take a
@@ -319,7 +319,7 @@ fn an_absent_path_is_judged_in_shared_folders_or_where_its_listener_was_seen() {
 
     let mut prober = Prober::new(4);
     prober.start(1, &address);
-    let listener = Some(Listener::Process(this_process()));
+    let listener = Some(EndpointListener::Process(this_process()));
     prober.probes.start(ProbeRequest { listener, ..request(2, &address) }, Instant::now());
     assert_eq!(
         prober.results(2),
@@ -337,7 +337,7 @@ fn a_listener_that_does_not_accept_is_silent() {
     let (_directory, _listener, unix) = unix_listener();
     let (tcp, tcp_address) = tcp_listener();
     for (address, listener) in
-        [(&unix, Listener::Process(this_process())), (&tcp_address, inode_of(&tcp))]
+        [(&unix, EndpointListener::Process(this_process())), (&tcp_address, inode_of(&tcp))]
     {
         let start = Instant::now();
         let mut prober = Prober::new(4);
@@ -349,7 +349,7 @@ fn a_listener_that_does_not_accept_is_silent() {
         assert!(start.elapsed() < MAX_PATIENCE);
         assert_eq!(prober.outcomes(1), [(1, silent)]);
         assert!(start.elapsed() >= MAX_PATIENCE);
-        prober.settle();
+        prober.wait_until_idle();
     }
 }
 
@@ -369,7 +369,7 @@ fn a_request_that_joins_late_sees_the_silence_for_itself() {
         assert_eq!(prober.results(1), [(3, ProbeResult::Silent)]);
         let waited = joined.elapsed();
         assert!(waited >= MAX_PATIENCE && waited < MAX_PATIENCE * 3 / 2, "{waited:?}");
-        prober.settle();
+        prober.wait_until_idle();
     }
 }
 
@@ -389,7 +389,7 @@ fn a_short_request_gets_a_connection_of_its_own() {
     assert_eq!(prober.results(1), [(3, ProbeResult::Alive)]);
     server.join().unwrap();
     assert_eq!(prober.results(1), [(1, ProbeResult::Silent)]);
-    prober.settle();
+    prober.wait_until_idle();
 }
 
 #[test]
@@ -728,7 +728,7 @@ fn a_path_that_hangs_does_not_delay_others() {
     // When the helper is replaced before the silence has lasted long enough, the probe begins again.
     assert_eq!(prober.outcomes(1), [(3, served_here(ProbeResult::Silent))]);
     assert!(helper.started() <= 2);
-    prober.settle();
+    prober.wait_until_idle();
     drop(silent);
     // It certainly hangs there, since it has answered others.
     prober.start(4, "ipc:///tmp/hung");

@@ -8,7 +8,7 @@ use super::load_error::{LoadError, damaged};
 use super::schema::Schema;
 use crate::edge::files::FileOrigin;
 use crate::edge::processes::Host;
-use crate::peer::{Listener, Process};
+use crate::peer::{EndpointListener, Process};
 use crate::registry::{Event, EventKind, EvictionReason, Hold, Record, Write};
 
 const READ_EVENTS: &str = "SELECT revision, kind, reason, topic_name, info FROM events";
@@ -122,8 +122,8 @@ fn parse_topic(row: &Row<'_>) -> Result<Record, LoadError> {
     let listening_process = process(row, "listener_pid", "listener_start_time")?;
     let listener = match (listening_process, optional_unsigned(row, "listener_inode")?) {
         (None, None) => None,
-        (Some(process), None) => Some(Listener::Process(process)),
-        (None, Some(inode)) => Some(Listener::Socket(inode)),
+        (Some(process), None) => Some(EndpointListener::Process(process)),
+        (None, Some(inode)) => Some(EndpointListener::Socket(inode)),
         _ => return damaged("a topic has two kinds of listeners"),
     };
     Ok(Record {
@@ -224,8 +224,8 @@ pub(super) fn put_topic(connection: &SqliteConnection, record: &Record) -> rusql
     };
     let (listening_process, listener_inode) = match record.listener {
         None => (None, None),
-        Some(Listener::Process(process)) => (Some(process), None),
-        Some(Listener::Socket(inode)) => (None, Some(inode)),
+        Some(EndpointListener::Process(process)) => (Some(process), None),
+        Some(EndpointListener::Socket(inode)) => (None, Some(inode)),
     };
     let [pid, start_time] = process_values(record.process);
     let [listener_pid, listener_start_time] = process_values(listening_process);

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::database::{Content, read};
 use super::rows::read_events;
 use super::*;
-use crate::peer::{Listener, Process};
+use crate::peer::{EndpointListener, Process};
 use crate::registry::{Event, EventKind, EvictionReason, Hold, Record};
 
 /// The content of a state file, the history apart.
@@ -210,7 +210,7 @@ mod model {
         uid: Option<u32>,
         process: Option<Process>,
         is_local: bool,
-        listener: Option<Listener>,
+        listener: Option<EndpointListener>,
         found_alive: bool,
         number: u64,
     }
@@ -239,8 +239,11 @@ mod model {
         (1..u32::MAX, any::<u64>()).prop_map(|(pid, start_time)| Process { pid, start_time })
     }
 
-    fn listener() -> impl Strategy<Value = Listener> {
-        prop_oneof![process().prop_map(Listener::Process), any::<u64>().prop_map(Listener::Socket)]
+    fn listener() -> impl Strategy<Value = EndpointListener> {
+        prop_oneof![
+            process().prop_map(EndpointListener::Process),
+            any::<u64>().prop_map(EndpointListener::Socket)
+        ]
     }
 
     fn change() -> impl Strategy<Value = TopicChange> {
@@ -1380,8 +1383,8 @@ fn version_2() -> StoredState {
     let (mut snapshot, host) = state.unwrap();
     let [by_process, remote, ..] = &mut snapshot.records[..] else { panic!("four topics") };
     let process = Process { pid: 4712, start_time: u64::MAX };
-    by_process.listener = Some(Listener::Process(process));
-    remote.listener = Some(Listener::Socket(u64::MAX));
+    by_process.listener = Some(EndpointListener::Process(process));
+    remote.listener = Some(EndpointListener::Socket(u64::MAX));
     (Some((snapshot, host)), events)
 }
 
@@ -1464,10 +1467,10 @@ fn a_damaged_file_of_version_1_is_renamed_without_a_change() {
 
 #[test]
 fn a_file_of_version_1_keeps_its_history_unless_a_tip_contradicts_it() {
-    type Change = fn(Snapshot) -> Snapshot;
+    type Edit = fn(Snapshot) -> Snapshot;
     let earlier = |snapshot: Snapshot| Snapshot { revision: 9, ..snapshot };
     let other = |snapshot: Snapshot| Snapshot { epoch: 9, ..snapshot };
-    let tips: [(Change, Option<HistoryLoss>); 3] =
+    let tips: [(Edit, Option<HistoryLoss>); 3] =
         [(|snapshot| snapshot, None), (earlier, None), (other, Some(HistoryLoss::OtherEpoch))];
     for (change, expected) in tips {
         let directory = TempDir::new().unwrap();

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use cortex_proto::TopicName;
 
-use crate::peer::{Listener, Process};
+use crate::peer::{EndpointListener, Process};
 use crate::registry::log::record::{EvictionReason, Hold};
 use owners::{Owners, WatchChanges};
 use sessions::{SessionKey, Sessions};
@@ -118,7 +118,7 @@ impl Directory {
     pub(super) fn note_served(
         &mut self,
         name: &TopicName,
-        listener: Option<Listener>,
+        listener: Option<EndpointListener>,
     ) -> Option<&Entry> {
         let entry = self.topics.get_mut(name.as_str())?;
         // The first listener after the registration is the evidence, not a later one.

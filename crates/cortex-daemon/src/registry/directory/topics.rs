@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cortex_proto::{EndpointState, EntryExt, Hold as WireHold, TopicInfo, TopicName};
 
 use super::sessions::SessionKey;
-use crate::peer::{Listener, PeerIdentity, Process};
+use crate::peer::{EndpointListener, PeerIdentity, Process};
 use crate::registry::input::{ProbeResult, UnknownReason};
 use crate::registry::liveness::evidence::Registration;
 use crate::registry::log::record::{EvictionReason, Hold, Record};
@@ -26,7 +26,7 @@ pub(in crate::registry) struct Entry {
     pub(in crate::registry) owner: PeerIdentity,
     pub(in crate::registry) hold: Hold,
     /// What listened at the endpoint after the registration; `None` until a probe has seen it.
-    pub(in crate::registry) listener: Option<Listener>,
+    pub(in crate::registry) listener: Option<EndpointListener>,
     /// Whether a probe once found the endpoint alive.
     pub(in crate::registry) found_alive: bool,
     /// Whether the process that holds the topic has ended.

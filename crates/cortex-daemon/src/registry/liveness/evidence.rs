@@ -1,7 +1,7 @@
 //! Evidence that a dead owner's endpoint is still served by the publisher that it was registered
 //! for: a process may register a topic for another one.
 
-use crate::peer::{Listener, Process};
+use crate::peer::{EndpointListener, Process};
 use crate::registry::input::ProbeResult;
 
 /// What is known of a topic whose owner has ended.
@@ -11,7 +11,7 @@ pub(in crate::registry) struct Registration {
     /// When the topic was registered, in clock ticks since boot.
     pub(in crate::registry) registered_ticks: u64,
     /// What listened at the endpoint after the registration; `None` when no probe has seen it.
-    pub(in crate::registry) listener: Option<Listener>,
+    pub(in crate::registry) listener: Option<EndpointListener>,
     /// Whether a probe once found the endpoint alive.
     pub(in crate::registry) found_alive: bool,
 }
@@ -34,23 +34,25 @@ pub(super) enum Evidence {
 pub(super) fn judge(
     registration: &Registration,
     result: ProbeResult,
-    listener: Option<Listener>,
+    listener: Option<EndpointListener>,
 ) -> Evidence {
     let is_same = match (listener, registration.listener) {
         (Some(found), Some(recorded)) => found == recorded,
         // The owner ended before the first probe: a listener that was there before counts.
-        (Some(Listener::Process(found)), None) => found.start_time <= registration.registered_ticks,
-        (Some(Listener::Socket(_)), None) => true,
+        (Some(EndpointListener::Process(found)), None) => {
+            found.start_time <= registration.registered_ticks
+        }
+        (Some(EndpointListener::Socket(_)), None) => true,
         (None, _) => false,
     };
     let is_owner = match listener {
-        Some(Listener::Process(found)) => Some(found) == registration.owner,
-        Some(Listener::Socket(_)) | None => false,
+        Some(EndpointListener::Process(found)) => Some(found) == registration.owner,
+        Some(EndpointListener::Socket(_)) | None => false,
     };
     match (result, listener) {
         _ if !is_same || is_owner => Evidence::None,
         // Of a Unix socket the kernel names the process that listens: its silence does not matter.
-        (ProbeResult::Alive, _) | (ProbeResult::Silent, Some(Listener::Process(_))) => {
+        (ProbeResult::Alive, _) | (ProbeResult::Silent, Some(EndpointListener::Process(_))) => {
             Evidence::Served
         }
         (ProbeResult::Silent, _) => Evidence::Silent,
@@ -70,7 +72,7 @@ mod tests {
     }
 
     /// Registered by process 10 at tick 1000, served by process 5.
-    fn registration(listener: Option<Listener>) -> Registration {
+    fn registration(listener: Option<EndpointListener>) -> Registration {
         Registration {
             owner: Some(process(10, 900)),
             registered_ticks: 1000,
@@ -79,12 +81,12 @@ mod tests {
         }
     }
 
-    const PUBLISHER: Option<Listener> =
-        Some(Listener::Process(Process { pid: 5, start_time: 500 }));
+    const PUBLISHER: Option<EndpointListener> =
+        Some(EndpointListener::Process(Process { pid: 5, start_time: 500 }));
 
     #[expect(clippy::unnecessary_wraps, reason = "a listener may be unknown")]
-    fn unix(pid: u32, start_time: u64) -> Option<Listener> {
-        Some(Listener::Process(process(pid, start_time)))
+    fn unix(pid: u32, start_time: u64) -> Option<EndpointListener> {
+        Some(EndpointListener::Process(process(pid, start_time)))
     }
 
     #[test]
@@ -116,8 +118,8 @@ mod tests {
 
     #[test]
     fn a_tcp_socket_must_be_the_recorded_one_and_must_greet() {
-        let recorded = registration(Some(Listener::Socket(7)));
-        let socket = |inode| Some(Listener::Socket(inode));
+        let recorded = registration(Some(EndpointListener::Socket(7)));
+        let socket = |inode| Some(EndpointListener::Socket(inode));
         assert_eq!(judge(&recorded, ProbeResult::Alive, socket(7)), Evidence::Served);
         assert_eq!(judge(&recorded, ProbeResult::Silent, socket(7)), Evidence::Silent);
         assert_eq!(judge(&recorded, ProbeResult::Alive, socket(8)), Evidence::None);

@@ -26,7 +26,7 @@ pub(in crate::registry) enum Awaits {
 
 /// What a probe's result means for a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::registry) enum Finding {
+pub(in crate::registry) enum LookResult {
     /// The look goes on.
     Undecided,
     /// The endpoint is served or cannot be judged: the name is taken.
@@ -64,16 +64,16 @@ impl Looks {
         name: &TopicName,
         result: ProbeResult,
         now: Instant,
-    ) -> Finding {
-        let Some(awaits) = self.0.get_mut(name) else { return Finding::Undecided };
-        let Awaits::Probe { dead } = *awaits else { return Finding::Undecided };
+    ) -> LookResult {
+        let Some(awaits) = self.0.get_mut(name) else { return LookResult::Undecided };
+        let Awaits::Probe { dead } = *awaits else { return LookResult::Undecided };
         match (result, dead) {
             (ProbeResult::Dead, 0) => {
                 *awaits = Awaits::Pause { until: now + CONFIRM_PAUSE };
-                Finding::Undecided
+                LookResult::Undecided
             }
-            (ProbeResult::Dead, _) => Finding::Free,
-            _ => Finding::Taken,
+            (ProbeResult::Dead, _) => LookResult::Free,
+            _ => LookResult::Taken,
         }
     }
 
@@ -112,12 +112,16 @@ mod tests {
     fn a_name_is_free_after_two_dead_probes_some_time_apart() {
         let (mut looks, now) = (Looks::default(), start());
         looks.set(name(), Awaits::Probe { dead: 0 });
-        assert_eq!(looks.probed(&name(), ProbeResult::Dead, now), Finding::Undecided);
-        assert_eq!(looks.probed(&name(), ProbeResult::Dead, now), Finding::Undecided, "too early");
+        assert_eq!(looks.probed(&name(), ProbeResult::Dead, now), LookResult::Undecided);
+        assert_eq!(
+            looks.probed(&name(), ProbeResult::Dead, now),
+            LookResult::Undecided,
+            "too early"
+        );
         assert_eq!(looks.next_due(), Some(now + CONFIRM_PAUSE));
         assert_eq!(looks.take_due(now), []);
         assert_eq!(looks.take_due(now + CONFIRM_PAUSE), [name()]);
-        assert_eq!(looks.probed(&name(), ProbeResult::Dead, now), Finding::Free);
+        assert_eq!(looks.probed(&name(), ProbeResult::Dead, now), LookResult::Free);
     }
 
     #[test]
@@ -130,7 +134,7 @@ mod tests {
         ] {
             let mut looks = Looks::default();
             looks.set(name(), Awaits::Probe { dead: 0 });
-            assert_eq!(looks.probed(&name(), result, start()), Finding::Taken);
+            assert_eq!(looks.probed(&name(), result, start()), LookResult::Taken);
         }
     }
 }

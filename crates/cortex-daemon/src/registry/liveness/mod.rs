@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
 
-use crate::peer::Listener;
+use crate::peer::EndpointListener;
 use crate::registry::input::ProbeResult;
 use evidence::Registration;
 use looks::Looks;
@@ -100,7 +100,7 @@ impl Liveness {
         &mut self,
         name: &TopicName,
         result: ProbeResult,
-        listener: Option<Listener>,
+        listener: Option<EndpointListener>,
         registration: &Registration,
         now: Instant,
     ) -> Option<Verdict> {

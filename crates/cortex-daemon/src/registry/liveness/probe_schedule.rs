@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::evidence::{Evidence, Registration, judge};
-use crate::peer::Listener;
+use crate::peer::EndpointListener;
 use crate::registry::input::{ProbeResult, UnknownReason};
 use crate::registry::log::record::EvictionReason;
 
@@ -55,7 +55,7 @@ enum Purpose {
 pub(in crate::registry) enum Verdict {
     Stays,
     /// The endpoint is served, by this listener if it is known.
-    Served(Option<Listener>),
+    Served(Option<EndpointListener>),
     Evict(EvictionReason),
 }
 
@@ -151,7 +151,7 @@ impl ProbeSchedule {
     pub(super) fn conclude(
         &mut self,
         result: ProbeResult,
-        listener: Option<Listener>,
+        listener: Option<EndpointListener>,
         registration: &Registration,
         now: Instant,
         pauses: Pauses,

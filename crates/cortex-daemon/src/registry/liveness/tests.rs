@@ -5,7 +5,8 @@ use crate::registry::log::record::EvictionReason;
 use crate::registry::test_time::start;
 
 const INTERVAL: Duration = Duration::from_secs(5);
-const HELPER: Option<Listener> = Some(Listener::Process(Process { pid: 5, start_time: 5 }));
+const HELPER: Option<EndpointListener> =
+    Some(EndpointListener::Process(Process { pid: 5, start_time: 5 }));
 
 fn name(text: &str) -> TopicName {
     TopicName::new(text).unwrap()
@@ -15,7 +16,7 @@ fn liveness() -> Liveness {
     Liveness::new(INTERVAL, Some(Duration::from_secs(24 * 3600)))
 }
 
-fn registration(listener: Option<Listener>) -> Registration {
+fn registration(listener: Option<EndpointListener>) -> Registration {
     Registration {
         owner: Some(Process { pid: 10, start_time: 10 }),
         registered_ticks: 20,
@@ -28,8 +29,8 @@ fn registration(listener: Option<Listener>) -> Registration {
 fn probe(
     liveness: &mut Liveness,
     result: ProbeResult,
-    listener: Option<Listener>,
-    recorded: Option<Listener>,
+    listener: Option<EndpointListener>,
+    recorded: Option<EndpointListener>,
 ) -> (Verdict, Instant) {
     let now = liveness.next_probe().unwrap();
     assert_eq!(liveness.take_due(now), [name("/a")]);
@@ -77,7 +78,7 @@ fn an_orphan_stays_as_long_as_there_is_evidence() {
 #[test]
 fn an_orphaned_tcp_endpoint_may_be_silent_for_30_seconds() {
     let mut liveness = liveness();
-    let socket = Some(Listener::Socket(7));
+    let socket = Some(EndpointListener::Socket(7));
     liveness.observe(name("/a"), ProbeSchedule::orphaned(start()));
     for _ in 0..6 {
         let (verdict, _) = probe(&mut liveness, ProbeResult::Silent, socket, socket);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cortex_proto::{TopicInfo, TopicName};
 
-use crate::peer::{Listener, PeerIdentity, Process};
+use crate::peer::{EndpointListener, PeerIdentity, Process};
 
 /// A topic as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Record {
     /// Whether its owner was in the daemon's network namespace.
     pub is_local: bool,
     /// What listened at its endpoint after the registration; `None` when unknown.
-    pub listener: Option<Listener>,
+    pub listener: Option<EndpointListener>,
     /// What keeps it registered.
     pub hold: Hold,
     /// Whether a probe once found its endpoint alive.

@@ -3,7 +3,7 @@
 use cortex_proto::{DiscoveryRequest, RequestExt};
 
 use super::lookup::non_empty;
-use crate::peer::{Listener, PeerIdentity};
+use crate::peer::{EndpointListener, PeerIdentity};
 use crate::registry::answer::{Answer, ErrorCause};
 use crate::registry::directory::access::{Access, describe_user};
 use crate::registry::directory::topics::Entry;
@@ -43,7 +43,8 @@ pub(super) fn unregister(
 /// topic since. Only the process that serves the endpoint can still remove it.
 fn is_superseded(entry: &Entry, peer: &PeerIdentity) -> bool {
     let Some(process) = peer.process else { return false };
-    entry.superseded.contains(&process) && entry.listener != Some(Listener::Process(process))
+    entry.superseded.contains(&process)
+        && entry.listener != Some(EndpointListener::Process(process))
 }
 
 /// The answer when the store cannot keep the removal.
