@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use cortex_proto::{DiscoveryRequest, DiscoveryStatus};
 use cortex_tests::cli;
 use cortex_tests::daemon::{Daemon, DaemonBuilder};
-use cortex_tests::deadline::{TIMEOUT, eventually};
+use cortex_tests::deadline::{QUIET_PERIOD, TIMEOUT, eventually};
 use cortex_tests::messages::{decode_response, register_static, topic, topic_names};
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
@@ -103,11 +103,11 @@ fn a_starting_daemon_waits_for_one_that_is_ending() {
         let lock = locked(&test_dir.lock_file());
         let state = holds_state.then(|| locked(&test_dir.path("topics.db")));
         let mut daemon = with_state_file(DaemonBuilder::at(&test_dir), &test_dir).spawn();
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(QUIET_PERIOD);
         daemon.assert_running();
         drop(lock);
         if state.is_some() {
-            thread::sleep(Duration::from_millis(300));
+            thread::sleep(QUIET_PERIOD);
             daemon.assert_running();
         }
         drop(state);
