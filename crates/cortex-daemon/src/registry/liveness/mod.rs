@@ -9,7 +9,7 @@ pub(super) mod looks;
 pub(super) mod pending_registers;
 pub(super) mod probe_schedule;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
@@ -26,6 +26,8 @@ use probe_schedule::{Pauses, ProbeSchedule, Verdict};
 pub(super) struct Liveness {
     pauses: Pauses,
     schedules: HashMap<TopicName, ProbeSchedule>,
+    /// The topics whose owner has ended: each registration looks at them.
+    orphans: HashSet<TopicName>,
     /// When each schedule's next probe is due.
     agenda: BTreeSet<(Instant, TopicName)>,
     pub(super) looks: Looks,
@@ -41,6 +43,7 @@ impl Liveness {
         Self {
             pauses: Pauses { interval, unreachable_after },
             schedules: HashMap::new(),
+            orphans: HashSet::new(),
             agenda: BTreeSet::new(),
             looks: Looks::default(),
             pending: PendingRegisters::default(),
@@ -110,7 +113,7 @@ impl Liveness {
             is_expected.then(|| schedule.conclude(result, listener, registration, now, pauses))
         })??;
         if self.schedules.get(name).is_some_and(ProbeSchedule::is_over) {
-            self.schedules.remove(name);
+            self.set(name.clone(), None);
         }
         Some(verdict)
     }
@@ -138,8 +141,7 @@ impl Liveness {
 
     /// The topics whose owner has ended.
     pub(super) fn orphans(&self) -> impl Iterator<Item = &TopicName> {
-        let orphans = self.schedules.iter().filter(|(_, schedule)| schedule.is_for_orphan());
-        orphans.map(|(name, _)| name)
+        self.orphans.iter()
     }
 
     /// Whether a probe is under way.
@@ -157,7 +159,13 @@ impl Liveness {
         if let Some(due) = before.as_ref().and_then(ProbeSchedule::due) {
             self.agenda.remove(&(due, name.clone()));
         }
+        if before.as_ref().is_some_and(ProbeSchedule::is_for_orphan) {
+            self.orphans.remove(&name);
+        }
         if let Some(schedule) = schedule {
+            if schedule.is_for_orphan() {
+                self.orphans.insert(name.clone());
+            }
             self.agenda.extend(schedule.due().map(|due| (due, name.clone())));
             self.schedules.insert(name, schedule);
         }
