@@ -24,7 +24,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Returns `None` if this process cannot mount.
+    /// Returns `None`, and reports the test as skipped, if this process cannot mount.
     fn mount(test_dir: &TestDir, size: &str) -> Option<Self> {
         let mount_point = test_dir.path("disk");
         fs::create_dir(&mount_point).unwrap();
@@ -37,7 +37,11 @@ impl SmallDisk {
             let mounted = process.stdout_so_far().contains("mounted");
             (mounted || !process.stderr_so_far().is_empty()).then_some(mounted)
         });
-        is_mounted.then_some(Self { process, mount_point })
+        if !is_mounted {
+            report_skipped("mounting a disk needs root and `unshare --mount`");
+            return None;
+        }
+        Some(Self { process, mount_point })
     }
 
     /// The path of the disk, seen from outside the namespace.
@@ -93,10 +97,7 @@ fn list(peer: &mut RawPeer) -> Vec<String> {
 #[test]
 fn on_a_full_disk_the_daemon_refuses_changes_answers_lookups_and_loses_no_acknowledged_change() {
     let test_dir = TestDir::new();
-    let Some(disk) = SmallDisk::mount(&test_dir, "512k") else {
-        report_skipped("mounting a disk needs root and `unshare --mount`");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount(&test_dir, "512k") else { return };
     let builder = disk.daemon_builder(&test_dir);
     let daemon = builder.start();
     let mut peer = daemon.raw_peer();
@@ -189,10 +190,7 @@ fn assert_refuses_changes(peer: &mut RawPeer) {
 #[test]
 fn a_daemon_without_a_state_file_starts_on_a_full_disk_and_saves_later() {
     let test_dir = TestDir::new();
-    let Some(disk) = SmallDisk::mount(&test_dir, "256k") else {
-        report_skipped("mounting a disk needs root and `unshare --mount`");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount(&test_dir, "256k") else { return };
     disk.fill();
     let builder = disk.daemon_builder(&test_dir);
     let daemon = builder.start();
@@ -212,10 +210,7 @@ fn a_daemon_without_a_state_file_starts_on_a_full_disk_and_saves_later() {
 #[test]
 fn a_default_state_file_that_does_not_exist_is_not_needed_on_a_full_disk() {
     let test_dir = TestDir::new();
-    let Some(disk) = SmallDisk::mount(&test_dir, "256k") else {
-        report_skipped("mounting a disk needs root and `unshare --mount`");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount(&test_dir, "256k") else { return };
     disk.fill();
     let state_home = format!("export XDG_STATE_HOME={}", disk.root().display());
     let daemon = DaemonBuilder::at(&test_dir).shell_prelude(&state_home).start();
@@ -229,10 +224,7 @@ fn a_default_state_file_that_does_not_exist_is_not_needed_on_a_full_disk() {
 fn a_daemon_starts_on_a_full_disk_with_its_topics_and_saves_later() {
     for is_killed in [false, true] {
         let test_dir = TestDir::new();
-        let Some(disk) = SmallDisk::mount(&test_dir, "512k") else {
-            report_skipped("mounting a disk needs root and `unshare --mount`");
-            return;
-        };
+        let Some(disk) = SmallDisk::mount(&test_dir, "512k") else { return };
         let builder = disk.daemon_builder(&test_dir);
         let daemon = builder.start();
         wait_until_stored(&mut daemon.raw_peer(), "/kept");
@@ -261,10 +253,7 @@ fn a_daemon_starts_on_a_full_disk_with_its_topics_and_saves_later() {
 #[test]
 fn a_daemon_starts_where_no_file_can_be_created() {
     let test_dir = TestDir::new();
-    let Some(disk) = SmallDisk::mount(&test_dir, "512k,nr_inodes=8") else {
-        report_skipped("mounting a disk needs root and `unshare --mount`");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount(&test_dir, "512k,nr_inodes=8") else { return };
     let builder = disk.daemon_builder(&test_dir);
     let daemon = builder.start();
     wait_until_stored(&mut daemon.raw_peer(), "/kept");
@@ -292,10 +281,7 @@ fn a_daemon_starts_where_no_file_can_be_created() {
 #[test]
 fn after_a_boot_with_a_full_disk_only_static_topics_stay() {
     let test_dir = TestDir::new();
-    let Some(disk) = SmallDisk::mount(&test_dir, "512k") else {
-        report_skipped("mounting a disk needs root and `unshare --mount`");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount(&test_dir, "512k") else { return };
     let builder = disk.daemon_builder(&test_dir);
     let daemon = builder.start();
     let mut peer = daemon.raw_peer();
