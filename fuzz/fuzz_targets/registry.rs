@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cortex_daemon::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 use cortex_daemon::registry::{
     Access, Input, Limits, PeerRequest, ProbeResult, Record, Registry, Settings, Snapshot,
-    Timestamp, UnknownReason, UnreadableRequest,
+    Timestamp, UnknownReason, UnreadableRequest, Write,
 };
 use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
@@ -23,6 +23,8 @@ struct World {
     registry: Registry,
     now: Timestamp,
     stored: BTreeMap<TopicName, Record>,
+    /// What the store has under way.
+    under_way: Option<Vec<Write>>,
     sent: usize,
     unanswered: usize,
     inputs: Vec<Input>,
@@ -44,6 +46,7 @@ impl World {
             registry: Registry::restore(settings, Snapshot::default(), now).expect("no records"),
             now,
             stored: BTreeMap::new(),
+            under_way: None,
             sent: 0,
             unanswered: 0,
             inputs: Vec::new(),
@@ -67,20 +70,32 @@ impl World {
         );
     }
 
-    /// Ends a batch: stores it, or rolls it back if the disk is full. All probes have this result.
-    fn end_batch(&mut self, disk_is_full: bool, result: ProbeResult) {
+    /// Ends the commit under way: the store has it, or the disk is full.
+    fn end_commit(&mut self, disk_is_full: bool) {
+        let Some(writes) = self.under_way.take() else { return };
+        if disk_is_full {
+            return self.registry.rollback("full", self.now);
+        }
+        for write in writes {
+            match write.record {
+                Some(record) => self.stored.insert(write.name, record),
+                None => self.stored.remove(&write.name),
+            };
+        }
+        self.registry.commit(self.now);
+    }
+
+    /// Ends a round, in which a commit may begin and, unless the store is slow, ends. All probes
+    /// have this result.
+    fn end_round(&mut self, disk_is_full: bool, store_is_slow: bool, result: ProbeResult) {
         self.registry.handle(Input::Tick { all_dispatched: !disk_is_full }, self.now);
-        let effects = if disk_is_full {
-            self.registry.rollback("full", self.now)
-        } else {
-            for write in self.registry.writes().to_vec() {
-                match write.record {
-                    Some(record) => self.stored.insert(write.name, record),
-                    None => self.stored.remove(&write.name),
-                };
-            }
-            self.registry.commit(self.now)
-        };
+        if let Some(writes) = self.registry.begin_commit(self.now) {
+            self.under_way = Some(writes);
+        }
+        if !store_is_slow {
+            self.end_commit(disk_is_full);
+        }
+        let effects = self.registry.take_effects(self.now);
         self.unanswered -= effects.replies.len() + effects.cancelled.len();
         for reply in effects.replies {
             let body = reply.body.into_bytes(Vec::new);
@@ -134,7 +149,7 @@ fuzz_target!(|input: &[u8]| {
             2 => ProbeResult::Alive,
             _ => ProbeResult::Unknown(UnknownReason::Failure),
         };
-        world.end_batch(control & 8 != 0, result);
+        world.end_round(control & 8 != 0, length % 4 == 3, result);
         world.now.instant += Duration::from_secs(u64::from(control >> 4 & 3) * 3);
         if control & 32 != 0 {
             world.registry.handle(Input::Disconnected(ConnectionId(world.sent / 2)), world.now);
@@ -146,9 +161,9 @@ fuzz_target!(|input: &[u8]| {
     // Every parked request is answered within a minute. Then the store has all changes.
     for _ in 0..32 {
         world.now.instant += Duration::from_secs(2);
-        world.end_batch(false, ProbeResult::Unknown(UnknownReason::Failure));
+        world.end_round(false, false, ProbeResult::Unknown(UnknownReason::Failure));
     }
-    world.end_batch(false, ProbeResult::Unknown(UnknownReason::Failure));
+    world.end_round(false, false, ProbeResult::Unknown(UnknownReason::Failure));
     assert_eq!(world.unanswered, 0, "every request is answered");
     world.check();
 });

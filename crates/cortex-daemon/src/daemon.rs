@@ -11,7 +11,6 @@ use crate::edge::processes::host;
 use crate::edge::stop::StopHandle;
 use crate::error::{BindError, RunError};
 use crate::event_loop::{EventLoop, Phase};
-use crate::persistence::Persistence;
 use crate::startup::{Restored, restore};
 
 /// How long the daemon waits at a start for silent endpoints.
@@ -78,8 +77,8 @@ impl DiscoveryDaemon {
             dropped,
             "started"
         );
-        let persistence = Persistence::new(store, path, host);
-        let event_loop = EventLoop::new(listeners, registry, persistence, config, &stop_handle)?;
+        let state = (store, path, host);
+        let event_loop = EventLoop::new(listeners, registry, state, config, &stop_handle)?;
         Ok(Self { event_loop, stop_handle })
     }
 
@@ -161,11 +160,16 @@ impl DiscoveryDaemon {
         }
         let deadline = now() + LAST_REPLIES;
         while !event_loop.is_all_answered() {
-            if now() >= deadline {
+            let is_late = now() >= deadline;
+            if is_late && !event_loop.is_storing() {
                 tracing::warn!("some peers did not take their last replies");
                 break;
             }
-            let wake_up = event_loop.next_wake_up(now()).min(deadline);
+            if is_late {
+                event_loop.refuse_changes();
+            }
+            let wake_up = event_loop.next_wake_up(now());
+            let wake_up = if is_late { wake_up } else { wake_up.min(deadline) };
             let _ = event_loop.round(Phase::Stopping, wake_up)?;
         }
         event_loop.connections.discard_input();

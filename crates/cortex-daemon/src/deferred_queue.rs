@@ -34,15 +34,15 @@ impl DeferredQueue {
         queue.push_back(request);
     }
 
-    /// Takes the first request of the next connection that is ready.
-    pub(crate) fn next(&mut self, is_ready: impl Fn(ConnectionId) -> bool) -> Option<PeerRequest> {
+    /// Takes the first request of the next connection whose first request is ready.
+    pub(crate) fn next(&mut self, is_ready: impl Fn(&PeerRequest) -> bool) -> Option<PeerRequest> {
         for _ in 0..self.turns.len() {
             let connection = self.turns.pop_front()?;
-            if !is_ready(connection) {
+            let queue = self.queues.get_mut(&connection)?;
+            if !queue.front().is_some_and(&is_ready) {
                 self.turns.push_back(connection);
                 continue;
             }
-            let queue = self.queues.get_mut(&connection)?;
             let request = queue.pop_front();
             if queue.is_empty() {
                 self.queues.remove(&connection);
@@ -88,7 +88,9 @@ mod tests {
         }
         assert!(queue.contains(ConnectionId(3)) && !queue.contains(ConnectionId(4)));
         let mut taken = Vec::new();
-        while let Some(request) = queue.next(|connection| connection != ConnectionId(2)) {
+        while let Some(request) =
+            queue.next(|request| request.reply_to.connection != ConnectionId(2))
+        {
             taken.push(request);
         }
         let taken: Vec<_> = taken.iter().map(summary).collect();

@@ -1,14 +1,16 @@
 //! One poll, one round after the other.
 //!
-//! A round takes what has happened (ends of processes and results of probes before requests), lets
-//! the registry decide, stores what has changed, performs the effects in order, and sends. New
-//! connections come last, so that those that have just closed make room for them.
+//! A round takes what has happened (the end of a commit, ends of processes and results of probes
+//! before requests), lets the registry decide, gives the store's thread what has changed, performs
+//! the effects in order, and sends. New connections come last, so that those that have just closed
+//! make room for them.
 
 use std::io;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::audit_log;
 use crate::config::Config;
@@ -19,22 +21,26 @@ use crate::edge::descriptors::DescriptorBudget;
 use crate::edge::listener::Listener;
 use crate::edge::log_limit::LogLimit;
 use crate::edge::probe::{ProbeAnswer, ProbeOutcome, Probes, SharedFolders};
-use crate::edge::processes::{Processes, WatchOutcome};
+use crate::edge::processes::{Host, Processes, WatchOutcome};
 use crate::edge::stop::{StopHandle, StopSource};
+use crate::edge::store::Store;
 use crate::error::RunError;
 use crate::peer::Process;
 use crate::persistence::Persistence;
 use crate::registry::{Effects, Input, Miss, PeerRequest, Registry, Timestamp};
 
 const STOP: Token = Token(usize::MAX - 1);
+/// The store has a result.
+const STORE: Token = Token(usize::MAX - 2);
 // Tokens below 2^16 are listeners. Processes and probes have a range each. Connections have all
 // tokens above, since their numbers are never used again.
 const PROCESS_TOKENS: std::ops::Range<usize> = (1 << 16)..(1 << 32);
 const PROBE_TOKENS: std::ops::Range<usize> = (1 << 32)..(1 << 48);
 const FIRST_CONNECTION: usize = 1 << 48;
 const MAX_ROUND_EVENTS: usize = 1024;
-/// A batch ends at this cost, in bytes and steps: the daemon defers further requests.
-const MAX_BATCH_COST: usize = 256 * 1024;
+/// A round, and what one commit has to do after it, end at this cost, in bytes and steps: the daemon
+/// defers further requests.
+const MAX_COST: usize = 256 * 1024;
 /// At a start, the most results of probes in one batch.
 const MAX_RESTORE_INPUTS: usize = 4096;
 /// The time between two checks of the socket files and the state file.
@@ -58,8 +64,10 @@ pub(crate) struct EventLoop {
     /// Empty between two rounds.
     received: Vec<PeerRequest>,
     deferred: DeferredQueue,
-    /// Whether the last batch has ended for its cost, and deferred requests are ready.
+    /// Whether the last round has ended for its cost, and deferred requests are ready.
     is_behind: bool,
+    /// Whether changes are refused, since the daemon stops and the store is slow.
+    refuses_changes: bool,
     stop_source: StopSource,
     suspend_detector: SuspendDetector,
     refusal_log: LogLimit,
@@ -78,15 +86,23 @@ pub(crate) enum Phase {
 }
 
 impl EventLoop {
-    /// A loop that accepts connections at the listeners.
+    /// A loop that accepts connections at the listeners, and stores the registry's changes.
     pub(crate) fn new(
         mut listeners: Vec<Listener>,
         registry: Registry,
-        persistence: Persistence,
+        state: (Store, Option<PathBuf>, Host),
         config: &Config,
         stop_handle: &StopHandle,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), STORE)?;
+        let wake = move || {
+            if let Err(error) = waker.wake() {
+                tracing::error!(%error, "cannot wake the event loop after a commit");
+            }
+        };
+        let (store, path, host) = state;
+        let persistence = Persistence::start(store, path, host, wake)?;
         let mut stop_source = StopSource::of(stop_handle)?;
         poll.registry().register(stop_source.source(), STOP, Interest::READABLE)?;
         for (index, listener) in listeners.iter_mut().enumerate() {
@@ -114,6 +130,7 @@ impl EventLoop {
             received: Vec::new(),
             deferred: DeferredQueue::default(),
             is_behind: false,
+            refuses_changes: false,
             stop_source,
             suspend_detector: SuspendDetector::new(),
             refusal_log: LogLimit::new(100),
@@ -133,7 +150,20 @@ impl EventLoop {
 
     /// Whether all requests that were read are answered, and the system has taken all replies.
     pub(crate) fn is_all_answered(&mut self) -> bool {
-        !self.connections.has_turns() && self.deferred.is_empty() && self.connections.all_sent()
+        !self.connections.has_turns()
+            && self.deferred.is_empty()
+            && !self.registry.is_committing()
+            && self.connections.all_sent()
+    }
+
+    /// Whether the store has a job under way.
+    pub(crate) fn is_storing(&self) -> bool {
+        self.persistence.is_busy()
+    }
+
+    /// Refuses changes from now on, except those that the store has under way.
+    pub(crate) fn refuse_changes(&mut self) {
+        self.refuses_changes = true;
     }
 
     /// One round, which begins with an event or at `wake_up`.
@@ -156,7 +186,7 @@ impl EventLoop {
         if phase != Phase::Restoring {
             self.connections.collect(&self.processes, &mut self.received, woken.instant);
         }
-        if self.run_batch(phase, woken).is_break() {
+        if self.decide(phase, woken)?.is_break() {
             flow = ControlFlow::Break(());
         }
         self.connections.flush();
@@ -167,9 +197,10 @@ impl EventLoop {
         Ok(flow)
     }
 
-    /// One batch: the registry handles what has happened and the requests, the store keeps the
+    /// The registry handles what has happened and the requests, the store begins to keep the
     /// changes, and the daemon performs the effects.
-    fn run_batch(&mut self, phase: Phase, now: Timestamp) -> ControlFlow<()> {
+    fn decide(&mut self, phase: Phase, now: Timestamp) -> io::Result<ControlFlow<()>> {
+        self.persistence.end_commit(&mut self.registry, now)?;
         // Not only when the new requests are dispatched: what has happened may answer the waiting
         // ones before, and a new request may be deferred.
         for request in self.received.iter().filter(|request| request.is_req) {
@@ -191,35 +222,48 @@ impl EventLoop {
             && !self.listeners.iter().any(Listener::is_ready)
             && self.connections.newcomers_until().is_none_or(|until| until <= now.instant);
         self.registry.handle(Input::Tick { all_dispatched }, now);
-        let effects = self.persistence.end_batch(&mut self.registry, now);
-        self.perform(effects)
+        if !self.refuses_changes {
+            self.persistence.begin_commit(&mut self.registry, now)?;
+            // Requests that had no place in this commit are ready for the next one.
+            let has_room = self.registry.commit_cost() < MAX_COST;
+            self.is_behind |= has_room && !self.deferred.is_empty();
+        } else if !self.persistence.is_busy() {
+            self.registry.rollback("the daemon is stopping", now);
+        }
+        let effects = self.registry.take_effects(now);
+        Ok(self.perform(effects))
     }
 
-    /// Dispatches the deferred and the received requests. Requests of peers under backpressure, and
-    /// those beyond a batch's cost, are deferred.
+    /// Dispatches the deferred and the received requests, up to a round's cost. A connection is not
+    /// read while one of its requests is deferred.
     fn dispatch(&mut self, now: Timestamp) {
-        let had_deferred = !self.deferred.is_empty();
-        for request in self.received.drain(..) {
+        let mut received = std::mem::take(&mut self.received);
+        for request in received.drain(..) {
             let connection = request.reply_to.connection;
             // A peer's later requests stay behind its earlier ones.
-            if had_deferred
-                || self.registry.cost() >= MAX_BATCH_COST
+            if self.is_behind
+                || self.registry.cost() >= MAX_COST
                 || self.deferred.contains(connection)
-                || self.connections.has_backpressure(connection)
+                || !is_ready(&self.connections, &self.registry, &request)
             {
+                self.connections.hold(connection);
                 self.deferred.push(request);
             } else {
                 self.registry.handle(Input::Request(request), now);
             }
         }
-        while self.registry.cost() < MAX_BATCH_COST {
-            let connections = &self.connections;
-            let is_ready = |connection| !connections.has_backpressure(connection);
-            let Some(request) = self.deferred.next(is_ready) else {
+        self.received = received;
+        while self.registry.cost() < MAX_COST {
+            let (connections, registry) = (&self.connections, &self.registry);
+            let Some(request) = self.deferred.next(|next| is_ready(connections, registry, next))
+            else {
                 self.is_behind = false;
                 return;
             };
             let connection = request.reply_to.connection;
+            if !self.deferred.contains(connection) {
+                self.connections.release(connection);
+            }
             self.registry.handle(Input::Request(request), now);
             // The peer may have disconnected since: it reads no reply.
             if self.connections.is_disconnected(connection) {
@@ -366,6 +410,8 @@ impl EventLoop {
                     tracing::info!("asked to stop");
                     flow = ControlFlow::Break(());
                 }
+            } else if token == STORE {
+                // `decide` takes the result.
             } else if let Some(listener) = self.listeners.get_mut(token.0) {
                 listener.mark_ready();
             } else if self.processes.owns(token) {
@@ -401,12 +447,16 @@ impl EventLoop {
         if let Some(path) = self.listeners.iter().find_map(Listener::lost_file) {
             return Err(RunError::SocketLost(path.to_owned()));
         }
-        if self.persistence.reopen_if_unusable(&mut self.registry, now) {
-            // The watches are answered with the next batch: now.
-            self.inbox.push(Input::Tick { all_dispatched: false });
-        }
+        self.persistence.check_file();
         Ok(())
     }
+}
+
+/// Whether a request can be dispatched. One that changes something waits while the next commit is
+/// large enough, and one of a peer that must read some replies first waits for that.
+fn is_ready(connections: &Connections, registry: &Registry, request: &PeerRequest) -> bool {
+    !connections.has_backpressure(request.reply_to.connection)
+        && (registry.commit_cost() < MAX_COST || !registry.waits_for_commit(request))
 }
 
 /// The end of a process is also the result of a check of it.

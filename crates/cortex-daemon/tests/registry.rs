@@ -176,7 +176,7 @@ fn an_unchanged_list_is_packed_once() {
         };
         world.registry.handle(Input::Request(request), world.now);
         let work = world.registry.cost();
-        let effects = world.registry.commit(world.now);
+        let effects = world.registry.take_effects(world.now);
         assert_eq!(effects.replies.len(), 1);
         work
     };

@@ -379,7 +379,9 @@ fn a_session_lives_a_second_longer_while_requests_are_not_dispatched() {
     let mut tick_after = |ms: u64| {
         world.now.instant += Duration::from_millis(ms);
         world.registry.handle(Input::Tick { all_dispatched: false }, world.now);
-        !world.registry.commit(world.now).changed.is_empty()
+        let commit = world.registry.begin_commit(world.now);
+        world.registry.commit(world.now);
+        commit.is_some()
     };
     assert!(!tick_after(600));
     assert!(!tick_after(800), "a RENEW may be on its way");

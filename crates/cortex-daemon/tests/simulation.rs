@@ -1,5 +1,5 @@
 //! The registry compared with a naive model: nodes register, unregister, end and start again,
-//! endpoints fall silent, sessions expire, the disk fills up, and the daemon is killed and starts
+//! endpoints fall silent, sessions expire, the disk is full or slow, and the daemon is killed and starts
 //! again.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -28,6 +28,7 @@ enum FleetOperation {
     Renew { node: usize },
     Advance { seconds: u64 },
     Disk { full: bool },
+    Store { commit_rounds: usize },
     Restart,
 }
 
@@ -50,6 +51,7 @@ fn operations() -> impl Strategy<Value = FleetOperation> {
         2 => prop_oneof![Just(1), Just(LEASE_S / 2), Just(LEASE_S)]
             .prop_map(|seconds| FleetOperation::Advance { seconds }),
         2 => any::<bool>().prop_map(|full| FleetOperation::Disk { full }),
+        1 => (0..3_usize).prop_map(|commit_rounds| FleetOperation::Store { commit_rounds }),
         1 => Just(FleetOperation::Restart),
     ]
 }
@@ -124,6 +126,7 @@ impl Simulation {
             FleetOperation::Renew { node } => self.renew(node),
             FleetOperation::Advance { seconds } => self.advance(seconds),
             FleetOperation::Disk { full } => self.world.disk_is_full = full,
+            FleetOperation::Store { commit_rounds } => self.world.commit_rounds = commit_rounds,
             FleetOperation::Restart => {
                 self.world.restart();
                 for known in &mut self.known {

@@ -514,7 +514,7 @@ fn a_watch_far_behind_costs_what_its_reply_holds() {
         let request = PeerRequest { reply_to, peer: REMOTE, is_req: false, request };
         world.registry.handle(Input::Request(request), world.now);
         let cost = world.registry.cost();
-        world.registry.commit(world.now);
+        world.registry.take_effects(world.now);
         cost
     };
     assert!(cost(1) * 100 < cost(500), "a low limit is cheap");
@@ -538,6 +538,9 @@ enum WatchOperation {
     Disk {
         full: bool,
     },
+    Store {
+        commit_rounds: usize,
+    },
     /// A watcher applies its replies. Between two of these it falls behind.
     CatchUp {
         watcher: usize,
@@ -560,6 +563,7 @@ fn operations() -> impl Strategy<Value = WatchOperation> {
         2 => (0..4_usize).prop_map(|topic| WatchOperation::Evict { topic }),
         2 => (0..4_usize).prop_map(|first| WatchOperation::Several { first }),
         1 => any::<bool>().prop_map(|full| WatchOperation::Disk { full }),
+        1 => (0..3_usize).prop_map(|commit_rounds| WatchOperation::Store { commit_rounds }),
         4 => (0..4_usize).prop_map(|watcher| WatchOperation::CatchUp { watcher }),
         2 => (0..4_usize).prop_map(|watcher| WatchOperation::LoseReply { watcher }),
         1 => Just(WatchOperation::Restart),
@@ -598,6 +602,7 @@ fn apply(world: &mut World, watchers: &mut [Watcher], operation: WatchOperation,
             world.call_batch(requests.into_iter().chain([gone]).collect());
         }
         WatchOperation::Disk { full } => world.disk_is_full = full,
+        WatchOperation::Store { commit_rounds } => world.commit_rounds = commit_rounds,
         WatchOperation::CatchUp { watcher } => watchers[watcher].catch_up(world),
         WatchOperation::LoseReply { watcher } => {
             watchers[watcher].lose_reply(world);
@@ -626,7 +631,10 @@ proptest! {
             .map(|(filter, limit)| Watcher::new(filter, limit));
         for (epoch, operation) in (8..).zip(operations) {
             apply(&mut world, &mut watchers, operation, epoch);
-            // The first watcher gets every change at once.
+            // The first watcher gets every change that is committed.
+            while world.is_committing() {
+                world.finish_commit();
+            }
             watchers[0].catch_up(&mut world);
             let list = world.list();
             watchers[0].check(&list, &world.hidden(&list));

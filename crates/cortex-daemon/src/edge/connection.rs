@@ -36,6 +36,8 @@ pub(super) struct Connection {
     unanswered: usize,
     /// The number of unsent bytes when [`Connections`](super::connections) last added them up.
     pub(super) last_unsent: usize,
+    /// The daemon reads no requests for now.
+    pub(super) is_held: bool,
     /// The connection is in the queue of turns.
     pub(super) in_turns: bool,
     /// The connection is in the list of connections to flush.
@@ -92,6 +94,7 @@ impl Connection {
             write_state: WriteState::Flowing,
             unanswered: 0,
             last_unsent: 0,
+            is_held: false,
             in_turns: false,
             in_unsent: false,
         }
@@ -200,6 +203,9 @@ impl Connection {
         dropped: &mut u64,
         received: &mut Vec<PeerRequest>,
     ) -> Result<bool, Violation> {
+        if self.is_held {
+            return Ok(false);
+        }
         let before = received.len();
         let turn = self.read_requests(id, buffer, processes, dropped, received);
         self.unanswered += received.len() - before;

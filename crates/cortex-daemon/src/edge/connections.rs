@@ -176,6 +176,22 @@ impl Connections {
         }
     }
 
+    /// Reads no more requests of the connection, until [`release`](Self::release).
+    pub(crate) fn hold(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.by_id.get_mut(&id) {
+            connection.is_held = true;
+        }
+    }
+
+    /// Reads requests of the connection again.
+    pub(crate) fn release(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.by_id.get_mut(&id)
+            && std::mem::take(&mut connection.is_held)
+        {
+            self.queue_turn(id);
+        }
+    }
+
     /// Whether the peer must read some replies before the daemon handles more of its requests.
     pub(crate) fn has_backpressure(&self, id: ConnectionId) -> bool {
         self.by_id.get(&id).is_some_and(Connection::has_backpressure)

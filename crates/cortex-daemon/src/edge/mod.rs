@@ -25,6 +25,7 @@ pub(crate) mod state_file;
 pub(crate) mod state_path;
 pub(crate) mod stop;
 pub(crate) mod store;
+pub(crate) mod store_thread;
 mod stream;
 mod tcp_options;
 mod tokens;

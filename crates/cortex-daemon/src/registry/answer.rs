@@ -15,6 +15,7 @@ use super::reply::{ReplyBody, Stats, pack, pack_topic, pack_topics, pack_watch};
 use super::reply_cache::ReplyCache;
 use super::settings::Settings;
 use super::subscriptions::replies::{EventSelection, pack_events};
+use super::view::View;
 use crate::peer::PeerIdentity;
 
 /// About how many bytes a reply takes beside its topics.
@@ -187,7 +188,7 @@ fn hello(context: &ReplyContext<'_>, revision: u64, topics: u64) -> ResponseExt 
     ResponseExt {
         level: Some(EXTENSION_LEVEL),
         server: Some(context.settings.server.clone()),
-        epoch: Some(context.log.position().epoch),
+        epoch: Some(context.log.position(View::Committed).epoch),
         revision: Some(revision),
         pid: Some(context.settings.pid.into()),
         uptime_ms: Some(context.now.ms_since(context.started)),

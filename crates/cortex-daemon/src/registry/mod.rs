@@ -4,18 +4,22 @@
 //! [`Input`] with the time; what the daemon must do goes out as [`Effects`]. So a test can play the
 //! life of a whole fleet without either.
 //!
-//! Inputs come in batches. A batch stages its changes: [`Registry::writes`] is what the store must
-//! keep. Then [`Registry::commit`] makes the batch count, or [`Registry::rollback`] takes it back.
-//! Every request is decided when it comes and answered when the batch has ended.
+//! Changes are committed in batches. [`Registry::begin_commit`] hands out what the store must keep
+//! of all changes so far. Then [`Registry::commit`] makes them count, or [`Registry::rollback`] takes
+//! them back. In the meantime the registry goes on: further changes are for the next batch, and
+//! requests that only read are answered from what is committed. A request that changes something is
+//! decided when it comes and answered with its commit, and so are later requests of its connection.
 
 mod answer;
 mod batch;
+mod commits;
 mod counters;
 mod directory;
 mod effect;
 mod input;
 mod liveness;
 mod log;
+mod outbox;
 mod probing;
 mod registrations;
 mod reply;
@@ -25,34 +29,34 @@ mod settings;
 mod subscriptions;
 #[cfg(test)]
 mod test_time;
+mod view;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{DecodeError, DiscoveryStatus, Since, TopicName};
+use cortex_proto::{DecodeError, DiscoveryCommand, DiscoveryRequest, RequestedCommand, TopicName};
 
 use crate::peer::{ConnectionId, Process};
 use answer::{Answer, ReplyContext};
 use batch::Batch;
 pub use counters::RegistryCounters;
 pub use directory::access::Access;
-use directory::topics::Entry;
 pub use effect::{Effects, Miss, NameConflict, ProbeRequest, Refusal};
 pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnknownReason, UnreadableRequest};
 use liveness::Liveness;
 use liveness::pending_registers::{MAX_REGISTER_WAIT, PendingRegister};
 pub use log::record::{Change, Event, EventKind, EvictionReason, Hold, Record, Snapshot, Write};
+use outbox::Outbox;
 use probing::Judgement;
-use registrations::{EVICTION_RETRY, Registrations};
+use registrations::Registrations;
 pub use reply::{Reply, ReplyBody, Stats};
 use reply_cache::ReplyCache;
 use requests::RegistryParts;
 use requests::decision::Decision;
 use requests::register::OnDoubt;
 pub use settings::{Limits, Settings};
-use subscriptions::replies::pack_no_events;
+use subscriptions::Subscriptions;
 use subscriptions::waiters::{Waiter, WakeCondition};
-use subscriptions::{BatchEnd, Subscriptions};
+use view::View;
 
 /// While requests have arrived that were not dispatched yet, sessions live this much longer.
 const DISPATCH_GRACE: Duration = Duration::from_secs(1);
@@ -66,7 +70,11 @@ pub struct Registry {
     registrations: Registrations,
     subscriptions: Subscriptions,
     cache: ReplyCache,
+    /// The requests that are answered with the next commit.
     batch: Batch,
+    /// The requests that are answered with the commit under way, if one is.
+    committing: Option<Batch>,
+    outbox: Outbox,
     counters: RegistryCounters,
     /// The time before which no session ends, after the store refused a batch.
     retry_evictions_at: Option<Instant>,
@@ -90,13 +98,15 @@ impl Registry {
             subscriptions: Subscriptions::default(),
             cache: ReplyCache::default(),
             batch: Batch::default(),
+            committing: None,
+            outbox: Outbox::default(),
             counters: RegistryCounters::default(),
             retry_evictions_at: None,
         })
     }
 
-    /// Takes what has happened. Its changes are staged until [`commit`](Self::commit) or
-    /// [`rollback`](Self::rollback).
+    /// Takes what has happened. Its changes wait for the next
+    /// [`begin_commit`](Self::begin_commit).
     pub fn handle(&mut self, input: Input, now: Timestamp) {
         match input {
             Input::Request(request) => self.receive(request, now),
@@ -120,9 +130,11 @@ impl Registry {
                 self.registrations.directory.renew_all_sessions(now.instant);
                 self.registrations.liveness.time_gap();
             }
-            Input::GaveUp(connection) => self.cancel_waiting(connection),
+            Input::GaveUp(connection) => self.give_up(connection),
             Input::Disconnected(connection) => {
-                self.batch.disconnected.insert(connection);
+                for batch in self.committing.iter_mut().chain([&mut self.batch]) {
+                    batch.note_disconnected(connection);
+                }
                 self.cancel_waiting(connection);
             }
             Input::ShuttingDown => {
@@ -130,63 +142,6 @@ impl Registry {
                 self.subscriptions.shut_down();
             }
         }
-    }
-
-    /// What the store must keep before the batch counts.
-    #[must_use]
-    pub fn writes(&self) -> &[Write] {
-        self.registrations.log.writes()
-    }
-
-    /// The store has the batch: returns what the daemon must do.
-    pub fn commit(&mut self, now: Timestamp) -> Effects {
-        let changes = self.registrations.commit();
-        for change in &changes {
-            self.counters.count(change.kind);
-        }
-        let before = self.registrations.log.position().revision - changes.len() as u64;
-        let topics: Vec<_> = changes.iter().map(|change| change.info.name.clone()).collect();
-        self.batch.effects.changed.extend(changes);
-        for (request, answer) in std::mem::take(&mut self.batch.answers) {
-            self.reply(request, answer, now);
-        }
-        self.end_batch(BatchEnd::Stored, &topics, before, now)
-    }
-
-    /// The store cannot keep the batch: takes its changes back. Requests that change something get
-    /// ERROR with `problem`; the others are answered from the restored state. Evictions are tried
-    /// again later.
-    pub fn rollback(&mut self, problem: &str, now: Timestamp) -> Effects {
-        self.counters.not_stored += 1;
-        let topics = self.registrations.rollback(now.instant);
-        self.cache.clear();
-        self.retry_evictions_at = Some(now.instant + EVICTION_RETRY);
-        // The next changes get the revisions of this batch again: no probe may be for one of those.
-        let directory = &self.registrations.directory;
-        self.batch.effects.probe.retain(|probe| {
-            let present = directory.get(probe.name.as_str());
-            present.is_some_and(|entry| entry.revision == probe.revision)
-        });
-        for (request, answer) in std::mem::take(&mut self.batch.answers) {
-            self.answer_unstored(request, &answer, problem, now);
-        }
-        let before = self.registrations.log.position().revision;
-        self.end_batch(BatchEnd::RolledBack, &topics, before, now)
-    }
-
-    /// Between two batches: the history is lost, and a new epoch begins. Watches are answered with
-    /// the next batch.
-    pub fn reset_history(&mut self, epoch: u64) {
-        self.subscriptions.lose_history(self.registrations.log.position().epoch);
-        self.registrations.log.reset_history(epoch);
-    }
-
-    /// Everything that a store must keep that is empty, for this epoch.
-    #[must_use]
-    pub fn snapshot(&self, epoch: u64) -> Snapshot {
-        let Registrations { directory, log, .. } = &self.registrations;
-        let records = directory.iter().map(Entry::record).collect();
-        Snapshot { epoch, revision: log.position().revision, records, history: Vec::new() }
     }
 
     /// The number of topics.
@@ -207,14 +162,30 @@ impl Registry {
         self.registrations.liveness.is_probing()
     }
 
-    /// About how much work the present batch is: the bytes of its replies, and the steps of matching
+    /// About how much work the present round is: the bytes of its replies, and the steps of matching
     /// topics and events. A reply that was packed before costs nothing.
     #[must_use]
     pub fn cost(&self) -> usize {
+        self.outbox.cost
+    }
+
+    /// About how much work the next commit is, in the same unit.
+    #[must_use]
+    pub fn commit_cost(&self) -> usize {
         // Each change is matched with every pattern.
-        let (changes, name_bytes) = self.registrations.log.staged_size();
+        let (changes, name_bytes) = self.registrations.log.write_size();
         let matching = self.subscriptions.pattern_bytes() * (8 * changes + name_bytes) / 4;
         self.batch.cost + matching
+    }
+
+    /// Whether a request is answered with the next commit: it may change something, or answers
+    /// before it on its connection wait as well.
+    #[must_use]
+    pub fn waits_for_commit(&self, request: &PeerRequest) -> bool {
+        let connection = request.reply_to.connection;
+        request.request.as_ref().is_ok_and(|request| is_change(request))
+            || self.batch.has(connection)
+            || self.committing.as_ref().is_some_and(|batch| batch.has(connection))
     }
 
     /// When an [`Input::Tick`] answers a request that waits.
@@ -239,7 +210,7 @@ impl Registry {
     fn receive(&mut self, request: PeerRequest, now: Timestamp) {
         self.counters.unreadable += u64::from(request.request.is_err());
         if request.is_req {
-            self.cancel_waiting(request.reply_to.connection);
+            self.give_up(request.reply_to.connection);
         }
         let has_room = self.registrations.liveness.pending.have_room_for(&request.peer);
         let on_doubt = if has_room { OnDoubt::Wait } else { OnDoubt::Refuse };
@@ -248,59 +219,46 @@ impl Registry {
 
     /// Decides about a request. A REGISTER waits until `end` at most.
     fn decide(&mut self, request: PeerRequest, on_doubt: OnDoubt, end: Instant, now: Timestamp) {
-        match self.decision(&request, on_doubt, now) {
+        let view = if self.waits_for_commit(&request) { View::Latest } else { View::Committed };
+        match self.decision(&request, view, on_doubt, now) {
             Decision::Answer(answer) => {
                 self.counters.count_answer(&answer);
-                self.batch.decided(request, answer, &self.cache);
+                let cost = answer.cost(&self.cache);
+                self.outbox.cost += cost;
+                match view {
+                    View::Committed => self.reply(request, answer, now),
+                    View::Latest => self.batch.add(request, answer, cost),
+                }
             }
             Decision::Pending { name, revision } => {
                 let pending = PendingRegister { request, name: name.clone(), revision, end };
                 self.registrations.liveness.pending.add(pending);
-                let (registrations, effects) = (&mut self.registrations, &mut self.batch.effects);
+                let (registrations, effects) = (&mut self.registrations, &mut self.outbox.effects);
                 probing::begin_look(registrations, effects, &name, now.instant);
             }
             Decision::Parked { condition, wait } => self.park(request, condition, wait, now),
         }
     }
 
-    fn decision(&mut self, request: &PeerRequest, on_doubt: OnDoubt, now: Timestamp) -> Decision {
+    fn decision(
+        &mut self,
+        request: &PeerRequest,
+        view: View,
+        on_doubt: OnDoubt,
+        now: Timestamp,
+    ) -> Decision {
         let parts = RegistryParts {
             settings: &self.settings,
             started: self.started,
             registrations: &mut self.registrations,
+            view,
             subscriptions: &self.subscriptions,
             cache: &mut self.cache,
             counters: &self.counters,
         };
         let (decision, cost) = requests::decide(parts, request, on_doubt, now);
-        self.batch.cost += cost;
+        self.outbox.cost += cost;
         decision
-    }
-
-    /// Answers a request of a batch that was rolled back. The registry decides about the request
-    /// again, and refuses a change. A REGISTER that was accepted because a name had become free is
-    /// refused for the store's sake, not for the topic's that has the name again.
-    fn answer_unstored(
-        &mut self,
-        request: PeerRequest,
-        former: &Answer,
-        problem: &str,
-        now: Timestamp,
-    ) {
-        let answer = match self.decision(&request, OnDoubt::Refuse, now) {
-            Decision::Parked { condition, wait } => {
-                return self.park(request, condition, wait, now);
-            }
-            Decision::Answer(answer) => Some(answer).filter(|answer| {
-                let is_change = self.registrations.log.has_staged();
-                let was_registered = matches!(former, Answer::Registered { .. });
-                !(is_change || was_registered && answer.is_refusal())
-            }),
-            Decision::Pending { .. } => None,
-        };
-        self.registrations.rollback(now.instant);
-        let answer = answer.unwrap_or_else(|| requests::not_stored(&request, problem));
-        self.reply(request, answer, now);
     }
 
     fn reply(&mut self, request: PeerRequest, answer: Answer, now: Timestamp) {
@@ -310,26 +268,10 @@ impl Registry {
             started: self.started,
             now,
         };
-        self.batch.reply(request, answer, &context, &mut self.cache);
+        self.outbox.reply(request, answer, &context, &mut self.cache);
     }
 
-    fn end_batch(
-        &mut self,
-        end: BatchEnd,
-        topics: &[TopicName],
-        before: u64,
-        now: Timestamp,
-    ) -> Effects {
-        self.wake(end, topics, before, now);
-        self.registrations.log.trim_history();
-        let watches = self.registrations.directory.take_watch_changes();
-        let Batch { mut effects, .. } = std::mem::take(&mut self.batch);
-        effects.watch = watches.watch;
-        effects.unwatch = watches.unwatch;
-        effects
-    }
-
-    /// Parks a request for at most `wait`, unless its peer has disconnected in this batch.
+    /// Parks a request for at most `wait`.
     fn park(
         &mut self,
         request: PeerRequest,
@@ -338,36 +280,23 @@ impl Registry {
         now: Timestamp,
     ) {
         let PeerRequest { reply_to: to, peer, .. } = request;
-        if self.batch.disconnected.contains(&to.connection) {
-            return self.batch.effects.cancelled.push(to.connection);
-        }
         let end = now.instant + wait;
         self.subscriptions.park(Waiter { to, uid: peer.uid, end, condition });
+    }
+
+    /// A REQ peer has sent a new request: its former ones get no reply.
+    fn give_up(&mut self, connection: ConnectionId) {
+        for batch in self.committing.iter_mut().chain([&mut self.batch]) {
+            batch.give_up(connection);
+        }
+        self.cancel_waiting(connection);
     }
 
     /// Forgets the parked requests and the pending REGISTERs of a connection: they get no reply.
     fn cancel_waiting(&mut self, connection: ConnectionId) {
         let parked = self.subscriptions.cancel(connection);
         let count = parked + self.registrations.liveness.pending.cancel(connection);
-        self.batch.effects.cancelled.extend(std::iter::repeat_n(connection, count));
-    }
-
-    /// Answers the parked requests that wake with the end of the batch. `before` is the revision
-    /// before it.
-    fn wake(&mut self, end: BatchEnd, topics: &[TopicName], before: u64, now: Timestamp) {
-        let Registrations { directory, log, .. } = &self.registrations;
-        if let Some((epoch, watches)) = self.subscriptions.take_lost() {
-            // Their next request is one of another epoch, and gets a snapshot.
-            let body = pack_no_events(Since { epoch, ..log.position() });
-            for Waiter { to, .. } in watches {
-                let body = ReplyBody::Packed(Arc::clone(&body));
-                self.batch.push_reply(to, DiscoveryStatus::Ok, body);
-            }
-        }
-        let is_registered = |name: &TopicName| directory.find(name.as_str()).is_some();
-        let woken = self.subscriptions.take_woken(end, topics, is_registered, now.instant);
-        let context = ReplyContext { settings: &self.settings, log, started: self.started, now };
-        self.batch.answer_woken(woken, before, directory, &context, &mut self.cache);
+        self.outbox.effects.cancelled.extend(std::iter::repeat_n(connection, count));
     }
 
     fn tick(&mut self, all_dispatched: bool, now: Timestamp) {
@@ -395,7 +324,7 @@ impl Registry {
     }
 
     fn begin_probes(&mut self, now: Timestamp) {
-        probing::begin_probes(&mut self.registrations, &mut self.batch.effects, now.instant);
+        probing::begin_probes(&mut self.registrations, &mut self.outbox.effects, now.instant);
     }
 
     /// Ends a look that has found the name taken.
@@ -419,8 +348,8 @@ impl Registry {
     }
 
     fn process_checked(&mut self, process: Process, now: Timestamp) {
-        let Self { registrations, batch, .. } = self;
-        for name in probing::process_checked(registrations, &mut batch.effects, process) {
+        let Self { registrations, outbox, .. } = self;
+        for name in probing::process_checked(registrations, &mut outbox.effects, process) {
             self.end_look(&name, now);
         }
     }
@@ -441,4 +370,11 @@ impl Registry {
             self.decide(request, on_doubt, end, now);
         }
     }
+}
+
+/// Whether a request may change what is stored.
+fn is_change(request: &DiscoveryRequest) -> bool {
+    use DiscoveryCommand::{RegisterTopic, UnregisterTopic};
+    let changes = [RegisterTopic, UnregisterTopic].map(RequestedCommand::Known);
+    changes.contains(&request.command)
 }

@@ -11,7 +11,7 @@ use super::directory::topics::{EndpointFinding, Entry};
 use super::input::{ProbeResult, Timestamp};
 use super::liveness::Liveness;
 use super::liveness::probe_schedule::{ProbeSchedule, Verdict};
-use super::log::record::{Change, EventKind, EvictionReason, Hold, Snapshot};
+use super::log::record::{Change, EventKind, EvictionReason, Hold, Snapshot, Write};
 use super::log::{ChangedTopic, Log};
 use super::settings::Settings;
 use crate::peer::{EndpointListener, Process};
@@ -178,23 +178,30 @@ impl Registrations {
         }
     }
 
-    /// Makes the batch count, and returns its changes.
+    /// Hands out what the store must keep of all changes so far.
+    pub(super) fn begin_commit(&mut self) -> Vec<Write> {
+        self.directory.begin_commit();
+        self.liveness.begin_commit();
+        self.log.begin_commit()
+    }
+
+    /// The store has the changes that it had under way: returns them.
     pub(super) fn commit(&mut self) -> Vec<Change> {
         self.directory.commit();
         self.liveness.commit();
         self.log.commit()
     }
 
-    /// Rolls the batch back, and returns the topics that have their former state again. Topics that
-    /// the batch evicted are probed again a little later.
+    /// Rolls back all changes that are not committed, and returns the topics that have their former
+    /// state again. Topics that were evicted are probed again a little later.
     pub(super) fn rollback(&mut self, now: Instant) -> Vec<TopicName> {
-        self.directory.rollback(now);
-        self.liveness.rollback();
-        let rolled_back = self.log.rollback();
-        for name in &rolled_back.names {
+        let names = self.directory.rollback(now);
+        self.liveness.rollback(now);
+        self.log.rollback();
+        for name in &names {
             self.record_listener_later(name, now);
         }
-        rolled_back.names
+        names
     }
 }
 

@@ -85,6 +85,10 @@ pub(crate) struct World {
     pub(crate) stored: BTreeMap<TopicName, Record>,
     pub(crate) events: Vec<(TopicName, Event)>,
     pub(crate) disk_is_full: bool,
+    /// How many further rounds a commit takes. Within these, [`World::finish_commit`] ends it.
+    pub(crate) commit_rounds: usize,
+    /// What the store has under way, and for how many further rounds.
+    under_way: Option<(Vec<Write>, usize)>,
     pub(crate) watched: BTreeSet<Process>,
     pub(crate) changes: Vec<Change>,
     pub(crate) refusals: Vec<Refusal>,
@@ -124,6 +128,8 @@ impl World {
             stored,
             events,
             disk_is_full: false,
+            commit_rounds: 0,
+            under_way: None,
             watched: BTreeSet::new(),
             changes: Vec::new(),
             refusals: Vec::new(),
@@ -154,6 +160,7 @@ impl World {
         self.registry =
             Registry::restore(self.settings.clone(), self.snapshot(), self.now).unwrap();
         self.watched.clear();
+        self.under_way = None;
         self.deliver(Vec::new());
     }
 
@@ -166,6 +173,8 @@ impl World {
 
     /// Starts a new epoch with an empty history, as the daemon does when its state file is lost.
     pub(crate) fn reset_history(&mut self, epoch: u64) {
+        // The daemon does that only between two commits.
+        self.end_commit();
         self.epoch = epoch;
         self.events.clear();
         self.registry.reset_history(epoch);
@@ -190,6 +199,11 @@ impl World {
         request: DiscoveryRequest,
     ) -> DiscoveryResponse {
         let number = self.send(peer, request);
+        self.take_reply(number)
+    }
+
+    /// The reply to a request, which may come within 300 ms.
+    fn take_reply(&mut self, number: usize) -> DiscoveryResponse {
         for _ in 0..6 {
             if !self.replies.contains_key(&number) {
                 self.advance_ms(50);
@@ -204,7 +218,7 @@ impl World {
         requests: Vec<(PeerIdentity, DiscoveryRequest)>,
     ) -> Vec<DiscoveryResponse> {
         let numbers = self.send_batch(requests);
-        numbers.iter().map(|number| self.replies.remove(number).unwrap()).collect()
+        numbers.into_iter().map(|number| self.take_reply(number)).collect()
     }
 
     /// Sends requests in one batch and returns their numbers.
@@ -292,22 +306,49 @@ impl World {
     pub(crate) fn deliver(&mut self, batch: Vec<Input>) {
         let mut batch = batch;
         loop {
+            match &mut self.under_way {
+                Some((_, 0)) => self.end_commit(),
+                Some((_, rounds)) => *rounds -= 1,
+                None => {}
+            }
             for input in batch.drain(..) {
                 self.registry.handle(input, self.now);
             }
             self.registry.handle(Input::Tick { all_dispatched: true }, self.now);
-            let effects = if self.disk_is_full && !self.registry.writes().is_empty() {
-                self.registry.rollback("the disk is full", self.now)
-            } else {
-                let writes = self.registry.writes().to_vec();
-                self.store(writes);
-                self.registry.commit(self.now)
-            };
+            if self.under_way.is_none() {
+                let writes = self.registry.begin_commit(self.now);
+                self.under_way = writes.map(|writes| (writes, self.commit_rounds));
+                if self.commit_rounds == 0 {
+                    self.end_commit();
+                }
+            }
+            let effects = self.registry.take_effects(self.now);
             batch = self.perform(effects);
             if batch.is_empty() {
                 return;
             }
         }
+    }
+
+    /// Lets the store end what it has under way.
+    fn end_commit(&mut self) {
+        let Some((writes, _)) = self.under_way.take() else { return };
+        if self.disk_is_full {
+            self.registry.rollback("the disk is full", self.now);
+        } else {
+            self.store(writes);
+            self.registry.commit(self.now);
+        }
+    }
+
+    pub(crate) fn is_committing(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Lets the slow store end the commit under way. The next one begins.
+    pub(crate) fn finish_commit(&mut self) {
+        self.end_commit();
+        self.deliver(Vec::new());
     }
 
     fn store(&mut self, writes: Vec<Write>) {

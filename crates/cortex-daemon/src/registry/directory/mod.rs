@@ -1,12 +1,13 @@
 //! The registered topics, the processes that own them, and the sessions that hold them.
 //!
-//! A batch changes the directory at once and can be rolled back: [`Directory::rollback`] restores
-//! the state before the batch, [`Directory::commit`] forgets it.
+//! A change counts at once for later changes, and can be rolled back until the store has it. Until
+//! then readers of the committed view see the topic as it was.
 
 pub(super) mod access;
 pub(super) mod owners;
 pub(super) mod sessions;
 pub(super) mod topics;
+mod uncommitted;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,9 +16,11 @@ use cortex_proto::TopicName;
 
 use crate::peer::{EndpointListener, Process};
 use crate::registry::log::record::{EvictionReason, Hold};
+use crate::registry::view::View;
 use owners::{Owners, WatchChanges};
 use sessions::{SessionKey, Sessions};
 use topics::{EndpointFinding, Entry, TopicList, Topics};
+use uncommitted::{DetachedEntry, MovedEnd, Uncommitted, Undo};
 
 /// Every topic, reachable by name, by order, by its owner's process and by its session.
 #[derive(Debug, Default)]
@@ -27,27 +30,12 @@ pub(super) struct Directory {
     sessions: Sessions,
     /// The number of topics that are dead and not removed from the store yet.
     dead_count: usize,
-    /// The list of all topics, kept until one changes.
+    /// The list of all committed topics, kept until one changes.
     list: Option<TopicList>,
-    /// What the batch has changed, oldest first.
-    undo: Vec<Undo>,
-}
-
-/// How one topic was before a change.
-#[derive(Debug)]
-struct Undo {
-    name: TopicName,
-    before: Option<DetachedEntry>,
-    /// The session that the change extends, and when it would have ended.
-    session_end: Option<(SessionKey, Instant)>,
-}
-
-/// An entry that is not in its place.
-#[derive(Debug)]
-struct DetachedEntry {
-    entry: Entry,
-    /// When its session ends; `None` for a full lease, or without a session.
-    session_end: Option<Instant>,
+    uncommitted: Uncommitted,
+    /// The number of committed topics, and that number after the commit under way.
+    committed_count: usize,
+    committing_count: usize,
 }
 
 impl Directory {
@@ -55,18 +43,41 @@ impl Directory {
         self.topics.len()
     }
 
+    /// The number of topics in a view.
+    pub(super) fn count(&self, view: View) -> usize {
+        match view {
+            View::Committed => self.committed_count,
+            View::Latest => self.topics.len(),
+        }
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&Entry> {
         self.topics.get(name)
     }
 
     /// The topic that peers see under a name.
-    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
-        self.topics.get(name).filter(|entry| entry.dead.is_none())
+    pub(super) fn find(&self, name: &str, view: View) -> Option<&Entry> {
+        let undo = match view {
+            View::Committed => self.uncommitted.oldest(name),
+            View::Latest => None,
+        };
+        let entry = undo.map_or_else(|| self.topics.get(name), Undo::entry_before);
+        entry.filter(|entry| entry.dead.is_none())
     }
 
     /// The topics that peers see, in the order of their first registration.
-    pub(super) fn visible(&self) -> impl Iterator<Item = &Entry> {
-        self.topics.iter().filter(|entry| entry.dead.is_none())
+    pub(super) fn visible(&self, view: View) -> Vec<&Entry> {
+        let is_alive = |entry: &&Entry| entry.dead.is_none();
+        if view == View::Latest || self.uncommitted.is_empty() {
+            return self.topics.iter().filter(is_alive).collect();
+        }
+        let is_unchanged =
+            |entry: &&Entry| self.uncommitted.oldest(entry.info.name.as_str()).is_none();
+        let unchanged = self.topics.iter().filter(is_unchanged);
+        let committed = unchanged.chain(self.uncommitted.committed_entries());
+        let mut visible: Vec<_> = committed.filter(is_alive).collect();
+        visible.sort_by_key(|entry| entry.order);
+        visible
     }
 
     /// The topics in the order of their first registration.
@@ -75,11 +86,16 @@ impl Directory {
     }
 
     /// The packed infos of the topics that peers see, in the order of their first registration.
-    pub(super) fn list(&mut self) -> TopicList {
-        let topics = &self.topics;
-        let visible = || topics.iter().filter(|entry| entry.dead.is_none());
-        let pack = || visible().map(|entry| Arc::clone(&entry.packed)).collect();
-        Arc::clone(self.list.get_or_insert_with(pack))
+    pub(super) fn list(&mut self, view: View) -> TopicList {
+        if view == View::Latest && !self.uncommitted.is_empty() {
+            return self.pack_list(view);
+        }
+        let list = self.list.take().unwrap_or_else(|| self.pack_list(view));
+        Arc::clone(self.list.insert(list))
+    }
+
+    fn pack_list(&self, view: View) -> TopicList {
+        self.visible(view).into_iter().map(|entry| Arc::clone(&entry.packed)).collect()
     }
 
     /// The place in the order for a topic that is registered for the first time.
@@ -90,26 +106,31 @@ impl Directory {
     /// Adds a topic that a former daemon has stored.
     pub(super) fn restore(&mut self, entry: Entry, now: Instant) {
         self.attach(DetachedEntry { entry, session_end: None }, now);
+        self.committed_count = self.topics.len();
     }
 
     /// Puts an entry in place of the topic's former one, if it has one. Its session gets a full
     /// lease.
     pub(super) fn put(&mut self, entry: Entry, now: Instant) {
-        let session_end = entry.session().and_then(|(key, _)| {
+        let session = entry.session().and_then(|(key, _)| {
             let end = self.sessions.end_of(&key)?;
             Some((key, end))
         });
         let name = entry.info.name.clone();
         let before = self.detach(name.as_str());
-        self.undo.push(Undo { name, before, session_end });
         self.attach(DetachedEntry { entry, session_end: None }, now);
+        let session_end = session.map(|(key, before)| {
+            let after = self.sessions.end_of(&key);
+            MovedEnd { key, before, after }
+        });
+        self.uncommitted.push(Undo { name, before, session_end, changes_list: true });
     }
 
     /// Removes a topic and returns its entry.
     pub(super) fn remove(&mut self, name: &TopicName) -> Option<Entry> {
         let before = self.detach(name.as_str())?;
         let entry = before.entry.clone();
-        self.undo.push(Undo { name: name.clone(), before: Some(before), session_end: None });
+        self.push_removal(name, before);
         Some(entry)
     }
 
@@ -127,7 +148,12 @@ impl Directory {
             return None;
         }
         let before = DetachedEntry { entry: entry.clone(), session_end: None };
-        self.undo.push(Undo { name: name.clone(), before: Some(before), session_end: None });
+        self.uncommitted.push(Undo {
+            name: name.clone(),
+            before: Some(before),
+            session_end: None,
+            changes_list: false,
+        });
         entry.found_alive = true;
         entry.listener = entry.listener.or(listener);
         Some(entry)
@@ -140,12 +166,14 @@ impl Directory {
         }
     }
 
-    /// Removes a topic that is dead. It stays hidden from every peer, also if the batch is undone.
+    /// Removes a topic that is dead. Every peer sees it gone from now on, also before the removal is
+    /// committed, and if it is rolled back.
     pub(super) fn evict(&mut self, name: &TopicName, reason: EvictionReason) -> Option<Entry> {
         let mut before = self.detach(name.as_str())?;
         before.entry.dead = Some(reason);
+        self.list = None;
         let entry = before.entry.clone();
-        self.undo.push(Undo { name: name.clone(), before: Some(before), session_end: None });
+        self.push_removal(name, before);
         Some(entry)
     }
 
@@ -163,22 +191,39 @@ impl Directory {
         }
     }
 
-    /// Keeps the changes of the batch.
-    pub(super) fn commit(&mut self) {
-        self.undo.clear();
+    /// Lets the store have all changes under way.
+    pub(super) fn begin_commit(&mut self) {
+        self.uncommitted.begin_commit();
+        self.committing_count = self.topics.len();
     }
 
-    /// Undoes the changes of the batch.
-    pub(super) fn rollback(&mut self, now: Instant) {
-        for Undo { name, before, session_end } in std::mem::take(&mut self.undo).into_iter().rev() {
+    /// Keeps the changes that the store had under way.
+    pub(super) fn commit(&mut self) {
+        self.committed_count = self.committing_count;
+        if self.uncommitted.commit() {
+            self.list = None;
+        }
+    }
+
+    /// Undoes all changes that are not committed. Returns the names of their topics.
+    pub(super) fn rollback(&mut self, now: Instant) -> Vec<TopicName> {
+        let mut names = Vec::new();
+        for Undo { name, before, session_end, .. } in self.uncommitted.take().into_iter().rev() {
             self.detach(name.as_str());
             if let Some(before) = before {
                 self.attach(before, now);
             }
-            if let Some((key, end)) = session_end {
-                self.sessions.set_end(&key, end);
+            // A renewal that came later keeps the session alive.
+            if let Some(MovedEnd { key, before, after }) = session_end
+                && self.sessions.end_of(&key) == after
+            {
+                self.sessions.set_end(&key, before);
             }
+            names.push(name);
         }
+        self.list = None;
+        names.reverse();
+        names
     }
 
     /// Marks the topics of a process that has ended as orphaned, and returns their names.
@@ -236,6 +281,15 @@ impl Directory {
         self.sessions.ended(now)
     }
 
+    fn push_removal(&mut self, name: &TopicName, before: DetachedEntry) {
+        self.uncommitted.push(Undo {
+            name: name.clone(),
+            before: Some(before),
+            session_end: None,
+            changes_list: true,
+        });
+    }
+
     fn attach(&mut self, detached: DetachedEntry, now: Instant) {
         let DetachedEntry { entry, session_end } = detached;
         let name = &entry.info.name;
@@ -251,7 +305,6 @@ impl Directory {
             }
         }
         self.topics.insert(entry);
-        self.list = None;
     }
 
     fn detach(&mut self, name: &str) -> Option<DetachedEntry> {
@@ -269,7 +322,6 @@ impl Directory {
                 self.sessions.remove(&key, name);
             }
         }
-        self.list = None;
         Some(DetachedEntry { entry, session_end })
     }
 }

@@ -1,5 +1,7 @@
-//! The directory compared with a plain list: a rollback restores the state before the batch.
+//! The directory compared with plain lists: what is committed, what the store has under way, and
+//! what has changed since.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cortex_proto::TopicInfo;
@@ -17,6 +19,8 @@ enum DirectoryOperation {
     Put { topic: usize, pid: u32, hold: usize },
     Remove { topic: usize },
     NoteAlive { topic: usize },
+    Evict { topic: usize },
+    BeginCommit,
     Commit,
     Rollback,
 }
@@ -28,6 +32,8 @@ fn operations() -> impl Strategy<Value = DirectoryOperation> {
             .prop_map(|(topic, pid, hold)| DirectoryOperation::Put { topic, pid, hold }),
         2 => topic().prop_map(|topic| DirectoryOperation::Remove { topic }),
         1 => topic().prop_map(|topic| DirectoryOperation::NoteAlive { topic }),
+        1 => topic().prop_map(|topic| DirectoryOperation::Evict { topic }),
+        2 => Just(DirectoryOperation::BeginCommit),
         1 => Just(DirectoryOperation::Commit),
         1 => Just(DirectoryOperation::Rollback),
     ]
@@ -71,28 +77,36 @@ fn entry(topic: usize, order: u64, pid: u32, hold: usize) -> Entry {
     }
 }
 
-/// Each topic's index, process, hold and `found_alive`, in the order of the list.
-type ModelTopics = Vec<(usize, u32, usize, bool)>;
+/// A topic's index, process, hold, `found_alive` and revision.
+type ModelTopic = (usize, u32, usize, bool, u64);
+/// The topics in the order of the list, each with its place.
+type ModelTopics = BTreeMap<u64, ModelTopic>;
 
-fn content(directory: &Directory) -> ModelTopics {
-    let topic = |entry: &Entry| {
-        let topic = NAMES.iter().position(|name| *name == entry.info.name.as_str()).unwrap();
-        let hold = match &entry.hold {
-            Hold::Process => 0,
-            Hold::Static => 1,
-            Hold::Session { .. } => 2,
-        };
-        (topic, entry.owner.process.unwrap().pid, hold, entry.found_alive)
+fn model_topic(entry: &Entry) -> ModelTopic {
+    let topic = NAMES.iter().position(|name| *name == entry.info.name.as_str()).unwrap();
+    let hold = match &entry.hold {
+        Hold::Process => 0,
+        Hold::Static => 1,
+        Hold::Session { .. } => 2,
     };
-    directory.iter().map(topic).collect()
+    (topic, entry.owner.process.unwrap().pid, hold, entry.found_alive, entry.revision)
+}
+
+fn visible(directory: &Directory, view: View) -> Vec<ModelTopic> {
+    directory.visible(view).into_iter().map(model_topic).collect()
+}
+
+fn found(directory: &Directory, view: View) -> BTreeMap<u64, ModelTopic> {
+    let entries = NAMES.iter().filter_map(|name| directory.find(name, view));
+    entries.map(|entry| (entry.order, model_topic(entry))).collect()
 }
 
 /// Asserts that the indexes by process and by session have exactly the model's topics.
 fn check_indexes(directory: &Directory, model: &ModelTopics) {
     let held = |wanted: usize| {
         let mut names: Vec<_> = model
-            .iter()
-            .filter(|(_, _, hold, _)| *hold == wanted)
+            .values()
+            .filter(|(_, _, hold, ..)| *hold == wanted)
             .map(|(topic, ..)| name(*topic))
             .collect();
         names.sort();
@@ -110,43 +124,71 @@ fn check_indexes(directory: &Directory, model: &ModelTopics) {
 
 proptest! {
     #[test]
-    fn a_rollback_brings_back_what_was_there(operations in vec(operations(), 0..60)) {
+    fn readers_see_what_is_committed_and_a_rollback_brings_it_back(
+        operations in vec(operations(), 0..60),
+    ) {
         let (mut directory, now) = (Directory::default(), start());
-        let (mut model, mut committed): (ModelTopics, ModelTopics) = (Vec::new(), Vec::new());
+        let mut latest = ModelTopics::new();
+        let (mut committed, mut under_way) = (ModelTopics::new(), None::<ModelTopics>);
+        let mut revision = 0;
         for operation in operations {
+            let order_of = |name: &str, directory: &Directory| {
+                directory.get(name).filter(|entry| entry.dead.is_none()).map(|entry| entry.order)
+            };
             match operation {
                 DirectoryOperation::Put { topic, pid, hold } => {
-                    let order = directory.get(NAMES[topic]).map(|entry| entry.order);
-                    let order = order.unwrap_or_else(|| directory.next_order());
-                    directory.put(entry(topic, order, pid, hold), now);
-                    let new = (topic, pid, hold, false);
-                    match model.iter_mut().find(|(known, ..)| *known == topic) {
-                        Some(known) => *known = new,
-                        None => model.push(new),
-                    }
+                    directory.remove(&name(topic));
+                    let order = directory.next_order();
+                    latest.retain(|_, (known, ..)| *known != topic);
+                    revision += 1;
+                    let new = Entry { revision, ..entry(topic, order, pid, hold) };
+                    directory.put(new, now);
+                    latest.insert(order, (topic, pid, hold, false, revision));
                 }
                 DirectoryOperation::Remove { topic } => {
                     directory.remove(&name(topic));
-                    model.retain(|(known, ..)| *known != topic);
+                    latest.retain(|_, (known, ..)| *known != topic);
                 }
                 DirectoryOperation::NoteAlive { topic } => {
-                    directory.note_served(&name(topic), None);
-                    if let Some(known) = model.iter_mut().find(|(known, ..)| *known == topic) {
-                        known.3 = true;
+                    if let Some(order) = order_of(NAMES[topic], &directory) {
+                        directory.note_served(&name(topic), None);
+                        latest.get_mut(&order).unwrap().3 = true;
+                    }
+                }
+                DirectoryOperation::Evict { topic } => {
+                    if let Some(order) = order_of(NAMES[topic], &directory) {
+                        directory.evict(&name(topic), EvictionReason::OwnerExited);
+                        // No reader sees this registration any more, and a rollback does not
+                        // bring it back.
+                        let (.., evicted) = latest.remove(&order).unwrap();
+                        for topics in under_way.iter_mut().chain([&mut committed]) {
+                            topics.retain(|_, (.., revision)| *revision != evicted);
+                        }
+                    }
+                }
+                DirectoryOperation::BeginCommit => {
+                    if under_way.is_none() {
+                        directory.begin_commit();
+                        under_way = Some(latest.clone());
                     }
                 }
                 DirectoryOperation::Commit => {
-                    directory.commit();
-                    committed.clone_from(&model);
+                    if let Some(now_committed) = under_way.take() {
+                        directory.commit();
+                        committed = now_committed;
+                    }
                 }
                 DirectoryOperation::Rollback => {
                     directory.rollback(now);
-                    model.clone_from(&committed);
+                    (latest, under_way) = (committed.clone(), None);
                 }
             }
-            prop_assert_eq!(content(&directory), model.clone());
-            prop_assert_eq!(directory.list().len(), model.len());
-            check_indexes(&directory, &model);
+            for (view, model) in [(View::Committed, &committed), (View::Latest, &latest)] {
+                prop_assert_eq!(visible(&directory, view), model.values().copied().collect::<Vec<_>>());
+                prop_assert_eq!(&found(&directory, view), model);
+                prop_assert_eq!(directory.list(view).len(), model.len());
+            }
+            check_indexes(&directory, &latest);
         }
     }
 }
@@ -155,7 +197,7 @@ proptest! {
 fn a_rollback_brings_a_sessions_end_back() {
     let (mut directory, now) = (Directory::default(), start());
     directory.put(entry(0, 0, 1, 2), now);
-    directory.commit();
+    commit(&mut directory);
     let end = directory.next_session_end();
     let later = now + Duration::from_millis(400);
     directory.put(entry(0, 0, 1, 2), later);
@@ -168,7 +210,7 @@ fn a_rollback_brings_a_sessions_end_back() {
 fn a_rollback_brings_back_the_end_of_a_session_that_a_new_topic_has_extended() {
     let (mut directory, now) = (Directory::default(), start());
     directory.put(entry(0, 0, 1, 2), now);
-    directory.commit();
+    commit(&mut directory);
     let end = directory.next_session_end();
     directory.put(entry(1, 1, 1, 2), now + Duration::from_millis(400));
     directory.rollback(now + Duration::from_millis(400));
@@ -179,7 +221,7 @@ fn a_rollback_brings_back_the_end_of_a_session_that_a_new_topic_has_extended() {
 fn an_orphaned_topic_has_no_living_process() {
     let (mut directory, now) = (Directory::default(), start());
     directory.put(entry(0, 0, 1, 0), now);
-    directory.commit();
+    commit(&mut directory);
     assert_eq!(directory.take_watch_changes().watch, [process(1)]);
     assert_eq!(directory.process_exited(process(1)), [name(0)]);
     assert_eq!(directory.get("/a").unwrap().living_process(), None);
@@ -189,11 +231,33 @@ fn an_orphaned_topic_has_no_living_process() {
 }
 
 #[test]
-fn the_list_is_packed_once_until_a_topic_changes() {
+fn a_renewal_after_a_change_outlives_its_rollback() {
+    let (mut directory, now) = (Directory::default(), start());
+    directory.put(entry(0, 0, 1, 2), now);
+    commit(&mut directory);
+    directory.put(entry(1, 1, 1, 2), now + Duration::from_millis(400));
+    let key = SessionKey { uid: Some(1), id: "s1".into() };
+    directory.renew_session(&key, now + Duration::from_millis(900));
+    directory.rollback(now + Duration::from_millis(950));
+    assert_eq!(directory.next_session_end(), Some(now + Duration::from_millis(1900)));
+}
+
+#[test]
+fn the_list_is_packed_once_until_a_change_of_it_is_committed() {
     let (mut directory, now) = (Directory::default(), start());
     directory.put(entry(0, 0, 1, 0), now);
-    let list = directory.list();
-    assert!(Arc::ptr_eq(&list, &directory.list()));
+    assert_eq!([View::Committed, View::Latest].map(|view| directory.list(view).len()), [0, 1]);
+    commit(&mut directory);
+    let list = directory.list(View::Committed);
+    directory.note_served(&name(0), None);
+    commit(&mut directory);
     directory.put(entry(1, 1, 1, 0), now);
-    assert_eq!((list.len(), directory.list().len()), (1, 2));
+    assert!(Arc::ptr_eq(&list, &directory.list(View::Committed)));
+    commit(&mut directory);
+    assert_eq!((list.len(), directory.list(View::Committed).len()), (1, 2));
+}
+
+fn commit(directory: &mut Directory) {
+    directory.begin_commit();
+    directory.commit();
 }

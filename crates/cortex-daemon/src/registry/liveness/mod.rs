@@ -1,15 +1,15 @@
 //! Which endpoints the daemon probes, when, and what follows from the results; and the REGISTERs
 //! that wait for a result.
 //!
-//! As in the directory, a batch can be rolled back: [`Liveness::rollback`] restores the schedules
-//! that registrations and removals have replaced.
+//! As in the directory, changes can be rolled back until the store has them: [`Liveness::rollback`]
+//! restores the schedules that registrations and removals have replaced.
 
 pub(super) mod evidence;
 pub(super) mod looks;
 pub(super) mod pending_registers;
 pub(super) mod probe_schedule;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
@@ -32,8 +32,10 @@ pub(super) struct Liveness {
     agenda: BTreeSet<(Instant, TopicName)>,
     pub(super) looks: Looks,
     pub(super) pending: PendingRegisters,
-    /// The schedules that the batch has replaced, oldest first.
-    undo: Vec<(TopicName, Option<ProbeSchedule>)>,
+    /// The schedules that uncommitted changes have replaced, oldest first.
+    undo: VecDeque<(TopicName, Option<ProbeSchedule>)>,
+    /// How many of them belong to changes that the store has under way.
+    committing: usize,
 }
 
 impl Liveness {
@@ -47,7 +49,8 @@ impl Liveness {
             agenda: BTreeSet::new(),
             looks: Looks::default(),
             pending: PendingRegisters::default(),
-            undo: Vec::new(),
+            undo: VecDeque::new(),
+            committing: 0,
         }
     }
 
@@ -59,7 +62,7 @@ impl Liveness {
     /// Sets the schedule of a topic that was registered or removed.
     pub(super) fn replace(&mut self, name: &TopicName, schedule: Option<ProbeSchedule>) {
         let before = self.set(name.clone(), schedule);
-        self.undo.push((name.clone(), before));
+        self.undo.push_back((name.clone(), before));
     }
 
     /// Probes a dead topic no more.
@@ -68,15 +71,23 @@ impl Liveness {
         self.looks.end(name);
     }
 
-    /// Keeps the changes of the batch.
-    pub(super) fn commit(&mut self) {
-        self.undo.clear();
+    /// The store has all changes under way.
+    pub(super) fn begin_commit(&mut self) {
+        self.committing = self.undo.len();
     }
 
-    /// Undoes the changes of the batch.
-    pub(super) fn rollback(&mut self) {
+    /// Keeps the changes that the store had under way.
+    pub(super) fn commit(&mut self) {
+        self.undo.drain(..std::mem::take(&mut self.committing));
+    }
+
+    /// Undoes all changes that are not committed. Probes that were under way begin again, since
+    /// their results may have come meanwhile.
+    pub(super) fn rollback(&mut self, now: Instant) {
+        self.committing = 0;
         for (name, before) in std::mem::take(&mut self.undo).into_iter().rev() {
-            self.set(name, before);
+            self.set(name.clone(), before);
+            self.change(&name, |schedule| schedule.begin_again(now));
         }
     }
 

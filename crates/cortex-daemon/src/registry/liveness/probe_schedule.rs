@@ -133,6 +133,14 @@ impl ProbeSchedule {
         }
     }
 
+    /// Makes the probe due again that is under way, if one is.
+    pub(super) fn begin_again(&mut self, now: Instant) {
+        if self.is_probing {
+            self.is_probing = false;
+            self.due = Some(now);
+        }
+    }
+
     /// Forgets for how long the endpoint could not be reached: time has passed in which the daemon
     /// did not look.
     pub(super) fn time_gap(&mut self) {

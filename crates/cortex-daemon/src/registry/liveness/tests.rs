@@ -158,7 +158,7 @@ fn a_rollback_brings_back_the_schedules_that_were_replaced() {
     liveness.replace(&name("/b"), Some(ProbeSchedule::unseen(now)));
     liveness.replace(&name("/b"), None);
     assert_eq!(liveness.next_probe(), None);
-    liveness.rollback();
+    liveness.rollback(now);
     assert_eq!(liveness.take_due(now), [name("/a")]);
 }
 
@@ -168,7 +168,7 @@ fn a_rollback_leaves_no_schedule_for_a_topic_that_the_batch_has_registered() {
     // A process registers a topic and ends in the same batch.
     liveness.replace(&name("/a"), None);
     liveness.observe(name("/a"), ProbeSchedule::orphaned(now));
-    liveness.rollback();
+    liveness.rollback(now);
     assert_eq!((liveness.next_probe(), liveness.is_probing()), (None, false));
 }
 

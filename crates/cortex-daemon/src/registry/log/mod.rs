@@ -1,15 +1,18 @@
 //! What has changed: the epoch, the revision, the history, and what the store must keep.
 //!
-//! A batch stages its changes here. [`Log::commit`] makes them count after the store has them;
-//! [`Log::rollback`] takes their revisions back.
+//! Changes are staged here. The store takes them batch by batch: [`Log::begin_commit`] hands out a
+//! batch, and [`Log::commit`] makes it count. Later changes are staged in the meantime.
+//! [`Log::rollback`] takes all of them back.
 
 pub(super) mod history;
 pub(super) mod record;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cortex_proto::{Since, TopicInfo, TopicName};
 
+use super::view::View;
 use crate::peer::PeerIdentity;
 use history::History;
 use record::{Change, Event, EventKind, Record, Write};
@@ -18,12 +21,17 @@ use record::{Change, Event, EventKind, Record, Write};
 #[derive(Debug)]
 pub(super) struct Log {
     epoch: u64,
-    revision: u64,
+    /// The revision of the last committed change.
+    committed: u64,
     history: History,
-    staged: Vec<Change>,
+    /// The changes that are not committed, oldest first.
+    staged: VecDeque<Change>,
+    /// How many of them the store has under way.
+    committing: usize,
+    /// What the store must keep of the others.
     writes: Vec<Write>,
-    /// The bytes of the staged changes' topic names.
-    staged_name_bytes: usize,
+    /// The bytes of the topic names in `writes`.
+    write_name_bytes: usize,
 }
 
 /// A topic that changes.
@@ -36,15 +44,6 @@ pub(super) struct ChangedTopic {
     pub(super) record: Option<Record>,
 }
 
-/// A batch that was not stored.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct RolledBack {
-    /// Its changes, which never happened.
-    pub(super) changes: Vec<Change>,
-    /// The topics that have their former state again.
-    pub(super) names: Vec<TopicName>,
-}
-
 impl Log {
     /// The log of an epoch at a revision, with a history of at most `max_events` events.
     pub(super) fn new(
@@ -55,22 +54,27 @@ impl Log {
         let Since { epoch, revision } = position;
         Self {
             epoch,
-            revision,
+            committed: revision,
             history: History::new(max_events, history, revision),
-            staged: Vec::new(),
+            staged: VecDeque::new(),
+            committing: 0,
             writes: Vec::new(),
-            staged_name_bytes: 0,
+            write_name_bytes: 0,
         }
     }
 
-    /// The epoch and the present revision.
-    pub(super) fn position(&self) -> Since {
-        Since { epoch: self.epoch, revision: self.revision }
+    /// The epoch and the last revision in a view.
+    pub(super) fn position(&self, view: View) -> Since {
+        let revision = match view {
+            View::Committed => self.committed,
+            View::Latest => self.committed + self.staged.len() as u64,
+        };
+        Since { epoch: self.epoch, revision }
     }
 
     /// The revision of the next change.
     pub(super) fn next_revision(&self) -> u64 {
-        self.revision + 1
+        self.position(View::Latest).revision + 1
     }
 
     pub(super) fn history(&self) -> &History {
@@ -80,13 +84,12 @@ impl Log {
     /// Stages a change of a topic. It makes the next revision.
     pub(super) fn stage(&mut self, kind: EventKind, topic: ChangedTopic) {
         let ChangedTopic { info, packed, owner, record } = topic;
-        self.revision += 1;
-        let revision = self.revision;
+        let revision = self.next_revision();
         let event = Event { revision, kind, packed };
-        self.staged_name_bytes += info.name.as_str().len();
+        self.write_name_bytes += info.name.as_str().len();
         self.history.push(info.name.clone(), event.clone());
         self.writes.push(Write { name: info.name.clone(), record, event: Some(event) });
-        self.staged.push(Change { revision, kind, info, owner });
+        self.staged.push_back(Change { revision, kind, info, owner });
     }
 
     /// Stages a record that changes without an event: it makes no revision.
@@ -94,50 +97,45 @@ impl Log {
         self.writes.push(Write { name: record.name.clone(), record: Some(record), event: None });
     }
 
-    /// Whether the batch has staged something.
-    pub(super) fn has_staged(&self) -> bool {
+    /// Whether something is staged that the store does not have under way.
+    pub(super) fn has_writes(&self) -> bool {
         !self.writes.is_empty()
     }
 
-    /// The number of staged changes, and the bytes of their topic names.
-    pub(super) fn staged_size(&self) -> (usize, usize) {
-        (self.staged.len(), self.staged_name_bytes)
+    /// The number of writes that wait for the store, and the bytes of their topic names.
+    pub(super) fn write_size(&self) -> (usize, usize) {
+        (self.writes.len(), self.write_name_bytes)
     }
 
-    /// What the store must keep before the batch counts.
-    pub(super) fn writes(&self) -> &[Write] {
-        &self.writes
+    /// Hands out everything that is staged, as one batch. The one before must have ended.
+    pub(super) fn begin_commit(&mut self) -> Vec<Write> {
+        self.committing = self.staged.len();
+        self.write_name_bytes = 0;
+        std::mem::take(&mut self.writes)
     }
 
-    /// Makes the staged changes count, and returns them.
+    /// Makes the batch count that the store has under way, and returns its changes.
     pub(super) fn commit(&mut self) -> Vec<Change> {
-        self.writes.clear();
-        self.staged_name_bytes = 0;
-        std::mem::take(&mut self.staged)
+        self.committed += self.committing as u64;
+        let changes = self.staged.drain(..std::mem::take(&mut self.committing)).collect();
+        self.history.trim(self.staged.len());
+        changes
     }
 
-    /// Takes the staged changes and their revisions back.
-    pub(super) fn rollback(&mut self) -> RolledBack {
-        let names = self.writes.drain(..).map(|write| write.name).collect();
-        let changes = std::mem::take(&mut self.staged);
-        self.staged_name_bytes = 0;
-        for change in changes.iter().rev() {
-            self.revision = change.revision - 1;
+    /// Takes all staged changes and their revisions back.
+    pub(super) fn rollback(&mut self) {
+        for _ in self.staged.drain(..) {
             self.history.pop();
         }
-        RolledBack { changes, names }
+        self.committing = 0;
+        self.writes.clear();
+        self.write_name_bytes = 0;
     }
 
-    /// Forgets the events that the history has no room for. Until then a batch can be rolled back
-    /// without a loss.
-    pub(super) fn trim_history(&mut self) {
-        self.history.trim();
-    }
-
-    /// Begins a new epoch, in which nothing has happened before the present revision.
+    /// Begins a new epoch, in which nothing has happened before the last committed revision.
     pub(super) fn reset_history(&mut self, epoch: u64) {
         self.epoch = epoch;
-        self.history.clear();
+        self.history.keep_last(self.staged.len());
     }
 }
 
@@ -163,8 +161,17 @@ mod tests {
     }
 
     fn revisions(log: &Log, since: u64) -> Option<Vec<u64>> {
-        let present = log.position().revision;
-        Some(log.history().since(since, present)?.map(|(_, event)| event.revision).collect())
+        let until = log.position(View::Committed).revision;
+        Some(log.history().between(since, until)?.map(|(_, event)| event.revision).collect())
+    }
+
+    fn commit(log: &mut Log) -> Vec<u64> {
+        log.begin_commit();
+        log.commit().iter().map(|change| change.revision).collect()
+    }
+
+    fn position(log: &Log) -> [u64; 2] {
+        [View::Committed, View::Latest].map(|view| log.position(view).revision)
     }
 
     #[test]
@@ -172,27 +179,39 @@ mod tests {
         let mut log = log(10);
         log.stage(EventKind::Registered, topic("/a"));
         log.stage(EventKind::Unregistered, topic("/a"));
-        assert_eq!(log.staged_size(), (2, 4));
-        let committed: Vec<_> = log.commit().iter().map(|change| change.revision).collect();
-        assert_eq!((committed, log.next_revision()), (vec![1, 2], 3));
-        assert!(!log.has_staged() && log.staged_size() == (0, 0));
+        assert_eq!((log.write_size(), position(&log)), ((2, 4), [0, 2]));
+        assert_eq!((commit(&mut log), log.next_revision()), (vec![1, 2], 3));
+        assert!(!log.has_writes() && log.write_size() == (0, 0));
     }
 
     #[test]
-    fn a_rollback_gives_the_revisions_back_and_names_the_topics() {
+    fn changes_that_come_during_a_commit_are_for_the_next_one() {
+        let mut log = log(2);
+        log.stage(EventKind::Registered, topic("/a"));
+        assert_eq!(log.begin_commit().len(), 1);
+        log.stage(EventKind::Registered, topic("/b"));
+        log.stage(EventKind::Updated, topic("/a"));
+        assert_eq!((position(&log), revisions(&log, 0)), ([0, 3], Some(vec![])));
+        assert_eq!((log.commit().len(), position(&log)), (1, [1, 3]));
+        assert_eq!(revisions(&log, 0), Some(vec![1]), "later events do not count yet");
+        assert_eq!((commit(&mut log), revisions(&log, 1)), (vec![2, 3], Some(vec![2, 3])));
+        assert_eq!(revisions(&log, 0), None, "the history has room for two");
+    }
+
+    #[test]
+    fn a_rollback_gives_all_revisions_back_that_are_not_committed() {
         let mut log = log(2);
         for name in ["/a", "/b"] {
             log.stage(EventKind::Registered, topic(name));
         }
-        log.commit();
-        log.trim_history();
+        commit(&mut log);
         log.stage(EventKind::Updated, topic("/a"));
+        log.begin_commit();
         log.stage(EventKind::Registered, topic("/c"));
-        let rolled_back = log.rollback();
-        let names: Vec<_> = rolled_back.names.iter().map(TopicName::as_str).collect();
-        assert_eq!((names, rolled_back.changes.len()), (vec!["/a", "/c"], 2));
-        assert_eq!((log.position().revision, log.has_staged()), (2, false));
-        assert_eq!(revisions(&log, 0), Some(vec![1, 2]), "the batch has displaced no event");
+        log.rollback();
+        assert_eq!((position(&log), log.has_writes()), ([2, 2], false));
+        assert_eq!(revisions(&log, 0), Some(vec![1, 2]), "the batches have displaced no event");
+        assert_eq!(commit(&mut log), []);
     }
 
     #[test]
@@ -212,17 +231,17 @@ mod tests {
             found_alive: true,
         };
         log.stage_record(record);
-        assert!(log.has_staged());
-        assert_eq!((log.writes().len(), log.commit(), log.next_revision()), (1, vec![], 1));
+        assert!(log.has_writes());
+        assert_eq!((log.begin_commit().len(), log.commit(), log.next_revision()), (1, vec![], 1));
     }
 
     #[test]
     fn a_new_epoch_has_no_history() {
         let mut log = log(10);
         log.stage(EventKind::Registered, topic("/a"));
-        log.commit();
+        commit(&mut log);
         log.reset_history(8);
-        assert_eq!(log.position(), Since { epoch: 8, revision: 1 });
+        assert_eq!(log.position(View::Latest), Since { epoch: 8, revision: 1 });
         assert_eq!((revisions(&log, 0), revisions(&log, 1)), (None, Some(vec![])));
     }
 }

@@ -24,6 +24,7 @@ use super::registrations::Registrations;
 use super::reply_cache::ReplyCache;
 use super::settings::Settings;
 use super::subscriptions::Subscriptions;
+use super::view::View;
 use decision::Decision;
 use register::OnDoubt;
 
@@ -32,6 +33,7 @@ pub(super) struct RegistryParts<'a> {
     pub(super) settings: &'a Settings,
     pub(super) started: Instant,
     pub(super) registrations: &'a mut Registrations,
+    pub(super) view: View,
     pub(super) subscriptions: &'a Subscriptions,
     pub(super) cache: &'a mut ReplyCache,
     pub(super) counters: &'a RegistryCounters,
@@ -55,7 +57,8 @@ pub(super) fn decide(
             return (unparsable(&format!("{number} is not a known command")).into(), 0);
         }
     };
-    let RegistryParts { settings, started, registrations, subscriptions, cache, counters } = parts;
+    let RegistryParts { settings, started, registrations, view, subscriptions, cache, counters } =
+        parts;
     let directory = &mut registrations.directory;
     let decision = match command {
         DiscoveryCommand::RegisterTopic => {
@@ -64,17 +67,17 @@ pub(super) fn decide(
         DiscoveryCommand::UnregisterTopic => {
             unregister::unregister(registrations, settings.access, peer, request).into()
         }
-        DiscoveryCommand::LookupTopic => lookup::lookup(directory, request, now).into(),
-        DiscoveryCommand::ListTopics => list::list(directory, request, now).into(),
-        DiscoveryCommand::Ping => ping::ping(registrations).into(),
+        DiscoveryCommand::LookupTopic => lookup::lookup(directory, view, request, now).into(),
+        DiscoveryCommand::ListTopics => list::list(directory, view, request, now).into(),
+        DiscoveryCommand::Ping => ping::ping(registrations, view).into(),
         DiscoveryCommand::Renew => {
             session::renew(directory, peer, request.ext.as_ref(), now).into()
         }
-        DiscoveryCommand::WaitTopic => wait::wait(directory, request, now),
-        DiscoveryCommand::WatchTopics => return watch::watch(registrations, cache, request),
+        DiscoveryCommand::WaitTopic => wait::wait(directory, view, request, now),
+        DiscoveryCommand::WatchTopics => return watch::watch(registrations, view, cache, request),
         DiscoveryCommand::Stats => {
             let uptime_ms = now.ms_since(started);
-            stats::stats(registrations, subscriptions, counters, uptime_ms).into()
+            stats::stats(registrations, view, subscriptions, counters, uptime_ms).into()
         }
         DiscoveryCommand::Shutdown => shutdown::shutdown(settings.access, peer).into(),
     };

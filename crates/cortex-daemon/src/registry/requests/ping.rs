@@ -2,10 +2,11 @@
 
 use crate::registry::answer::Answer;
 use crate::registry::registrations::Registrations;
+use crate::registry::view::View;
 
-pub(super) fn ping(registrations: &Registrations) -> Answer {
+pub(super) fn ping(registrations: &Registrations, view: View) -> Answer {
     Answer::Pong {
-        revision: registrations.log.position().revision,
-        topics: registrations.directory.len() as u64,
+        revision: registrations.log.position(view).revision,
+        topics: registrations.directory.count(view) as u64,
     }
 }

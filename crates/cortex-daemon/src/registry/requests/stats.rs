@@ -5,9 +5,11 @@ use crate::registry::counters::RegistryCounters;
 use crate::registry::registrations::Registrations;
 use crate::registry::reply::Stats;
 use crate::registry::subscriptions::Subscriptions;
+use crate::registry::view::View;
 
 pub(super) fn stats(
     registrations: &Registrations,
+    view: View,
     subscriptions: &Subscriptions,
     counters: &RegistryCounters,
     uptime_ms: u64,
@@ -15,9 +17,9 @@ pub(super) fn stats(
     let (waits, watches) = subscriptions.counts();
     let Registrations { directory, liveness, log } = registrations;
     Answer::Stats(Stats {
-        revision: log.position().revision,
+        revision: log.position(view).revision,
         uptime_ms,
-        topics: directory.len() as u64,
+        topics: directory.count(view) as u64,
         counts: vec![
             ("waits", waits as u64),
             ("watches", watches as u64),

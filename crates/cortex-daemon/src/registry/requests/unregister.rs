@@ -9,6 +9,7 @@ use crate::registry::directory::access::{Access, describe_user};
 use crate::registry::directory::topics::Entry;
 use crate::registry::log::record::EventKind;
 use crate::registry::registrations::Registrations;
+use crate::registry::view::View;
 
 pub(super) fn unregister(
     registrations: &mut Registrations,
@@ -19,7 +20,7 @@ pub(super) fn unregister(
     let Some(name) = topic_name(request) else {
         return Answer::error("Missing topic name in unregister request");
     };
-    let Some(entry) = registrations.directory.find(name) else {
+    let Some(entry) = registrations.directory.find(name, View::Latest) else {
         return Answer::not_found(name);
     };
     if let Some(problem) = guard_mismatch(entry, request.ext.as_ref()) {

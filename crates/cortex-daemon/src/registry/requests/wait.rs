@@ -10,13 +10,19 @@ use crate::registry::answer::Answer;
 use crate::registry::directory::Directory;
 use crate::registry::input::Timestamp;
 use crate::registry::subscriptions::waiters::WakeCondition;
+use crate::registry::view::View;
 
 /// A WAIT is a LOOKUP that may be parked until the topic is registered.
-pub(super) fn wait(directory: &Directory, request: &DiscoveryRequest, now: Timestamp) -> Decision {
+pub(super) fn wait(
+    directory: &Directory,
+    view: View,
+    request: &DiscoveryRequest,
+    now: Timestamp,
+) -> Decision {
     let Some(name) = non_empty(request.topic_name.as_deref()) else {
         return Answer::error("Missing topic_name in wait request").into();
     };
-    if let Some(entry) = directory.find(name) {
+    if let Some(entry) = directory.find(name, view) {
         return Answer::described(entry, now.unix_ms).into();
     }
     let wait = longest_wait(request.ext.as_ref());

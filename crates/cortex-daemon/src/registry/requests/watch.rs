@@ -14,6 +14,7 @@ use crate::registry::registrations::Registrations;
 use crate::registry::reply_cache::ReplyCache;
 use crate::registry::subscriptions::replies::{MAX_MATCH_COST, select_events, visit_cost};
 use crate::registry::subscriptions::waiters::{WakeCondition, WatchSpec, passes};
+use crate::registry::view::View;
 
 /// The most events in a reply: a client that is further behind sends its next request.
 const MAX_EVENTS: u64 = 1000;
@@ -21,6 +22,7 @@ const MAX_EVENTS: u64 = 1000;
 /// Decides about a WATCH, and returns about how many steps that took.
 pub(super) fn watch(
     registrations: &mut Registrations,
+    view: View,
     cache: &mut ReplyCache,
     request: &DiscoveryRequest,
 ) -> (Decision, usize) {
@@ -31,16 +33,16 @@ pub(super) fn watch(
         Err(problem) => return (Answer::error(format!("ext.filter: {problem}")).into(), 0),
     };
     let Registrations { directory, log, .. } = registrations;
-    let position = log.position();
-    let Some(since) = ext.since.and_then(|since| known_revision(log, since)) else {
-        return match snapshot(directory, cache, position, filter) {
+    let position = log.position(view);
+    let Some(since) = ext.since.and_then(|since| known_revision(log, position, since)) else {
+        return match snapshot(directory, view, cache, position, filter) {
             Ok((topics, cost)) => (Answer::Snapshot { topics, position }.into(), cost),
             Err(TooCostly) => (too_costly().into(), 0),
         };
     };
     let limit = ext.limit.unwrap_or(MAX_EVENTS).clamp(1, MAX_EVENTS);
     let watch = WatchSpec { filter, limit: usize::try_from(limit).unwrap_or(usize::MAX) };
-    let selection = select_events(log, &watch, since);
+    let selection = select_events(log, view, &watch, since);
     let cost = selection.cost;
     let wait = longest_wait(Some(ext));
     let has_seen_all = selection.until == position.revision;
@@ -53,15 +55,16 @@ pub(super) fn watch(
 }
 
 /// The revision from which a watch can continue without a gap.
-fn known_revision(log: &Log, since: Since) -> Option<u64> {
-    let Since { epoch, revision } = log.position();
-    let is_known = since.epoch == epoch && log.history().since(since.revision, revision).is_some();
+fn known_revision(log: &Log, position: Since, since: Since) -> Option<u64> {
+    let is_known = since.epoch == position.epoch
+        && log.history().between(since.revision, position.revision).is_some();
     is_known.then_some(since.revision)
 }
 
 /// The topics that pass a filter, and about how many steps it took to find them.
 fn snapshot(
     directory: &mut Directory,
+    view: View,
     cache: &mut ReplyCache,
     position: Since,
     filter: Option<Arc<TopicFilter>>,
@@ -69,12 +72,13 @@ fn snapshot(
     if let Some(topics) = cache.snapshot_topics(position, filter.as_ref()) {
         return Ok((topics, 0));
     }
-    let names = directory.visible().map(|entry| &entry.info.name);
+    let visible = directory.visible(view);
+    let names = visible.iter().map(|entry| &entry.info.name);
     let cost = bounded_cost(filter.as_deref(), names)?;
     let topics: TopicList = match &filter {
-        None => directory.list(),
-        Some(filter) => directory
-            .visible()
+        None => directory.list(view),
+        Some(filter) => visible
+            .into_iter()
             .filter(|entry| passes(Some(filter), &entry.info.name))
             .map(|entry| Arc::clone(&entry.packed))
             .collect(),

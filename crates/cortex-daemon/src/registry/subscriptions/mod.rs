@@ -13,11 +13,11 @@ use cortex_proto::TopicName;
 use crate::peer::ConnectionId;
 use waiters::{Waiter, Waiters};
 
-/// Every parked request, and what must be answered when the batch ends.
+/// Every parked request, and what must be answered without a change.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     waiters: Waiters,
-    /// Waiters that made room for others in this batch.
+    /// Waiters that made room for others in this round.
     displaced: Vec<Waiter>,
     /// The epoch whose history was lost, until its watches are answered.
     lost_epoch: Option<u64>,
@@ -34,7 +34,7 @@ pub(super) enum BatchEnd {
 }
 
 impl Subscriptions {
-    /// Parks a request. Displaced waiters are woken when the batch ends.
+    /// Parks a request. Displaced waiters are due at once.
     pub(super) fn park(&mut self, waiter: Waiter) {
         self.displaced.extend(self.waiters.add(waiter));
     }
@@ -49,7 +49,7 @@ impl Subscriptions {
         self.lost_epoch.get_or_insert(epoch);
     }
 
-    /// Lets every waiter wake when the batch ends.
+    /// Makes every waiter due.
     pub(super) fn shut_down(&mut self) {
         self.is_shutting_down = true;
     }
@@ -75,15 +75,13 @@ impl Subscriptions {
         Some((epoch, self.waiters.take_watches()))
     }
 
-    /// Takes the waiters that wake at the end of a batch: those whose condition is met, those whose
-    /// time is over, and those that made room for others. `topics` are the topics that have
-    /// changed, or are again what they were before.
-    pub(super) fn take_woken(
+    /// Takes the waiters whose condition is met at the end of a batch. `topics` are the topics that
+    /// have changed, or are again what they were before.
+    pub(super) fn take_changed(
         &mut self,
         end: BatchEnd,
         topics: &[TopicName],
         is_registered: impl Fn(&TopicName) -> bool,
-        now: Instant,
     ) -> Vec<Waiter> {
         let is_stored = end == BatchEnd::Stored;
         let mut woken = Vec::new();
@@ -95,12 +93,18 @@ impl Subscriptions {
         if is_stored {
             woken.extend(self.waiters.take_matching(topics));
         }
-        woken.append(&mut self.displaced);
-        woken.extend(self.waiters.take_ended(now));
-        if self.is_shutting_down {
-            woken.extend(self.waiters.take_all());
-        }
         woken
+    }
+
+    /// Takes the waiters that are answered without a change: those whose time is over, those that
+    /// made room for others, and all when the daemon shuts down.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Waiter> {
+        let mut due = std::mem::take(&mut self.displaced);
+        due.extend(self.waiters.take_ended(now));
+        if self.is_shutting_down {
+            due.extend(self.waiters.take_all());
+        }
+        due
     }
 }
 
@@ -138,38 +142,35 @@ mod tests {
         subscriptions
     }
 
-    fn woken(
-        subscriptions: &mut Subscriptions,
-        end: BatchEnd,
-        is_registered: bool,
-        now: Instant,
-    ) -> Vec<usize> {
-        let woken = subscriptions.take_woken(end, &[name("/a")], |_| is_registered, now);
+    fn woken(subscriptions: &mut Subscriptions, end: BatchEnd, is_registered: bool) -> Vec<usize> {
+        connections(&subscriptions.take_changed(end, &[name("/a")], |_| is_registered))
+    }
+
+    fn connections(woken: &[Waiter]) -> Vec<usize> {
         woken.iter().map(|waiter| waiter.to.connection.0).collect()
     }
 
     #[test]
     fn a_stored_change_wakes_watches_and_a_registration_also_waits() {
-        let now = start();
-        assert_eq!(woken(&mut subscriptions(), BatchEnd::Stored, false, now), [2, 3]);
-        assert_eq!(woken(&mut subscriptions(), BatchEnd::Stored, true, now), [1, 2, 3]);
+        assert_eq!(woken(&mut subscriptions(), BatchEnd::Stored, false), [2, 3]);
+        assert_eq!(woken(&mut subscriptions(), BatchEnd::Stored, true), [1, 2, 3]);
     }
 
     #[test]
     fn a_batch_that_was_rolled_back_wakes_no_watch() {
-        let now = start();
-        assert_eq!(woken(&mut subscriptions(), BatchEnd::RolledBack, true, now), [1]);
-        assert_eq!(woken(&mut subscriptions(), BatchEnd::RolledBack, false, now), [0; 0]);
+        assert_eq!(woken(&mut subscriptions(), BatchEnd::RolledBack, true), [1]);
+        assert_eq!(woken(&mut subscriptions(), BatchEnd::RolledBack, false), [0; 0]);
     }
 
     #[test]
     fn time_and_the_daemons_end_wake_every_waiter() {
         let now = start();
         let later = now + Duration::from_secs(60);
-        assert_eq!(woken(&mut subscriptions(), BatchEnd::RolledBack, false, later), [1, 2, 3]);
+        assert_eq!(connections(&subscriptions().take_due(now)), [0; 0]);
+        assert_eq!(connections(&subscriptions().take_due(later)), [1, 2, 3]);
         let mut ending = subscriptions();
         ending.shut_down();
-        assert_eq!(woken(&mut ending, BatchEnd::RolledBack, false, now), [1, 2, 3]);
+        assert_eq!(connections(&ending.take_due(now)), [1, 2, 3]);
         assert_eq!(ending.counts(), (0, 0));
     }
 

@@ -8,6 +8,7 @@ use cortex_proto::{EncodedEvent, EncodedWatchExt, Since, TopicFilter, TopicName}
 use super::waiters::{WatchSpec, passes};
 use crate::registry::log::Log;
 use crate::registry::reply::pack_watch;
+use crate::registry::view::View;
 use crate::shared_body::SHARED_BODY_BYTES;
 
 /// After an event that makes a reply longer than this, in bytes, no other event follows.
@@ -42,13 +43,14 @@ impl EventSelection {
 /// stops to look when that takes too many steps: the client sends its next request.
 pub(in crate::registry) fn select_events(
     log: &Log,
+    view: View,
     watch: &WatchSpec,
     since: u64,
 ) -> EventSelection {
     let WatchSpec { filter, limit } = watch;
-    let present = log.position().revision;
+    let until = log.position(view).revision;
     let mut selection = EventSelection { until: since, ..EventSelection::default() };
-    for (name, event) in log.history().since(since, present).into_iter().flatten() {
+    for (name, event) in log.history().between(since, until).into_iter().flatten() {
         if selection.cost > MAX_MATCH_COST {
             return selection;
         }
@@ -73,9 +75,9 @@ pub(in crate::registry) fn visit_cost(filter: Option<&TopicFilter>, name: &Topic
 
 /// The reply with the selected events.
 pub(in crate::registry) fn pack_events(log: &Log, selection: &EventSelection) -> Arc<[u8]> {
-    let Since { epoch, revision: present } = log.position();
+    let epoch = log.position(View::Committed).epoch;
     let event = |revision: &u64| {
-        let (name, event) = log.history().event(*revision, present)?;
+        let (name, event) = log.history().event(*revision)?;
         Some(EncodedEvent {
             kind: event.kind.word(),
             revision: event.revision,
@@ -97,10 +99,10 @@ pub(in crate::registry) fn pack_no_events(position: Since) -> Arc<[u8]> {
     pack_watch(&[], &ext)
 }
 
-/// The replies to the watches that wake at the end of a batch. Equal watches share a reply.
+/// The replies to the watches that wake with a commit. Equal watches share a reply.
 pub(in crate::registry) struct WakeReplies<'a> {
     log: &'a Log,
-    /// The revision before the batch: the watches have seen everything up to it.
+    /// The revision before the commit: the watches have seen everything up to it.
     since: u64,
     packed: HashMap<WatchSpec, Arc<[u8]>>,
     no_events: Option<Arc<[u8]>>,
@@ -114,7 +116,7 @@ impl<'a> WakeReplies<'a> {
 
     /// The reply to a watch.
     pub(in crate::registry) fn reply(&mut self, watch: WatchSpec) -> Arc<[u8]> {
-        let present = self.log.position();
+        let present = self.log.position(View::Committed);
         if self.bytes > MAX_WAKE_BYTES {
             let position = Since { revision: self.since, ..present };
             return Arc::clone(self.no_events.get_or_insert_with(|| pack_no_events(position)));
@@ -124,7 +126,8 @@ impl<'a> WakeReplies<'a> {
             self.bytes += body.len().min(SHARED_BODY_BYTES);
             return Arc::clone(body);
         }
-        let body = pack_events(self.log, &select_events(self.log, &watch, self.since));
+        let body =
+            pack_events(self.log, &select_events(self.log, View::Committed, &watch, self.since));
         self.bytes += body.len();
         self.packed.insert(watch, Arc::clone(&body));
         body
