@@ -27,6 +27,7 @@ pub mod publisher_host;
 pub mod python;
 pub mod raw_peer;
 pub mod scripted_daemon;
+pub mod slow_disk;
 pub mod test_dir;
 pub mod transcript;
 pub mod zmq_peer;

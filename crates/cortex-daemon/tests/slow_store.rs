@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{REMOTE, World, info, local, process, reply_to};
 use cortex_daemon::peer::ConnectionId;
 use cortex_daemon::registry::{Input, PeerRequest, ProbeResult};
@@ -198,6 +200,7 @@ fn a_req_peer_that_gives_up_a_register_gets_no_reply_to_it() {
     let register = DiscoveryRequest::register(info("/a", "n"));
     assert_eq!(round(&mut world, 900, vec![input(900, true, register)]), []);
     assert!(world.registry.begin_commit(world.now).is_some());
+    world.now.instant += Duration::from_millis(100);
     let lookup = DiscoveryRequest::lookup("/missing");
     assert_eq!(round(&mut world, 900, vec![input(900, true, lookup)]), []);
     world.registry.commit(world.now);
@@ -206,6 +209,19 @@ fn a_req_peer_that_gives_up_a_register_gets_no_reply_to_it() {
     let messages: Vec<_> = replies.iter().map(|reply| reply.message.as_str()).collect();
     assert_eq!(messages, ["Topic /missing not found"]);
     assert_eq!(world.registry.topic_count(), 1, "the topic is registered all the same");
+}
+
+#[test]
+fn a_peer_that_does_not_wait_for_replies_gets_all_of_them() {
+    let mut world = slow_world();
+    let names = ["/a", "/b", "/c"];
+    let inputs = names.map(|name| input(900, true, DiscoveryRequest::register(info(name, "n"))));
+    assert_eq!(round(&mut world, 900, inputs.into()), []);
+    assert!(world.registry.begin_commit(world.now).is_some());
+    world.registry.commit(world.now);
+    let replies = round(&mut world, 900, Vec::new());
+    let messages: Vec<_> = replies.into_iter().map(|reply| reply.message).collect();
+    assert_eq!(messages, names.map(|name| format!("Registered topic: {name}")));
 }
 
 #[test]

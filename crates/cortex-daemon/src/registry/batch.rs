@@ -2,10 +2,15 @@
 //! their connections.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use super::answer::Answer;
 use super::input::PeerRequest;
 use crate::peer::ConnectionId;
+
+/// A REQ peer that sends its next request so soon has not given up the one before: it does not wait
+/// for replies at all, and gets all of them.
+const PIPELINING: Duration = Duration::from_millis(50);
 
 /// The requests that are answered with one commit, and their answers.
 #[derive(Debug, Default)]
@@ -24,6 +29,7 @@ pub(super) struct Batch {
 pub(super) struct Decided {
     pub(super) request: PeerRequest,
     pub(super) answer: Answer,
+    decided_at: Instant,
     /// Whether the peer has given up the request: it would take the reply for another one.
     pub(super) is_given_up: bool,
 }
@@ -33,10 +39,10 @@ impl Batch {
         self.decided.is_empty()
     }
 
-    pub(super) fn add(&mut self, request: PeerRequest, answer: Answer, cost: usize) {
+    pub(super) fn add(&mut self, request: PeerRequest, answer: Answer, cost: usize, now: Instant) {
         self.cost += cost;
         self.connections.insert(request.reply_to.connection);
-        self.decided.push(Decided { request, answer, is_given_up: false });
+        self.decided.push(Decided { request, answer, decided_at: now, is_given_up: false });
     }
 
     /// Whether a request of this connection waits.
@@ -44,12 +50,14 @@ impl Batch {
         self.connections.contains(&connection)
     }
 
-    /// Notes that the peer has given up its requests.
-    pub(super) fn give_up(&mut self, connection: ConnectionId) {
-        if self.has(connection) {
-            let of_peer =
-                |decided: &&mut Decided| decided.request.reply_to.connection == connection;
-            self.decided.iter_mut().filter(of_peer).for_each(|decided| decided.is_given_up = true);
+    /// Notes that the peer has given up its requests, since it has sent another one now.
+    pub(super) fn give_up(&mut self, connection: ConnectionId, now: Instant) {
+        if !self.has(connection) {
+            return;
+        }
+        for decided in &mut self.decided {
+            let is_of_peer = decided.request.reply_to.connection == connection;
+            decided.is_given_up |= is_of_peer && now > decided.decided_at + PIPELINING;
         }
     }
 

@@ -108,7 +108,7 @@ impl Registry {
     }
 
     fn answer(&mut self, mut batch: Batch, now: Timestamp) {
-        for Decided { request, answer, is_given_up } in batch.take_decided() {
+        for Decided { request, answer, is_given_up, .. } in batch.take_decided() {
             if is_given_up {
                 self.drop_answer(&request, &answer);
             } else {
@@ -122,7 +122,7 @@ impl Registry {
     /// for the store's sake, not for the topic's that has the name again.
     fn answer_unstored(
         &mut self,
-        Decided { request, answer: former, is_given_up }: Decided,
+        Decided { request, answer: former, is_given_up, .. }: Decided,
         batch: &Batch,
         problem: &str,
         now: Timestamp,

@@ -130,7 +130,7 @@ impl Registry {
                 self.registrations.directory.renew_all_sessions(now.instant);
                 self.registrations.liveness.time_gap();
             }
-            Input::GaveUp(connection) => self.give_up(connection),
+            Input::GaveUp(connection) => self.give_up(connection, now.instant),
             Input::Disconnected(connection) => {
                 for batch in self.committing.iter_mut().chain([&mut self.batch]) {
                     batch.note_disconnected(connection);
@@ -210,7 +210,7 @@ impl Registry {
     fn receive(&mut self, request: PeerRequest, now: Timestamp) {
         self.counters.unreadable += u64::from(request.request.is_err());
         if request.is_req {
-            self.give_up(request.reply_to.connection);
+            self.give_up(request.reply_to.connection, now.instant);
         }
         let has_room = self.registrations.liveness.pending.have_room_for(&request.peer);
         let on_doubt = if has_room { OnDoubt::Wait } else { OnDoubt::Refuse };
@@ -227,7 +227,7 @@ impl Registry {
                 self.outbox.cost += cost;
                 match view {
                     View::Committed => self.reply(request, answer, now),
-                    View::Latest => self.batch.add(request, answer, cost),
+                    View::Latest => self.batch.add(request, answer, cost, now.instant),
                 }
             }
             Decision::Pending { name, revision } => {
@@ -285,9 +285,9 @@ impl Registry {
     }
 
     /// A REQ peer has sent a new request: its former ones get no reply.
-    fn give_up(&mut self, connection: ConnectionId) {
+    fn give_up(&mut self, connection: ConnectionId, now: Instant) {
         for batch in self.committing.iter_mut().chain([&mut self.batch]) {
-            batch.give_up(connection);
+            batch.give_up(connection, now);
         }
         self.cancel_waiting(connection);
     }
