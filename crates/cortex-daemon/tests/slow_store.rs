@@ -60,8 +60,8 @@ fn who_only_asks_gets_the_committed_state_at_once() {
     let mut world = slow_world();
     let first = register(&mut world, "/a");
     assert_eq!(seen(&mut world), [""; 0]);
-    let ping = DiscoveryRequest { ext: Some(RequestExt::default()), ..DiscoveryRequest::ping() };
-    let pong = world.call(REMOTE, ping).ext.unwrap();
+    let request = DiscoveryRequest { ext: Some(RequestExt::default()), ..DiscoveryRequest::ping() };
+    let pong = world.call(REMOTE, request).ext.unwrap();
     assert_eq!((pong.revision, pong.topics), (Some(0), Some(0)));
     world.finish_commit();
     assert_eq!(world.replies.remove(&first).unwrap().status, DiscoveryStatus::Ok);

@@ -10,7 +10,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection as SqliteConnection, TransactionBehavior};
 
 use super::files::FileOrigin;
@@ -394,15 +393,5 @@ impl Meta {
             host: content.host.clone(),
             origin: content.origin.unwrap_or_else(|| file.origin()),
         })
-    }
-}
-
-impl Drop for OpenStateFile {
-    fn drop(&mut self) {
-        // SQLite removes the log by its name when it closes, and the name may now belong to
-        // another daemon's log.
-        if self.file.is_lost() {
-            let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-        }
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Batch {
 pub(super) struct Decided {
     pub(super) request: PeerRequest,
     pub(super) answer: Answer,
-    decided_at: Instant,
+    since: Instant,
     /// Whether the peer has given up the request: it would take the reply for another one.
     pub(super) is_given_up: bool,
 }
@@ -42,7 +42,7 @@ impl Batch {
     pub(super) fn add(&mut self, request: PeerRequest, answer: Answer, cost: usize, now: Instant) {
         self.cost += cost;
         self.connections.insert(request.reply_to.connection);
-        self.decided.push(Decided { request, answer, decided_at: now, is_given_up: false });
+        self.decided.push(Decided { request, answer, since: now, is_given_up: false });
     }
 
     /// Whether a request of this connection waits.
@@ -57,7 +57,7 @@ impl Batch {
         }
         for decided in &mut self.decided {
             let is_of_peer = decided.request.reply_to.connection == connection;
-            decided.is_given_up |= is_of_peer && now > decided.decided_at + PIPELINING;
+            decided.is_given_up |= is_of_peer && now > decided.since + PIPELINING;
         }
     }
 

@@ -82,6 +82,8 @@ pub(super) fn load(path: &Path, sharing: Sharing) -> Result<LoadedFile, LoadErro
     if sharing == Sharing::Exclusive {
         connection.pragma_update(None, "locking_mode", "exclusive")?;
     }
+    // Closing must not wait for the disk, since the next daemon waits for the file's lock. The log
+    // stays beside the file.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     let schema = find_schema(&connection)?;
@@ -100,7 +102,6 @@ pub(super) fn load(path: &Path, sharing: Sharing) -> Result<LoadedFile, LoadErro
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "temp_store", "memory")?;
     connection.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(LoadedFile { connection, schema, content })
 }
 
