@@ -24,6 +24,11 @@ impl DeferredQueue {
         self.queues.contains_key(&connection)
     }
 
+    /// Whether the first request of a connection is such a one.
+    pub(crate) fn any(&self, is_wanted: impl Fn(&PeerRequest) -> bool) -> bool {
+        self.queues.values().filter_map(VecDeque::front).any(is_wanted)
+    }
+
     /// Adds a request behind those of its connection.
     pub(crate) fn push(&mut self, request: PeerRequest) {
         let connection = request.reply_to.connection;
@@ -96,7 +101,8 @@ mod tests {
         let taken: Vec<_> = taken.iter().map(summary).collect();
         assert_eq!(taken, [(1, "a"), (3, "a"), (1, "b"), (1, "c")]);
         assert!(queue.contains(ConnectionId(2)) && !queue.contains(ConnectionId(1)));
-        assert!(!queue.is_empty());
+        assert!(!queue.is_empty() && queue.any(|request| summary(request) == (2, "a")));
+        assert!(!queue.any(|request| summary(request) == (2, "b")), "it is not the first one");
         assert_eq!(queue.next(|_| true).as_ref().map(summary), Some((2, "a")));
         assert_eq!(queue.next(|_| true).as_ref().map(summary), Some((2, "b")));
         assert!(queue.is_empty() && queue.next(|_| true).is_none());

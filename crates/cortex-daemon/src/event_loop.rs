@@ -41,7 +41,7 @@ const MAX_ROUND_EVENTS: usize = 1024;
 /// A round, and what one commit has to do after it, end at this cost, in bytes and steps: the daemon
 /// defers further requests.
 const MAX_COST: usize = 256 * 1024;
-/// At a start, the most results of probes in one batch.
+/// At a start, the most results of probes in one round.
 const MAX_RESTORE_INPUTS: usize = 4096;
 /// The time between two checks of the socket files and the state file.
 const FILE_CHECK: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ pub(crate) struct EventLoop {
     probes: Probes,
     pub(crate) registry: Registry,
     pub(crate) persistence: Persistence,
-    /// What has happened, for the next batch.
+    /// What has happened, for the next round.
     pub(crate) inbox: Vec<Input>,
     /// Empty between two calls.
     probe_answers: Vec<ProbeAnswer>,
@@ -173,7 +173,7 @@ impl EventLoop {
         wake_up: Instant,
     ) -> Result<ControlFlow<()>, RunError> {
         self.wait(wake_up.saturating_duration_since(now()))?;
-        // The whole batch has one time: no deadline may pass between two of its inputs.
+        // The whole round has one time: no deadline may pass between two of its inputs.
         let woken = timestamp();
         if self.suspend_detector.detects_gap(wake_up, woken.instant) {
             tracing::info!("the daemon stood still for a while: sessions get a full lease");
@@ -200,12 +200,12 @@ impl EventLoop {
     /// The registry handles what has happened and the requests, the store begins to keep the
     /// changes, and the daemon performs the effects.
     fn decide(&mut self, phase: Phase, now: Timestamp) -> io::Result<ControlFlow<()>> {
-        self.persistence.end_commit(&mut self.registry, now)?;
         // Not only when the new requests are dispatched: what has happened may answer the waiting
         // ones before, and a new request may be deferred.
         for request in self.received.iter().filter(|request| request.is_req) {
             self.registry.handle(Input::GaveUp(request.reply_to.connection), now);
         }
+        self.persistence.end_commit(&mut self.registry, now)?;
         for input in std::mem::take(&mut self.inbox) {
             self.registry.handle(input, now);
         }
@@ -223,10 +223,11 @@ impl EventLoop {
             && self.connections.newcomers_until().is_none_or(|until| until <= now.instant);
         self.registry.handle(Input::Tick { all_dispatched }, now);
         if !self.refuses_changes {
-            self.persistence.begin_commit(&mut self.registry, now)?;
+            let has_begun = self.persistence.begin_commit(&mut self.registry, now)?;
+            let (connections, registry) = (&self.connections, &self.registry);
             // Requests that had no place in this commit are ready for the next one.
-            let has_room = self.registry.commit_cost() < MAX_COST;
-            self.is_behind |= has_room && !self.deferred.is_empty();
+            self.is_behind |=
+                has_begun && self.deferred.any(|next| is_ready(connections, registry, next));
         } else if !self.persistence.is_busy() {
             self.registry.rollback("the daemon is stopping", now);
         }
@@ -337,7 +338,7 @@ impl EventLoop {
         ControlFlow::Continue(())
     }
 
-    /// Takes the results of probes. At a start many of them come in one batch, so that the store
+    /// Takes the results of probes. At a start many of them come in one round, so that the store
     /// has few transactions.
     fn take_probe_answers(&mut self, phase: Phase) {
         loop {

@@ -1,5 +1,4 @@
-//! The answer to a request: decided while the batch runs, turned into bytes when the batch has
-//! ended.
+//! The answer to a request: turned into bytes when what it has seen is committed.
 
 use std::sync::Arc;
 use std::time::Instant;

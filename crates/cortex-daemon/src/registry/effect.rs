@@ -1,4 +1,4 @@
-//! The registry's effects: the actions that the daemon performs after a batch.
+//! The registry's effects: the actions that the daemon performs after a round.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::log::record::Change;
 use super::reply::Reply;
 use crate::peer::{ConnectionId, EndpointListener, PeerIdentity, Process};
 
-/// What the daemon must do after a batch, in the order of these fields.
+/// What the daemon must do after a round, in the order of these fields.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Effects {
     /// The topics that have changed.

@@ -17,7 +17,7 @@ const MAX_REPLY_BYTES: usize = 256 * 1024;
 const VISIT_COST: usize = 16;
 /// The most steps of matching for one request: about a quarter of a second.
 pub(in crate::registry) const MAX_MATCH_COST: usize = 150_000_000;
-/// The most bytes that waking takes in one batch, packed or copied. Later watches get no events:
+/// The most bytes that waking takes after one commit, packed or copied. Later watches get no events:
 /// they send their next request, and the daemon answers it in its turn.
 const MAX_WAKE_BYTES: usize = 4 * 1024 * 1024;
 
