@@ -20,7 +20,7 @@ use cortex_tests::process::Process;
 use cortex_tests::publisher_host::{Endpoint, Publisher, PublisherHost, PublisherSpec};
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::test_dir::{TestDir, ipc_address};
-use cortex_tests::{report_measurement, report_skipped};
+use cortex_tests::{python, report_measurement, report_skipped};
 use rustix::process::{Signal, getuid};
 
 /// The longest time from the start of a daemon with 1,000 topics to its first LIST. The requirement
@@ -383,13 +383,14 @@ fn after_a_boot_only_static_topics_stay_in_a_new_history() {
     assert_eq!(daemon_info(&mut peer).epoch, after.epoch, "the same boot continues the history");
 }
 
-/// Starts and stops a daemon that leaves a state file with one topic.
+/// Starts and stops a daemon that leaves a state file with one topic, and nothing in SQLite's log.
 fn create_state_file(test_dir: &TestDir) -> (PathBuf, DaemonBuilder) {
     let path = test_dir.path("topics.db");
     let builder = DaemonBuilder::at(test_dir).args([Path::new("--state"), &path]);
     let daemon = builder.start();
     assert_eq!(register(&mut daemon.raw_peer(), "/x"), DiscoveryStatus::Ok);
     stop(daemon);
+    assert_eq!(python::run("checkpoint.py", &[path.to_str().unwrap()]).code, Some(0));
     (path, builder)
 }
 
