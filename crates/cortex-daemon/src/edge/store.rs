@@ -99,62 +99,69 @@ impl Store {
         loop {
             let file = StateFile::lock(&path)?;
             match file.content()? {
-                FileContent::Empty => file.replace(create)?,
+                FileContent::StateFile => {}
+                FileContent::Empty => {
+                    file.replace(create)?;
+                    continue;
+                }
                 FileContent::Foreign => {
                     return Err(StoreError::Foreign { path, what: "is not a file of this daemon" });
                 }
-                FileContent::StateFile => match load_or_read(&path, &file) {
-                    Ok(Opened::Writable(loaded, sharing)) => {
-                        let schema = loaded.schema;
-                        let (mut open, loaded) = OpenStateFile::new(file, loaded, sharing)?;
-                        let backend = match open.migrate_from(schema) {
-                            Ok(()) => Backend::File(Box::new(open)),
-                            Err(error) if error.is_for_lack_of_space() => {
-                                let (reason, meta) =
-                                    (space_problem(&error), Some(open.meta.clone()));
-                                Backend::NoSpace(NoSpace { path, reason, loaded: meta })
-                            }
-                            Err(error) => return Err(error),
-                        };
-                        return Ok((Self(backend), loaded));
-                    }
-                    Ok(Opened::ReadOnly(reason, content)) => {
-                        let meta = Some(Meta::of(content.as_ref(), &file));
-                        let (_, found_tip) = TipFile::open(&path)?;
-                        let loaded = content
-                            .map(|content| LoadedState::new(content, file.origin(), found_tip));
-                        let no_space = NoSpace { path, reason, loaded: meta };
-                        return Ok((Self(Backend::NoSpace(no_space)), loaded));
-                    }
-                    Err(LoadError::Damaged(what)) if was_set_aside => {
-                        let error = failed("create an undamaged state file at", &path);
-                        return Err(error(io::Error::other(what)));
-                    }
-                    Err(LoadError::Damaged(what)) => {
-                        let aside = file.set_aside()?;
-                        was_set_aside = true;
-                        tracing::warn!(
-                            path = %path.display(),
-                            aside = %aside.display(),
-                            what,
-                            "the state file is damaged: the daemon renamed it and starts without \
-                             topics"
-                        );
-                    }
-                    Err(LoadError::Newer(version)) => {
-                        return Err(StoreError::Newer { path, version, known: PRESENT.version });
-                    }
-                    Err(LoadError::NoWriteAheadLog) => {
-                        let what =
-                            "is on a file system without the shared memory that SQLite needs";
-                        return Err(StoreError::Foreign { path, what });
-                    }
-                    Err(LoadError::Sqlite(error)) => {
-                        return Err(failed("open the state file", &path)(io::Error::other(error)));
-                    }
-                },
             }
+            let what = match load_or_read(&path, &file) {
+                Ok(Opened::Writable(loaded, sharing)) => {
+                    return Self::writable(path, file, loaded, sharing);
+                }
+                Ok(Opened::ReadOnly(reason, content)) => {
+                    return Self::read_only(path, &file, reason, content);
+                }
+                Err(LoadError::Damaged(what)) => what,
+                Err(error) => return Err(unusable(path, error)),
+            };
+            if was_set_aside {
+                let error = failed("create an undamaged state file at", &path);
+                return Err(error(io::Error::other(what)));
+            }
+            let aside = file.set_aside()?;
+            was_set_aside = true;
+            tracing::warn!(
+                path = %path.display(),
+                aside = %aside.display(),
+                what,
+                "the state file is damaged: the daemon renamed it and starts without topics"
+            );
         }
+    }
+
+    fn writable(
+        path: PathBuf,
+        file: StateFile,
+        loaded: LoadedFile,
+        sharing: Sharing,
+    ) -> Result<(Self, Option<LoadedState>), StoreError> {
+        let schema = loaded.schema;
+        let (mut open, loaded) = OpenStateFile::new(file, loaded, sharing)?;
+        let backend = match open.migrate_from(schema) {
+            Ok(()) => Backend::File(Box::new(open)),
+            Err(error) if error.is_for_lack_of_space() => {
+                let (reason, meta) = (space_problem(&error), Some(open.meta.clone()));
+                Backend::NoSpace(NoSpace { path, reason, loaded: meta })
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((Self(backend), loaded))
+    }
+
+    fn read_only(
+        path: PathBuf,
+        file: &StateFile,
+        reason: String,
+        content: Option<Content>,
+    ) -> Result<(Self, Option<LoadedState>), StoreError> {
+        let meta = Some(Meta::of(content.as_ref(), file));
+        let (_, found_tip) = TipFile::open(&path)?;
+        let loaded = content.map(|content| LoadedState::new(content, file.origin(), found_tip));
+        Ok((Self(Backend::NoSpace(NoSpace { path, reason, loaded: meta })), loaded))
     }
 
     /// A store for a file that cannot be created or written until its disk has space. Every save
@@ -241,6 +248,19 @@ impl Store {
     /// Whether the disk was full at the start. From then on every save fails.
     pub(crate) fn lacks_space(&self) -> bool {
         matches!(self.0, Backend::NoSpace(_))
+    }
+}
+
+/// Why a state file cannot be used, although it is not damaged.
+fn unusable(path: PathBuf, error: LoadError) -> StoreError {
+    match error {
+        LoadError::Newer(version) => StoreError::Newer { path, version, known: PRESENT.version },
+        LoadError::NoWriteAheadLog => {
+            let what = "is on a file system without the shared memory that SQLite needs";
+            StoreError::Foreign { path, what }
+        }
+        LoadError::Damaged(what) => failed("read the state file", &path)(io::Error::other(what)),
+        LoadError::Sqlite(error) => failed("open the state file", &path)(io::Error::other(error)),
     }
 }
 
