@@ -591,3 +591,110 @@ fn a_probe_of_a_rolled_back_registration_does_not_affect_the_next_one() {
     world.finish_probes();
     assert_eq!(endpoint(&mut world, "/a"), EndpointState::Unknown);
 }
+
+fn at_port(name: &str, node: &str) -> cortex_proto::TopicInfo {
+    cortex_proto::TopicInfo { address: "tcp://127.0.0.1:5555".into(), ..info(name, node) }
+}
+
+/// A process that registers over loopback: the daemon does not see it.
+const LOOPBACK: PeerIdentity = PeerIdentity { is_local: true, ..REMOTE };
+
+#[test]
+fn an_unseen_owner_s_topic_goes_when_another_node_registers_its_port_with_another_socket() {
+    for newcomer in [local(1, 11), LOOPBACK] {
+        let mut world = World::new();
+        world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(7));
+        world.call(LOOPBACK, DiscoveryRequest::register(at_port("/a", "n")));
+        world.advance(1);
+        world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(8));
+        world.advance(600);
+        assert_eq!(world.names(), ["/a"], "its node may have opened another socket");
+        world.call(newcomer, DiscoveryRequest::register(at_port("/b", "m")));
+        assert_eq!(world.names(), ["/b"]);
+        assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::EndpointDead)]);
+    }
+}
+
+#[test]
+fn an_unseen_owner_keeps_all_topics_at_its_endpoint() {
+    let mut world = World::new();
+    world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(7));
+    for (name, node) in [("/a", "n"), ("/b", "n"), ("/c", "another node of the process")] {
+        world.call(LOOPBACK, DiscoveryRequest::register(at_port(name, node)));
+        world.advance(7);
+    }
+    assert_eq!(world.names(), ["/a", "/b", "/c"], "the socket is the same");
+    // The node opens another socket, and registers one topic more.
+    world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(8));
+    world.call(LOOPBACK, DiscoveryRequest::unregister("/c"));
+    world.call(LOOPBACK, DiscoveryRequest::register(at_port("/d", "n")));
+    world.advance(60);
+    assert_eq!(world.names(), ["/a", "/b", "/d"], "no other node has registered the endpoint");
+}
+
+#[test]
+fn an_unseen_owner_that_registers_again_may_have_a_new_socket() {
+    let mut world = World::new();
+    world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(7));
+    world.call(LOOPBACK, DiscoveryRequest::register(at_port("/a", "n")));
+    world.advance(7);
+    world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(8));
+    let again = world.call(LOOPBACK, DiscoveryRequest::register(at_port("/a", "n")));
+    assert_eq!(again.status, DiscoveryStatus::Ok);
+    // A helper of another node registers a topic for the same publisher.
+    world.call(LOOPBACK, DiscoveryRequest::register(at_port("/b", "m")));
+    world.advance(60);
+    assert_eq!(world.names(), ["/a", "/b"]);
+}
+
+#[test]
+fn a_registration_from_another_network_namespace_does_not_judge_a_local_endpoint() {
+    let mut world = World::new();
+    world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(7));
+    world.call(LOOPBACK, DiscoveryRequest::register(at_port("/a", "n")));
+    world.advance(1);
+    world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(8));
+    world.call(REMOTE, DiscoveryRequest::register(at_port("/b", "m")));
+    world.advance(60);
+    assert_eq!(world.names(), ["/a", "/b"]);
+}
+
+#[test]
+fn a_newcomer_gets_the_name_of_an_unseen_owner_whose_port_it_has() {
+    let mut world = World::new();
+    world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(7));
+    world.call(LOOPBACK, DiscoveryRequest::register(at_port("/a", "n")));
+    world.advance(1);
+    let mut claim = || world.call(LOOPBACK, DiscoveryRequest::register(at_port("/a", "m"))).status;
+    assert_eq!(claim(), DiscoveryStatus::AlreadyExists, "the owner's socket still listens");
+    world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(8));
+    let elsewhere = world.call(LOOPBACK, DiscoveryRequest::register(info("/a", "m")));
+    assert_eq!(elsewhere.status, DiscoveryStatus::AlreadyExists, "it names another endpoint");
+    let claim = world.call(LOOPBACK, DiscoveryRequest::register(at_port("/a", "m")));
+    assert_eq!(claim.status, DiscoveryStatus::Ok);
+}
+
+#[test]
+fn a_newcomer_that_comes_while_the_daemon_is_down_does_not_keep_a_dead_owner_s_topic() {
+    let newcomer = Process { pid: 77, start_time: 1_000_100 };
+    for listener in [EndpointListener::Process(newcomer), EndpointListener::Socket(7)] {
+        let mut world = World::new();
+        world.listeners.insert(at_port("/a", "n").address, listener);
+        world.call(local(1, 10), DiscoveryRequest::register(at_port("/a", "n")));
+        world.kill_unnoticed(process(10));
+        world.now.boot_ticks += 500;
+        world.now.unix_ms += 5000;
+        world.restart();
+        assert_eq!(evictions(&world), [("/a".to_owned(), EvictionReason::OwnerExited)]);
+    }
+}
+
+#[test]
+fn a_script_s_registration_for_a_publisher_outlives_a_restart_without_a_record() {
+    let mut world = World::new();
+    register(&mut world, local(1, 10), "/a", "n");
+    world.kill_unnoticed(process(10));
+    world.restart();
+    world.advance(60);
+    assert_eq!(world.names(), ["/a"], "the publisher is older than the registration");
+}

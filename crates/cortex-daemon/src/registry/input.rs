@@ -113,7 +113,10 @@ impl UnknownReason {
     }
 }
 
-/// A point in time, on two clocks.
+/// The unit of `/proc/PID/stat`: 100 on all architectures but two that Rust does not support.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// A point in time, on several clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timestamp {
     /// For deadlines: this clock never jumps.
@@ -125,6 +128,13 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
+    /// When the wall clock showed a time of this boot, in clock ticks since boot. Not before the
+    /// true tick, unless the wall clock was set meanwhile.
+    pub(super) fn boot_ticks_at(self, unix_ms: u64) -> u64 {
+        let age_ms = self.unix_ms.saturating_sub(unix_ms);
+        self.boot_ticks.saturating_sub(age_ms * TICKS_PER_SECOND / 1000)
+    }
+
     /// The time since an instant, in ms.
     pub(super) fn ms_since(self, instant: Instant) -> u64 {
         let elapsed = self.instant.saturating_duration_since(instant).as_millis();

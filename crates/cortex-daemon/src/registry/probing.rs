@@ -10,7 +10,7 @@ use super::liveness::looks::{Awaits, LookResult};
 use super::liveness::pending_registers::PendingRegister;
 use super::liveness::probe_schedule::Verdict;
 use super::log::record::EvictionReason;
-use super::registrations::Registrations;
+use super::registrations::{Registrations, has_changed};
 use crate::peer::{EndpointListener, Process};
 
 /// How long a probe may wait for a greeting.
@@ -114,15 +114,34 @@ pub(super) fn endpoint_probed(
     if let Some(Verdict::Evict(reason)) = verdict {
         return Judgement::Evict(reason);
     }
-    let looks = &mut registrations.liveness.looks;
-    match looks.probed(name, result, now) {
+    match registrations.liveness.looks.probed(name, result, now) {
         LookResult::Free => Judgement::NameFree,
+        LookResult::Taken if is_left_to_newcomer(registrations, name, listener) => {
+            Judgement::NameFree
+        }
         LookResult::Taken => Judgement::NameTaken,
         LookResult::Undecided => {
-            let is_verdict = verdict.is_some() && looks.get(name) == Some(Awaits::OrphanVerdict);
+            let awaits = registrations.liveness.looks.get(name);
+            let is_verdict = verdict.is_some() && awaits == Some(Awaits::OrphanVerdict);
             if is_verdict { Judgement::NameTaken } else { Judgement::None }
         }
     }
+}
+
+/// Whether the socket of an unseen owner is gone, and a REGISTER waits that names the endpoint for
+/// another node.
+fn is_left_to_newcomer(
+    registrations: &Registrations,
+    name: &TopicName,
+    found: Option<EndpointListener>,
+) -> bool {
+    let Registrations { directory, liveness, .. } = registrations;
+    directory.get(name.as_str()).is_some_and(|entry| {
+        let is_unseen = directory.needs_probes(&entry.hold, entry.owner.process);
+        is_unseen
+            && has_changed(entry.listener, found)
+            && liveness.pending.names_endpoint(name, &entry.info.address)
+    })
 }
 
 /// Takes the REGISTERs whose time is over. A name is never denied for the sake of a dead owner only

@@ -47,7 +47,7 @@ impl Registrations {
         };
         for record in records {
             let info = TopicInfo::from_bytes(&record.packed)?;
-            let entry = Entry::from_record(record, info, now.boot_ticks);
+            let entry = Entry::from_record(record, info, now);
             registrations.restore_topic(entry, now.instant);
         }
         Ok(registrations)
@@ -80,7 +80,8 @@ impl Registrations {
             && existing.info.address == entry.info.address
         {
             entry.found_alive = existing.found_alive;
-            if existing.owner == entry.owner {
+            let is_unseen = self.directory.needs_probes(&entry.hold, entry.owner.process);
+            if existing.owner == entry.owner && !is_unseen {
                 entry.listener = existing.listener;
             }
         }
@@ -97,7 +98,7 @@ impl Registrations {
         };
         self.liveness.replace(&name, schedule);
         self.liveness.looks.end(&name);
-        self.reprobe_orphans(&entry, now);
+        self.reprobe_endpoint(&entry, now);
         self.log.stage(kind, changed(&entry, Stored::Yes));
         self.directory.put(entry, now);
     }
@@ -133,7 +134,8 @@ impl Registrations {
         listener: Option<EndpointListener>,
         now: Instant,
     ) -> Option<Verdict> {
-        let registration = self.directory.get(name.as_str())?.registration();
+        let entry = self.directory.get(name.as_str())?;
+        let registration = entry.registration(self.is_taken_over(entry, listener));
         let verdict = self.liveness.conclude(name, result, listener, &registration, now)?;
         let is_unreachable = self.liveness.is_unreachable(name, now);
         let finding = EndpointFinding { result: Some(result), is_unreachable };
@@ -145,6 +147,12 @@ impl Registrations {
             self.log.stage_record(entry.record());
         }
         Some(verdict)
+    }
+
+    /// Whether another socket listens at the endpoint than before, and another node has registered
+    /// the endpoint since.
+    fn is_taken_over(&self, entry: &Entry, found: Option<EndpointListener>) -> bool {
+        has_changed(entry.listener, found) && self.directory.has_later_claim(entry)
     }
 
     /// Evicts a topic that is dead. Every peer sees it gone from now on, also if the store cannot
@@ -165,15 +173,15 @@ impl Registrations {
         }
     }
 
-    /// A living process has registered an endpoint: orphaned topics at the same address may have
-    /// lost it to that process.
-    fn reprobe_orphans(&mut self, new: &Entry, now: Instant) {
+    /// A living process has registered an endpoint: the topics of dead and unseen owners at the same
+    /// address may have lost it to that process.
+    fn reprobe_endpoint(&mut self, new: &Entry, now: Instant) {
         let is_there = |name: &&TopicName| {
             let entry = self.directory.get(name.as_str());
             entry.is_some_and(|entry| entry.info.address == new.info.address)
         };
         let orphans: Vec<_> = self.liveness.orphans().filter(is_there).cloned().collect();
-        for name in orphans {
+        for name in orphans.into_iter().chain(self.directory.unseen_at(&new.info)) {
             self.liveness.reschedule(&name, now);
         }
     }
@@ -203,6 +211,14 @@ impl Registrations {
         }
         names
     }
+}
+
+/// Whether another socket or process listens at an endpoint than the recorded one.
+pub(super) fn has_changed(
+    recorded: Option<EndpointListener>,
+    found: Option<EndpointListener>,
+) -> bool {
+    recorded.zip(found).is_some_and(|(recorded, found)| recorded != found)
 }
 
 /// The former owners whose UNREGISTER of the topic comes too late: living processes of the same user

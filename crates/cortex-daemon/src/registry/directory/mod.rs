@@ -4,6 +4,7 @@
 //! then readers of the committed view see the topic as it was.
 
 pub(super) mod access;
+mod endpoints;
 pub(super) mod owners;
 pub(super) mod sessions;
 pub(super) mod topics;
@@ -12,11 +13,12 @@ mod uncommitted;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cortex_proto::TopicName;
+use cortex_proto::{TopicInfo, TopicName};
 
 use crate::peer::{EndpointListener, Process};
 use crate::registry::log::record::{EvictionReason, Hold};
 use crate::registry::view::View;
+use endpoints::Endpoints;
 use owners::{Owners, WatchChanges};
 use sessions::{SessionKey, Sessions};
 use topics::{EndpointFinding, Entry, TopicList, Topics};
@@ -26,6 +28,7 @@ use uncommitted::{DetachedEntry, MovedEnd, Uncommitted, Undo};
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     topics: Topics,
+    endpoints: Endpoints,
     owners: Owners,
     sessions: Sessions,
     /// The number of topics that are dead and not removed from the store yet.
@@ -157,6 +160,33 @@ impl Directory {
         entry.found_alive = true;
         entry.listener = entry.listener.or(listener);
         Some(entry)
+    }
+
+    /// Forgets what listened at the endpoint of an owner that the daemon cannot see, when the owner
+    /// registers the topic again: it may have a new socket.
+    pub(super) fn forget_listener(&mut self, name: &TopicName) {
+        if let Some(entry) = self.topics.get_mut(name.as_str()) {
+            entry.listener = None;
+        }
+    }
+
+    /// Whether another node has registered the endpoint of this topic later, and lives.
+    pub(super) fn has_later_claim(&self, entry: &Entry) -> bool {
+        let others = self.endpoints.of_other_nodes(&entry.info);
+        others.filter_map(|name| self.find(name.as_str(), View::Latest)).any(|other| {
+            let is_same_host = other.owner.is_local == entry.owner.is_local;
+            other.revision > entry.revision && !other.is_orphaned && is_same_host
+        })
+    }
+
+    /// The topics that other nodes have registered at this endpoint, and whose owners the daemon
+    /// cannot see.
+    pub(super) fn unseen_at(&self, info: &TopicInfo) -> Vec<TopicName> {
+        let is_unseen = |name: &&TopicName| {
+            let entry = self.find(name.as_str(), View::Latest);
+            entry.is_some_and(|entry| self.needs_probes(&entry.hold, entry.owner.process))
+        };
+        self.endpoints.of_other_nodes(info).filter(is_unseen).cloned().collect()
     }
 
     /// Notes what the last probe of an endpoint found.
@@ -293,6 +323,7 @@ impl Directory {
     fn attach(&mut self, detached: DetachedEntry, now: Instant) {
         let DetachedEntry { entry, session_end } = detached;
         let name = &entry.info.name;
+        self.endpoints.add(&entry.info);
         if entry.dead.is_some() {
             // Nothing holds it any more.
             self.dead_count += 1;
@@ -310,6 +341,7 @@ impl Directory {
     fn detach(&mut self, name: &str) -> Option<DetachedEntry> {
         let entry = self.topics.remove(name)?;
         let name = &entry.info.name;
+        self.endpoints.remove(&entry.info);
         let mut session_end = None;
         if entry.dead.is_some() {
             self.dead_count -= 1;

@@ -72,6 +72,7 @@ fn entry(topic: usize, order: u64, pid: u32, hold: usize) -> Entry {
         is_orphaned: false,
         dead: None,
         registered_ticks: 0,
+        is_restored: false,
         endpoint: EndpointFinding::default(),
         superseded: Vec::new(),
     }

@@ -7,7 +7,7 @@ use cortex_proto::{EndpointState, EntryExt, Hold as WireHold, TopicInfo, TopicNa
 
 use super::sessions::SessionKey;
 use crate::peer::{EndpointListener, PeerIdentity, Process};
-use crate::registry::input::{ProbeResult, UnknownReason};
+use crate::registry::input::{ProbeResult, Timestamp, UnknownReason};
 use crate::registry::liveness::evidence::Registration;
 use crate::registry::log::record::{EvictionReason, Hold, Record};
 
@@ -36,6 +36,8 @@ pub(in crate::registry) struct Entry {
     pub(in crate::registry) dead: Option<EvictionReason>,
     /// When the topic was registered, in clock ticks since boot.
     pub(in crate::registry) registered_ticks: u64,
+    /// Whether a former daemon has stored the topic.
+    pub(in crate::registry) is_restored: bool,
     /// What the last probe of the endpoint found.
     pub(in crate::registry) endpoint: EndpointFinding,
     /// Former owners of the same node and user that were alive when another process registered the
@@ -88,7 +90,7 @@ impl Entry {
     pub(in crate::registry) fn from_record(
         record: Record,
         info: TopicInfo,
-        boot_ticks: u64,
+        now: Timestamp,
     ) -> Self {
         Self {
             info: Arc::new(info),
@@ -106,7 +108,8 @@ impl Entry {
             found_alive: record.found_alive,
             is_orphaned: false,
             dead: None,
-            registered_ticks: boot_ticks,
+            registered_ticks: now.boot_ticks_at(record.changed_ms),
+            is_restored: true,
             endpoint: EndpointFinding::default(),
             superseded: Vec::new(),
         }
@@ -136,13 +139,15 @@ impl Entry {
         }
     }
 
-    /// What the evidence for an orphaned topic is judged by.
-    pub(in crate::registry) fn registration(&self) -> Registration {
+    /// What the topic is judged by when its owner is dead or unseen.
+    pub(in crate::registry) fn registration(&self, is_taken_over: bool) -> Registration {
         Registration {
             owner: self.owner.process,
             registered_ticks: self.registered_ticks,
+            is_restored: self.is_restored,
             listener: self.listener,
             found_alive: self.found_alive,
+            is_taken_over,
         }
     }
 

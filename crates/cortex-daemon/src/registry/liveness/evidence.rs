@@ -4,16 +4,21 @@
 use crate::peer::{EndpointListener, Process};
 use crate::registry::input::ProbeResult;
 
-/// What is known of a topic whose owner has ended.
+/// What is known of a topic whose owner has ended or is unseen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::registry) struct Registration {
     pub(in crate::registry) owner: Option<Process>,
     /// When the topic was registered, in clock ticks since boot.
     pub(in crate::registry) registered_ticks: u64,
+    /// Whether the daemon has started since the registration.
+    pub(in crate::registry) is_restored: bool,
     /// What listened at the endpoint after the registration; `None` when no probe has seen it.
     pub(in crate::registry) listener: Option<EndpointListener>,
     /// Whether a probe once found the endpoint alive.
     pub(in crate::registry) found_alive: bool,
+    /// Whether another socket listens there than before, and another node has registered the
+    /// endpoint since.
+    pub(in crate::registry) is_taken_over: bool,
 }
 
 /// What a probe says about a dead owner's topic.
@@ -42,7 +47,9 @@ pub(super) fn judge(
         (Some(EndpointListener::Process(found)), None) => {
             found.start_time <= registration.registered_ticks
         }
-        (Some(EndpointListener::Socket(_)), None) => true,
+        // The kernel does not tell a socket's age. While the daemon runs, the first probe follows
+        // the registration at once; over a restart, another socket may have taken the port.
+        (Some(EndpointListener::Socket(_)), None) => !registration.is_restored,
         (None, _) => false,
     };
     let is_owner = match listener {
@@ -76,8 +83,10 @@ mod tests {
         Registration {
             owner: Some(process(10, 900)),
             registered_ticks: 1000,
+            is_restored: false,
             listener,
             found_alive: listener.is_some(),
+            is_taken_over: false,
         }
     }
 
@@ -124,6 +133,17 @@ mod tests {
         assert_eq!(judge(&recorded, ProbeResult::Silent, socket(7)), Evidence::Silent);
         assert_eq!(judge(&recorded, ProbeResult::Alive, socket(8)), Evidence::None);
         assert_eq!(judge(&recorded, ProbeResult::Alive, None), Evidence::None);
+    }
+
+    #[test]
+    fn over_a_restart_a_tcp_socket_without_a_record_is_no_evidence() {
+        let unrecorded = registration(None);
+        let restored = Registration { is_restored: true, ..unrecorded };
+        let socket = Some(EndpointListener::Socket(7));
+        assert_eq!(judge(&unrecorded, ProbeResult::Alive, socket), Evidence::Served);
+        assert_eq!(judge(&restored, ProbeResult::Alive, socket), Evidence::None);
+        let recorded = Registration { is_restored: true, ..registration(socket) };
+        assert_eq!(judge(&recorded, ProbeResult::Alive, socket), Evidence::Served);
     }
 
     #[test]

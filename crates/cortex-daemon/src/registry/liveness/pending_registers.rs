@@ -50,6 +50,14 @@ impl PendingRegisters {
         self.0.iter().any(|pending| pending.name == *name)
     }
 
+    /// Whether a REGISTER waits that gives this name to this endpoint.
+    pub(in crate::registry) fn names_endpoint(&self, name: &TopicName, address: &str) -> bool {
+        self.0.iter().filter(|pending| pending.name == *name).any(|pending| {
+            let info = pending.request.request.as_ref().ok().and_then(|it| it.topic_info.as_ref());
+            info.is_some_and(|info| info.address == address)
+        })
+    }
+
     /// Takes the REGISTERs that `is_over` picks, in the order in which they came.
     pub(in crate::registry) fn take(
         &mut self,

@@ -14,9 +14,10 @@ use crate::peer::EndpointListener;
 use crate::registry::input::{ProbeResult, UnknownReason};
 use crate::registry::log::record::EvictionReason;
 
-/// The pause from a registration to the probe that records the listener. A topic that is
-/// unregistered at once is not probed.
-const RECORD_DELAY: Duration = Duration::from_millis(20);
+/// The pause from a registration to the probe that records the listener: short, since a newcomer may
+/// take the endpoint of an owner that ends at once. A topic that is unregistered at once is not
+/// probed.
+const RECORD_DELAY: Duration = Duration::from_millis(3);
 /// The pause between the two probes that must both find an endpoint dead.
 pub(super) const CONFIRM_PAUSE: Duration = Duration::from_millis(150);
 /// The same after a restart of the daemon, which waits for both.
@@ -244,7 +245,7 @@ impl ProbeSchedule {
         let is_over = unreachable_since
             .zip(pauses.unreachable_after)
             .is_some_and(|(since, after)| now >= since + after);
-        if *dead >= CONSECUTIVE_FAILURES || is_over {
+        if *dead >= CONSECUTIVE_FAILURES || is_over || registration.is_taken_over {
             return Verdict::Evict(EvictionReason::EndpointDead);
         }
         Verdict::Stays

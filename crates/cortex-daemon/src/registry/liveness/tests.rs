@@ -20,8 +20,10 @@ fn registration(listener: Option<EndpointListener>) -> Registration {
     Registration {
         owner: Some(Process { pid: 10, start_time: 10 }),
         registered_ticks: 20,
+        is_restored: false,
         listener,
         found_alive: true,
+        is_taken_over: false,
     }
 }
 

@@ -69,6 +69,7 @@ pub(super) fn register(
         is_orphaned: false,
         dead: None,
         registered_ticks: now.boot_ticks,
+        is_restored: false,
         endpoint: EndpointFinding::default(),
         superseded: Vec::new(),
     };
@@ -78,6 +79,8 @@ pub(super) fn register(
     }
     if !is_registered(directory, &entry) {
         registrations.register(entry, now.instant);
+    } else if directory.needs_probes(&entry.hold, entry.owner.process) {
+        directory.forget_listener(&info.name);
     }
     registered(&registrations.directory, info).into()
 }
