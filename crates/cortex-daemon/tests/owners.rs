@@ -554,13 +554,18 @@ fn a_pending_register_gets_an_error_when_the_eviction_cannot_be_stored() {
 
 #[test]
 fn a_pending_register_is_answered_when_the_daemon_shuts_down() {
-    let mut world = World::new();
-    register(&mut world, local(1, 10), "/a", "old");
-    world.delayed_probes = Some(Vec::new());
-    world.kill(process(10));
-    let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
-    world.deliver(vec![Input::ShuttingDown]);
-    assert_eq!(world.replies[&number].status, DiscoveryStatus::AlreadyExists);
+    for (owner, status) in
+        [(local(1, 10), DiscoveryStatus::Ok), (REMOTE, DiscoveryStatus::AlreadyExists)]
+    {
+        let mut world = World::new();
+        register(&mut world, owner, "/a", "old");
+        world.delayed_probes = Some(Vec::new());
+        world.kill(process(10));
+        let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "new")));
+        assert_eq!(world.replies.get(&number), None, "it waits");
+        world.deliver(vec![Input::ShuttingDown]);
+        assert_eq!(world.replies[&number].status, status, "the name of a dead owner is free");
+    }
 }
 
 #[test]

@@ -138,7 +138,7 @@ impl Registry {
                 self.cancel_waiting(connection);
             }
             Input::ShuttingDown => {
-                self.retry_pending_registers(|_| true, OnDoubt::Refuse, now);
+                self.end_pending_registers(|_| true, now);
                 self.subscriptions.shut_down();
             }
         }
@@ -313,7 +313,16 @@ impl Registry {
                 self.evict(&name, EvictionReason::LeaseExpired, now);
             }
         }
-        for pending in probing::end_pending_registers(&mut self.registrations, now.instant) {
+        self.end_pending_registers(|pending| pending.end <= now.instant, now);
+    }
+
+    /// Decides about the pending REGISTERs that `is_over` picks, without waiting any longer.
+    fn end_pending_registers(
+        &mut self,
+        is_over: impl Fn(&PendingRegister) -> bool,
+        now: Timestamp,
+    ) {
+        for pending in probing::end_pending_registers(&mut self.registrations, is_over) {
             self.decide(pending.request, OnDoubt::Refuse, pending.end, now);
         }
     }

@@ -144,13 +144,13 @@ fn is_left_to_newcomer(
     })
 }
 
-/// Takes the REGISTERs whose time is over. A name is never denied for the sake of a dead owner only
+/// Takes the REGISTERs that `is_over` picks. A name is never denied for the sake of a dead owner only
 /// because the probe of its endpoint does not end: such a topic is evicted first.
 pub(super) fn end_pending_registers(
     registrations: &mut Registrations,
-    now: Instant,
+    is_over: impl Fn(&PendingRegister) -> bool,
 ) -> Vec<PendingRegister> {
-    let over = registrations.liveness.pending.take(|pending| pending.end <= now);
+    let over = registrations.liveness.pending.take(is_over);
     for PendingRegister { name, .. } in &over {
         if registrations.liveness.is_orphan_without_result(name) {
             registrations.evict(name, EvictionReason::OwnerExited);

@@ -60,7 +60,9 @@ mod tests {
             info("/c", "tcp://h:1", "n"),
             info("/d", "tcp://h:2", "m"),
         ];
-        topics.iter().for_each(|topic| endpoints.add(topic));
+        for topic in &topics {
+            endpoints.add(topic);
+        }
         let others = |endpoints: &Endpoints, topic: &TopicInfo| -> Vec<String> {
             endpoints.of_other_nodes(topic).map(ToString::to_string).collect()
         };
@@ -69,7 +71,9 @@ mod tests {
         assert_eq!(others(&endpoints, &topics[3]), [""; 0]);
         endpoints.remove(&topics[0]);
         assert_eq!(others(&endpoints, &topics[1]), ["/c"]);
-        topics.iter().for_each(|topic| endpoints.remove(topic));
+        for topic in &topics {
+            endpoints.remove(topic);
+        }
         assert!(endpoints.by_address.is_empty());
     }
 }
