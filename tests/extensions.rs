@@ -16,7 +16,7 @@ use cortex_tests::messages::{
     decode_response, hello, register_in_session, register_static, topic, topic_at, topic_names,
 };
 use cortex_tests::process::Process;
-use cortex_tests::raw_peer::RawPeer;
+use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::test_dir::TestDir;
 use cortex_tests::zmq_peer::ZmqPeer;
 use cortex_tests::{hex, report_measurement};
@@ -440,4 +440,56 @@ fn the_daemon_keeps_to_its_limit_of_connections() {
     }
     let none = DaemonBuilder::at(&TestDir::new()).args(["--max-connections", "0"]).run();
     assert_eq!(none.code, Some(2), "{}", none.stderr);
+}
+
+/// A peer that reads no replies has a lease of 3 s, and its renewal waits behind other requests.
+#[test]
+fn a_session_outlives_its_lease_once_while_its_renewal_waits() {
+    const LEASE: Duration = Duration::from_secs(3);
+    const LISTS: usize = 40;
+    let daemon = Daemon::start();
+    let mut observer = daemon.raw_peer();
+    for number in 0..1000 {
+        let address = format!("ipc:///{}", "x".repeat(500));
+        let register = register_static(topic_at(&format!("/{number}"), "node", &address));
+        observer.request(&register).unwrap();
+    }
+    let mut peer = daemon.raw_peer();
+    let lease_ms = u64::try_from(LEASE.as_millis()).unwrap();
+    peer.request(&register_in_session(topic("/held", "node"), "slow", lease_ms)).unwrap();
+    let lists = raw_peer::request_message(&DiscoveryRequest::list().to_bytes()).repeat(LISTS);
+    let renew = DiscoveryRequest::renew(session("slow", None));
+    let renew = raw_peer::request_message(&renew.to_bytes());
+    let mut renew_behind_lists = |peer: &mut RawPeer| {
+        peer.send(&lists).unwrap();
+        // The daemon has handled the LISTs by now, and reads no further requests of the peer.
+        observer.ping().unwrap();
+        observer.ping().unwrap();
+        peer.send(&renew).unwrap();
+        assert_stays_listed(&mut observer, "/held", LEASE + LEASE / 3);
+    };
+
+    renew_behind_lists(&mut peer);
+    for _ in 0..LISTS {
+        assert_eq!(decode_response(&peer.read_reply().unwrap()).topics.len(), 1001);
+    }
+    let renewed = expect_ok(decode_response(&peer.read_reply().unwrap()));
+    assert_eq!(renewed.known, Some(true), "a full lease begins");
+    // A peer that never reads keeps its topics for one lease more, not for ever.
+    renew_behind_lists(&mut peer);
+    eventually("the session has ended", TIMEOUT, || {
+        (!is_listed(&mut observer, "/held")).then_some(())
+    });
+}
+
+fn is_listed(peer: &mut RawPeer, name: &str) -> bool {
+    peer.request(&DiscoveryRequest::lookup(name)).unwrap().status == DiscoveryStatus::Ok
+}
+
+fn assert_stays_listed(peer: &mut RawPeer, name: &str, duration: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        assert!(is_listed(peer, name), "{name} is gone after {:?}", start.elapsed());
+        assert_eq!(peer.read_within(Duration::from_millis(20)).unwrap(), Some(Vec::new()));
+    }
 }

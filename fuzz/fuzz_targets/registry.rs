@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cortex_daemon::peer::{ConnectionId, PeerIdentity, Process, ReplyTo};
 use cortex_daemon::registry::{
     Access, Input, Limits, PeerRequest, ProbeResult, Record, Registry, Settings, Snapshot,
-    Timestamp, UnknownReason, UnreadableRequest, Write,
+    Timestamp, UnknownReason, UnreadableRequest, WaitingRequests, Write,
 };
 use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
@@ -88,7 +88,11 @@ impl World {
     /// Ends a round, in which a commit may begin and, unless the store is slow, ends. All probes
     /// have this result.
     fn end_round(&mut self, disk_is_full: bool, store_is_slow: bool, result: ProbeResult) {
-        self.registry.handle(Input::Tick { all_dispatched: !disk_is_full }, self.now);
+        let mut waiting = WaitingRequests::default();
+        if disk_is_full {
+            waiting.add(None, self.now.instant);
+        }
+        self.registry.handle(Input::Tick { waiting }, self.now);
         if let Some(writes) = self.registry.begin_commit(self.now) {
             self.under_way = Some(writes);
         }

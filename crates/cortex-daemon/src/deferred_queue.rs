@@ -2,14 +2,15 @@
 //! take turns, so that a connection with costly requests does not keep the others waiting.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use crate::peer::ConnectionId;
-use crate::registry::PeerRequest;
+use crate::registry::{PeerRequest, WaitingRequests};
 
-/// The deferred requests. No connection's queue is empty.
+/// The deferred requests, and before each can have come. No connection's queue is empty.
 #[derive(Default)]
 pub(crate) struct DeferredQueue {
-    queues: HashMap<ConnectionId, VecDeque<PeerRequest>>,
+    queues: HashMap<ConnectionId, VecDeque<(Instant, PeerRequest)>>,
     /// The order of turns: each connection with a queue is in it once.
     turns: VecDeque<ConnectionId>,
 }
@@ -26,17 +27,24 @@ impl DeferredQueue {
 
     /// Whether the first request of a connection is such a one.
     pub(crate) fn any(&self, is_wanted: impl Fn(&PeerRequest) -> bool) -> bool {
-        self.queues.values().filter_map(VecDeque::front).any(is_wanted)
+        self.queues.values().filter_map(VecDeque::front).any(|(_, request)| is_wanted(request))
     }
 
-    /// Adds a request behind those of its connection.
-    pub(crate) fn push(&mut self, request: PeerRequest) {
+    /// Notes the users whose requests are deferred.
+    pub(crate) fn note_waiting(&self, waiting: &mut WaitingRequests) {
+        for (since, request) in self.queues.values().filter_map(VecDeque::front) {
+            waiting.add(request.peer.uid, *since);
+        }
+    }
+
+    /// Adds a request, which has not come before `since`, behind those of its connection.
+    pub(crate) fn push(&mut self, request: PeerRequest, since: Instant) {
         let connection = request.reply_to.connection;
         let queue = self.queues.entry(connection).or_default();
         if queue.is_empty() {
             self.turns.push_back(connection);
         }
-        queue.push_back(request);
+        queue.push_back((since, request));
     }
 
     /// Takes the first request of the next connection whose first request is ready.
@@ -44,11 +52,11 @@ impl DeferredQueue {
         for _ in 0..self.turns.len() {
             let connection = self.turns.pop_front()?;
             let queue = self.queues.get_mut(&connection)?;
-            if !queue.front().is_some_and(&is_ready) {
+            if !queue.front().is_some_and(|(_, request)| is_ready(request)) {
                 self.turns.push_back(connection);
                 continue;
             }
-            let request = queue.pop_front();
+            let request = queue.pop_front().map(|(_, request)| request);
             if queue.is_empty() {
                 self.queues.remove(&connection);
             } else {
@@ -88,8 +96,9 @@ mod tests {
     #[test]
     fn connections_take_turns_and_each_keeps_its_order() {
         let mut queue = DeferredQueue::default();
+        let since = crate::edge::clock::now();
         for (connection, topic) in [(1, "a"), (1, "b"), (1, "c"), (2, "a"), (3, "a"), (2, "b")] {
-            queue.push(request(connection, topic));
+            queue.push(request(connection, topic), since);
         }
         assert!(queue.contains(ConnectionId(3)) && !queue.contains(ConnectionId(4)));
         let mut taken = Vec::new();

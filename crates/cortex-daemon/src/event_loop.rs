@@ -27,7 +27,7 @@ use crate::edge::store::Store;
 use crate::error::RunError;
 use crate::peer::Process;
 use crate::persistence::Persistence;
-use crate::registry::{Effects, Input, Miss, PeerRequest, Registry, Timestamp};
+use crate::registry::{Effects, Input, Miss, PeerRequest, Registry, Timestamp, WaitingRequests};
 
 const STOP: Token = Token(usize::MAX - 1);
 /// The store has a result.
@@ -70,6 +70,8 @@ pub(crate) struct EventLoop {
     refuses_changes: bool,
     stop_source: StopSource,
     suspend_detector: SuspendDetector,
+    /// When the poll before the present one returned: what it did not report has come since.
+    last_poll: Instant,
     refusal_log: LogLimit,
     next_file_check: Instant,
 }
@@ -133,6 +135,7 @@ impl EventLoop {
             refuses_changes: false,
             stop_source,
             suspend_detector: SuspendDetector::new(),
+            last_poll: now(),
             refusal_log: LogLimit::new(100),
             next_file_check: now() + FILE_CHECK,
         })
@@ -194,6 +197,7 @@ impl EventLoop {
             self.accept_connections(is_crowded, now());
             self.check_files(now())?;
         }
+        self.last_poll = woken.instant;
         Ok(flow)
     }
 
@@ -217,11 +221,8 @@ impl EventLoop {
         for connection in self.connections.take_disconnected() {
             self.registry.handle(Input::Disconnected(connection), now);
         }
-        let all_dispatched = !self.connections.has_turns()
-            && self.deferred.is_empty()
-            && !self.listeners.iter().any(Listener::is_ready)
-            && self.connections.newcomers_until().is_none_or(|until| until <= now.instant);
-        self.registry.handle(Input::Tick { all_dispatched }, now);
+        let waiting = self.waiting_requests(now.instant);
+        self.registry.handle(Input::Tick { waiting }, now);
         if !self.refuses_changes {
             let has_begun = self.persistence.begin_commit(&mut self.registry, now)?;
             let (connections, registry) = (&self.connections, &self.registry);
@@ -233,6 +234,18 @@ impl EventLoop {
         }
         let effects = self.registry.take_effects(now);
         Ok(self.perform(effects))
+    }
+
+    /// The users whose requests wait, if a lease is over.
+    fn waiting_requests(&self, now: Instant) -> WaitingRequests {
+        let mut waiting = WaitingRequests::default();
+        if self.registry.has_ended_lease(now) {
+            self.deferred.note_waiting(&mut waiting);
+            self.connections.note_unread(&mut waiting, now);
+            let unaccepted = self.listeners.iter().filter_map(Listener::ready_since);
+            unaccepted.for_each(|since| waiting.add_any_user(since));
+        }
+        waiting
     }
 
     /// Dispatches the deferred and the received requests, up to a round's cost. A connection is not
@@ -247,8 +260,9 @@ impl EventLoop {
                 || self.deferred.contains(connection)
                 || !is_ready(&self.connections, &self.registry, &request)
             {
+                let since = self.connections.input_since(connection).unwrap_or(now.instant);
                 self.connections.hold(connection);
-                self.deferred.push(request);
+                self.deferred.push(request, since);
             } else {
                 self.registry.handle(Input::Request(request), now);
             }
@@ -388,13 +402,10 @@ impl EventLoop {
         if is_busy {
             return now;
         }
-        // A lease that ends while a new connection may be about to renew it waits for that.
-        let newcomers = self.connections.newcomers_until();
-        let check = self.registry.next_check();
         let deadlines = [
             self.connections.next_deadline(),
             self.registry.next_answer(),
-            check.map(|due| newcomers.map_or(due, |until| due.max(until))),
+            self.registry.next_check(),
             self.processes.next_deadline(),
             self.probes.next_deadline(),
         ];
@@ -414,7 +425,7 @@ impl EventLoop {
             } else if token == STORE {
                 // `decide` takes the result.
             } else if let Some(listener) = self.listeners.get_mut(token.0) {
-                listener.mark_ready();
+                listener.mark_ready(self.last_poll);
             } else if self.processes.owns(token) {
                 if let Some(process) = self.processes.take_exited(token) {
                     self.inbox.extend(exited(process));
@@ -422,7 +433,7 @@ impl EventLoop {
             } else if self.probes.owns(token) {
                 self.probes.mark(token);
             } else {
-                self.connections.mark(event, now);
+                self.connections.mark(event, self.last_poll, now);
             }
         }
         flow

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use common::{DAEMON_UID, REMOTE, World, info, local, process, settings};
 use cortex_daemon::peer::PeerIdentity;
-use cortex_daemon::registry::{EventKind, EvictionReason, Input, ProbeResult, Snapshot};
+use cortex_daemon::registry::{
+    EventKind, EvictionReason, Input, ProbeResult, Snapshot, WaitingRequests,
+};
 use cortex_proto::{
     DiscoveryCommand, DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, Hold, RequestExt,
     RequestedCommand, ResponseExt, Session,
@@ -373,19 +375,56 @@ fn a_batch_that_cannot_be_stored_changes_nothing_and_its_reads_are_answered() {
 }
 
 #[test]
-fn a_session_lives_a_second_longer_while_requests_are_not_dispatched() {
+fn a_session_lives_for_one_more_lease_at_most_while_its_user_s_requests_wait() {
+    let mut world = World::new();
+    for (uid, name) in [(1, "/a"), (2, "/b")] {
+        world.call(local(uid, 10), in_session(name, session("s", Some(500))));
+    }
+    world.waiting.add(Some(1), world.now.instant);
+    world.advance_ms(500);
+    assert_eq!(world.names(), ["/a"], "a RENEW of its user may wait, of the other none");
+    world.advance_ms(499);
+    assert_eq!(world.names(), ["/a"]);
+    // A peer cannot keep a session for ever by sending without end.
+    world.advance_ms(100);
+    assert_eq!(world.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_renewal_that_has_waited_gives_a_full_lease() {
     let mut world = World::new();
     world.call(REMOTE, in_session("/a", session("s", Some(500))));
-    let mut tick_after = |ms: u64| {
-        world.now.instant += Duration::from_millis(ms);
-        world.registry.handle(Input::Tick { all_dispatched: false }, world.now);
-        let commit = world.registry.begin_commit(world.now);
-        world.registry.commit(world.now);
-        commit.is_some()
-    };
-    assert!(!tick_after(600));
-    assert!(!tick_after(800), "a RENEW may be on its way");
-    assert!(tick_after(200), "but no peer can keep all sessions alive by sending without end");
+    world.waiting.add(None, world.now.instant);
+    world.advance_ms(900);
+    assert_eq!(renew(&mut world, REMOTE, "s"), (Some(true), Some(500)));
+    world.waiting = WaitingRequests::default();
+    world.advance_ms(499);
+    assert_eq!(world.names(), ["/a"]);
+    world.advance_ms(1);
+    assert_eq!(world.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_session_ends_soon_after_its_user_s_requests_were_dispatched() {
+    let mut world = World::new();
+    world.call(REMOTE, in_session("/a", session("s", Some(10_000))));
+    world.waiting.add_any_user(world.now.instant);
+    world.advance_ms(10_000);
+    assert_eq!(world.names(), ["/a"]);
+    let next = world.registry.next_check().unwrap();
+    assert_eq!(next, world.now.instant + Duration::from_millis(100), "the daemon does not spin");
+    world.waiting = WaitingRequests::default();
+    world.advance_ms(100);
+    assert_eq!(world.names(), Vec::<String>::new());
+}
+
+#[test]
+fn requests_that_came_after_the_end_of_the_lease_do_not_extend_it() {
+    let mut world = World::new();
+    world.call(REMOTE, in_session("/a", session("s", Some(500))));
+    world.waiting.add(None, world.now.instant + Duration::from_millis(501));
+    world.advance_ms(600);
+    assert_eq!(world.names(), Vec::<String>::new());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::event::Event as PollEvent;
 use mio::{Interest, Registry as PollRegistry, Token};
@@ -23,6 +23,9 @@ const MAX_TURN_BYTES: usize = 64 * 1024;
 /// The most `read` calls for a connection in one turn.
 const MAX_TURN_READS: usize = 4;
 
+/// A peer that connects to send a request sends it within this time.
+const FIRST_REQUEST_TIME: Duration = Duration::from_millis(100);
+
 /// A peer's connection.
 pub(super) struct Connection {
     pub(super) stream: Stream,
@@ -31,6 +34,10 @@ pub(super) struct Connection {
     read_state: ReadState,
     /// When the poll last reported that something has come from the peer.
     heard_at: Instant,
+    /// Before the oldest request that the daemon has not read yet can have come.
+    input_since: Instant,
+    /// Until this time the peer's first request may still arrive.
+    first_request_by: Instant,
     write_state: WriteState,
     /// The number of requests that were read and not answered yet.
     unanswered: usize,
@@ -83,14 +90,21 @@ impl ReadState {
 }
 
 impl Connection {
-    /// A connection that was just accepted.
-    pub(super) fn new(stream: Stream, credentials: Credentials, now: Instant) -> Self {
+    /// A connection that was just accepted, and has come after `since`.
+    pub(super) fn new(
+        stream: Stream,
+        credentials: Credentials,
+        since: Instant,
+        now: Instant,
+    ) -> Self {
         Self {
             stream,
             engine: Engine::new(),
             credentials,
             read_state: ReadState::Idle,
             heard_at: now,
+            input_since: since,
+            first_request_by: now + FIRST_REQUEST_TIME,
             write_state: WriteState::Flowing,
             unanswered: 0,
             last_unsent: 0,
@@ -100,10 +114,14 @@ impl Connection {
         }
     }
 
-    /// Updates the read state after an event of the poll. True: the connection needs a turn.
-    pub(super) fn mark(&mut self, event: &PollEvent, now: Instant) -> bool {
+    /// Updates the read state after an event of the poll, which has come since `last_poll`. True: the
+    /// connection needs a turn.
+    pub(super) fn mark(&mut self, event: &PollEvent, last_poll: Instant, now: Instant) -> bool {
         if event.is_readable() {
             self.heard_at = now;
+            if !self.may_have_input() {
+                self.input_since = last_poll;
+            }
         }
         let is_closing = event.is_read_closed() || event.is_error();
         if is_closing {
@@ -112,6 +130,21 @@ impl Connection {
             self.read_state = ReadState::Readable;
         }
         is_closing || event.is_readable()
+    }
+
+    /// Before the oldest request that waits unread can have come; `None` if none does.
+    pub(super) fn unread_since(&self, now: Instant) -> Option<Instant> {
+        let may_have_input = self.may_have_input() || now < self.first_request_by;
+        may_have_input.then_some(self.input_since)
+    }
+
+    /// Before the last requests that the daemon has read can have come.
+    pub(super) fn input_since(&self) -> Instant {
+        self.input_since
+    }
+
+    fn may_have_input(&self) -> bool {
+        self.in_turns || matches!(self.read_state, ReadState::Readable | ReadState::Closing)
     }
 
     /// When the daemon gives the peer up, unless something comes before: the peer's heartbeats have

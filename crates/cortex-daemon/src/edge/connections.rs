@@ -23,13 +23,11 @@ use super::processes::Processes;
 use super::silence::SilenceChecks;
 use super::stream::Stream;
 use crate::peer::{ConnectionId, ReplyTo};
-use crate::registry::PeerRequest;
+use crate::registry::{PeerRequest, WaitingRequests};
 use crate::zmtp::Violation;
 
 /// A connection whose handshake takes longer is closed.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that connects to send a request sends it within this time.
-const FIRST_REQUEST_TIME: Duration = Duration::from_millis(100);
 /// The most requests that the daemon reads in one round, from all peers together.
 const MAX_ROUND_REQUESTS: usize = 1024;
 /// The most connections that the daemon accepts from one listener in one round.
@@ -61,8 +59,6 @@ pub(crate) struct Connections {
     /// The deadlines of the handshakes, the earliest first.
     handshakes: VecDeque<(Instant, ConnectionId)>,
     silence_checks: SilenceChecks,
-    /// Until this time the first request of the newest connection may still arrive.
-    newcomers_until: Option<Instant>,
     limit: usize,
     per_user: HashMap<Option<u32>, usize>,
     reserve: ReserveDescriptor,
@@ -87,7 +83,6 @@ impl Connections {
             next_memory_count: MAX_UNREAD,
             handshakes: VecDeque::new(),
             silence_checks: SilenceChecks::default(),
-            newcomers_until: None,
             limit,
             per_user: HashMap::new(),
             reserve: ReserveDescriptor::new(),
@@ -111,10 +106,18 @@ impl Connections {
         !self.turns.is_empty()
     }
 
-    /// Until this time a peer that has just connected may still send its first request, for example
-    /// the renewal of a lease.
-    pub(crate) fn newcomers_until(&self) -> Option<Instant> {
-        self.newcomers_until
+    /// Notes the users whose requests may wait unread.
+    pub(crate) fn note_unread(&self, waiting: &mut WaitingRequests, now: Instant) {
+        for connection in self.by_id.values() {
+            if let Some(since) = connection.unread_since(now) {
+                waiting.add(connection.credentials.uid, since);
+            }
+        }
+    }
+
+    /// Before the last requests that the daemon has read from the connection can have come.
+    pub(crate) fn input_since(&self, id: ConnectionId) -> Option<Instant> {
+        self.by_id.get(&id).map(Connection::input_since)
     }
 
     /// When [`expire`](Self::expire) must run, or the daemon may accept connections again.
@@ -129,11 +132,11 @@ impl Connections {
         self.accept_retry_at.is_some_and(|retry_at| now < retry_at)
     }
 
-    /// Queues a connection after an event of the poll.
-    pub(crate) fn mark(&mut self, event: &PollEvent, now: Instant) {
+    /// Queues a connection after an event of the poll, which has come since `last_poll`.
+    pub(crate) fn mark(&mut self, event: &PollEvent, last_poll: Instant, now: Instant) {
         let id = ConnectionId(event.token().0);
         let Some(connection) = self.by_id.get_mut(&id) else { return };
-        if connection.mark(event, now) {
+        if connection.mark(event, last_poll, now) {
             self.queue_turn(id);
         }
         if event.is_writable() || event.is_write_closed() {
@@ -304,7 +307,9 @@ impl Connections {
                 return;
             }
             match listener.accept() {
-                Ok((stream, credentials)) => self.add(stream, credentials, now),
+                Ok((stream, credentials)) => {
+                    self.add(stream, credentials, listener.ready_since, now);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     listener.may_have_more = false;
                     return;
@@ -354,7 +359,8 @@ impl Connections {
         }
     }
 
-    fn add(&mut self, mut stream: Stream, credentials: Credentials, now: Instant) {
+    /// Takes a new connection, which has come after `since`.
+    fn add(&mut self, mut stream: Stream, credentials: Credentials, since: Instant, now: Instant) {
         let uid = credentials.uid;
         let count = self.per_user.get(&uid).copied().unwrap_or(0);
         // Another user gets at most half of the connections.
@@ -376,8 +382,7 @@ impl Connections {
         self.counters.accepted += 1;
         *self.per_user.entry(uid).or_default() += 1;
         self.handshakes.push_back((now + HANDSHAKE_TIMEOUT, id));
-        self.by_id.insert(id, Connection::new(stream, credentials, now));
-        self.newcomers_until = Some(now + FIRST_REQUEST_TIME);
+        self.by_id.insert(id, Connection::new(stream, credentials, since, now));
         self.queue_unsent(id);
         tracing::trace!(connection = id.0, uid, "connected");
     }

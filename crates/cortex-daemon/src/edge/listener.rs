@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
@@ -9,6 +10,7 @@ use mio::{Interest, Registry as PollRegistry, Token};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use thiserror::Error;
 
+use super::clock::now;
 use super::credentials::Credentials;
 #[cfg(target_os = "linux")]
 use super::served::server_at;
@@ -61,6 +63,8 @@ pub(crate) struct Listener {
     file: Option<SocketFile>,
     /// Whether connections may wait to be accepted. The poll reports only new ones.
     pub(super) may_have_more: bool,
+    /// Before the oldest of them can have come.
+    pub(super) ready_since: Instant,
 }
 
 #[derive(Debug)]
@@ -103,7 +107,7 @@ impl Listener {
                 (ListenSocket::Tcp(TcpListener::from_std(listener)), None)
             }
         };
-        Ok(Self { address: bound, socket, file, may_have_more: true })
+        Ok(Self { address: bound, socket, file, may_have_more: true, ready_since: now() })
     }
 
     /// The address, with the port that the system has chosen.
@@ -123,9 +127,16 @@ impl Listener {
         poll_registry.register(source, token, Interest::READABLE)
     }
 
-    /// Notes that connections wait to be accepted.
-    pub(crate) fn mark_ready(&mut self) {
-        self.may_have_more = true;
+    /// Notes that connections wait to be accepted, which have come since `last_poll`.
+    pub(crate) fn mark_ready(&mut self, last_poll: Instant) {
+        if !self.may_have_more {
+            (self.may_have_more, self.ready_since) = (true, last_poll);
+        }
+    }
+
+    /// Before the oldest connection that may wait to be accepted can have come.
+    pub(crate) fn ready_since(&self) -> Option<Instant> {
+        self.may_have_more.then_some(self.ready_since)
     }
 
     /// Whether connections may be waiting.

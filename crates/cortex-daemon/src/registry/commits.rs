@@ -11,7 +11,7 @@ use super::directory::topics::Entry;
 use super::effect::Effects;
 use super::input::{PeerRequest, Timestamp};
 use super::log::record::{Snapshot, Write};
-use super::registrations::{EVICTION_RETRY, Registrations};
+use super::registrations::Registrations;
 use super::reply::ReplyBody;
 use super::requests;
 use super::requests::decision::Decision;
@@ -60,7 +60,7 @@ impl Registry {
         self.counters.not_stored += 1;
         let topics = self.registrations.rollback(now.instant);
         self.cache.clear();
-        self.retry_evictions_at = Some(now.instant + EVICTION_RETRY);
+        self.due_evictions.not_stored(now.instant);
         // The next changes get the revisions of these again: no probe may be for one of those.
         let committed = self.registrations.log.position(View::Committed).revision;
         self.outbox.forget_uncommitted_probes(committed);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use cortex_proto::{DiscoveryRequest, TopicName};
 
+use super::waiting_requests::WaitingRequests;
 use crate::peer::{ConnectionId, EndpointListener, PeerIdentity, Process, ReplyTo};
 
 /// Something that happened outside the registry.
@@ -32,8 +33,9 @@ pub enum Input {
     },
     /// Time has passed. Without effect when nothing is due.
     Tick {
-        /// Whether every request that has arrived was dispatched.
-        all_dispatched: bool,
+        /// The users whose requests wait. The daemon need not know them while
+        /// [`Registry::has_ended_lease`](super::Registry::has_ended_lease) is false.
+        waiting: WaitingRequests,
     },
     /// A REQ peer has sent a new request: it takes the next reply for the reply to that one, so its
     /// waiting requests get none. The same follows when the new request comes as

@@ -15,6 +15,7 @@ mod batch;
 mod commits;
 mod counters;
 mod directory;
+mod due_evictions;
 mod effect;
 mod input;
 mod liveness;
@@ -30,6 +31,7 @@ mod subscriptions;
 #[cfg(test)]
 mod test_time;
 mod view;
+mod waiting_requests;
 
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,7 @@ use answer::{Answer, ReplyContext};
 use batch::Batch;
 pub use counters::RegistryCounters;
 pub use directory::access::Access;
+use due_evictions::DueEvictions;
 pub use effect::{Effects, Miss, NameConflict, ProbeRequest, Refusal};
 pub use input::{Input, PeerRequest, ProbeResult, Timestamp, UnknownReason, UnreadableRequest};
 use liveness::Liveness;
@@ -57,9 +60,7 @@ pub use settings::{Limits, Settings};
 use subscriptions::Subscriptions;
 use subscriptions::waiters::{Waiter, WakeCondition};
 use view::View;
-
-/// While requests have arrived that were not dispatched yet, sessions live this much longer.
-const DISPATCH_GRACE: Duration = Duration::from_secs(1);
+pub use waiting_requests::WaitingRequests;
 
 /// The registered topics and the protocol's rules: dispatch over parts that know nothing of each
 /// other's insides.
@@ -76,8 +77,7 @@ pub struct Registry {
     committing: Option<Batch>,
     outbox: Outbox,
     counters: RegistryCounters,
-    /// The time before which no session ends, after the store refused a batch.
-    retry_evictions_at: Option<Instant>,
+    due_evictions: DueEvictions,
 }
 
 impl Registry {
@@ -101,7 +101,7 @@ impl Registry {
             committing: None,
             outbox: Outbox::default(),
             counters: RegistryCounters::default(),
-            retry_evictions_at: None,
+            due_evictions: DueEvictions::default(),
         })
     }
 
@@ -125,7 +125,7 @@ impl Registry {
                     probing::endpoint_probed(registrations, &name, revision, found, now.instant);
                 self.judge(&name, judgement, now);
             }
-            Input::Tick { all_dispatched } => self.tick(all_dispatched, now),
+            Input::Tick { waiting } => self.tick(&waiting, now),
             Input::TimeGap => {
                 self.registrations.directory.renew_all_sessions(now.instant);
                 self.registrations.liveness.time_gap();
@@ -199,12 +199,9 @@ impl Registry {
     /// When an [`Input::Tick`] probes an endpoint or ends a session.
     #[must_use]
     pub fn next_check(&self) -> Option<Instant> {
-        let lease = self.registrations.directory.next_session_end();
-        let lease = lease.map(|end| self.retry_evictions_at.map_or(end, |again| again.max(end)));
-        let has_dead = self.registrations.directory.has_dead();
-        let eviction = self.retry_evictions_at.filter(|_| has_dead);
+        let eviction = self.due_evictions.next(&self.registrations.directory);
         let probe = self.registrations.liveness.next_probe();
-        [probe, lease, eviction].into_iter().flatten().min()
+        probe.into_iter().chain(eviction).min()
     }
 
     fn receive(&mut self, request: PeerRequest, now: Timestamp) {
@@ -299,19 +296,17 @@ impl Registry {
         self.outbox.effects.cancelled.extend(std::iter::repeat_n(connection, count));
     }
 
-    fn tick(&mut self, all_dispatched: bool, now: Timestamp) {
+    /// Whether a lease is over. Then the next [`Input::Tick`] must say which requests wait.
+    #[must_use]
+    pub fn has_ended_lease(&self, now: Instant) -> bool {
+        self.registrations.directory.next_session_end().is_some_and(|end| end <= now)
+    }
+
+    fn tick(&mut self, waiting: &WaitingRequests, now: Timestamp) {
         self.begin_probes(now);
-        if self.retry_evictions_at.is_none_or(|again| again <= now.instant) {
-            self.retry_evictions_at = None;
-            for (name, reason) in self.registrations.directory.dead_topics() {
-                self.evict(&name, reason, now);
-            }
-            // A RENEW that came in time may not have been dispatched yet.
-            let grace = if all_dispatched { Duration::ZERO } else { DISPATCH_GRACE };
-            let end = now.instant.checked_sub(grace).unwrap_or(now.instant);
-            for name in self.registrations.directory.topics_of_ended_sessions(end) {
-                self.evict(&name, EvictionReason::LeaseExpired, now);
-            }
+        let directory = &self.registrations.directory;
+        for (name, reason) in self.due_evictions.take(directory, waiting, now.instant) {
+            self.evict(&name, reason, now);
         }
         self.end_pending_registers(|pending| pending.end <= now.instant, now);
     }

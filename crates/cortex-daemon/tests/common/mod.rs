@@ -12,7 +12,7 @@ use cortex_daemon::peer::{ConnectionId, EndpointListener, PeerIdentity, Process,
 pub(crate) use cortex_daemon::registry::Settings;
 use cortex_daemon::registry::{
     Access, Change, Effects, Event, Input, Limits, Miss, NameConflict, PeerRequest, ProbeResult,
-    Record, Refusal, Registry, Snapshot, Timestamp, Write,
+    Record, Refusal, Registry, Snapshot, Timestamp, WaitingRequests, Write,
 };
 use cortex_daemon::zmtp::Envelope;
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, TopicInfo, TopicName};
@@ -89,6 +89,8 @@ pub(crate) struct World {
     pub(crate) commit_rounds: usize,
     /// What the store has under way, and for how many further rounds.
     under_way: Option<(Vec<Write>, usize)>,
+    /// The users whose requests wait in the edge.
+    pub(crate) waiting: WaitingRequests,
     pub(crate) watched: BTreeSet<Process>,
     pub(crate) changes: Vec<Change>,
     pub(crate) refusals: Vec<Refusal>,
@@ -130,6 +132,7 @@ impl World {
             disk_is_full: false,
             commit_rounds: 0,
             under_way: None,
+            waiting: WaitingRequests::default(),
             watched: BTreeSet::new(),
             changes: Vec::new(),
             refusals: Vec::new(),
@@ -314,7 +317,7 @@ impl World {
             for input in batch.drain(..) {
                 self.registry.handle(input, self.now);
             }
-            self.registry.handle(Input::Tick { all_dispatched: true }, self.now);
+            self.registry.handle(Input::Tick { waiting: self.waiting.clone() }, self.now);
             if self.under_way.is_none() {
                 let writes = self.registry.begin_commit(self.now);
                 self.under_way = writes.map(|writes| (writes, self.commit_rounds));

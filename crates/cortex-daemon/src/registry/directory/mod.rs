@@ -18,9 +18,10 @@ use cortex_proto::{TopicInfo, TopicName};
 use crate::peer::{EndpointListener, Process};
 use crate::registry::log::record::{EvictionReason, Hold};
 use crate::registry::view::View;
+use crate::registry::waiting_requests::WaitingRequests;
 use endpoints::Endpoints;
 use owners::{Owners, WatchChanges};
-use sessions::{SessionKey, Sessions};
+use sessions::{EndedSessions, SessionKey, Sessions};
 use topics::{EndpointFinding, Entry, TopicList, Topics};
 use uncommitted::{DetachedEntry, MovedEnd, Uncommitted, Undo};
 
@@ -306,9 +307,9 @@ impl Directory {
         self.sessions.next_end()
     }
 
-    /// The topics of the sessions that have ended by `now`.
-    pub(super) fn topics_of_ended_sessions(&self, now: Instant) -> Vec<TopicName> {
-        self.sessions.ended(now)
+    /// The sessions that have ended by `now`.
+    pub(super) fn ended_sessions(&self, waiting: &WaitingRequests, now: Instant) -> EndedSessions {
+        self.sessions.ended(waiting, now)
     }
 
     fn push_removal(&mut self, name: &TopicName, before: DetachedEntry) {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use cortex_proto::TopicName;
 
+use crate::registry::waiting_requests::WaitingRequests;
+
 /// The id of a session together with its user: a user cannot touch another user's sessions. All
 /// unknown peers count as one user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +30,15 @@ impl Lease {
     fn duration(&self) -> Duration {
         Duration::from_millis(self.lease_ms())
     }
+}
+
+/// The sessions whose lease is over.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::registry) struct EndedSessions {
+    /// The topics of those that have ended.
+    pub(in crate::registry) topics: Vec<TopicName>,
+    /// Whether others live on, since requests wait.
+    pub(in crate::registry) has_extended: bool,
 }
 
 /// The sessions that hold a topic. A session without topics does not exist.
@@ -103,14 +114,19 @@ impl Sessions {
         self.by_end.first().map(|(end, _)| *end)
     }
 
-    /// The topics of the sessions that have ended by `now`.
-    pub(super) fn ended(&self, now: Instant) -> Vec<TopicName> {
-        self.by_end
-            .iter()
-            .take_while(|(end, _)| *end <= now)
-            .filter_map(|(_, key)| self.by_key.get(key))
-            .flat_map(|lease| lease.by_topic_ms.keys().cloned())
-            .collect()
+    /// The sessions that have ended by `now`. While requests wait among which a renewal may have come
+    /// in time, a session ends a lease later.
+    pub(super) fn ended(&self, waiting: &WaitingRequests, now: Instant) -> EndedSessions {
+        let mut ended = EndedSessions::default();
+        for (end, key) in self.by_end.iter().take_while(|(end, _)| *end <= now) {
+            let Some(lease) = self.by_key.get(key) else { continue };
+            if now < *end + lease.duration() && waiting.may_be_from(key.uid, *end) {
+                ended.has_extended = true;
+            } else {
+                ended.topics.extend(lease.by_topic_ms.keys().cloned());
+            }
+        }
+        ended
     }
 
     fn take(&mut self, key: &SessionKey) -> Option<Lease> {
@@ -156,11 +172,13 @@ mod tests {
         sessions.add(key(1), 500, name("/b"), None, now);
         sessions.add(key(2), 1000, name("/c"), None, now);
         let later = |ms| now + Duration::from_millis(ms);
-        assert!(sessions.ended(later(499)).is_empty());
-        assert_eq!(sessions.ended(later(500)), [name("/a"), name("/b")]);
+        let ended =
+            |sessions: &Sessions, ms| sessions.ended(&WaitingRequests::default(), later(ms)).topics;
+        assert!(ended(&sessions, 499).is_empty());
+        assert_eq!(ended(&sessions, 500), [name("/a"), name("/b")]);
         assert_eq!(sessions.renew(&key(1), later(500)), Some(500));
-        assert!(sessions.ended(later(999)).is_empty());
-        assert_eq!(sessions.ended(later(1000)).len(), 3);
+        assert!(ended(&sessions, 999).is_empty());
+        assert_eq!(ended(&sessions, 1000).len(), 3);
     }
 
     #[test]

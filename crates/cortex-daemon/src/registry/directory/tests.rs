@@ -113,8 +113,8 @@ fn check_indexes(directory: &Directory, model: &ModelTopics) {
         names.sort();
         names
     };
-    let mut in_sessions =
-        directory.topics_of_ended_sessions(start() + Duration::from_secs(1_000_000));
+    let late = start() + Duration::from_secs(1_000_000);
+    let mut in_sessions = directory.ended_sessions(&WaitingRequests::default(), late).topics;
     in_sessions.sort();
     assert_eq!(in_sessions, held(2));
     let topics_of = |pid| directory.owners.clone().process_exited(process(pid));
