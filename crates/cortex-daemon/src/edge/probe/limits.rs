@@ -6,8 +6,6 @@ use std::time::Duration;
 pub(super) const MAX_PATIENCE: Duration = Duration::from_secs(1);
 /// The most probes that a helper runs at once.
 pub(super) const MAX_IN_HELPER: usize = 64;
-/// How long after its begin a probe is shared by requests with less patience.
-pub(super) const FRESH: Duration = Duration::from_millis(50);
 /// How long a helper may take to connect to a path. Then it hangs.
 pub(super) const PATH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a helper may take to resolve a host name: resolvers try again after 5 s. Until then the

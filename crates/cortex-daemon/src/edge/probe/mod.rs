@@ -141,7 +141,7 @@ impl Probes {
             WaitingRequest { name, revision, patience, deadline: None, judges_absence };
         if let Some(&id) = self.by_target.get(&target)
             && let Some(probe) = self.by_id.get_mut(&id)
-            && (patience >= MAX_PATIENCE || probe.is_fresh(now))
+            && (patience >= MAX_PATIENCE || !probe.has_begun())
         {
             let before = probe.patience;
             probe.patience = before.min(patience);

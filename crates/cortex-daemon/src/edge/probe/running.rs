@@ -9,7 +9,7 @@ use mio::Token;
 use super::address::Target;
 use super::attempt::{ConnectionAttempt, Endpoint};
 use super::helper::Task;
-use super::limits::{FRESH, MAX_PATIENCE, NAME_TIMEOUT, PATH_TIMEOUT};
+use super::limits::{MAX_PATIENCE, NAME_TIMEOUT, PATH_TIMEOUT};
 use super::outcome::{ProbeAnswer, ProbeOutcome};
 use crate::peer::EndpointListener;
 use crate::registry::{ProbeResult, UnknownReason};
@@ -123,10 +123,10 @@ impl Probe {
         }
     }
 
-    /// Whether a request may share the probe that cannot wait for another look: a connection that is
-    /// older may lead to a listener that no longer has the address.
-    pub(super) fn is_fresh(&self, now: Instant) -> bool {
-        self.begun.is_none_or(|begun| now.saturating_duration_since(begun) < FRESH)
+    /// Whether the probe has begun: its connection may lead to a listener that no longer has the
+    /// address.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.is_some()
     }
 
     pub(super) fn is_waiting(&self) -> bool {

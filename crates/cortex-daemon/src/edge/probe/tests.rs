@@ -392,6 +392,28 @@ fn a_short_request_gets_a_connection_of_its_own() {
     prober.wait_until_idle();
 }
 
+/// A newcomer may have taken the address since.
+#[test]
+fn a_short_request_shares_no_probe_that_has_begun() {
+    let (directory, _silent, address) = unix_listener();
+    let mut prober = Prober::new(4);
+    prober.start_short(1, &address);
+    let is_connected =
+        |probe: &Probe| matches!(probe.stage, Stage::InHelper { is_connected: true, .. });
+    let until = Instant::now() + SHORT;
+    while !prober.probes.by_id.values().any(is_connected) {
+        assert_eq!(prober.round(until), [], "the probe has begun");
+    }
+    let path = directory.path().join("s");
+    std::fs::remove_file(&path).unwrap();
+    let server = serve_unix(UnixListener::bind(&path).unwrap(), b"\xff", 1);
+    prober.start_short(2, &address);
+    assert_eq!(prober.results(1), [(2, ProbeResult::Alive)]);
+    server.join().unwrap();
+    assert_eq!(prober.results(1), [(1, ProbeResult::Silent)]);
+    prober.wait_until_idle();
+}
+
 #[test]
 fn bytes_that_arrive_while_the_loop_is_late_count() {
     let (listener, address) = tcp_listener();
