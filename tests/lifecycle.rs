@@ -116,6 +116,22 @@ fn a_starting_daemon_waits_for_one_that_is_ending() {
 }
 
 #[test]
+fn a_daemon_that_waits_for_another_one_can_be_stopped() {
+    for holds_state in [false, true] {
+        let test_dir = TestDir::new();
+        let held = if holds_state { test_dir.path("topics.db") } else { test_dir.lock_file() };
+        let _lock = locked(&held);
+        let mut daemon = with_state_file(DaemonBuilder::at(&test_dir), &test_dir).spawn();
+        thread::sleep(QUIET_PERIOD);
+        daemon.assert_running();
+        daemon.signal(Signal::TERM);
+        let output = daemon.wait();
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        assert!(output.stderr.contains("asked to stop"), "{}", output.stderr);
+    }
+}
+
+#[test]
 fn a_starting_daemon_waits_for_one_second_at_most() {
     let test_dir = TestDir::new();
     let lock = locked(&test_dir.lock_file());

@@ -53,6 +53,14 @@ impl DiscoveryDaemon {
     /// # Errors
     /// As `bind`.
     pub fn bind_with(config: &Config, stop_handle: StopHandle) -> Result<Self, BindError> {
+        let stop = stop_handle.clone();
+        match Self::bind_until_stopped(config, stop_handle) {
+            Err(_) if stop.is_requested_within(Duration::ZERO) => Err(BindError::Stopped),
+            bound => bound,
+        }
+    }
+
+    fn bind_until_stopped(config: &Config, stop_handle: StopHandle) -> Result<Self, BindError> {
         if config.addresses.is_empty() {
             return Err(BindError::NoAddress);
         }
@@ -60,11 +68,11 @@ impl DiscoveryDaemon {
         let mut listeners = Vec::new();
         for (index, address) in config.addresses.iter().enumerate() {
             if !config.addresses[..index].contains(address) {
-                listeners.push(Listener::bind(address, config.socket_mode)?);
+                listeners.push(Listener::bind(address, config.socket_mode, &stop_handle)?);
             }
         }
         let host = host();
-        let Restored { store, path, registry, dropped } = restore(config, &host)?;
+        let Restored { store, path, registry, dropped } = restore(config, &host, &stop_handle)?;
         for listener in &listeners {
             tracing::info!(address = %listener.address(), "listening");
             warn_if_exposed(listener.address());

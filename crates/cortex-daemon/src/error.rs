@@ -18,6 +18,9 @@ pub enum BindError {
     /// The configuration has no address.
     #[error("a daemon needs an address to listen at")]
     NoAddress,
+    /// The daemon was asked to stop before it had what another daemon still held.
+    #[error("asked to stop while the daemon was starting")]
+    Stopped,
     /// The daemon cannot load its state.
     #[error(transparent)]
     State(#[from] StateError),

@@ -205,7 +205,13 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Before the socket file exists: a program that sees it may stop the daemon at once.
     let stop = StopHandle::new().context("cannot create the pipe for signals")?;
     stop_on_signals(&stop).context("cannot handle signals")?;
-    Ok(DiscoveryDaemon::bind_with(&config, stop)?.run()?)
+    match DiscoveryDaemon::bind_with(&config, stop) {
+        Err(BindError::Stopped) => {
+            tracing::info!("asked to stop while waiting for another daemon to end");
+            Ok(())
+        }
+        bound => Ok(bound?.run()?),
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "NO_COLOR is for the program, not for the library")]

@@ -12,6 +12,7 @@ use crate::edge::handover::wait_for_lock;
 use crate::edge::processes::Host;
 use crate::edge::random::random_u64;
 use crate::edge::state_file::StoreError;
+use crate::edge::stop::StopHandle;
 use crate::edge::store::{LoadedState, MAX_HISTORY_EVENTS, Store};
 use crate::peer::EndpointListener;
 use crate::registry::{Access, Hold, Record, Registry, Settings, Snapshot, Write};
@@ -38,8 +39,12 @@ pub(crate) struct Restored {
 }
 
 /// Opens the store and restores the registry from its content.
-pub(crate) fn restore(config: &Config, host: &Host) -> Result<Restored, StateError> {
-    let OpenedState { mut store, mut path, loaded } = open(&config.state)?;
+pub(crate) fn restore(
+    config: &Config,
+    host: &Host,
+    stop: &StopHandle,
+) -> Result<Restored, StateError> {
+    let OpenedState { mut store, mut path, loaded } = open(&config.state, stop)?;
     let stored_count = loaded.as_ref().map_or(0, |loaded| loaded.snapshot.records.len());
     let is_new = loaded.is_none();
     let (snapshot, saved) = match loaded {
@@ -92,14 +97,14 @@ struct OpenedState {
     loaded: Option<LoadedState>,
 }
 
-fn open(state: &State) -> Result<OpenedState, StoreError> {
+fn open(state: &State, stop: &StopHandle) -> Result<OpenedState, StoreError> {
     let without_file = || OpenedState { store: Store::none(), path: None, loaded: None };
     let path = match state {
         State::None => return Ok(without_file()),
         State::File(path) | State::FileIfUsable(path) => path,
     };
     // A daemon that is ending may not have closed the file yet.
-    let (store, loaded) = match wait_for_lock(StoreError::is_in_use, || Store::open(path)) {
+    let (store, loaded) = match wait_for_lock(stop, StoreError::is_in_use, || Store::open(path)) {
         Ok(opened) => opened,
         Err(error) if matches!(state, State::FileIfUsable(_)) && error.is_unusable_place() => {
             warn_without_file(&error);

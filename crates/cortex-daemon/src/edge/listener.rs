@@ -16,6 +16,7 @@ use super::credentials::Credentials;
 use super::served::server_at;
 use super::socket::{BACKLOG, unix_socket};
 use super::socket_file::{SocketFile, SocketFileError};
+use super::stop::StopHandle;
 use super::stream::Stream;
 use super::tcp_options;
 use crate::config::Address;
@@ -74,7 +75,11 @@ enum ListenSocket {
 }
 
 impl Listener {
-    pub(crate) fn bind(address: &Address, mode: Option<u32>) -> Result<Self, ListenError> {
+    pub(crate) fn bind(
+        address: &Address,
+        mode: Option<u32>,
+        stop: &StopHandle,
+    ) -> Result<Self, ListenError> {
         let failed = |source: io::Error| {
             let address = address.clone();
             if source.kind() == io::ErrorKind::AddrInUse {
@@ -87,7 +92,7 @@ impl Listener {
         let mut bound = address.clone();
         let (socket, file) = match address {
             Address::Ipc(path) => {
-                let (file, listener) = SocketFile::create(path, mode).map_err(|error| {
+                let (file, listener) = SocketFile::create(path, mode, stop).map_err(|error| {
                     if let SocketFileError::AlreadyRuns { pid, .. } = error {
                         ListenError::AlreadyRuns { address: address.clone(), pid }
                     } else {

@@ -26,6 +26,7 @@ use super::files::{FileIdentity, with_suffix};
 use super::handover::wait_for_lock;
 use super::served::{Server, server_at};
 use super::socket::{BACKLOG, unix_socket};
+use super::stop::StopHandle;
 use super::users;
 use bind::bind_with_mode;
 pub use error::SocketFileError;
@@ -54,6 +55,7 @@ impl SocketFile {
     pub(crate) fn create(
         path: &Path,
         mode: Option<u32>,
+        stop: &StopHandle,
     ) -> Result<(Self, UnixListener), SocketFileError> {
         let directory_path = match path.parent() {
             Some(parent) if parent != Path::new("") => parent,
@@ -63,7 +65,7 @@ impl SocketFile {
         let lock_name = with_suffix(&name, ".lock");
 
         let directory = open_directory(directory_path)?;
-        let lock = take_lock(path, &directory, &lock_name)?;
+        let lock = take_lock(path, &directory, &lock_name, stop)?;
         // From here on the lock file is also removed after an error.
         let mut file = Self {
             path: path.to_owned(),
@@ -182,10 +184,15 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SocketFileError> {
 
 /// Locks the path. While another daemon has locked it, this one waits for it to end, unless the
 /// other one serves clients.
-fn take_lock(socket: &Path, directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, SocketFileError> {
+fn take_lock(
+    socket: &Path,
+    directory: &OwnedFd,
+    name: &OsStr,
+    stop: &StopHandle,
+) -> Result<OwnedFd, SocketFileError> {
     let path = PathBuf::from(with_suffix(socket.as_os_str(), ".lock"));
     let is_locked = |error: &SocketFileError| matches!(error, SocketFileError::Locked(_));
-    wait_for_lock(is_locked, || {
+    wait_for_lock(stop, is_locked, || {
         lock_exclusively(&path, directory, name).map_err(|error| match server_at_path(socket) {
             Ok(Some(Server { pid })) => {
                 SocketFileError::AlreadyRuns { path: socket.to_owned(), pid }

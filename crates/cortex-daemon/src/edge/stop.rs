@@ -3,6 +3,9 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Stops a daemon from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,6 +34,14 @@ impl StopHandle {
     pub fn stop(&self) {
         // An error means a full pipe, which stops the daemon as well, or that the daemon has ended.
         let _ = (&*self.writer).write(b"x");
+    }
+
+    /// Waits for at most this time for [`stop`](Self::stop), and returns whether it was called. The
+    /// daemon still notices the call later.
+    pub(crate) fn is_requested_within(&self, timeout: Duration) -> bool {
+        let Ok(timeout) = Timespec::try_from(timeout) else { return false };
+        let mut ends = [PollFd::new(&*self.reader, PollFlags::IN)];
+        matches!(poll(&mut ends, Some(&timeout)), Ok(count) if count > 0)
     }
 
     /// The writer end, for a signal handler.
