@@ -50,6 +50,11 @@ protocol-crate:
 fuzz seconds="30":
     FUZZ_SECONDS={{ quote(seconds) }} .ci/run tools fuzzing
 
+# Compare the daemon with a model of who lives, for some seconds of a random life of nodes.
+random-liveness seed="1" seconds="300":
+    LIVENESS_SEED={{ quote(seed) }} LIVENESS_SECONDS={{ quote(seconds) }} \
+        cargo test --locked -p cortex-tests --test random_liveness
+
 # Measure daemons that run: `just bench throughput ours=ipc:///tmp/b/ours.sock`.
 [positional-arguments]
 bench benchmark *daemons:
