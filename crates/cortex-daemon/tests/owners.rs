@@ -68,7 +68,7 @@ fn topics_with_dead_endpoints_are_evicted_when_their_process_ends() {
 }
 
 #[test]
-fn a_running_publisher_is_probed_once_and_never_evicted() {
+fn a_running_publisher_is_never_evicted() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");
     world.set_endpoint(&address("/a", "n"), ProbeResult::Dead);

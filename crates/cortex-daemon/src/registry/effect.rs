@@ -83,6 +83,9 @@ pub struct ProbeRequest {
     pub owner: PeerIdentity,
     /// How long the registry waits for a silent endpoint, at most 1 s.
     pub patience: Duration,
+    /// Whether only a connection counts that is made from now on: another process may have taken the
+    /// address a moment ago.
+    pub needs_new_connection: bool,
     /// What listened at the endpoint after the registration, if a probe has seen it.
     pub listener: Option<EndpointListener>,
 }

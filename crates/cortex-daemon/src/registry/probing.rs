@@ -175,6 +175,8 @@ fn probe(
         address: entry.info.address.clone(),
         owner: entry.owner,
         patience,
+        // What listens now is the evidence for later, or what a REGISTER waits for.
+        needs_new_connection: entry.listener.is_none() || patience < PATIENCE,
         listener: entry.listener,
     });
 }

@@ -119,7 +119,8 @@ impl Probes {
 
     /// Requests a probe of an endpoint. Each call leads to one answer.
     pub(crate) fn start(&mut self, request: ProbeRequest, now: Instant) {
-        let ProbeRequest { name, revision, address, owner, patience, listener } = request;
+        let ProbeRequest { name, revision, address, owner, patience, .. } = request;
+        let ProbeRequest { needs_new_connection, listener, .. } = request;
         let target = match Target::of(&address, &owner) {
             Ok(target) => target,
             Err(reason) => {
@@ -141,7 +142,7 @@ impl Probes {
             WaitingRequest { name, revision, patience, deadline: None, judges_absence };
         if let Some(&id) = self.by_target.get(&target)
             && let Some(probe) = self.by_id.get_mut(&id)
-            && (patience >= MAX_PATIENCE || !probe.has_begun())
+            && !(needs_new_connection && probe.has_begun())
         {
             let before = probe.patience;
             probe.patience = before.min(patience);

@@ -56,7 +56,11 @@ impl Prober {
     }
 
     fn start_short(&mut self, revision: u64, address: &str) {
-        let request = ProbeRequest { patience: SHORT, ..request(revision, address) };
+        let request = ProbeRequest {
+            patience: SHORT,
+            needs_new_connection: true,
+            ..request(revision, address)
+        };
         self.probes.start(request, Instant::now());
     }
 
@@ -136,6 +140,7 @@ fn request(revision: u64, address: &str) -> ProbeRequest {
         address: address.to_owned(),
         owner: PeerIdentity { uid: Some(0), process: Some(this_process()), is_local: true },
         patience: MAX_PATIENCE,
+        needs_new_connection: false,
         listener: None,
     }
 }

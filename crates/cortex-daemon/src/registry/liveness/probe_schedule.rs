@@ -2,7 +2,7 @@
 //!
 //! | the owner | why the endpoint is probed | what follows |
 //! |---|---|---|
-//! | lives | once after the registration | the listener is recorded as evidence for later |
+//! | lives | after the registration, until it is served | the listener is recorded as evidence for later |
 //! | lives, after a restart of the daemon | the publisher may have closed its socket meanwhile | evicted when dead twice |
 //! | has ended (orphan) | another process may serve the endpoint | evicted unless there is [evidence](super::evidence) |
 //! | is unseen | only the endpoint can tell | evicted when dead twice, if it was once alive; or when unreachable for long |
@@ -18,6 +18,9 @@ use crate::registry::log::record::EvictionReason;
 /// take the endpoint of an owner that ends at once. A topic that is unregistered at once is not
 /// probed.
 const RECORD_DELAY: Duration = Duration::from_millis(3);
+/// The most probes that look for the listener, which the owner may bind after the registration. The
+/// pause before the next one is ten times the one before.
+const MAX_RECORD_PROBES: u32 = 4;
 /// The pause between the two probes that must both find an endpoint dead.
 pub(super) const CONFIRM_PAUSE: Duration = Duration::from_millis(150);
 /// The same after a restart of the daemon, which waits for both.
@@ -45,7 +48,7 @@ pub(in crate::registry) struct ProbeSchedule {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
-    RecordListener,
+    RecordListener { probes: u32 },
     Restored { dead: u32 },
     Orphaned { silent_since: Option<Instant> },
     Unseen { dead: u32, unreachable_since: Option<Instant> },
@@ -72,7 +75,7 @@ pub(super) struct Pauses {
 impl ProbeSchedule {
     /// For a living owner: one probe records the listener.
     pub(in crate::registry) fn record_listener(now: Instant) -> Self {
-        Self::new(Purpose::RecordListener, now + RECORD_DELAY)
+        Self::new(Purpose::RecordListener { probes: 0 }, now + RECORD_DELAY)
     }
 
     /// For a restored topic whose endpoint was alive.
@@ -112,7 +115,7 @@ impl ProbeSchedule {
         match self.purpose {
             Purpose::Unseen { unreachable_since: Some(since), .. } => now >= since + PATIENCE,
             Purpose::Unseen { .. }
-            | Purpose::RecordListener
+            | Purpose::RecordListener { .. }
             | Purpose::Restored { .. }
             | Purpose::Orphaned { .. } => false,
         }
@@ -170,7 +173,12 @@ impl ProbeSchedule {
         let is_served = matches!(result, ProbeResult::Alive | ProbeResult::Silent);
         let served = if is_served { Verdict::Served(listener) } else { Verdict::Stays };
         match &mut self.purpose {
-            Purpose::RecordListener => served,
+            Purpose::RecordListener { probes } => {
+                *probes += 1;
+                let is_over = is_served || *probes >= MAX_RECORD_PROBES;
+                self.due = (!is_over).then(|| now + RECORD_DELAY * 10_u32.pow(*probes));
+                served
+            }
             Purpose::Restored { dead } => match result {
                 ProbeResult::Dead => {
                     *dead += 1;
@@ -178,6 +186,10 @@ impl ProbeSchedule {
                         return Verdict::Evict(EvictionReason::EndpointDead);
                     }
                     self.due = Some(now + RESTORE_PAUSE);
+                    Verdict::Stays
+                }
+                ProbeResult::Unknown(UnknownReason::Failure) => {
+                    self.due = Some(now + pauses.interval);
                     Verdict::Stays
                 }
                 ProbeResult::Alive

@@ -63,6 +63,35 @@ fn a_living_owners_endpoint_is_probed_once() {
 }
 
 #[test]
+fn a_listener_may_come_after_the_registration() {
+    let mut liveness = liveness();
+    liveness.observe(name("/a"), ProbeSchedule::record_listener(start()));
+    let mut probed_at = Vec::new();
+    while let Some(due) = liveness.next_probe() {
+        probed_at.push(due.duration_since(start()).as_millis());
+        let (verdict, _) = probe(&mut liveness, ProbeResult::Dead, None, None);
+        assert_eq!(verdict, Verdict::Stays);
+    }
+    assert_eq!(probed_at, [3, 33, 333, 3333]);
+    liveness.observe(name("/a"), ProbeSchedule::record_listener(start()));
+    probe(&mut liveness, ProbeResult::Dead, None, None);
+    let (verdict, _) = probe(&mut liveness, ProbeResult::Alive, HELPER, None);
+    assert_eq!((verdict, liveness.next_probe()), (Verdict::Served(HELPER), None));
+}
+
+#[test]
+fn a_restored_topic_is_probed_again_when_a_probe_has_failed() {
+    let mut liveness = liveness();
+    liveness.observe(name("/a"), ProbeSchedule::restored(start()));
+    let failure = ProbeResult::Unknown(UnknownReason::Failure);
+    let (verdict, now) = probe(&mut liveness, failure, None, HELPER);
+    assert_eq!((verdict, liveness.next_probe()), (Verdict::Stays, Some(now + INTERVAL)));
+    for expected in [Verdict::Stays, Verdict::Evict(EvictionReason::EndpointDead)] {
+        assert_eq!(probe(&mut liveness, ProbeResult::Dead, None, HELPER).0, expected);
+    }
+}
+
+#[test]
 fn an_orphan_stays_as_long_as_there_is_evidence() {
     let mut liveness = liveness();
     liveness.observe(name("/a"), ProbeSchedule::orphaned(start()));
