@@ -33,7 +33,8 @@ pub(super) fn listening_socket(_address: SocketAddr) -> Option<u64> {
 }
 
 /// The socket that gets the connections: one at the address itself before one at a wildcard. If
-/// several sockets share the address, the result is the same as long as they do.
+/// several sockets share the address (`SO_REUSEPORT`), it is the one with the lowest inode: any
+/// choice would do that is the same as long as they do.
 fn find(address: SocketAddr, rows: &[ListenRow]) -> Option<u64> {
     let ip = address.ip().to_canonical();
     let rank = |row: &ListenRow| {

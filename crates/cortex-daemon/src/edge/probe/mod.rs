@@ -59,8 +59,7 @@ pub(crate) struct Probes {
     in_daemon: Lane,
     for_paths: Lane,
     for_names: Lane,
-    path_helper: Helper,
-    name_helper: Helper,
+    helpers: Helpers,
     by_id: HashMap<ProbeId, Probe>,
     /// The newest probe of each target.
     by_target: HashMap<Target, ProbeId>,
@@ -72,6 +71,22 @@ pub(crate) struct Probes {
     /// The tokens that have an event.
     ready: Vec<Token>,
     answers: Vec<ProbeAnswer>,
+}
+
+/// A helper for each kind of probe that may hang.
+#[derive(Debug)]
+struct Helpers {
+    paths: Helper,
+    names: Helper,
+}
+
+impl Helpers {
+    fn at(&mut self, location: ProbeLocation) -> &mut Helper {
+        match location {
+            ProbeLocation::NameHelper => &mut self.names,
+            ProbeLocation::PathHelper | ProbeLocation::Daemon => &mut self.paths,
+        }
+    }
 }
 
 impl Probes {
@@ -104,8 +119,10 @@ impl Probes {
             in_daemon: Lane::new(limit, MAX_PATIENCE),
             for_paths: Lane::new(MAX_IN_HELPER, MAX_PATIENCE),
             for_names: Lane::new(MAX_IN_HELPER, MAX_PATIENCE),
-            path_helper: Helper::new("paths", paths),
-            name_helper: Helper::new("host names", names),
+            helpers: Helpers {
+                paths: Helper::new("paths", paths),
+                names: Helper::new("host names", names),
+            },
             by_id: HashMap::new(),
             by_target: HashMap::new(),
             by_token: HashMap::new(),
@@ -175,9 +192,9 @@ impl Probes {
     /// Advances all probes as far as possible without waiting, and appends their answers.
     pub(crate) fn take_answers(&mut self, now: Instant, out: &mut Vec<ProbeAnswer>) {
         for token in std::mem::take(&mut self.ready) {
-            if self.path_helper.token() == Some(token) {
+            if self.helpers.paths.token() == Some(token) {
                 self.receive(ProbeLocation::PathHelper, now);
-            } else if self.name_helper.token() == Some(token) {
+            } else if self.helpers.names.token() == Some(token) {
                 self.receive(ProbeLocation::NameHelper, now);
             } else if let Some(&id) = self.by_token.get(&token) {
                 self.advance(id);
@@ -219,13 +236,6 @@ impl Probes {
         }
     }
 
-    fn helper(&mut self, location: ProbeLocation) -> &mut Helper {
-        match location {
-            ProbeLocation::NameHelper => &mut self.name_helper,
-            ProbeLocation::PathHelper | ProbeLocation::Daemon => &mut self.path_helper,
-        }
-    }
-
     /// Runs a probe that has got a place.
     fn run(&mut self, id: ProbeId, location: ProbeLocation, now: Instant) {
         let Some(probe) = self.by_id.get_mut(&id) else { return };
@@ -236,10 +246,7 @@ impl Probes {
         };
         let is_quarantined = self.quarantine.contains(&probe.target, now);
         probe.stage = Stage::InHelper { since: now, listener: None, is_connected: false };
-        let helper = match location {
-            ProbeLocation::NameHelper => &mut self.name_helper,
-            ProbeLocation::PathHelper | ProbeLocation::Daemon => &mut self.path_helper,
-        };
+        let helper = self.helpers.at(location);
         let poll = (&self.poll_registry, &self.tokens);
         if is_quarantined || helper.send(id, &task, now, poll).is_err() {
             return self.cannot_run(id);
@@ -301,7 +308,7 @@ impl Probes {
 
     fn receive(&mut self, location: ProbeLocation, now: Instant) {
         let mut reports = Vec::new();
-        let state = self.helper(location).receive(&mut reports, now);
+        let state = self.helpers.at(location).receive(&mut reports, now);
         for (id, report) in reports {
             match report {
                 Report::Connected { pid } => {
@@ -376,8 +383,8 @@ impl Probes {
 
     /// Gives a helper up. The probes that hang are over, and the others begin again, once.
     fn replace_helper(&mut self, location: ProbeLocation, now: Instant) {
-        let last_report = self.helper(location).last_report();
-        self.helper(location).give_up(now);
+        let last_report = self.helpers.at(location).last_report();
+        self.helpers.at(location).give_up(now);
         let in_helper = |(id, probe): (&ProbeId, &Probe)| {
             (probe.location() == location && probe.is_in_helper()).then_some(*id)
         };

@@ -588,7 +588,7 @@ fn a_helper_that_resolves_slowly_is_not_given_up_early() {
     prober.start(2, "tcp://robot-8.example:5555");
     prober.take(start + NAME_TIMEOUT / 2);
     assert_eq!(helper.started(), 1);
-    assert!(prober.probes.name_helper.token().is_some());
+    assert!(prober.probes.helpers.names.token().is_some());
     prober.take(Instant::now() + NAME_TIMEOUT);
     prober.start(3, "tcp://robot-9.example:5555");
     prober.take(Instant::now() + NAME_TIMEOUT);
@@ -728,7 +728,7 @@ fn a_helper_that_hangs_is_replaced() {
     assert_eq!(hung, start + PATH_TIMEOUT);
 
     prober.take(hung);
-    assert!(prober.probes.path_helper.token().is_none(), "given up");
+    assert!(prober.probes.helpers.paths.token().is_none(), "given up");
     prober.start(2, "ipc:///tmp/other");
     prober.take(hung);
     assert_eq!(helper.started(), 2);
