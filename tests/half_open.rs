@@ -2,100 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs::File;
-use std::os::fd::AsFd as _;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cortex_proto::DiscoveryRequest;
 use cortex_tests::daemon::{Daemon, DaemonBuilder};
 use cortex_tests::deadline::eventually;
 use cortex_tests::messages::{decode_response, register_static, topic, topic_at};
-use cortex_tests::process::Process;
+use cortex_tests::network::{self, IN_OWN_NETWORK, Network, connect_from};
 use cortex_tests::raw_peer::{self, RawPeer};
+use cortex_tests::report_measurement;
 use cortex_tests::test_dir::TestDir;
-use cortex_tests::{report_measurement, report_skipped};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The requirement for all slots to be free.
 const MAX_SLOT_TIME: Duration = Duration::from_secs(60);
-const ADDRESS: &str = "tcp://10.77.0.1:7400";
-/// Starts the daemon in a new network namespace, with one end of a cable.
-const IN_OWN_NETWORK: &str = r#"
-exec unshare --net sh -e -c '
-ip link set lo up
-ip link add cut0 type veth peer name cut1
-ip address add 10.77.0.1/24 dev cut0
-ip link set cut0 up
-exec "$0" "$@"' "$0" "$@""#;
-
-fn can_make_networks() -> bool {
-    let mut command = Command::new("unshare");
-    command.args(["--net", "sh", "-c", "ip link add cut0 type veth peer name cut1"]);
-    let can = command.output().is_ok_and(|output| output.status.success());
-    if !can {
-        report_skipped("`unshare --net` or `ip link add` does not work here");
-    }
-    can
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let status = Command::new(program).args(arguments).status().unwrap();
-    assert!(status.success(), "{program} {arguments:?}: {status}");
-}
-
-/// A network namespace, as long as its process lives.
-struct Network {
-    process: Process,
-}
-
-impl Network {
-    /// A host with the other end of the daemon's cable.
-    fn at_the_other_end(daemon: &Process) -> Self {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "sh", "-c", "echo made; exec sleep 600"]);
-        let network = Self { process: Process::spawn_captured(&mut command) };
-        network.process.stdout_line("the network namespace", |line| (line == "made").then_some(()));
-        let pid = network.pid();
-        in_network(daemon, &format!("ip link set cut1 netns {pid}"));
-        network.run("ip address add 10.77.0.2/24 dev cut1");
-        network.run("ip link set lo up");
-        network.run("ip link set cut1 up");
-        network
-    }
-
-    fn pid(&self) -> String {
-        self.process.pid().as_raw_nonzero().to_string()
-    }
-
-    fn run(&self, command: &str) {
-        in_network(&self.process, command);
-    }
-
-    /// Opens a connection to the daemon from this network.
-    fn connect(&self) -> RawPeer {
-        connect_from(&self.process)
-    }
-}
-
-fn in_network(process: &Process, command: &str) {
-    let pid = process.pid().as_raw_nonzero().to_string();
-    run("nsenter", &["--net", "--target", &pid, "sh", "-c", command]);
-}
-
-/// A socket belongs to the network of the thread that creates it.
-fn connect_from(process: &Process) -> RawPeer {
-    let pid = process.pid().as_raw_nonzero();
-    std::thread::scope(|scope| {
-        let connecting = scope.spawn(move || {
-            let network = File::open(format!("/proc/{pid}/ns/net")).unwrap();
-            let kind = Some(LinkNameSpaceType::Network);
-            move_into_link_name_space(network.as_fd(), kind).unwrap();
-            RawPeer::open(ADDRESS).unwrap()
-        });
-        connecting.join().unwrap()
-    })
-}
 
 fn connections(peer: &mut RawPeer) -> u64 {
     let stats = peer.request(&DiscoveryRequest::stats()).unwrap();
@@ -104,13 +23,13 @@ fn connections(peer: &mut RawPeer) -> u64 {
 
 #[test]
 fn the_slots_of_peers_behind_a_cut_cable_are_free_within_a_minute() {
-    if !can_make_networks() {
+    if !network::can_make() {
         return;
     }
     let test_dir = TestDir::new();
     let daemon = DaemonBuilder::at(&test_dir)
         .shell_prelude(IN_OWN_NETWORK)
-        .args(["--address", ADDRESS, "--max-connections", "40"])
+        .args(["--address", network::DAEMON, "--max-connections", "40"])
         .start();
     let network = Network::at_the_other_end(daemon.process());
     let mut local = daemon.raw_peer();

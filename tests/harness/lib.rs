@@ -22,6 +22,7 @@ pub mod deadline;
 pub mod descriptors;
 pub mod hex;
 pub mod messages;
+pub mod network;
 pub mod process;
 pub mod publisher_host;
 pub mod python;

@@ -9,6 +9,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::{Value, json};
 
 use crate::deadline::TIMEOUT;
+use crate::network::Network;
 use crate::process::Process;
 use crate::python;
 
@@ -70,20 +71,28 @@ impl PublisherHost {
     /// Starts a host in a new pid namespace. The pids of its publishers are not valid outside it.
     #[must_use]
     pub fn start_in_own_pid_namespace(discovery: &str) -> Self {
-        Self::start_with(discovery, &["--pid", "--fork", "--kill-child", "--mount-proc"])
+        let options = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+        Self::start_with(discovery, &options)
     }
 
-    /// Starts a host in a new network namespace, in which no address is configured.
+    /// Starts a host in a new network namespace, which has only loopback addresses.
     #[must_use]
     pub fn start_in_own_network_namespace(discovery: &str) -> Self {
-        Self::start_with(discovery, &["--net"])
+        let set_up = r#"ip link set lo up; exec "$0" "$@""#;
+        Self::start_with(discovery, &["unshare", "--net", "sh", "-c", set_up])
     }
 
-    /// Starts a host under `unshare` with these options.
-    fn start_with(discovery: &str, options: &[&str]) -> Self {
+    /// Starts a host in this network.
+    #[must_use]
+    pub fn start_in(network: &Network, discovery: &str) -> Self {
+        Self::start_with(discovery, &["nsenter", "--net", "--target", &network.pid()])
+    }
+
+    /// Starts a host with a program that runs the command that follows its options.
+    fn start_with(discovery: &str, wrapper: &[&str]) -> Self {
         let script = python::script("publisher_host.py", &[discovery]);
-        let mut command = Command::new("unshare");
-        command.args(options);
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]);
         command.arg(script.get_program()).args(script.get_args());
         command.envs(script.get_envs().filter_map(|(key, value)| Some((key, value?))));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
