@@ -81,6 +81,7 @@ pub(super) fn register(
         registrations.register(entry, now.instant);
     } else if directory.needs_probes(&entry.hold, entry.owner.process) {
         directory.forget_listener(&info.name);
+        registrations.liveness.reschedule(&info.name, now.instant);
     }
     registered(&registrations.directory, info).into()
 }
