@@ -695,6 +695,18 @@ fn a_newcomer_that_comes_while_the_daemon_is_down_does_not_keep_a_dead_owner_s_t
 }
 
 #[test]
+fn a_script_s_registration_for_a_stopped_tcp_publisher_outlives_a_restart() {
+    let mut world = World::new();
+    world.listeners.insert(at_port("/a", "n").address, EndpointListener::Socket(7));
+    world.set_endpoint(&at_port("/a", "n").address, ProbeResult::Silent);
+    world.call(local(1, 10), DiscoveryRequest::register(at_port("/a", "n")));
+    world.kill(process(10));
+    world.restart();
+    world.advance(1);
+    assert_eq!(world.names(), ["/a"], "the same socket listens");
+}
+
+#[test]
 fn a_script_s_registration_for_a_publisher_outlives_a_restart_without_a_record() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");

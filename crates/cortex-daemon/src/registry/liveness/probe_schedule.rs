@@ -206,7 +206,7 @@ impl ProbeSchedule {
                     Evidence::Silent => {
                         let since = *silent_since.get_or_insert(now);
                         if now < since + PATIENCE {
-                            Verdict::Stays
+                            Verdict::Served(listener)
                         } else {
                             Verdict::Evict(EvictionReason::OwnerExited)
                         }

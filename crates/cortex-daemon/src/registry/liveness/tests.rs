@@ -113,7 +113,7 @@ fn an_orphaned_tcp_endpoint_may_be_silent_for_30_seconds() {
     liveness.observe(name("/a"), ProbeSchedule::orphaned(start()));
     for _ in 0..6 {
         let (verdict, _) = probe(&mut liveness, ProbeResult::Silent, socket, socket);
-        assert_eq!(verdict, Verdict::Stays);
+        assert_eq!(verdict, Verdict::Served(socket));
     }
     let (verdict, now) = probe(&mut liveness, ProbeResult::Silent, socket, socket);
     assert_eq!(verdict, Verdict::Evict(EvictionReason::OwnerExited));
