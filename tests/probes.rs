@@ -169,8 +169,8 @@ fn the_helper_has_no_descriptor_of_the_daemon() {
 fn a_daemon_without_probes_of_paths_starts_no_helper() {
     let daemon = Daemon::start();
     let mut host = PublisherHost::start(daemon.address());
-    let address = ipc_address(&daemon.test_dir().path("data.sock"));
-    host.start_publisher("node", &address, &["/watched"]).assert_registered();
+    host.start_publisher("node", "tcp://127.0.0.1:*", &["/watched"]).assert_registered();
+    wait_until_alive(&mut daemon.raw_peer(), "/watched");
     assert_eq!(helpers(&daemon), []);
 }
 
