@@ -22,11 +22,11 @@ fn large_topic(number: usize) -> TopicInfo {
 }
 
 /// Registers topics until the daemon waits for the disk. Returns the peer, which has no reply yet to
-/// its last requests.
-fn register_until_held(daemon: &Daemon, disk: &SlowDisk) -> RawPeer {
+/// its last requests. It waits for no reply, also as a REQ socket.
+fn register_until_held(daemon: &Daemon, disk: &SlowDisk, socket_type: &str) -> RawPeer {
     disk.hold();
     let mut peer = RawPeer::connect(daemon.address()).unwrap();
-    peer.shake_hands("DEALER").unwrap();
+    peer.shake_hands(socket_type).unwrap();
     for number in 0..TOPICS {
         let request = register_static(large_topic(number)).to_bytes();
         peer.send(&request_message(&request)).unwrap();
@@ -51,7 +51,7 @@ fn a_write_that_takes_long_stops_nobody_who_only_asks() {
     let address = format!("ipc://{}", test_dir.path("camera.sock").display());
     let publisher = host.start_publisher("camera", &address, &["/camera"]);
 
-    let busy = register_until_held(&daemon, &disk);
+    let busy = register_until_held(&daemon, &disk, "REQ");
     let mut peer = daemon.raw_peer();
     peer.ping().unwrap();
     let lookup = DiscoveryRequest::lookup("/camera");
@@ -76,7 +76,7 @@ fn a_daemon_that_is_stopped_during_a_write_loses_no_acknowledged_change() {
     let disk = SlowDisk::new(&test_dir);
     let builder = disk.daemon_builder(&test_dir);
     let daemon = builder.start();
-    let mut busy = register_until_held(&daemon, &disk);
+    let mut busy = register_until_held(&daemon, &disk, "DEALER");
     daemon.signal(Signal::TERM);
     daemon
         .process()

@@ -43,6 +43,9 @@ impl SlowDisk {
     }
 
     /// Lets no write end from now on.
+    ///
+    /// # Panics
+    /// When the test's directory cannot be written to.
     pub fn hold(&self) {
         File::create(&self.hold).expect("the test's directory is writable");
     }
@@ -59,6 +62,9 @@ impl SlowDisk {
     }
 
     /// Lets all writes end.
+    ///
+    /// # Panics
+    /// When the disk does not hold writes back.
     pub fn release(&self) {
         fs::remove_file(&self.hold).expect("the disk holds writes back");
     }

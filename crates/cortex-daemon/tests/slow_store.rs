@@ -200,7 +200,7 @@ fn a_req_peer_that_gives_up_a_register_gets_no_reply_to_it() {
     let register = DiscoveryRequest::register(info("/a", "n"));
     assert_eq!(round(&mut world, 900, vec![input(900, true, register)]), []);
     assert!(world.registry.begin_commit(world.now).is_some());
-    world.now.instant += Duration::from_millis(100);
+    world.now.instant += Duration::from_millis(300);
     let lookup = DiscoveryRequest::lookup("/missing");
     assert_eq!(round(&mut world, 900, vec![input(900, true, lookup)]), []);
     world.registry.commit(world.now);

@@ -41,6 +41,7 @@ pub(super) struct Connection {
     write_state: WriteState,
     /// The number of requests that were read and not answered yet.
     unanswered: usize,
+    pace: Pace,
     /// The number of unsent bytes when [`Connections`](super::connections) last added them up.
     pub(super) last_unsent: usize,
     /// The daemon reads no requests for now.
@@ -49,6 +50,15 @@ pub(super) struct Connection {
     pub(super) in_turns: bool,
     /// The connection is in the list of connections to flush.
     pub(super) in_unsent: bool,
+}
+
+/// How the peer sends its requests, as far as the daemon has seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    OneByOne,
+    /// Several have come at once. Such a peer does not wait for its replies, so it is no REQ socket
+    /// of libzmq, whatever it says.
+    Pipelined,
 }
 
 /// Whether the daemon can send to the peer.
@@ -107,6 +117,7 @@ impl Connection {
             first_request_by: now + FIRST_REQUEST_TIME,
             write_state: WriteState::Flowing,
             unanswered: 0,
+            pace: Pace::OneByOne,
             last_unsent: 0,
             is_held: false,
             in_turns: false,
@@ -241,7 +252,14 @@ impl Connection {
         }
         let before = received.len();
         let turn = self.read_requests(id, buffer, processes, dropped, received);
-        self.unanswered += received.len() - before;
+        let new = &mut received[before..];
+        self.unanswered += new.len();
+        if new.len() > 1 {
+            self.pace = Pace::Pipelined;
+        }
+        for request in new {
+            request.is_req &= self.pace == Pace::OneByOne;
+        }
         turn.inspect_err(|_| self.read_state = ReadState::Violated)
     }
 

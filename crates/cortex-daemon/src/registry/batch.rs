@@ -8,9 +8,9 @@ use super::answer::Answer;
 use super::input::PeerRequest;
 use crate::peer::ConnectionId;
 
-/// A REQ peer that sends its next request so soon has not given up the one before: it does not wait
-/// for replies at all, and gets all of them.
-const PIPELINING: Duration = Duration::from_millis(50);
+/// A REQ peer that sends its next request so soon has not given up the one before: no client waits
+/// so shortly for a reply. It gets all replies.
+const PIPELINING: Duration = Duration::from_millis(200);
 
 /// The requests that are answered with one commit, and their answers.
 #[derive(Debug, Default)]
