@@ -67,7 +67,7 @@ impl SmallDisk {
         DaemonBuilder::at(test_dir).args([Path::new("--state"), &state]).shell_prelude(&enter)
     }
 
-    /// Moves everything from SQLite's log into the state file.
+    /// Moves everything from the log beside the state file into the file.
     fn remove_log(&self) {
         let pid = self.process.pid().as_raw_nonzero();
         let state = self.mount_point.join("topics.db");
