@@ -383,7 +383,7 @@ fn after_a_boot_only_static_topics_stay_in_a_new_history() {
     assert_eq!(daemon_info(&mut peer).epoch, after.epoch, "the same boot continues the history");
 }
 
-/// Starts and stops a daemon that leaves a state file with one topic, and nothing in SQLite's log.
+/// Starts and stops a daemon that leaves a state file with one topic, and no log beside it that matters.
 fn create_state_file(test_dir: &TestDir) -> (PathBuf, DaemonBuilder) {
     let path = test_dir.path("topics.db");
     let builder = DaemonBuilder::at(test_dir).args([Path::new("--state"), &path]);

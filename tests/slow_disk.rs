@@ -13,7 +13,7 @@ use cortex_tests::slow_disk::SlowDisk;
 use cortex_tests::test_dir::TestDir;
 use rustix::process::Signal;
 
-/// More topics than SQLite takes between two writes to the disk.
+/// More topics than the store takes between two writes to the disk.
 const TOPICS: usize = 1500;
 
 fn large_topic(number: usize) -> TopicInfo {
