@@ -14,6 +14,9 @@
 //! Decoding allocates no memory for a length that the input only claims, and uses no stack for
 //! nested values.
 //!
+//! An [`Address`] says where a client connects to a daemon, a [`ListenAddress`] where a daemon
+//! listens.
+//!
 //! `docs/PROTOCOL.md` of the project describes the format.
 //!
 //! # Example
@@ -42,6 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod address;
 mod command;
 mod encode;
 mod error;
@@ -56,6 +60,9 @@ mod topic_info;
 mod topic_name;
 mod wire_enums;
 
+pub use address::{
+    Address, AddressError, ConnectTarget, ListenAddress, ListenTarget, MAX_SOCKET_PATH,
+};
 pub use command::{DiscoveryCommand, RequestedCommand};
 pub use error::{DecodeError, DecodeErrorKind};
 pub use event::{EncodedEvent, EncodedWatchExt, EventExt};
