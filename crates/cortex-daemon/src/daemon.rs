@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::{Address, Config};
+use cortex_proto::{ListenAddress, ListenTarget};
+
+use crate::config::Config;
 use crate::edge::clock::now;
 use crate::edge::listener::Listener;
 use crate::edge::processes::host;
@@ -91,7 +93,7 @@ impl DiscoveryDaemon {
     }
 
     /// The addresses at which the daemon listens; instead of a port 0 the port that the system chose.
-    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+    pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
         self.event_loop.listeners.iter().map(Listener::address)
     }
 
@@ -205,9 +207,9 @@ impl DiscoveryDaemon {
 }
 
 /// Over TCP the daemon knows no users, and the protocol has no encryption.
-fn warn_if_exposed(address: &Address) {
-    if let Address::Tcp { host, .. } = address
-        && !host.is_loopback()
+fn warn_if_exposed(address: &ListenAddress) {
+    if let ListenTarget::Tcp(ip) = address.target()
+        && !ip.ip().is_loopback()
     {
         tracing::warn!(
             %address,

@@ -26,7 +26,8 @@ mod shared_body;
 mod startup;
 pub mod zmtp;
 
-pub use config::{Address, AddressError, Config, MAX_SOCKET_PATH, State};
+pub use config::{Config, State};
+pub use cortex_proto::{AddressError, ListenAddress, ListenTarget};
 pub use daemon::DiscoveryDaemon;
 pub use edge::descriptors::raise_descriptor_limit;
 pub use edge::listener::ListenError;

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use cortex_daemon::registry::Limits;
 use cortex_daemon::{
-    Address, BindError, Config, DiscoveryDaemon, State, StopHandle, default_state_path,
+    BindError, Config, DiscoveryDaemon, ListenAddress, State, StopHandle, default_state_path,
     raise_descriptor_limit, serve_probe_helper, stop_on_signals,
 };
 use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
@@ -34,10 +34,10 @@ struct Arguments {
         long,
         value_name = "ADDRESS",
         default_value = DEFAULT_DISCOVERY_ADDRESS,
-        help = "The address to listen at: ipc://PATH or tcp://IP:PORT; repeat the option for more \
-                addresses"
+        help = "The address to listen at: ipc://PATH, ipc://@NAME or tcp://IP:PORT; repeat the option \
+                for more addresses"
     )]
-    address: Vec<Address>,
+    address: Vec<ListenAddress>,
 
     /// The lowest log level: `info` logs changes, `debug` also logs every request.
     #[arg(long, value_name = "LEVEL", default_value = "info", ignore_case = true)]

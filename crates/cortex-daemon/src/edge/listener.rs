@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use cortex_proto::{ListenAddress, ListenTarget};
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry as PollRegistry, Token};
@@ -19,7 +20,6 @@ use super::socket_file::{SocketFile, SocketFileError};
 use super::stop::StopHandle;
 use super::stream::Stream;
 use super::tcp_options;
-use crate::config::Address;
 
 /// Why the daemon cannot listen at an address.
 #[derive(Debug, Error)]
@@ -28,7 +28,7 @@ pub enum ListenError {
     #[error("a daemon already runs at {address}{}", in_parentheses(*pid))]
     AlreadyRuns {
         /// The address.
-        address: Address,
+        address: ListenAddress,
         /// The other daemon's process, if the system tells.
         pid: Option<u32>,
     },
@@ -39,7 +39,7 @@ pub enum ListenError {
     )]
     InUse {
         /// The address.
-        address: Address,
+        address: ListenAddress,
         /// The other program's process, if the system tells.
         pid: Option<u32>,
     },
@@ -50,7 +50,7 @@ pub enum ListenError {
     #[error("cannot listen at {address}")]
     System {
         /// The address.
-        address: Address,
+        address: ListenAddress,
         /// The error.
         source: io::Error,
     },
@@ -59,7 +59,7 @@ pub enum ListenError {
 /// A listening socket and its socket file, if it has one.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    address: Address,
+    address: ListenAddress,
     socket: ListenSocket,
     file: Option<SocketFile>,
     /// Whether connections may wait to be accepted. The poll reports only new ones.
@@ -76,7 +76,7 @@ enum ListenSocket {
 
 impl Listener {
     pub(crate) fn bind(
-        address: &Address,
+        address: &ListenAddress,
         mode: Option<u32>,
         stop: &StopHandle,
     ) -> Result<Self, ListenError> {
@@ -90,8 +90,8 @@ impl Listener {
             }
         };
         let mut bound = address.clone();
-        let (socket, file) = match address {
-            Address::Ipc(path) => {
+        let (socket, file) = match address.target() {
+            ListenTarget::Path(path) => {
                 let (file, listener) = SocketFile::create(path, mode, stop).map_err(|error| {
                     if let SocketFileError::AlreadyRuns { pid, .. } = error {
                         ListenError::AlreadyRuns { address: address.clone(), pid }
@@ -101,14 +101,13 @@ impl Listener {
                 })?;
                 (ListenSocket::Unix(UnixListener::from_std(listener)), Some(file))
             }
-            Address::Abstract(name) => {
+            ListenTarget::Abstract(name) => {
                 let listener = listen_abstract(name).map_err(failed)?;
                 (ListenSocket::Unix(UnixListener::from_std(listener)), None)
             }
-            Address::Tcp { host, port } => {
-                let listener = listen_tcp(SocketAddr::new(*host, *port)).map_err(failed)?;
-                let local = listener.local_addr().map_err(failed)?;
-                bound = Address::Tcp { host: local.ip(), port: local.port() };
+            ListenTarget::Tcp(ip) => {
+                let listener = listen_tcp(*ip).map_err(failed)?;
+                bound = listener.local_addr().map_err(failed)?.into();
                 (ListenSocket::Tcp(TcpListener::from_std(listener)), None)
             }
         };
@@ -116,7 +115,7 @@ impl Listener {
     }
 
     /// The address, with the port that the system has chosen.
-    pub(crate) fn address(&self) -> &Address {
+    pub(crate) fn address(&self) -> &ListenAddress {
         &self.address
     }
 
@@ -183,14 +182,14 @@ fn in_parentheses(pid: Option<u32>) -> String {
 
 /// The process that listens at an abstract address.
 #[cfg(target_os = "linux")]
-fn abstract_server(address: &Address) -> Option<u32> {
-    let Address::Abstract(name) = address else { return None };
+fn abstract_server(address: &ListenAddress) -> Option<u32> {
+    let ListenTarget::Abstract(name) = address.target() else { return None };
     let address = rustix::net::SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
     server_at(&address).ok()??.pid
 }
 
 #[cfg(not(target_os = "linux"))]
-fn abstract_server(_address: &Address) -> Option<u32> {
+fn abstract_server(_address: &ListenAddress) -> Option<u32> {
     None
 }
 

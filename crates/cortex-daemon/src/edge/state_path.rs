@@ -4,17 +4,18 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
+use cortex_proto::{ListenAddress, ListenTarget};
+
 use super::credentials::own_uid;
 use super::fnv::Fnv1a;
 use super::users;
-use crate::config::Address;
 
 /// The default path of the state file: in systemd's state directory, or else in the user's. The
 /// user's home directory is `$HOME`, or else that of the user database; for root without one, the
 /// directory is `/var/lib/cortex`. The file name depends on the first address, so that daemons at
 /// different addresses use different files.
 #[must_use]
-pub fn default_path(addresses: &[Address]) -> Option<PathBuf> {
+pub fn default_path(addresses: &[ListenAddress]) -> Option<PathBuf> {
     let uid = own_uid();
     // The daemon creates no home directory.
     let home = || users::home(uid).filter(|home| home.is_absolute() && home.is_dir());
@@ -25,7 +26,7 @@ fn path_from(
     variable: impl Fn(&'static str) -> Option<OsString>,
     home_in_database: impl Fn() -> Option<PathBuf>,
     is_root: bool,
-    addresses: &[Address],
+    addresses: &[ListenAddress],
 ) -> Option<PathBuf> {
     let name = file_name(addresses.first()?);
     // The XDG specification says to ignore relative paths.
@@ -45,15 +46,15 @@ fn path_from(
 }
 
 /// A file name with a readable part of the address and a hash, which differs between addresses.
-fn file_name(address: &Address) -> OsString {
+fn file_name(address: &ListenAddress) -> OsString {
     const MAX_READABLE: usize = 64;
-    let (kind, text) = match address {
+    let (kind, text) = match address.target() {
         // A relative path is a different socket in each working directory.
-        Address::Ipc(path) => {
+        ListenTarget::Path(path) => {
             ("ipc", std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string())
         }
-        Address::Abstract(name) => ("abstract", name.into()),
-        Address::Tcp { host, port } => ("tcp", format!("{host}:{port}").into()),
+        ListenTarget::Abstract(name) => ("abstract", name.into()),
+        ListenTarget::Tcp(ip) => ("tcp", format!("{}:{}", ip.ip(), ip.port()).into()),
     };
     let mut hash = Fnv1a::default();
     hash.write(kind.as_bytes());
@@ -79,7 +80,7 @@ fn file_name(address: &Address) -> OsString {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> Address {
+    fn address(text: &str) -> ListenAddress {
         text.parse().unwrap()
     }
 
@@ -153,7 +154,7 @@ mod tests {
             assert!(!name.starts_with(['.', '-']), "{name}");
         }
         assert_eq!(names[0], "ipc-tmp-cortex-discovery.sock-03292ee6d75d0bb4.db");
-        let long = Address::Ipc(format!("/{}/discovery.sock", "d".repeat(80)).into());
+        let long = address(&format!("ipc:///{}/discovery.sock", "d".repeat(80)));
         let name = file_name(&long).into_string().unwrap();
         assert!(name.contains("dd-discovery.sock-") && name.len() < 100, "{name}");
     }
@@ -161,6 +162,7 @@ mod tests {
     #[test]
     fn a_relative_socket_is_another_one_in_another_directory() {
         let here = std::env::current_dir().unwrap().join("x.sock");
-        assert_eq!(file_name(&address("ipc://x.sock")), file_name(&Address::Ipc(here)));
+        let absolute = address(&format!("ipc://{}", here.display()));
+        assert_eq!(file_name(&address("ipc://x.sock")), file_name(&absolute));
     }
 }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::{Address, MAX_SOCKET_PATH};
+use cortex_proto::{ListenAddress, ListenTarget, MAX_SOCKET_PATH};
+
 use crate::peer::{PeerIdentity, Process};
 use crate::registry::UnknownReason;
 
@@ -93,10 +94,12 @@ pub(crate) struct SharedFolders(Vec<PathBuf>);
 
 impl SharedFolders {
     /// The shared folders of a daemon that listens at these addresses.
-    pub(crate) fn of(addresses: &[Address]) -> Self {
-        let folder = |address: &Address| match address {
-            Address::Ipc(path) => std::path::absolute(path).ok()?.parent().map(Path::to_path_buf),
-            Address::Abstract(_) | Address::Tcp { .. } => None,
+    pub(crate) fn of(addresses: &[ListenAddress]) -> Self {
+        let folder = |address: &ListenAddress| match address.target() {
+            ListenTarget::Path(path) => {
+                std::path::absolute(path).ok()?.parent().map(Path::to_path_buf)
+            }
+            ListenTarget::Abstract(_) | ListenTarget::Tcp(_) => None,
         };
         let folders = addresses.iter().filter_map(folder);
         Self(folders.chain([PathBuf::from(DEFAULT_TOPICS_FOLDER)]).collect())

@@ -106,9 +106,9 @@ fn resolve(name: &str) -> Vec<IpAddr> {
 fn probe_from(process: Process, path: &str, id: ProbeId, reports: &Reports) -> ProbeResult {
     use std::os::fd::AsRawFd as _;
 
+    use cortex_proto::MAX_SOCKET_PATH;
     use rustix::fs::{Mode, OFlags};
 
-    use crate::config::MAX_SOCKET_PATH;
     use crate::edge::processes::identify;
 
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
