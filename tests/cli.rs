@@ -189,6 +189,8 @@ fn exit_codes_distinguish_failures() {
     for (address, arguments, code) in [
         (&refusing.address(), &["ping"][..], 1),
         (&refusing.address(), &["list"], 1),
+        (&"tcp://127.0.0.1:99999".to_owned(), &["ping"], 2),
+        (&"ipc://*".to_owned(), &["list"], 2),
         (&daemon.address().to_owned(), &["nonsense"], 2),
         (&daemon.address().to_owned(), &["list", "--nonsense"], 2),
         (&daemon.address().to_owned(), &["list", "/a["], 2),

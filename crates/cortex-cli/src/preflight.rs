@@ -6,10 +6,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use cortex_client::{Address, ConnectTarget};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
-use crate::address::{Address, Target};
 use crate::error::{CliError, Kind};
 use crate::escape::shell_quote;
 
@@ -45,10 +45,10 @@ pub(crate) fn check(address: &Address, timeout: Duration) -> Result<(), CliError
 /// Connects, and closes the connection at once.
 pub(crate) fn try_connect(address: &Address, timeout: Duration) -> Reachability {
     match address.target() {
-        Target::Path(path) => try_path(path),
-        Target::Abstract(name) => try_abstract(name),
-        Target::Ip(host) => try_tcp(host, timeout),
-        Target::Hostname => Reachability::Unknown,
+        ConnectTarget::Path(path) => try_path(path),
+        ConnectTarget::Abstract(name) => try_abstract(name),
+        ConnectTarget::Ip(host) => try_tcp(host, timeout),
+        ConnectTarget::HostName { .. } => Reachability::Unknown,
     }
 }
 
@@ -127,12 +127,14 @@ fn unreachable_error(
         ),
         Reachability::Refused => error(
             match address.target() {
-                Target::Path(_) => {
+                ConnectTarget::Path(_) => {
                     format!(
                         "no daemon at {at}: the socket file exists, but no process listens there"
                     )
                 }
-                Target::Abstract(_) | Target::Ip(_) | Target::Hostname => {
+                ConnectTarget::Abstract(_)
+                | ConnectTarget::Ip(_)
+                | ConnectTarget::HostName { .. } => {
                     format!("no daemon at {at}: no process listens there")
                 }
             },
@@ -162,7 +164,7 @@ fn unreachable_error(
 
 /// How to start a daemon at the address.
 fn start_hint(address: &Address) -> String {
-    if address.is_default() {
+    if *address == Address::default() {
         "start one with `cortex-discovery`".to_owned()
     } else {
         format!("start one with `cortex-discovery --address {}`", shell_quote(address.as_str()))
@@ -180,10 +182,10 @@ mod tests {
 
     #[test]
     fn every_unreachable_state_has_its_message() {
-        let path = Address::parse("ipc:///run/cortex/my robot.sock").unwrap();
-        let name = Address::parse("ipc://@cortex").unwrap();
-        let host = Address::parse("tcp://10.0.0.5:5550").unwrap();
-        let default = Address::choose(None, None).unwrap();
+        let path = "ipc:///run/cortex/my robot.sock".parse::<Address>().unwrap();
+        let name = "ipc://@cortex".parse().unwrap();
+        let host = "tcp://10.0.0.5:5550".parse().unwrap();
+        let default = Address::default();
         let cases = [
             (&default, Reachability::Missing),
             (&path, Reachability::Missing),

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use crate::address::Address;
+use crate::address::choose_address;
 use crate::args::{self, Cli, Command, GlobalOptions, TopicCommand};
 use crate::commands::{CommandContext, list, lookup, ping, shutdown, wait, watch};
 use crate::error::{CliError, Exit, Kind};
@@ -31,7 +31,7 @@ fn execute(command: Command, global: &GlobalOptions, output: &Output) -> Result<
         output.log_to_stderr();
     }
     let from_environment = std::env::var_os(args::ADDRESS_VARIABLE);
-    let address = Address::choose(global.address.as_deref(), from_environment.as_deref())?;
+    let address = choose_address(global.address.as_deref(), from_environment.as_deref())?;
     let timeout = global.timeout.unwrap_or(command.default_timeout());
     let context = CommandContext { address, timeout, output };
     match command {

@@ -86,8 +86,8 @@ pub use advertise::{Advertisement, Notice};
 pub use blocking::{DiscoveryClient, Watch};
 pub use builder::{DEFAULT_POLL_INTERVAL, DEFAULT_TIMEOUT, DiscoveryClientBuilder};
 pub use cortex_proto::{
-    DEFAULT_DISCOVERY_ADDRESS, EndpointState, EntryExt, EventKind, Hold, RemovalReason,
-    TopicFilter, TopicFilterError, TopicInfo, TopicName,
+    Address, AddressError, ConnectTarget, DEFAULT_DISCOVERY_ADDRESS, EndpointState, EntryExt,
+    EventKind, Hold, RemovalReason, TopicFilter, TopicFilterError, TopicInfo, TopicName,
 };
 pub use error::{Error, Result, UnreadableReply};
 pub use info::{DaemonInfo, TopicDescription};

@@ -9,9 +9,8 @@ pub(crate) mod watch;
 
 use std::time::{Duration, Instant};
 
-use cortex_client::{DiscoveryClient, Error};
+use cortex_client::{Address, ConnectTarget, DiscoveryClient, Error};
 
-use crate::address::{Address, Target};
 use crate::error::{CliError, Kind};
 use crate::output::Output;
 use crate::preflight;
@@ -89,16 +88,18 @@ impl CommandContext<'_> {
     pub(crate) fn no_answer(&self) -> CliError {
         // If the daemon stopped in the meantime, report that. Only for local sockets: this check takes
         // no time there.
-        if let Target::Path(_) | Target::Abstract(_) = self.address.target()
+        if let ConnectTarget::Path(_) | ConnectTarget::Abstract(_) = self.address.target()
             && let Err(gone) = preflight::check(&self.address, Duration::ZERO)
         {
             return gone;
         }
         let hint = match self.address.target() {
-            Target::Path(_) | Target::Abstract(_) | Target::Ip(_) => {
+            ConnectTarget::Path(_) | ConnectTarget::Abstract(_) | ConnectTarget::Ip(_) => {
                 "a process listens there; if it is a busy daemon, allow more time with --timeout"
             }
-            Target::Hostname => "check the host name, and check that a daemon listens there",
+            ConnectTarget::HostName { .. } => {
+                "check the host name, and check that a daemon listens there"
+            }
         };
         let within = humantime::format_duration(self.timeout);
         let message = format!("no answer within {within} from {}", self.address.as_str());
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn every_error_of_the_client_has_its_message_and_exit_code() {
         let output = Output::new(&Cli::try_parse_from(["cortex", "ping"]).unwrap().global);
-        let address = Address::parse("tcp://robot.local:5550").unwrap();
+        let address = "tcp://robot.local:5550".parse().unwrap();
         let context = CommandContext { address, timeout: Duration::from_secs(2), output: &output };
         let topic = || "/camera/image".to_owned();
         let errors = [

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cortex_client::Error;
+use cortex_client::{Address, ConnectTarget, Error};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use crate::address::{Address, Target};
 use crate::args::{Format, ShutdownArgs};
 use crate::commands::CommandContext;
 use crate::error::{CliError, Kind};
@@ -30,7 +29,7 @@ struct ShutdownRecord<'a> {
 pub(crate) fn run(context: &CommandContext<'_>, args: &ShutdownArgs) -> Result<(), CliError> {
     let started = Instant::now();
     let address = context.address.as_str();
-    if args.wait && *context.address.target() == Target::Hostname {
+    if args.wait && matches!(context.address.target(), ConnectTarget::HostName { .. }) {
         return Err(CliError::new(
             Kind::Usage,
             "--wait needs an IP address instead of a host name",
@@ -81,7 +80,7 @@ fn wait_until_stopped(context: &CommandContext<'_>, started: Instant) -> Result<
 /// Whether another daemon can start at the address.
 fn is_stopped(address: &Address, timeout: Duration) -> bool {
     let reachability = preflight::try_connect(address, timeout);
-    if let (Reachability::Refused, Target::Path(path)) = (&reachability, address.target()) {
+    if let (Reachability::Refused, ConnectTarget::Path(path)) = (&reachability, address.target()) {
         // A daemon removes its socket file last. One that was killed leaves the file.
         return !is_locked(path);
     }

@@ -163,10 +163,9 @@ fn table_row<'a>((event, _, reason, topic): &EventFields<'a>) -> [&'a str; HEADE
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
-    use cortex_client::TopicName;
+    use cortex_client::{Address, TopicName};
 
     use super::*;
-    use crate::address::Address;
     use crate::args::{Cli, DEFAULT_TIMEOUT};
     use crate::output::Output;
 
@@ -193,7 +192,7 @@ mod tests {
         for arguments in ["-otable", "-oname", "-ojsonl"] {
             let cli = Cli::try_parse_from(["cortex", arguments, "watch"]).unwrap();
             let output = Output::new(&cli.global);
-            let address = Address::choose(None, None).unwrap();
+            let address = Address::default();
             let context = CommandContext { address, timeout: DEFAULT_TIMEOUT, output: &output };
             let args = WatchArgs { glob: None, no_headers: false };
             let mut printer = EventPrinter::new(&context, &args);
