@@ -93,6 +93,7 @@ fn hello_describes_the_daemon() {
     assert_eq!(info.pid, u64::try_from(pid).ok());
     assert_eq!((info.revision, info.topics), (Some(0), Some(0)));
     assert!(info.uptime_ms.unwrap() < 60_000, "{info:?}");
+    assert_eq!(info.cancel, Some(true));
 
     for name in ["/a", "/b"] {
         let reply = expect_ok(peer.request(&register_with(topic(name, "node"), None, None)));
@@ -364,7 +365,7 @@ fn a_request_for_an_extension_gets_one_also_with_an_error() {
     let daemon = Daemon::start();
     let peer = ZmqPeer::req(daemon.address());
     for (number, has_ext) in
-        [(63, false), (64, true), (66, true), (68, true), (95, true), (96, false)]
+        [(63, false), (64, true), (66, true), (69, true), (95, true), (96, false)]
     {
         let command = RequestedCommand::from_number(number);
         let bare = peer.request(&DiscoveryRequest { command, ..DiscoveryRequest::ping() });

@@ -275,6 +275,133 @@ fn a_req_socket_has_one_parked_request_and_a_dealer_many() {
     assert_eq!(dealer.receive_parts()[0], b"/y");
 }
 
+/// Reads the reply to a CANCEL of the request with this number, which must be the next message.
+fn receive_cancelled(dealer: &ZmqPeer, number: u32) -> u64 {
+    let parts = dealer.receive_parts();
+    assert_eq!(parts[0], number.to_be_bytes(), "a request that was given up is never answered");
+    let reply = decode_response(&parts[2]);
+    assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
+    reply.ext.unwrap().cancelled.unwrap()
+}
+
+#[test]
+fn ten_thousand_requests_that_come_and_go_leave_nothing() {
+    const REQUESTS: u32 = 10_000;
+    const AT_ONCE: u32 = 200;
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
+    let mut publisher = daemon.raw_peer();
+    let since = Some(since_of(&publisher.request(&hello()).unwrap().ext.unwrap()));
+    let dealer = ZmqPeer::dealer(daemon.address());
+    let cancel = DiscoveryRequest::cancel().to_bytes();
+    let send = |number: u32, body: &[u8]| dealer.send_parts(&[&number.to_be_bytes(), b"", body]);
+    for first in (0..REQUESTS).step_by(AT_ONCE as usize) {
+        let numbers = first..first + AT_ONCE;
+        for number in numbers.clone() {
+            let filter = (number % 4 == 1).then(|| format!("/{number}/*"));
+            let ext =
+                RequestExt { filter, since, wait_ms: Some(MINUTE_MS), ..RequestExt::default() };
+            let request = if number % 2 == 0 {
+                DiscoveryRequest::wait(format!("/{number}"), MINUTE_MS)
+            } else {
+                DiscoveryRequest::watch(ext)
+            };
+            send(number, &request.to_bytes());
+        }
+        for number in numbers.clone() {
+            send(number, &cancel);
+        }
+        for number in numbers {
+            assert_eq!(receive_cancelled(&dealer, number), 1);
+        }
+    }
+    assert_eq!(parked_requests(&mut publisher), ParkedRequests::NONE);
+    register(&mut publisher, "/0");
+    send(REQUESTS, &cancel);
+    assert_eq!(receive_cancelled(&dealer, REQUESTS), 0, "no request was parked for this number");
+    // The connection may close, so the daemon counts no unanswered request.
+    drop(dealer);
+    eventually("the daemon has closed the connection", TIMEOUT, || {
+        let counts = publisher.request(&DiscoveryRequest::stats()).unwrap().ext.unwrap().counts;
+        (counts["connections"] == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_cancel_follows_its_request_through_the_deferred_requests() {
+    let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
+    let mut publisher = daemon.raw_peer();
+    for number in 0..100 {
+        let long = format!("ipc:///{}", "x".repeat(1000));
+        let topic = topic_at(&format!("/{number}"), "node", &long);
+        let reply = publisher.request(&register_static(topic)).unwrap();
+        assert_eq!(reply.status, DiscoveryStatus::Ok, "{reply:?}");
+    }
+    // Each LIST with descriptions costs 100 KB, so each batch ends after a few of them.
+    let mut peer = RawPeer::connect(daemon.address()).unwrap();
+    peer.shake_hands("DEALER").unwrap();
+    let mut bytes = Vec::new();
+    for number in 0..30_u8 {
+        let list = DiscoveryRequest::list().with_ext(RequestExt::default());
+        let wait = DiscoveryRequest::wait("/missing", MINUTE_MS);
+        for (frame, request) in
+            [(b"list", list), (b"wait", wait), (b"wait", DiscoveryRequest::cancel())]
+        {
+            let body = request.to_bytes();
+            bytes.extend(raw_peer::message(&[&frame[..], &[number], b"", &body]));
+        }
+    }
+    peer.send(&bytes).unwrap();
+    for number in 0..30_u8 {
+        for (frame, topics, cancelled) in [(b"list", 100, None), (b"wait", 0, Some(1))] {
+            let raw_peer::Traffic::Message(frames) = peer.read_traffic().unwrap() else {
+                panic!("no message")
+            };
+            assert_eq!(frames[..2], [frame.to_vec(), vec![number]]);
+            let reply = decode_response(&frames[3]);
+            assert_eq!(reply.topics.len(), topics);
+            assert_eq!(reply.ext.unwrap().cancelled, cancelled);
+        }
+    }
+    assert_eq!(parked_requests(&mut publisher), ParkedRequests::NONE);
+}
+
+#[test]
+fn no_client_of_a_proxy_ends_the_request_of_another_one() {
+    let daemon = Daemon::start();
+    let mut publisher = daemon.raw_peer();
+    let address = format!("inproc://{}", daemon.address());
+    let context = zmq::Context::new();
+    let (front, back) =
+        (context.socket(zmq::ROUTER).unwrap(), context.socket(zmq::DEALER).unwrap());
+    front.set_linger(0).unwrap();
+    back.set_linger(0).unwrap();
+    front.bind(&address).unwrap();
+    back.connect(daemon.address()).unwrap();
+    let control = context.socket(zmq::PAIR).unwrap();
+    control.bind("inproc://control").unwrap();
+    let proxy_context = context.clone();
+    let proxy = std::thread::spawn(move || {
+        let mut control = proxy_context.socket(zmq::PAIR).unwrap();
+        control.connect("inproc://control").unwrap();
+        let (mut front, mut back) = (front, back);
+        zmq::proxy_steerable(&mut front, &mut back, &mut control).unwrap();
+    });
+    let client = || ZmqPeer::in_context(&context, &address, zmq::DEALER, |_| Ok(()));
+    let (first, second) = (client(), client());
+    let number = 7_u32;
+    let wait = DiscoveryRequest::wait("/x", MINUTE_MS).to_bytes();
+    first.send_parts(&[&number.to_be_bytes(), b"", &wait]);
+    wait_until_parked(&mut publisher, ParkedRequests { waits: 1, watches: 0 });
+    let cancel = DiscoveryRequest::cancel().to_bytes();
+    second.send_parts(&[&number.to_be_bytes(), b"", &cancel]);
+    assert_eq!(receive_cancelled(&second, number), 0);
+    first.send_parts(&[&number.to_be_bytes(), b"", &cancel]);
+    assert_eq!(receive_cancelled(&first, number), 1);
+    assert_eq!(parked_requests(&mut publisher), ParkedRequests::NONE);
+    control.send("TERMINATE", 0).unwrap();
+    proxy.join().unwrap();
+}
+
 /// Suspends the daemon: it finds everything that comes meanwhile at once.
 fn stop(daemon: &Daemon) {
     daemon.signal(Signal::STOP);

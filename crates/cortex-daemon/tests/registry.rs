@@ -240,7 +240,8 @@ fn model(topics: &mut Vec<TopicInfo>, request: &DiscoveryRequest) -> DiscoveryRe
         | DiscoveryCommand::Renew
         | DiscoveryCommand::WaitTopic
         | DiscoveryCommand::WatchTopics
-        | DiscoveryCommand::Stats => {
+        | DiscoveryCommand::Stats
+        | DiscoveryCommand::Cancel => {
             panic!("the sequences have legacy commands that do not end the daemon")
         }
     }

@@ -302,6 +302,7 @@ fn a_ping_with_an_extension_describes_the_daemon() {
         pid: Some(42),
         uptime_ms: Some(3000),
         topics: Some(1),
+        cancel: Some(true),
         ..ResponseExt::default()
     };
     assert_eq!((&*reply.message, reply.ext), ("pong", Some(expected)));

@@ -29,6 +29,9 @@ pub enum DiscoveryCommand {
     Renew = 66,
     /// Get the daemon's counters and gauges (extension, level 1).
     Stats = 67,
+    /// End the parked requests of this connection that have this request's envelope (extension,
+    /// level 1; hello tells whether the daemon knows it).
+    Cancel = 68,
     /// Stop the daemon.
     Shutdown = 99,
 }
@@ -86,6 +89,7 @@ impl fmt::Display for RequestedCommand {
                 DiscoveryCommand::WatchTopics => "WATCH_TOPICS",
                 DiscoveryCommand::Renew => "RENEW",
                 DiscoveryCommand::Stats => "STATS",
+                DiscoveryCommand::Cancel => "CANCEL",
                 DiscoveryCommand::Shutdown => "SHUTDOWN",
             }),
             Self::Unknown(number) => write!(f, "{number}"),
@@ -99,13 +103,13 @@ mod tests {
 
     #[test]
     fn each_number_maps_to_its_command_and_back() {
-        for number in [1, 2, 3, 4, 5, 64, 65, 66, 67, 99] {
+        for number in [1, 2, 3, 4, 5, 64, 65, 66, 67, 68, 99] {
             let command = RequestedCommand::from_number(number);
             assert!(matches!(command, RequestedCommand::Known(_)), "{number} is a command");
             assert_eq!(command.number(), number);
         }
         for number in
-            [0, 6, 42, 63, 68, 95, 98, 100, 256 + 5, -1, i128::from(i64::MIN), i128::from(u64::MAX)]
+            [0, 6, 42, 63, 69, 95, 98, 100, 256 + 5, -1, i128::from(i64::MIN), i128::from(u64::MAX)]
         {
             assert_eq!(RequestedCommand::from_number(number), RequestedCommand::Unknown(number));
         }

@@ -95,6 +95,9 @@ pub struct ResponseExt {
     /// Hello: the number of topics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topics: Option<u64>,
+    /// Hello: true when the daemon knows CANCEL. A daemon of version 0.1.0 does not have the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<bool>,
     /// LOOKUP: the daemon's own information about the topic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<EntryExt>,
@@ -108,6 +111,10 @@ pub struct ResponseExt {
     /// again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub known: Option<bool>,
+    /// CANCEL: the number of parked requests that it has ended. None of them gets a reply. With 0
+    /// the request was answered before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<u64>,
     /// WATCH: true when the response's `topics` are a snapshot, which replaces all that the client
     /// knew before.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,10 +226,12 @@ impl ResponseExt {
                 "pid" => ext.pid = reader.read_optional_unsigned()?,
                 "uptime_ms" => ext.uptime_ms = reader.read_optional_unsigned()?,
                 "topics" => ext.topics = reader.read_optional_unsigned()?,
+                "cancel" => ext.cancel = reader.read_optional_boolean()?,
                 "entry" => ext.entry = EntryExt::read_optional(reader)?,
                 "entries" => ext.entries = EntryExt::read_all(reader)?,
                 "lease_ms" => ext.lease_ms = reader.read_optional_unsigned()?,
                 "known" => ext.known = reader.read_optional_boolean()?,
+                "cancelled" => ext.cancelled = reader.read_optional_unsigned()?,
                 "snapshot" => ext.snapshot = reader.read_optional_boolean()?,
                 "events" => ext.events = EventExt::read_all(reader)?,
                 other => match reader.read_unsigned_or_skip()? {

@@ -130,6 +130,13 @@ impl DiscoveryRequest {
         Self { ext: Some(RequestExt::default()), ..Self::command_only(DiscoveryCommand::Stats) }
     }
 
+    /// CANCEL (extension): ends a parked request. It is sent on the same connection and with the same
+    /// envelope as the WAIT or WATCH that the client gives up, which then gets no reply.
+    #[must_use]
+    pub fn cancel() -> Self {
+        Self { ext: Some(RequestExt::default()), ..Self::command_only(DiscoveryCommand::Cancel) }
+    }
+
     /// Adds an extension. An empty one asks for all information that a level 1 reply adds.
     #[must_use]
     pub fn with_ext(self, ext: RequestExt) -> Self {

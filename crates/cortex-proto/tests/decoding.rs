@@ -522,6 +522,31 @@ fn errors_in_a_watch_name_the_field() {
 }
 
 #[test]
+fn the_keys_of_cancel_have_their_types() {
+    let ext = |key_and_value: &[u8]| {
+        let bytes = message(&[b"\x82\xa6status\0\xa3ext\x81", key_and_value]);
+        DiscoveryResponse::from_bytes(&bytes).map(|response| response.ext.unwrap())
+    };
+    assert_eq!(ext(b"\xa6cancel\xc3").unwrap().cancel, Some(true));
+    assert_eq!(ext(b"\xa6cancel\xc0").unwrap().cancel, None);
+    let cancelled = ext(b"\xa9cancelled\xcd\x01\x00").unwrap();
+    assert_eq!((cancelled.cancelled, cancelled.counts.len()), (Some(256), 0));
+    assert_eq!(ext(b"\xa9cancelled\xc0").unwrap().cancelled, None);
+    for (wrong, message) in [
+        (
+            &b"\xa6cancel\x01"[..],
+            "ext.cancel at byte 21: expected a boolean or nil, found an integer",
+        ),
+        (
+            b"\xa9cancelled\xff",
+            "ext.cancelled at byte 24: expected an unsigned integer of 64 bits, found -1",
+        ),
+    ] {
+        assert_eq!(ext(wrong).unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
 fn unknown_extension_keys_are_skipped_unless_they_are_counts() {
     let bytes = b"\x82\xa6status\0\xa3ext\x84\xa1a\x05\xa1b\xa1x\xa1c\xff\xa1d\x81\xa1e\x05";
     let ext = DiscoveryResponse::from_bytes(bytes).unwrap().ext.unwrap();

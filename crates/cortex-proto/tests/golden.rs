@@ -102,10 +102,12 @@ fn response_ext(fields: &Value) -> Option<ResponseExt> {
         pid: number(&fields["pid"]),
         uptime_ms: number(&fields["uptime_ms"]),
         topics: number(&fields["topics"]),
+        cancel: fields["cancel"].as_bool(),
         entry: fields["entry"].is_object().then(|| entry(&fields["entry"])),
         entries: fields["entries"].as_array().map(|all| all.iter().map(entry).collect()),
         lease_ms: number(&fields["lease_ms"]),
         known: fields["known"].as_bool(),
+        cancelled: number(&fields["cancelled"]),
         snapshot: fields["snapshot"].as_bool(),
         events: fields["events"].as_array().map(|all| all.iter().map(event).collect()),
         counts: ["connections", "waits", "evicted"]

@@ -111,8 +111,9 @@ prop_compose! {
 
 prop_compose! {
     fn response_exts()(
-        numbers: [Option<u64>; 7],
+        numbers: [Option<u64>; 8],
         server in option::of("\\PC{0,40}"),
+        cancel: Option<bool>,
         known: Option<bool>,
         entry in option::of(entries()),
         entries in option::of(vec(entries(), 0..20)),
@@ -120,10 +121,10 @@ prop_compose! {
         events in option::of(vec(events(), 0..5)),
         counts in proptest::collection::btree_map("count_[a-z]{1,9}", any::<u64>(), 0..5),
     ) -> ResponseExt {
-        let [level, epoch, revision, pid, uptime_ms, topics, lease_ms] = numbers;
+        let [level, epoch, revision, pid, uptime_ms, topics, lease_ms, cancelled] = numbers;
         ResponseExt {
-            level, server, epoch, revision, pid, uptime_ms, topics, entry, entries, lease_ms, known,
-            snapshot, events, counts,
+            level, server, epoch, revision, pid, uptime_ms, topics, cancel, entry, entries, lease_ms,
+            known, cancelled, snapshot, events, counts,
         }
     }
 }

@@ -189,6 +189,7 @@ impl SimulatedDaemon {
             | DiscoveryCommand::WaitTopic
             | DiscoveryCommand::WatchTopics
             | DiscoveryCommand::Stats
+            | DiscoveryCommand::Cancel
             | DiscoveryCommand::Shutdown => panic!("the manager never sends {request:?}"),
         }
     }

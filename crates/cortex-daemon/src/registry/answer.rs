@@ -45,6 +45,8 @@ pub(super) enum Answer {
     Snapshot { topics: TopicList, position: Since },
     /// To RENEW.
     Renewed { lease_ms: u64, is_known: bool },
+    /// To CANCEL: the number of parked requests that get no reply.
+    Cancelled { count: usize },
     /// To STATS.
     Stats(Stats),
     /// To SHUTDOWN.
@@ -95,6 +97,17 @@ impl Answer {
         Self::Found { packed, entry: Some(entry.describe(unix_ms)) }
     }
 
+    /// The answer to a request that has been decided twice. A CANCEL has also ended what it found the
+    /// first time.
+    pub(super) fn added_to(self, former: &Self) -> Self {
+        match (self, former) {
+            (Self::Cancelled { count }, Self::Cancelled { count: before }) => {
+                Self::Cancelled { count: count + before }
+            }
+            (answer, _) => answer,
+        }
+    }
+
     /// About how many bytes the reply takes that are not packed yet.
     pub(super) fn cost(&self, cache: &ReplyCache) -> usize {
         let bytes = |topics: &TopicList| topics.iter().map(|packed| packed.len()).sum::<usize>();
@@ -114,6 +127,7 @@ impl Answer {
             | Self::Unregistered { .. }
             | Self::NotFound { .. }
             | Self::Renewed { .. }
+            | Self::Cancelled { .. }
             | Self::Stats(_)
             | Self::ShuttingDown => SMALL_REPLY_BYTES,
         }
@@ -175,6 +189,11 @@ impl Answer {
                 let ext = || ResponseExt { lease_ms, known, ..ResponseExt::default() };
                 plain(ok, "", wants_ext.then(ext))
             }
+            Self::Cancelled { count } => {
+                let cancelled = Some(count as u64);
+                let ext = || ResponseExt { cancelled, ..ResponseExt::default() };
+                plain(ok, "", wants_ext.then(ext))
+            }
             Self::Stats(stats) => return (ok, ReplyBody::Stats(stats)),
             Self::ShuttingDown => plain(ok, "Shutting down", empty_ext()),
             Self::Error { message, .. } => plain(DiscoveryStatus::Error, &message, empty_ext()),
@@ -192,6 +211,7 @@ fn hello(context: &ReplyContext<'_>, revision: u64, topics: u64) -> ResponseExt 
         pid: Some(context.settings.pid.into()),
         uptime_ms: Some(context.now.ms_since(context.started)),
         topics: Some(topics),
+        cancel: Some(true),
         ..ResponseExt::default()
     }
 }

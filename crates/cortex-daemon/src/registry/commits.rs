@@ -143,7 +143,8 @@ impl Registry {
             Decision::Pending { .. } => None,
         };
         self.registrations.rollback(now.instant);
-        let answer = answer.unwrap_or_else(|| requests::not_stored(&request, problem));
+        let not_stored = || requests::not_stored(&request, problem);
+        let answer = answer.map_or_else(not_stored, |answer| answer.added_to(&former));
         if is_given_up {
             self.drop_answer(&request, &answer);
         } else {

@@ -249,12 +249,15 @@ impl Registry {
             started: self.started,
             registrations: &mut self.registrations,
             view,
-            subscriptions: &self.subscriptions,
+            subscriptions: &mut self.subscriptions,
             cache: &mut self.cache,
             counters: &self.counters,
         };
         let (decision, cost) = requests::decide(parts, request, on_doubt, now);
         self.outbox.cost += cost;
+        if let Decision::Answer(Answer::Cancelled { count }) = decision {
+            self.outbox.cancelled(request.reply_to.connection, count);
+        }
         decision
     }
 
@@ -293,7 +296,7 @@ impl Registry {
     fn cancel_waiting(&mut self, connection: ConnectionId) {
         let parked = self.subscriptions.cancel(connection);
         let count = parked + self.registrations.liveness.pending.cancel(connection);
-        self.outbox.effects.cancelled.extend(std::iter::repeat_n(connection, count));
+        self.outbox.cancelled(connection, count);
     }
 
     /// Whether a lease is over. Then the next [`Input::Tick`] must say which requests wait.

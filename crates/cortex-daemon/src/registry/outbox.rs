@@ -44,6 +44,11 @@ impl Outbox {
         self.effects.probe.retain(|probe| probe.revision <= committed);
     }
 
+    /// Notes that requests of a connection that waited get no reply.
+    pub(super) fn cancelled(&mut self, connection: ConnectionId, count: usize) {
+        self.effects.cancelled.extend(std::iter::repeat_n(connection, count));
+    }
+
     /// Turns an answer into a reply, with everything else that follows from it.
     pub(super) fn reply(
         &mut self,
@@ -95,6 +100,7 @@ impl Outbox {
             | Answer::Events(_)
             | Answer::Snapshot { .. }
             | Answer::Renewed { .. }
+            | Answer::Cancelled { .. }
             | Answer::Stats(_) => {}
         }
     }

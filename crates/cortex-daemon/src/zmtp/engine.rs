@@ -50,6 +50,21 @@ struct PartialMessage {
 pub struct Envelope(Vec<u8>);
 
 impl Envelope {
+    /// The envelope of a request with these frames before the delimiter.
+    #[must_use]
+    pub fn of_frames(frames: &[&[u8]]) -> Self {
+        let mut envelope = Self::default();
+        for frame in frames {
+            envelope.push(frame);
+        }
+        envelope
+    }
+
+    fn push(&mut self, frame: &[u8]) {
+        push_message_header(&mut self.0, true, frame.len());
+        self.0.extend_from_slice(frame);
+    }
+
     /// The size in bytes.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
@@ -280,9 +295,8 @@ impl PartialMessage {
             // The last frame of a message without a delimiter, which the engine drops.
             _ if !more => {}
             Payload::Whole(bytes) => {
-                push_message_header(&mut self.envelope.0, true, bytes.len());
-                self.envelope.0.extend_from_slice(bytes);
-                if self.envelope.0.len() > MAX_ENVELOPE {
+                self.envelope.push(bytes);
+                if self.envelope.len() > MAX_ENVELOPE {
                     return Err(Violation::EnvelopeTooLong);
                 }
             }

@@ -96,7 +96,10 @@ pub(crate) struct World {
     pub(crate) refusals: Vec<Refusal>,
     pub(crate) conflicts: Vec<NameConflict>,
     pub(crate) missed: Vec<Miss>,
+    /// The replies with an empty envelope, by connection.
     pub(crate) replies: BTreeMap<usize, DiscoveryResponse>,
+    /// The replies with another envelope.
+    pub(crate) enveloped_replies: Vec<(ReplyTo, DiscoveryResponse)>,
     pub(crate) stopped: bool,
     /// The connections of parked requests that get no reply.
     pub(crate) cancelled: Vec<usize>,
@@ -139,6 +142,7 @@ impl World {
             conflicts: Vec::new(),
             missed: Vec::new(),
             replies: BTreeMap::new(),
+            enveloped_replies: Vec::new(),
             stopped: false,
             cancelled: Vec::new(),
             reply_bytes: 0,
@@ -384,6 +388,10 @@ impl World {
             }
             let response = DiscoveryResponse::from_bytes(&body).unwrap();
             assert_eq!(response.status, reply.status);
+            if reply.to.envelope != Envelope::default() {
+                self.enveloped_replies.push((reply.to, response));
+                continue;
+            }
             let before = self.replies.insert(reply.to.connection.0, response);
             assert_eq!(before, None, "a request is answered once");
         }

@@ -125,6 +125,7 @@ def items():
     whole = {"filter": "/camera/**", "since": since, "wait_ms": 60_000, "limit": 100}
     yield request_item("watch with all there is", 65, ext=whole)
     yield request_item("stats", 67, ext={})
+    yield request_item("cancel", 68, ext={})
 
     hello = {
         "level": 1,
@@ -135,7 +136,8 @@ def items():
         "uptime_ms": 128,
         "topics": 0,
     }
-    yield response_item("hello", 0, "pong", ext=hello)
+    yield response_item("hello of 0.1.0", 0, "pong", ext=hello)
+    yield response_item("hello", 0, "pong", ext={**hello, "cancel": True})
     known = {"uid": 1000, "pid": 300, "hold": "process", "revision": 7, "age_ms": 65536, "endpoint": "alive"}
     unknown = {"uid": None, "pid": None, "hold": "static", "revision": 8, "age_ms": 0, "endpoint": "unknown"}
     yield response_item("description", 0, topic=info(), ext={"entry": known})
@@ -149,6 +151,8 @@ def items():
     yield response_item("held", 0, "Registered topic: /x", ext={"revision": 9, "lease_ms": 10_000})
     yield response_item("renewed", 0, ext={"lease_ms": 10_000, "known": True})
     yield response_item("not known", 0, ext={"lease_ms": 500, "known": False})
+    yield response_item("cancelled", 0, ext={"cancelled": 1})
+    yield response_item("answered before", 0, ext={"cancelled": 0})
     place = {"epoch": 2**64 - 1, "revision": 12}
     there = [info(), info(name="/x")]
     yield response_item("snapshot", 0, topics=there, ext={**place, "snapshot": True})

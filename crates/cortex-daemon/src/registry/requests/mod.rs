@@ -1,5 +1,6 @@
 //! What each request does: a handler for each command, which takes only the parts that it needs.
 
+mod cancel;
 pub(super) mod decision;
 mod list;
 mod lookup;
@@ -34,7 +35,7 @@ pub(super) struct RegistryParts<'a> {
     pub(super) started: Instant,
     pub(super) registrations: &'a mut Registrations,
     pub(super) view: View,
-    pub(super) subscriptions: &'a Subscriptions,
+    pub(super) subscriptions: &'a mut Subscriptions,
     pub(super) cache: &'a mut ReplyCache,
     pub(super) counters: &'a RegistryCounters,
 }
@@ -46,7 +47,7 @@ pub(super) fn decide(
     on_doubt: OnDoubt,
     now: Timestamp,
 ) -> (Decision, usize) {
-    let PeerRequest { peer, request, .. } = request;
+    let PeerRequest { reply_to, peer, request, .. } = request;
     let request = match request {
         Ok(request) => request,
         Err(unreadable) => return (unparsable(&unreadable.problem).into(), 0),
@@ -79,6 +80,7 @@ pub(super) fn decide(
             let uptime_ms = now.ms_since(started);
             stats::stats(registrations, view, subscriptions, counters, uptime_ms).into()
         }
+        DiscoveryCommand::Cancel => cancel::cancel(subscriptions, reply_to).into(),
         DiscoveryCommand::Shutdown => shutdown::shutdown(settings.access, peer).into(),
     };
     (decision, 0)

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use cortex_proto::TopicName;
 
-use crate::peer::ConnectionId;
+use crate::peer::{ConnectionId, ReplyTo};
 use waiters::{Waiter, Waiters};
 
 /// Every parked request, and what must be answered without a change.
@@ -42,6 +42,11 @@ impl Subscriptions {
     /// Forgets the waiters of a connection, and returns how many it had.
     pub(super) fn cancel(&mut self, connection: ConnectionId) -> usize {
         self.waiters.take_connection(connection).len()
+    }
+
+    /// Forgets the waiters with this connection and envelope, and returns how many there were.
+    pub(super) fn cancel_requests(&mut self, reply_to: &ReplyTo) -> usize {
+        self.waiters.take_requests(reply_to).len()
     }
 
     /// Notes that the history of an epoch is lost.

@@ -2,7 +2,7 @@
 //! waiter costs nothing until its condition is met.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -63,7 +63,9 @@ pub(super) struct Waiters {
     /// The watches that several topics may concern.
     by_filter: HashMap<Pattern, BTreeSet<u64>>,
     pattern_bytes: usize,
-    by_connection: HashMap<ConnectionId, BTreeSet<u64>>,
+    /// By connection and then by the hash of the envelope, which may be long.
+    by_request: BTreeSet<(ConnectionId, u64, u64)>,
+    envelope_hash: RandomState,
     users: HashMap<Option<u32>, User>,
     bytes: usize,
 }
@@ -195,7 +197,19 @@ impl Waiters {
 
     /// Takes the waiters of a connection.
     pub(super) fn take_connection(&mut self, connection: ConnectionId) -> Vec<Waiter> {
-        let numbers = self.by_connection.get(&connection).cloned().unwrap_or_default();
+        let of_connection = (connection, 0, 0)..=(connection, u64::MAX, u64::MAX);
+        let requests = self.by_request.range(of_connection);
+        let numbers = requests.map(|(_, _, number)| *number).collect();
+        self.remove_all(numbers)
+    }
+
+    /// Takes the waiters with this connection and envelope.
+    pub(super) fn take_requests(&mut self, to: &ReplyTo) -> Vec<Waiter> {
+        let (connection, hash, _) = self.request_key(to, 0);
+        let with_hash = (connection, hash, 0)..=(connection, hash, u64::MAX);
+        let requests = self.by_request.range(with_hash).map(|(_, _, number)| *number);
+        let has_envelope = |number: &u64| self.by_age.get(number).is_some_and(|it| it.to == *to);
+        let numbers = requests.filter(has_envelope).collect();
         self.remove_all(numbers)
     }
 
@@ -205,12 +219,12 @@ impl Waiters {
 
     fn enter(&mut self, number: u64, mut waiter: Waiter) {
         let bytes = waiter.bytes();
+        self.by_request.insert(self.request_key(&waiter.to, number));
         self.bytes += bytes;
         self.waits += usize::from(waiter.is_wait());
         let user = self.users.entry(waiter.uid).or_default();
         user.bytes += bytes;
         user.waiting.insert(number);
-        self.by_connection.entry(waiter.to.connection).or_default().insert(number);
         self.by_end.insert((waiter.end, number));
         if let Some(name) = waiter.condition.name() {
             self.by_name.entry(name.clone()).or_default().insert(number);
@@ -236,7 +250,7 @@ impl Waiters {
         self.bytes -= bytes;
         self.waits -= usize::from(waiter.is_wait());
         self.by_end.remove(&(waiter.end, number));
-        take_out(&mut self.by_connection, &waiter.to.connection, number);
+        self.by_request.remove(&self.request_key(&waiter.to, number));
         if let Some(name) = waiter.condition.name() {
             take_out(&mut self.by_name, name, number);
         }
@@ -260,6 +274,10 @@ impl Waiters {
 
     fn remove_all(&mut self, numbers: BTreeSet<u64>) -> Vec<Waiter> {
         numbers.into_iter().filter_map(|number| self.remove(number)).collect()
+    }
+
+    fn request_key(&self, to: &ReplyTo, number: u64) -> (ConnectionId, u64, u64) {
+        (to.connection, self.envelope_hash.hash_one(&to.envelope), number)
     }
 
     fn lacks_room_for_pattern(&self, waiter: &Waiter) -> bool {
@@ -350,7 +368,7 @@ mod tests {
         assert_eq!(waiters.counts(), (0, 0));
         assert_eq!((waiters.bytes, waiters.pattern_bytes), (0, 0));
         assert!(waiters.by_name.is_empty() && waiters.by_filter.is_empty());
-        assert!(waiters.by_connection.is_empty() && waiters.users.is_empty());
+        assert!(waiters.by_request.is_empty() && waiters.users.is_empty());
         assert_eq!(waiters.next_end(), None);
     }
 
