@@ -450,6 +450,17 @@ fn an_orphaned_topic_is_probed_before_another_node_is_refused() {
 }
 
 #[test]
+fn another_node_is_refused_as_soon_as_a_probe_finds_the_publisher_of_a_dead_owner() {
+    let mut world = World::new();
+    register(&mut world, local(1, 10), "/a", "n");
+    world.advance_ms(20);
+    world.kill(process(10));
+    // The world gives each probe its result at once, so no time passes.
+    let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "other")));
+    assert_eq!(world.replies[&number].status, DiscoveryStatus::AlreadyExists);
+}
+
+#[test]
 fn another_user_is_refused_only_while_the_owner_runs() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");

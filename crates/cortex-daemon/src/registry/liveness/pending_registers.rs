@@ -81,3 +81,54 @@ impl PendingRegisters {
         self.0.iter().map(|pending| pending.end).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cortex_proto::DiscoveryRequest;
+
+    use super::*;
+    use crate::peer::ReplyTo;
+    use crate::registry::test_time::start;
+    use crate::zmtp::Envelope;
+
+    fn peer(uid: u32) -> PeerIdentity {
+        PeerIdentity { uid: Some(uid), ..PeerIdentity::default() }
+    }
+
+    fn pending(uid: u32, name: &str) -> PendingRegister {
+        let reply_to = ReplyTo { connection: ConnectionId(7), envelope: Envelope::default() };
+        let request = Ok(Box::new(DiscoveryRequest::ping()));
+        PendingRegister {
+            request: PeerRequest { reply_to, peer: peer(uid), is_req: false, request },
+            name: TopicName::new(name).unwrap(),
+            revision: 1,
+            end: start() + MAX_REGISTER_WAIT,
+        }
+    }
+
+    #[test]
+    fn each_user_and_all_users_together_have_a_bound() {
+        let mut registers = PendingRegisters::default();
+        for uid in 0..4 {
+            for number in 0..MAX_PER_USER {
+                assert!(registers.have_room_for(&peer(uid)));
+                assert!(registers.have_room_for(&peer(5)));
+                assert_eq!(registers.len(), uid as usize * MAX_PER_USER + number);
+                registers.add(pending(uid, "/a"));
+            }
+            assert!(!registers.have_room_for(&peer(uid)));
+        }
+        assert!(!registers.have_room_for(&peer(5)), "{} wait", registers.len());
+    }
+
+    #[test]
+    fn a_name_is_contained_as_long_as_a_register_of_it_waits() {
+        let mut registers = PendingRegisters::default();
+        let names = ["/a", "/b"].map(|name| TopicName::new(name).unwrap());
+        registers.add(pending(1, "/a"));
+        assert_eq!(names.each_ref().map(|name| registers.contains(name)), [true, false]);
+        assert_eq!(registers.cancel(ConnectionId(7)), 1);
+        assert!(!registers.contains(&names[0]));
+        assert_eq!((registers.len(), registers.next_end()), (0, None));
+    }
+}

@@ -1,3 +1,4 @@
+use super::looks::Awaits;
 use super::*;
 use crate::peer::Process;
 use crate::registry::input::UnknownReason;
@@ -207,8 +208,19 @@ fn a_rollback_leaves_no_schedule_for_a_topic_that_the_batch_has_registered() {
 fn a_probe_under_way_is_not_rescheduled() {
     let (mut liveness, now) = (liveness(), start());
     liveness.observe(name("/a"), ProbeSchedule::unseen(now));
+    assert!(!liveness.is_probing());
     liveness.take_due(now);
+    assert!(liveness.is_probing());
     liveness.reschedule(&name("/a"), now);
     liveness.reschedule(&name("/not probed"), now);
     assert_eq!(liveness.next_probe(), None);
+}
+
+#[test]
+fn a_dead_topic_is_neither_probed_nor_looked_at() {
+    let (mut liveness, now) = (liveness(), start());
+    liveness.observe(name("/a"), ProbeSchedule::orphaned(now));
+    liveness.looks.set(name("/a"), Awaits::OrphanVerdict);
+    liveness.forget(&name("/a"));
+    assert_eq!((liveness.next_probe(), liveness.looks.get(&name("/a"))), (None, None));
 }
