@@ -461,6 +461,19 @@ fn another_node_is_refused_as_soon_as_a_probe_finds_the_publisher_of_a_dead_owne
 }
 
 #[test]
+fn an_unseen_owner_keeps_its_name_when_no_probe_has_ended() {
+    let mut world = World::new();
+    world.delayed_probes = Some(Vec::new());
+    register(&mut world, REMOTE, "/a", "n");
+    let number = world.send(local(1, 11), DiscoveryRequest::register(info("/a", "other")));
+    assert_eq!(world.replies.get(&number), None, "it waits");
+    assert_eq!(world.registry.next_answer(), Some(world.now.instant + Duration::from_millis(300)));
+    world.advance_ms(300);
+    assert_eq!(world.replies.remove(&number).unwrap().status, DiscoveryStatus::AlreadyExists);
+    assert_eq!((evictions(&world), world.names()), (vec![], vec!["/a".to_owned()]));
+}
+
+#[test]
 fn another_user_is_refused_only_while_the_owner_runs() {
     let mut world = World::new();
     register(&mut world, local(1, 10), "/a", "n");

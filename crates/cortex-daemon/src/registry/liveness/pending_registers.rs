@@ -122,6 +122,19 @@ mod tests {
     }
 
     #[test]
+    fn the_first_end_counts() {
+        let mut registers = PendingRegisters::default();
+        assert_eq!(registers.next_end(), None);
+        let first = pending(1, "/a");
+        let (end, later) = (first.end, first.end + Duration::from_millis(1));
+        registers.add(PendingRegister { end: later, ..pending(1, "/b") });
+        registers.add(first);
+        assert_eq!(registers.next_end(), Some(end));
+        assert_eq!(registers.take(|pending| pending.end <= end).len(), 1);
+        assert_eq!(registers.next_end(), Some(later));
+    }
+
+    #[test]
     fn a_name_is_contained_as_long_as_a_register_of_it_waits() {
         let mut registers = PendingRegisters::default();
         let names = ["/a", "/b"].map(|name| TopicName::new(name).unwrap());

@@ -176,7 +176,7 @@ fn a_restored_endpoint_that_is_dead_twice_was_closed_while_no_daemon_ran() {
     assert_eq!(probe(&mut liveness, ProbeResult::Dead, None, None).0, Verdict::Stays);
     let (verdict, now) = probe(&mut liveness, ProbeResult::Dead, None, None);
     assert_eq!(verdict, Verdict::Evict(EvictionReason::EndpointDead));
-    assert!(now < start() + Duration::from_millis(100));
+    assert_eq!(now, start() + Duration::from_millis(50), "some time apart, and soon");
     liveness.observe(name("/a"), ProbeSchedule::restored(start()));
     assert_eq!(probe(&mut liveness, ProbeResult::Silent, HELPER, None).0, Verdict::Served(HELPER));
     assert_eq!(liveness.next_probe(), None);
