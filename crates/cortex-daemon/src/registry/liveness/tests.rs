@@ -224,3 +224,30 @@ fn a_dead_topic_is_neither_probed_nor_looked_at() {
     liveness.forget(&name("/a"));
     assert_eq!((liveness.next_probe(), liveness.looks.get(&name("/a"))), (None, None));
 }
+
+#[test]
+fn a_rollback_keeps_what_is_committed() {
+    let (mut liveness, now) = (liveness(), start());
+    liveness.replace(&name("/a"), Some(ProbeSchedule::unseen(now)));
+    liveness.begin_commit();
+    liveness.replace(&name("/b"), Some(ProbeSchedule::unseen(now)));
+    liveness.commit();
+    liveness.rollback(now);
+    assert_eq!(liveness.take_due(now), [name("/a")]);
+}
+
+#[test]
+fn a_rollback_begins_the_probes_again_that_were_under_way() {
+    let (mut liveness, now) = (liveness(), start());
+    liveness.observe(name("/a"), ProbeSchedule::unseen(now));
+    liveness.observe(name("/b"), ProbeSchedule::record_listener(now));
+    let due = liveness.agenda.last().cloned();
+    assert_eq!(liveness.take_due(now), [name("/a")]);
+    for topic in ["/a", "/b"] {
+        liveness.replace(&name(topic), None);
+    }
+    let later = now + Duration::from_millis(1);
+    liveness.rollback(later);
+    assert_eq!((liveness.next_probe(), liveness.is_probing()), (Some(later), false));
+    assert_eq!(liveness.agenda.last().cloned(), due, "this probe had not begun");
+}
