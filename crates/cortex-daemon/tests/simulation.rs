@@ -274,7 +274,8 @@ impl Simulation {
             let is_unseen = known.owner.process.is_none();
             let is_probed = is_unseen || has_exited || known.is_to_be_recorded;
             known.is_dead = is_dead;
-            known.is_restored = false;
+            // A probe that fails judges nothing, and is repeated.
+            known.is_restored &= result == ProbeResult::Unknown(UnknownReason::Failure);
             known.is_to_be_recorded &= full && is_served;
             if known.hold == 1 && is_served && is_probed && !full && !is_dead {
                 known.found_alive = true;
