@@ -739,3 +739,23 @@ fn a_script_s_registration_for_a_publisher_outlives_a_restart_without_a_record()
     world.advance(60);
     assert_eq!(world.names(), ["/a"], "the publisher is older than the registration");
 }
+
+#[test]
+fn an_eviction_that_cannot_be_stored_is_tried_once_a_second() {
+    let mut world = World::new();
+    let topic = info("/a", "n");
+    world.set_endpoint(&topic.address, ProbeResult::Dead);
+    world.call(local(1, 10), DiscoveryRequest::register(topic));
+    world.disk_is_full = true;
+    world.kill(process(10));
+    assert_eq!(world.registry.counters().not_stored, 1);
+    for second in 1..4 {
+        world.advance_ms(900);
+        assert_eq!(world.registry.counters().not_stored, second, "after 0.9 s");
+        world.advance_ms(100);
+        assert_eq!(world.registry.counters().not_stored, second + 1, "after 1 s");
+    }
+    world.disk_is_full = false;
+    world.advance_ms(1000);
+    assert_eq!(world.stored.len(), 0);
+}
