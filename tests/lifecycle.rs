@@ -19,7 +19,7 @@ use cortex_tests::messages::{decode_response, register_static, topic, topic_name
 use cortex_tests::process::Process;
 use cortex_tests::raw_peer::{self, RawPeer};
 use cortex_tests::test_dir::{TestDir, ipc_address};
-use cortex_tests::{binaries, report_skipped};
+use cortex_tests::{binaries, python, report_skipped};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
@@ -84,6 +84,17 @@ fn the_socket_file_goes_after_the_state_file_is_closed() {
     flock(&state, FlockOperation::NonBlockingLockExclusive).unwrap();
     assert_eq!(daemon.wait().code, Some(0));
     assert!(!test_dir.lock_file().exists());
+}
+
+#[test]
+fn a_child_of_a_daemon_that_has_ended_does_not_count_as_a_running_daemon() {
+    let test_dir = TestDir::new();
+    let socket = test_dir.socket();
+    let output = python::run("leftover_child.py", &[socket.to_str().unwrap()]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    // The child lives until a program connects, so no other one does before the daemon serves.
+    let daemon = DaemonBuilder::at(&test_dir).log_level(Some("info")).spawn();
+    daemon.stderr_line("the daemon serves", |line| line.contains("serving").then_some(()));
 }
 
 /// Locks a file as a daemon that is ending does.

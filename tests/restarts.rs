@@ -302,7 +302,8 @@ fn a_kill_at_any_moment_of_a_start_keeps_the_history() {
         // A start takes some milliseconds.
         thread::sleep(Duration::from_micros(250 * step));
         process.signal(Signal::KILL);
-        assert_eq!(process.wait().signal, Some(9));
+        let output = process.wait();
+        assert_eq!(output.signal, Some(9), "{}", output.stderr);
     }
     let after = daemon_info(&mut builder.start().raw_peer());
     assert_eq!((after.epoch, after.revision), (before.epoch, before.revision));

@@ -20,6 +20,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
+use rustix::process::{Pid, test_kill_process};
 
 use super::credentials::own_uid;
 use super::files::{FileIdentity, with_suffix};
@@ -192,7 +193,12 @@ fn take_lock(
 ) -> Result<OwnedFd, SocketFileError> {
     let path = PathBuf::from(with_suffix(socket.as_os_str(), ".lock"));
     let is_locked = |error: &SocketFileError| matches!(error, SocketFileError::Locked(_));
-    wait_for_lock(stop, is_locked, || {
+    let is_ending = |error: &SocketFileError| {
+        let of_ended =
+            matches!(error, SocketFileError::AlreadyRuns { pid: Some(pid), .. } if has_ended(*pid));
+        of_ended || is_locked(error)
+    };
+    wait_for_lock(stop, is_ending, || {
         lock_exclusively(&path, directory, name).map_err(|error| match server_at_path(socket) {
             Ok(Some(Server { pid })) => {
                 SocketFileError::AlreadyRuns { path: socket.to_owned(), pid }
@@ -201,6 +207,14 @@ fn take_lock(
             _ => error,
         })
     })
+}
+
+/// Whether no process has this pid any more. A daemon that was killed while it started its probe
+/// helper leaves a child that holds the socket and the lock, for a moment: until it executes the
+/// helper.
+fn has_ended(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 /// Checks that the path is free, or leads to a socket of this user where no daemon listens. Returns
