@@ -22,6 +22,7 @@ use super::listener::Listener;
 use super::processes::Processes;
 use super::silence::SilenceChecks;
 use super::stream::Stream;
+use super::unread::{UnreadMemory, over_limit};
 use crate::peer::{ConnectionId, ReplyTo};
 use crate::registry::{PeerRequest, WaitingRequests};
 use crate::zmtp::Violation;
@@ -35,10 +36,6 @@ const MAX_ROUND_ACCEPTS: usize = 256;
 /// How long the daemon accepts no connections after the system could not give it one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const READ_BUFFER: usize = 64 * 1024;
-/// The most memory for unread replies, in bytes.
-const MAX_UNREAD: usize = 256 * 1024 * 1024;
-/// The daemon counts the memory of unread replies again after this many more bytes.
-const MEMORY_COUNT_STEP: usize = 32 * 1024 * 1024;
 
 /// The connections of all peers.
 pub(crate) struct Connections {
@@ -51,11 +48,7 @@ pub(crate) struct Connections {
     unsent: Vec<ConnectionId>,
     /// The connections that have ended since [`take_disconnected`](Self::take_disconnected).
     disconnected: Vec<ConnectionId>,
-    /// The number of unsent bytes. A reply that several connections share counts for each of them,
-    /// so this is an upper bound for the memory.
-    unsent_bytes: usize,
-    /// With this many unsent bytes the daemon counts their memory.
-    next_memory_count: usize,
+    unread_memory: UnreadMemory,
     /// The deadlines of the handshakes, the earliest first.
     handshakes: VecDeque<(Instant, ConnectionId)>,
     silence_checks: SilenceChecks,
@@ -79,8 +72,7 @@ impl Connections {
             turns: VecDeque::new(),
             unsent: Vec::new(),
             disconnected: Vec::new(),
-            unsent_bytes: 0,
-            next_memory_count: MAX_UNREAD,
+            unread_memory: UnreadMemory::new(),
             handshakes: VecDeque::new(),
             silence_checks: SilenceChecks::default(),
             limit,
@@ -265,32 +257,25 @@ impl Connections {
         let Some(connection) = self.by_id.get_mut(&id) else { return };
         let unsent = connection.unsent();
         let before = std::mem::replace(&mut connection.last_unsent, unsent);
-        self.unsent_bytes = self.unsent_bytes - before + unsent;
+        self.unread_memory.change(before, unsent);
     }
 
     /// Closes the connections with the most unread replies, when all unread replies take too much
     /// memory. Their peers may connect again.
     fn limit_unread(&mut self) {
-        if self.unsent_bytes < self.next_memory_count {
-            self.next_memory_count =
-                (self.unsent_bytes + MEMORY_COUNT_STEP).clamp(MAX_UNREAD, self.next_memory_count);
+        if !self.unread_memory.must_count() {
             return;
         }
         let mut seen = HashSet::new();
         let memory = |(id, connection): (&ConnectionId, &mut Connection)| {
             (connection.unsent_memory(&mut seen), *id)
         };
-        let mut unread: Vec<_> = self.by_id.iter_mut().map(memory).collect();
-        unread.sort_unstable();
-        let mut total: usize = unread.iter().map(|(memory, _)| memory).sum();
-        while total > MAX_UNREAD
-            && let Some((memory, id)) = unread.pop()
-        {
-            total -= memory;
+        let unread = self.by_id.iter_mut().map(memory).collect();
+        for (memory, id) in over_limit(unread) {
             self.record_violation(id, &Violation::TooMuchUnread(memory), now());
             self.close(id);
         }
-        self.next_memory_count = MAX_UNREAD.max(self.unsent_bytes + MEMORY_COUNT_STEP);
+        self.unread_memory.counted();
     }
 
     /// Accepts connections, and closes those that are over the limit.
@@ -416,7 +401,7 @@ impl Connections {
     fn close(&mut self, id: ConnectionId) {
         let Some(mut connection) = self.by_id.remove(&id) else { return };
         tracing::trace!(connection = id.0, "disconnected");
-        self.unsent_bytes -= connection.last_unsent;
+        self.unread_memory.change(connection.last_unsent, 0);
         // Its parked requests need no reply.
         self.disconnected.push(id);
         self.silence_checks.remove(id);

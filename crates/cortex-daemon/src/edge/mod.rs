@@ -29,4 +29,5 @@ pub(crate) mod store_thread;
 mod stream;
 mod tcp_options;
 mod tokens;
+mod unread;
 mod users;
