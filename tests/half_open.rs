@@ -21,6 +21,33 @@ fn connections(peer: &mut RawPeer) -> u64 {
     stats.ext.unwrap().counts["connections"]
 }
 
+/// Their replies take more bytes than the kernel's buffers.
+const LISTS: usize = 40;
+const LONG_TOPICS: usize = 1000;
+
+fn many_lists() -> Vec<u8> {
+    raw_peer::request_message(&DiscoveryRequest::list().to_bytes()).repeat(LISTS)
+}
+
+/// Reads the replies to [`many_lists`], each with all topics of [`register_long_topics`].
+fn read_many_lists(peer: &mut RawPeer) {
+    for _ in 0..LISTS {
+        let topics = decode_response(&peer.read_reply().unwrap()).topics;
+        assert!(topics.len() >= LONG_TOPICS, "{} topics", topics.len());
+    }
+}
+
+fn long_address() -> String {
+    format!("ipc:///{}", "x".repeat(500))
+}
+
+fn register_long_topics(peer: &mut RawPeer) {
+    for number in 0..LONG_TOPICS {
+        let register = register_static(topic_at(&format!("/{number}"), "node", &long_address()));
+        peer.request(&register).unwrap();
+    }
+}
+
 #[test]
 fn the_slots_of_peers_behind_a_cut_cable_are_free_within_a_minute() {
     if !network::can_make() {
@@ -71,25 +98,68 @@ fn the_slots_of_peers_behind_a_cut_cable_are_free_within_a_minute() {
 }
 
 #[test]
+fn the_slots_of_blocked_peers_behind_a_cut_cable_are_free_within_a_minute() {
+    const WAITS: usize = 600;
+    if !network::can_make() {
+        return;
+    }
+    let test_dir = TestDir::new();
+    let daemon = DaemonBuilder::at(&test_dir)
+        .shell_prelude(IN_OWN_NETWORK)
+        .args(["--address", network::DAEMON])
+        .start();
+    let network = Network::at_the_other_end(daemon.process());
+    let mut local = daemon.raw_peer();
+    register_long_topics(&mut local);
+    let mut stalled = connect_from(daemon.process());
+    stalled.send(&many_lists()).unwrap();
+    let mut cut: Vec<_> = (0..6).map(|_| network.connect()).collect();
+    let (with_full_window, waiting) = cut.split_at_mut(3);
+    for peer in with_full_window {
+        peer.send(&many_lists()).unwrap();
+    }
+    let wait = raw_peer::request_message(&DiscoveryRequest::wait("/after", 60_000).to_bytes());
+    for peer in waiting {
+        peer.send(&wait.repeat(WAITS)).unwrap();
+    }
+    eventually("the windows are full, and the requests are parked", MAX_SLOT_TIME, || {
+        let counts = local.request(&DiscoveryRequest::stats()).unwrap().ext.unwrap().counts;
+        let is_ready = counts["waits"] == 3 * WAITS as u64 && full_windows(&daemon) == 4;
+        is_ready.then_some(())
+    });
+
+    network.run("ip link set cut1 down");
+    let since = Instant::now();
+    // The replies to the parked requests fill the send buffers after the cut.
+    local.request(&register_static(topic_at("/after", "node", &long_address()))).unwrap();
+    eventually("the slots are free", MAX_SLOT_TIME, || {
+        (connections(&mut local) == 2).then_some(())
+    });
+    report_measurement(&format!("6 slots were free {:?} after the cut", since.elapsed()));
+    // The peer that is there has read nothing all the time.
+    read_many_lists(&mut stalled);
+}
+
+/// The number of TCP connections in the daemon's network whose peers have full windows: the kernel
+/// has a timer for zero-window probes.
+fn full_windows(daemon: &Daemon) -> usize {
+    let pid = daemon.process().pid().as_raw_nonzero();
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    table.lines().filter(|row| row.contains(" 04:")).count()
+}
+
+#[test]
 fn a_peer_that_reads_nothing_for_half_a_minute_gets_every_reply() {
-    const LISTS: usize = 40;
     let daemon = Daemon::start_tcp();
     let mut publisher = daemon.raw_peer();
-    for number in 0..1000 {
-        let address = format!("ipc:///{}", "x".repeat(500));
-        let register = register_static(topic_at(&format!("/{number}"), "node", &address));
-        publisher.request(&register).unwrap();
-    }
+    register_long_topics(&mut publisher);
     let mut stalled = daemon.raw_peer();
-    let list = raw_peer::request_message(&DiscoveryRequest::list().to_bytes());
-    stalled.send(&list.repeat(LISTS)).unwrap();
+    stalled.send(&many_lists()).unwrap();
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(35) {
         // The stalled peer's window is full, but its host answers.
         assert!(publisher.read_within(Duration::from_millis(500)).unwrap().is_some());
         publisher.ping().unwrap();
     }
-    for _ in 0..LISTS {
-        assert_eq!(decode_response(&stalled.read_reply().unwrap()).topics.len(), 1000);
-    }
+    read_many_lists(&mut stalled);
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event as PollEvent;
 use mio::{Interest, Registry as PollRegistry, Token};
 
+use super::blocked_peers::BlockedPeer;
 use super::credentials::Credentials;
 use super::decode::{Source, decode};
 use super::processes::Processes;
@@ -167,6 +168,17 @@ impl Connection {
         // Under backpressure, or when the daemon stood still, bytes wait that it has not read.
         let end = if end <= now && self.stream.has_input() { now + ttl } else { end };
         (!is_ended).then_some(end)
+    }
+
+    /// Whether this is a TCP connection that takes no more bytes.
+    pub(super) fn is_blocked_tcp(&self) -> bool {
+        self.write_state == WriteState::Blocked && self.stream.is_tcp()
+    }
+
+    /// What the check of a blocked TCP connection needs.
+    pub(super) fn blocked_peer(&self, id: ConnectionId) -> Option<BlockedPeer> {
+        let inode = self.is_blocked_tcp().then(|| self.stream.inode().ok())??;
+        Some(BlockedPeer { id, inode, heard_at: self.heard_at })
     }
 
     /// Whether the handshake is done.

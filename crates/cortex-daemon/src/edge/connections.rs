@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event as PollEvent;
 use mio::{Interest, Registry as PollRegistry, Token};
 
+use super::blocked_peers::BlockedPeerChecks;
 use super::clock::now;
 use super::connection::Connection;
 use super::connection_counters::ConnectionCounters;
@@ -52,6 +53,7 @@ pub(crate) struct Connections {
     /// The deadlines of the handshakes, the earliest first.
     handshakes: VecDeque<(Instant, ConnectionId)>,
     silence_checks: SilenceChecks,
+    blocked_peer_checks: BlockedPeerChecks,
     limit: usize,
     per_user: HashMap<Option<u32>, usize>,
     reserve: ReserveDescriptor,
@@ -75,6 +77,7 @@ impl Connections {
             unread_memory: UnreadMemory::new(),
             handshakes: VecDeque::new(),
             silence_checks: SilenceChecks::default(),
+            blocked_peer_checks: BlockedPeerChecks::default(),
             limit,
             per_user: HashMap::new(),
             reserve: ReserveDescriptor::new(),
@@ -116,7 +119,8 @@ impl Connections {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
         let silence = self.silence_checks.next_due();
-        handshake.into_iter().chain(silence).chain(self.accept_retry_at).min()
+        let blocked = self.blocked_peer_checks.next_due();
+        [handshake, silence, blocked, self.accept_retry_at].into_iter().flatten().min()
     }
 
     /// Whether the daemon accepts no connections for a moment.
@@ -237,6 +241,9 @@ impl Connections {
             connection.in_unsent = false;
             let had_backpressure = connection.has_backpressure();
             let sent = connection.send(&self.poll_registry, id);
+            if connection.is_blocked_tcp() {
+                self.blocked_peer_checks.begin(now());
+            }
             match sent {
                 Err(error) => {
                     tracing::debug!(connection = id.0, %error, "the peer reads no more replies");
@@ -306,8 +313,8 @@ impl Connections {
         }
     }
 
-    /// Closes the connections whose handshake has taken too long, and those whose peers have been
-    /// silent for the time to live of their heartbeats.
+    /// Closes the connections whose handshake has taken too long, those whose peers have been
+    /// silent for the time to live of their heartbeats, and blocked ones to hosts that are gone.
     pub(crate) fn expire(&mut self, now: Instant) {
         while let Some(&(deadline, id)) = self.handshakes.front()
             && deadline <= now
@@ -327,6 +334,14 @@ impl Connections {
                     self.close(id);
                 }
                 None => {}
+            }
+        }
+        if self.blocked_peer_checks.is_due(now) {
+            let blocked = self.by_id.iter().filter_map(|(id, peer)| peer.blocked_peer(*id));
+            let blocked: Vec<_> = blocked.collect();
+            for id in self.blocked_peer_checks.check(&blocked, now) {
+                tracing::debug!(connection = id.0, "the peer's host does not answer");
+                self.close(id);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! All input and output: sockets, files, processes, signals, the clock.
 
+mod blocked_peers;
 pub(crate) mod clock;
 mod connection;
 mod connection_counters;
@@ -28,6 +29,7 @@ pub(crate) mod store;
 pub(crate) mod store_thread;
 mod stream;
 mod tcp_options;
+mod tcp_table;
 mod tokens;
 mod unread;
 mod users;

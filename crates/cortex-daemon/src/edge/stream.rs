@@ -67,6 +67,19 @@ impl Stream {
         }
     }
 
+    pub(super) fn is_tcp(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
+    /// The inode of the socket.
+    pub(super) fn inode(&self) -> io::Result<u64> {
+        let stat = match self {
+            Self::Unix(stream) => rustix::fs::fstat(stream),
+            Self::Tcp(stream) => rustix::fs::fstat(stream),
+        };
+        Ok(stat?.st_ino)
+    }
+
     pub(super) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Unix(stream) => stream.write_vectored(slices),

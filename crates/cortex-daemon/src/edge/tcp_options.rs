@@ -35,7 +35,8 @@ pub(super) fn set(stream: &TcpStream) {
 
 /// Limits how long replies may be unacknowledged. Linux applies the limit also to a peer that is
 /// there and reads nothing, such as a program in a debugger. So the daemon lifts it when the
-/// connection takes no more bytes; then a host that has gone is noticed after some 15 minutes.
+/// connection takes no more bytes, and checks the connection itself: see
+/// [`blocked_peers`](super::blocked_peers).
 pub(super) fn limit_unacknowledged(stream: &TcpStream, is_limited: bool) {
     #[cfg(target_os = "linux")]
     {
