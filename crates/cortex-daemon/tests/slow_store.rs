@@ -256,3 +256,22 @@ fn a_probe_begins_only_for_a_registration_that_is_committed() {
     assert!(world.replies.contains_key(&number));
     assert_eq!(world.delayed_probes.as_ref().unwrap().len(), 1);
 }
+
+fn snapshot(world: &mut World) -> Vec<String> {
+    let reply = world.call(REMOTE, DiscoveryRequest::watch(RequestExt::default()));
+    reply.topics.into_iter().map(|info| info.name.to_string()).collect()
+}
+
+#[test]
+fn a_snapshot_that_is_asked_for_again_lacks_a_topic_that_died_during_the_commit() {
+    let mut world = World::new();
+    let topic = info("/a", "n");
+    world.set_endpoint(&topic.address, ProbeResult::Dead);
+    world.call(local(ME, 11), DiscoveryRequest::register(topic));
+    world.advance(1);
+    world.commit_rounds = usize::MAX;
+    register(&mut world, "/c");
+    assert_eq!(snapshot(&mut world), ["/a"]);
+    world.kill(process(11));
+    assert_eq!(snapshot(&mut world), [""; 0]);
+}

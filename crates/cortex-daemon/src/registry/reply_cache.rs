@@ -17,6 +17,8 @@ pub(super) struct ReplyCache {
 struct CachedSnapshot {
     position: Since,
     filter: Option<Arc<TopicFilter>>,
+    /// The list of all topics. An eviction that is not committed hides a topic, and moves no position.
+    all: TopicList,
     topics: TopicList,
     body: Option<Arc<[u8]>>,
 }
@@ -43,25 +45,30 @@ impl ReplyCache {
         body
     }
 
-    /// The topics that pass a filter at a position, when they were the last ones asked for.
+    /// The topics of the list `all` that pass a filter at a position, when they were the last ones
+    /// asked for.
     pub(super) fn snapshot_topics(
         &self,
         position: Since,
         filter: Option<&Arc<TopicFilter>>,
+        all: &TopicList,
     ) -> Option<TopicList> {
         let known = self.snapshot.as_ref()?;
-        let is_same = known.position == position && known.filter.as_ref() == filter;
+        let is_same = known.position == position
+            && known.filter.as_ref() == filter
+            && Arc::ptr_eq(&known.all, all);
         is_same.then(|| Arc::clone(&known.topics))
     }
 
-    /// Keeps the topics that pass a filter at a position.
+    /// Keeps the topics of the list `all` that pass a filter at a position.
     pub(super) fn keep_snapshot(
         &mut self,
         position: Since,
         filter: Option<Arc<TopicFilter>>,
+        all: TopicList,
         topics: TopicList,
     ) {
-        self.snapshot = Some(CachedSnapshot { position, filter, topics, body: None });
+        self.snapshot = Some(CachedSnapshot { position, filter, all, topics, body: None });
     }
 
     /// Whether the snapshot of these topics is packed already.
@@ -114,18 +121,19 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_belongs_to_its_position_and_its_filter() {
-        let (mut cache, list) = (ReplyCache::default(), topics(2));
+    fn a_snapshot_belongs_to_its_position_its_filter_and_its_list() {
+        let (mut cache, all, list) = (ReplyCache::default(), topics(3), topics(2));
         let position = Since { epoch: 1, revision: 2 };
         let filter = Some(Arc::new(TopicFilter::new("/*").unwrap()));
-        cache.keep_snapshot(position, filter.clone(), Arc::clone(&list));
-        assert!(cache.snapshot_topics(position, filter.as_ref()).is_some());
-        assert!(cache.snapshot_topics(position, None).is_none());
+        cache.keep_snapshot(position, filter.clone(), Arc::clone(&all), Arc::clone(&list));
+        assert!(cache.snapshot_topics(position, filter.as_ref(), &all).is_some());
+        assert!(cache.snapshot_topics(position, None, &all).is_none());
+        assert!(cache.snapshot_topics(position, filter.as_ref(), &topics(3)).is_none());
         let later = Since { revision: 3, ..position };
-        assert!(cache.snapshot_topics(later, filter.as_ref()).is_none());
+        assert!(cache.snapshot_topics(later, filter.as_ref(), &all).is_none());
         assert_eq!(cache.snapshot(&list, || body(1)), body(1));
         assert_eq!(cache.snapshot(&list, || body(2)), body(1));
         cache.clear();
-        assert!(cache.snapshot_topics(position, filter.as_ref()).is_none());
+        assert!(cache.snapshot_topics(position, filter.as_ref(), &all).is_none());
     }
 }

@@ -69,21 +69,22 @@ fn snapshot(
     position: Since,
     filter: Option<Arc<TopicFilter>>,
 ) -> Result<(TopicList, usize), TooCostly> {
-    if let Some(topics) = cache.snapshot_topics(position, filter.as_ref()) {
+    let all = directory.list(view);
+    if let Some(topics) = cache.snapshot_topics(position, filter.as_ref(), &all) {
         return Ok((topics, 0));
     }
     let visible = directory.visible(view);
     let names = visible.iter().map(|entry| &entry.info.name);
     let cost = bounded_cost(filter.as_deref(), names)?;
     let topics: TopicList = match &filter {
-        None => directory.list(view),
+        None => Arc::clone(&all),
         Some(filter) => visible
             .into_iter()
             .filter(|entry| passes(Some(filter), &entry.info.name))
             .map(|entry| Arc::clone(&entry.packed))
             .collect(),
     };
-    cache.keep_snapshot(position, filter, Arc::clone(&topics));
+    cache.keep_snapshot(position, filter, all, Arc::clone(&topics));
     Ok((topics, cost))
 }
 
