@@ -11,7 +11,7 @@ use common::{REMOTE, World, info, local, process, reply_to};
 use cortex_daemon::peer::ConnectionId;
 use cortex_daemon::registry::{Input, PeerRequest, ProbeResult};
 use cortex_proto::{
-    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt, Session, Since,
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt, Session, Since, TopicInfo,
 };
 
 const ME: u32 = 1;
@@ -274,4 +274,26 @@ fn a_snapshot_that_is_asked_for_again_lacks_a_topic_that_died_during_the_commit(
     assert_eq!(snapshot(&mut world), ["/a"]);
     world.kill(process(11));
     assert_eq!(snapshot(&mut world), [""; 0]);
+}
+
+#[test]
+fn a_topic_whose_lease_ends_while_its_update_is_committed_is_gone() {
+    for disk_is_full in [false, true] {
+        let mut world = World::new();
+        let session = Session { id: "s".into(), lease_ms: Some(1000) };
+        let in_session = |message_type: &str| {
+            let ext = RequestExt { session: Some(session.clone()), ..RequestExt::default() };
+            let topic = TopicInfo { message_type: message_type.into(), ..info("/a", "n") };
+            DiscoveryRequest { ext: Some(ext), ..DiscoveryRequest::register(topic) }
+        };
+        world.call(REMOTE, in_session("M"));
+        world.commit_rounds = usize::MAX;
+        world.send(REMOTE, in_session("N"));
+        assert_eq!(seen(&mut world), ["/a"]);
+        world.advance_ms(1001);
+        assert_eq!(seen(&mut world), [""; 0]);
+        world.disk_is_full = disk_is_full;
+        world.finish_commit();
+        assert_eq!(seen(&mut world), [""; 0]);
+    }
 }

@@ -159,11 +159,11 @@ proptest! {
                 DirectoryOperation::Evict { topic } => {
                     if let Some(order) = order_of(NAMES[topic], &directory) {
                         directory.evict(&name(topic), EvictionReason::OwnerExited);
-                        // No reader sees this registration any more, and a rollback does not
-                        // bring it back.
-                        let (.., evicted) = latest.remove(&order).unwrap();
+                        // No reader sees this registration any more, nor an earlier one of the
+                        // same owner and hold, and a rollback does not bring it back.
+                        let (_, pid, hold, ..) = latest.remove(&order).unwrap();
                         for topics in under_way.iter_mut().chain([&mut committed]) {
-                            topics.retain(|_, (.., revision)| *revision != evicted);
+                            topics.retain(|_, known| (known.0, known.1, known.2) != (topic, pid, hold));
                         }
                     }
                 }

@@ -7,7 +7,6 @@ use cortex_proto::TopicName;
 
 use super::sessions::SessionKey;
 use super::topics::Entry;
-use crate::registry::log::record::EvictionReason;
 
 /// How one topic was before a change.
 #[derive(Debug)]
@@ -97,24 +96,36 @@ impl Uncommitted {
         oldest.filter_map(Undo::entry_before)
     }
 
-    /// Enters a change into the index. A registration that is evicted was dead before, too: no
-    /// reader may see it any more.
+    /// Enters a change into the index. When a registration is evicted, what the same owner has
+    /// committed under its name is dead, too: no reader may see it any more.
     fn index(&mut self, index: usize) {
         let change = &self.changes[index];
         let Some(&oldest) = self.oldest.get(change.name.as_str()) else {
             self.oldest.insert(change.name.clone(), index);
             return;
         };
-        if let Some((revision, reason)) = change.before.as_ref().and_then(evicted)
-            && let Some(first) = &mut self.changes[oldest].before
-            && first.entry.revision == revision
-        {
-            first.entry.dead = Some(reason);
+        let Some(evicted) = change.entry_before().filter(|entry| entry.dead.is_some()) else {
+            return;
+        };
+        let reason = evicted.dead;
+        let is_committed_dead =
+            self.changes[oldest].entry_before().is_some_and(|entry| dies_with(entry, evicted));
+        if is_committed_dead && let Some(committed) = &mut self.changes[oldest].before {
+            committed.entry.dead = reason;
         }
     }
 }
 
-/// The registration that is dead.
-fn evicted(before: &DetachedEntry) -> Option<(u64, EvictionReason)> {
-    Some((before.entry.revision, before.entry.dead?))
+/// Whether an earlier registration of a topic is dead when the later one `evicted` is: nothing else
+/// keeps it.
+fn dies_with(earlier: &Entry, evicted: &Entry) -> bool {
+    match (earlier.session(), evicted.session()) {
+        (Some((earlier, _)), Some((evicted, _))) => earlier == evicted,
+        (None, None) => {
+            earlier.hold == evicted.hold
+                && earlier.owner == evicted.owner
+                && earlier.info.address == evicted.info.address
+        }
+        _ => false,
+    }
 }
