@@ -297,3 +297,20 @@ fn a_topic_whose_lease_ends_while_its_update_is_committed_is_gone() {
         assert_eq!(seen(&mut world), [""; 0]);
     }
 }
+
+#[test]
+fn a_watch_misses_no_event_when_the_history_is_lost_before_its_reply() {
+    let mut world = World::new();
+    world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    // The store opens its file again meanwhile, so the change waits.
+    let register = input(900, false, DiscoveryRequest::register(info("/b", "n")));
+    let since = Some(Since { epoch: 7, revision: 0 });
+    let watch = DiscoveryRequest::watch(RequestExt { since, ..RequestExt::default() });
+    assert_eq!(round(&mut world, 900, vec![register, input(900, false, watch)]), []);
+    world.registry.reset_history(8);
+    assert!(world.registry.begin_commit(world.now).is_some());
+    world.registry.commit(world.now);
+    let ext = round(&mut world, 900, Vec::new()).remove(1).ext.unwrap();
+    let position = (ext.epoch, ext.revision, ext.events.map(|events| events.len()));
+    assert_eq!(position, (Some(7), Some(0), Some(0)), "the next request gets a snapshot");
+}

@@ -22,8 +22,10 @@ pub(in crate::registry) const MAX_MATCH_COST: usize = 150_000_000;
 const MAX_WAKE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The events that a reply to a watch holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::registry) struct EventSelection {
+    /// The position after which the daemon has looked.
+    since: Since,
     revisions: Vec<u64>,
     /// The revision up to which the daemon has looked.
     pub(in crate::registry) until: u64,
@@ -48,8 +50,14 @@ pub(in crate::registry) fn select_events(
     since: u64,
 ) -> EventSelection {
     let WatchSpec { filter, limit } = watch;
-    let until = log.position(view).revision;
-    let mut selection = EventSelection { until: since, ..EventSelection::default() };
+    let Since { epoch, revision: until } = log.position(view);
+    let mut selection = EventSelection {
+        since: Since { epoch, revision: since },
+        revisions: Vec::new(),
+        until: since,
+        bytes: 0,
+        cost: 0,
+    };
     for (name, event) in log.history().between(since, until).into_iter().flatten() {
         if selection.cost > MAX_MATCH_COST {
             return selection;
@@ -73,9 +81,13 @@ pub(in crate::registry) fn visit_cost(filter: Option<&TopicFilter>, name: &Topic
     VISIT_COST + filter.map_or(0, |filter| filter.match_cost(name.as_str().len()))
 }
 
-/// The reply with the selected events.
+/// The reply with the selected events. When the history was lost since, it holds none: the client's
+/// next request is one of another epoch, and gets a snapshot.
 pub(in crate::registry) fn pack_events(log: &Log, selection: &EventSelection) -> Arc<[u8]> {
     let epoch = log.position(View::Committed).epoch;
+    if epoch != selection.since.epoch {
+        return pack_no_events(selection.since);
+    }
     let event = |revision: &u64| {
         let (name, event) = log.history().event(*revision)?;
         Some(EncodedEvent {
