@@ -168,7 +168,7 @@ impl DiscoveryDaemon {
         while event_loop.has_requests() && now() < end {
             let _ = event_loop.round(Phase::Stopping, now())?;
         }
-        let deadline = now() + LAST_REPLIES;
+        let mut deadline = now() + LAST_REPLIES;
         while !event_loop.is_all_answered() {
             let is_late = now() >= deadline;
             if is_late && !event_loop.is_storing() {
@@ -177,10 +177,15 @@ impl DiscoveryDaemon {
             }
             if is_late {
                 event_loop.refuse_changes();
+                // The result wakes the loop. Deadlines that only a serving daemon meets must not.
+                let _ = event_loop.round(Phase::Stopping, now() + LAST_REPLIES)?;
+                if !event_loop.is_storing() {
+                    deadline = now() + LAST_REPLIES;
+                }
+            } else {
+                let wake_up = event_loop.next_wake_up(now()).min(deadline);
+                let _ = event_loop.round(Phase::Stopping, wake_up)?;
             }
-            let wake_up = event_loop.next_wake_up(now());
-            let wake_up = if is_late { wake_up } else { wake_up.min(deadline) };
-            let _ = event_loop.round(Phase::Stopping, wake_up)?;
         }
         event_loop.connections.discard_input();
         Ok(())

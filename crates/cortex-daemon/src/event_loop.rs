@@ -225,14 +225,14 @@ impl EventLoop {
         let waiting = self.waiting_requests(now.instant);
         self.registry.handle(Input::Tick { waiting }, now);
         if !self.refuses_changes {
-            let has_begun = self.persistence.begin_commit(&mut self.registry, now)?;
-            let (connections, registry) = (&self.connections, &self.registry);
-            // Requests that had no place in this commit are ready for the next one.
-            self.is_behind |=
-                has_begun && self.deferred.any(|next| is_ready(connections, registry, next));
-        } else if !self.persistence.is_busy() {
+            self.persistence.begin_commit(&mut self.registry, now)?;
+        } else if !self.persistence.is_busy() && self.registry.is_committing() {
             self.registry.rollback("the daemon is stopping", now);
         }
+        // Requests that had no place in this commit are ready for the next one, also when the
+        // answers that filled it have changed nothing.
+        let (connections, registry) = (&self.connections, &self.registry);
+        self.is_behind |= self.deferred.any(|next| is_ready(connections, registry, next));
         let effects = self.registry.take_effects(now);
         Ok(self.perform(effects))
     }

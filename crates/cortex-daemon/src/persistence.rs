@@ -96,8 +96,8 @@ impl Persistence {
         }
     }
 
-    /// Unless the store is busy, begins to commit what the registry has changed, and returns whether
-    /// there is something. A commit that takes no longer than usual also ends here.
+    /// Unless the store is busy, begins to commit what the registry has changed. A commit that takes
+    /// no longer than usual also ends here.
     ///
     /// # Errors
     /// When the thread of the state file has ended.
@@ -105,27 +105,25 @@ impl Persistence {
         &mut self,
         registry: &mut Registry,
         now: Timestamp,
-    ) -> io::Result<bool> {
+    ) -> io::Result<()> {
         let Some(file) = &mut self.file else {
-            let has_begun = registry.begin_commit(now).is_some();
+            registry.begin_commit(now);
             registry.commit(now);
-            return Ok(has_begun);
+            return Ok(());
         };
         if file.is_busy {
-            return Ok(false);
+            return Ok(());
         }
         if let Some(writes) = registry.begin_commit(now) {
             file.is_busy = true;
             if let Some(result) = file.thread.save(writes)? {
                 self.end_job(result, registry, now);
             }
-            return Ok(true);
-        }
-        if file.reopen.is_some() {
+        } else if file.reopen.is_some() {
             // The history is lost with the old file, so a new epoch begins.
             file.begin(StoreJob::Reopen(registry.snapshot(random_u64())));
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Whether the store has a job under way.
