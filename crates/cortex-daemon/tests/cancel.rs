@@ -121,8 +121,8 @@ fn a_cancel_ends_a_parked_request_at_once_and_is_answered_in_its_turn() {
     world.commit_rounds = usize::MAX;
     let [registering, waiting] = [on(900, &[b"1"]), on(900, &[b"2"])];
     world.deliver(vec![
-        input(&registering, DiscoveryRequest::register(info("/x", "node"))),
         input(&waiting, wait("/y")),
+        input(&registering, DiscoveryRequest::register(info("/x", "node"))),
         input(&waiting, DiscoveryRequest::cancel()),
     ]);
     assert!(world.is_committing() && world.enveloped_replies.is_empty());

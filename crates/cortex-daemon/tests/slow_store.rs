@@ -299,6 +299,22 @@ fn a_topic_whose_lease_ends_while_its_update_is_committed_is_gone() {
 }
 
 #[test]
+fn a_wait_that_ends_during_a_commit_does_not_find_what_its_connection_unregistered() {
+    let mut world = World::new();
+    world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    let unregister = input(900, false, DiscoveryRequest::unregister("/a"));
+    let wait = input(900, false, DiscoveryRequest::wait("/a", 50));
+    assert_eq!(round(&mut world, 900, vec![unregister, wait]), []);
+    assert!(world.registry.begin_commit(world.now).is_some());
+    world.now.instant += Duration::from_millis(60);
+    assert_eq!(round(&mut world, 900, Vec::new()), [], "the change comes first");
+    world.registry.commit(world.now);
+    let replies = round(&mut world, 900, Vec::new());
+    let statuses: Vec<_> = replies.iter().map(|reply| reply.status).collect();
+    assert_eq!(statuses, [DiscoveryStatus::Ok, DiscoveryStatus::NotFound]);
+}
+
+#[test]
 fn a_watch_misses_no_event_when_the_history_is_lost_before_its_reply() {
     let mut world = World::new();
     world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
@@ -313,4 +329,25 @@ fn a_watch_misses_no_event_when_the_history_is_lost_before_its_reply() {
     let ext = round(&mut world, 900, Vec::new()).remove(1).ext.unwrap();
     let position = (ext.epoch, ext.revision, ext.events.map(|events| events.len()));
     assert_eq!(position, (Some(7), Some(0), Some(0)), "the next request gets a snapshot");
+}
+
+#[test]
+fn a_cancel_ends_a_watch_before_it_that_the_commit_parks() {
+    let mut world = World::new();
+    let since = Some(Since { epoch: 7, revision: 0 });
+    let ext = RequestExt { since, filter: Some("/other".into()), ..RequestExt::default() };
+    let requests = [
+        DiscoveryRequest::register(info("/a", "n")),
+        DiscoveryRequest::watch(ext),
+        DiscoveryRequest::cancel(),
+    ];
+    let inputs = requests.map(|request| input(900, false, request)).into();
+    assert_eq!(round(&mut world, 900, inputs), []);
+    assert!(world.registry.begin_commit(world.now).is_some());
+    world.registry.commit(world.now);
+    let replies = round(&mut world, 900, Vec::new());
+    let cancelled = replies.into_iter().map(|reply| reply.ext.and_then(|ext| ext.cancelled));
+    assert_eq!(cancelled.collect::<Vec<_>>(), [None, Some(1)]);
+    let stats = world.call(REMOTE, DiscoveryRequest::stats()).ext.unwrap();
+    assert_eq!(stats.counts["watches"], 0);
 }

@@ -99,9 +99,9 @@ impl Answer {
 
     /// The answer to a request that has been decided twice. A CANCEL has also ended what it found the
     /// first time.
-    pub(super) fn added_to(self, former: &Self) -> Self {
+    pub(super) fn added_to(self, former: Option<&Self>) -> Self {
         match (self, former) {
-            (Self::Cancelled { count }, Self::Cancelled { count: before }) => {
+            (Self::Cancelled { count }, Some(Self::Cancelled { count: before })) => {
                 Self::Cancelled { count: count + before }
             }
             (answer, _) => answer,

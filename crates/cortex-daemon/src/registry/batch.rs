@@ -28,8 +28,9 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct Decided {
     pub(super) request: PeerRequest,
-    pub(super) answer: Answer,
-    since: Instant,
+    /// `None` for a request that is parked unless the commit answers it: it is decided after that.
+    pub(super) answer: Option<Answer>,
+    pub(super) since: Instant,
     /// Whether the peer has given up the request: it would take the reply for another one.
     pub(super) is_given_up: bool,
 }
@@ -39,7 +40,13 @@ impl Batch {
         self.decided.is_empty()
     }
 
-    pub(super) fn add(&mut self, request: PeerRequest, answer: Answer, cost: usize, now: Instant) {
+    pub(super) fn add(
+        &mut self,
+        request: PeerRequest,
+        answer: Option<Answer>,
+        cost: usize,
+        now: Instant,
+    ) {
         self.cost += cost;
         self.connections.insert(request.reply_to.connection);
         self.decided.push(Decided { request, answer, since: now, is_given_up: false });
@@ -57,7 +64,8 @@ impl Batch {
         }
         for decided in &mut self.decided {
             let is_of_peer = decided.request.reply_to.connection == connection;
-            decided.is_given_up |= is_of_peer && now > decided.since + PIPELINING;
+            let is_parked = decided.answer.is_none();
+            decided.is_given_up |= is_of_peer && (is_parked || now > decided.since + PIPELINING);
         }
     }
 

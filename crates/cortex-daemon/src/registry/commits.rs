@@ -48,8 +48,9 @@ impl Registry {
         }
         let topics: Vec<_> = changes.iter().map(|change| change.info.name.clone()).collect();
         self.outbox.effects.changed.extend(changes);
-        self.answer(batch, now);
+        // First: what is parked with this commit has seen it.
         self.wake(BatchEnd::Stored, &topics, before, now);
+        self.answer(batch, now);
     }
 
     /// The store cannot keep what [`begin_commit`](Self::begin_commit) handed out: takes all changes
@@ -108,7 +109,28 @@ impl Registry {
     }
 
     fn answer(&mut self, mut batch: Batch, now: Timestamp) {
-        for Decided { request, answer, is_given_up, .. } in batch.take_decided() {
+        for Decided { request, answer, since, is_given_up } in batch.take_decided() {
+            let connection = request.reply_to.connection;
+            let answer = match answer {
+                // A CANCEL also ends the requests before it that are parked by now.
+                Some(Answer::Cancelled { .. }) | None => {
+                    match self.decision(&request, View::Committed, OnDoubt::Refuse, now) {
+                        Decision::Answer(again) => again.added_to(answer.as_ref()),
+                        Decision::Parked { .. }
+                            if is_given_up || batch.is_disconnected(connection) =>
+                        {
+                            self.outbox.effects.cancelled.push(connection);
+                            continue;
+                        }
+                        Decision::Parked { condition, wait } => {
+                            self.park(request, condition, since + wait);
+                            continue;
+                        }
+                        Decision::Pending { .. } => continue,
+                    }
+                }
+                Some(answer) => answer,
+            };
             if is_given_up {
                 self.drop_answer(&request, &answer);
             } else {
@@ -122,7 +144,7 @@ impl Registry {
     /// for the store's sake, not for the topic's that has the name again.
     fn answer_unstored(
         &mut self,
-        Decided { request, answer: former, is_given_up, .. }: Decided,
+        Decided { request, answer: former, since, is_given_up }: Decided,
         batch: &Batch,
         problem: &str,
         now: Timestamp,
@@ -133,18 +155,18 @@ impl Registry {
                 return self.outbox.effects.cancelled.push(connection);
             }
             Decision::Parked { condition, wait } => {
-                return self.park(request, condition, wait, now);
+                return self.park(request, condition, since + wait);
             }
             Decision::Answer(answer) => Some(answer).filter(|answer| {
                 let is_change = self.registrations.log.has_writes();
-                let was_registered = matches!(former, Answer::Registered { .. });
+                let was_registered = matches!(former, Some(Answer::Registered { .. }));
                 !(is_change || was_registered && answer.is_refusal())
             }),
             Decision::Pending { .. } => None,
         };
         self.registrations.rollback(now.instant);
         let not_stored = || requests::not_stored(&request, problem);
-        let answer = answer.map_or_else(not_stored, |answer| answer.added_to(&former));
+        let answer = answer.map_or_else(not_stored, |answer| answer.added_to(former.as_ref()));
         if is_given_up {
             self.drop_answer(&request, &answer);
         } else {

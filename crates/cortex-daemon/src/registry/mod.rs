@@ -33,7 +33,7 @@ mod test_time;
 mod view;
 mod waiting_requests;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cortex_proto::{DecodeError, DiscoveryCommand, DiscoveryRequest, RequestedCommand, TopicName};
 
@@ -61,6 +61,9 @@ use subscriptions::Subscriptions;
 use subscriptions::waiters::{Waiter, WakeCondition};
 use view::View;
 pub use waiting_requests::WaitingRequests;
+
+/// The cost of a request in a batch that is parked afterwards, in bytes and steps.
+const PARKED_COST: usize = 64;
 
 /// The registered topics and the protocol's rules: dispatch over parts that know nothing of each
 /// other's insides.
@@ -224,7 +227,7 @@ impl Registry {
                 self.outbox.cost += cost;
                 match view {
                     View::Committed => self.reply(request, answer, now),
-                    View::Latest => self.batch.add(request, answer, cost, now.instant),
+                    View::Latest => self.batch.add(request, Some(answer), cost, now.instant),
                 }
             }
             Decision::Pending { name, revision } => {
@@ -233,7 +236,14 @@ impl Registry {
                 let (registrations, effects) = (&mut self.registrations, &mut self.outbox.effects);
                 probing::begin_look(registrations, effects, &name, now.instant);
             }
-            Decision::Parked { condition, wait } => self.park(request, condition, wait, now),
+            // Not before the changes that it has seen are committed: until then others may wake it
+            // with what was before them.
+            Decision::Parked { .. } if view == View::Latest => {
+                self.batch.add(request, None, PARKED_COST, now.instant);
+            }
+            Decision::Parked { condition, wait } => {
+                self.park(request, condition, now.instant + wait);
+            }
         }
     }
 
@@ -271,16 +281,9 @@ impl Registry {
         self.outbox.reply(request, answer, &context, &mut self.cache);
     }
 
-    /// Parks a request for at most `wait`.
-    fn park(
-        &mut self,
-        request: PeerRequest,
-        condition: WakeCondition,
-        wait: Duration,
-        now: Timestamp,
-    ) {
+    /// Parks a request until `end` at most.
+    fn park(&mut self, request: PeerRequest, condition: WakeCondition, end: Instant) {
         let PeerRequest { reply_to: to, peer, .. } = request;
-        let end = now.instant + wait;
         self.subscriptions.park(Waiter { to, uid: peer.uid, end, condition });
     }
 
