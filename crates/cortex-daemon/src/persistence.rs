@@ -78,8 +78,10 @@ impl Persistence {
         match result {
             StoreResult::Saved(Ok(())) => registry.commit(now),
             StoreResult::Saved(Err(error)) => {
-                self.log_failure(&error, now.instant);
                 registry.rollback(&error.to_string(), now);
+                // Peers that change something all the time leave no other moment for it.
+                file.look_after_file(registry);
+                self.log_failure(&error, now.instant);
             }
             StoreResult::Checked(FileState::Usable) => {}
             StoreResult::Checked(state) => file.reopen_later(state, now.instant),
@@ -120,8 +122,7 @@ impl Persistence {
                 self.end_job(result, registry, now);
             }
         } else if file.reopen.is_some() {
-            // The history is lost with the old file, so a new epoch begins.
-            file.begin(StoreJob::Reopen(registry.snapshot(random_u64())));
+            file.look_after_file(registry);
         }
         Ok(())
     }
@@ -158,6 +159,16 @@ impl StateThread {
     fn begin(&mut self, job: StoreJob) {
         self.is_busy = true;
         self.thread.begin(job);
+    }
+
+    /// While no change waits: opens the file again if it must be, and else sees whether it must be.
+    fn look_after_file(&mut self, registry: &Registry) {
+        let job = match self.reopen {
+            // The history is lost with the old file, so a new epoch begins.
+            Some(_) => StoreJob::Reopen(registry.snapshot(random_u64())),
+            None => StoreJob::Check,
+        };
+        self.begin(job);
     }
 
     fn reopen_later(&mut self, state: FileState, now: Instant) {
