@@ -11,7 +11,8 @@ use common::{REMOTE, World, info, local, process, reply_to};
 use cortex_daemon::peer::ConnectionId;
 use cortex_daemon::registry::{Input, PeerRequest, ProbeResult};
 use cortex_proto::{
-    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, RequestExt, Session, Since, TopicInfo,
+    DiscoveryRequest, DiscoveryResponse, DiscoveryStatus, EndpointState, RequestExt, Session,
+    Since, TopicInfo,
 };
 
 const ME: u32 = 1;
@@ -350,4 +351,20 @@ fn a_cancel_ends_a_watch_before_it_that_the_commit_parks() {
     assert_eq!(cancelled.collect::<Vec<_>>(), [None, Some(1)]);
     let stats = world.call(REMOTE, DiscoveryRequest::stats()).ext.unwrap();
     assert_eq!(stats.counts["watches"], 0);
+}
+
+#[test]
+fn a_peer_hears_that_an_endpoint_is_alive_when_the_store_has_that() {
+    let mut world = World::new();
+    world.call(local(ME, 10), DiscoveryRequest::register(info("/a", "n")));
+    world.commit_rounds = usize::MAX;
+    world.advance(1);
+    let endpoint = |world: &mut World| {
+        let lookup = DiscoveryRequest::lookup("/a").with_ext(RequestExt::default());
+        world.call(REMOTE, lookup).ext.unwrap().entry.unwrap().endpoint
+    };
+    assert_eq!(endpoint(&mut world), EndpointState::Unknown);
+    world.finish_commit();
+    assert_eq!(endpoint(&mut world), EndpointState::Alive);
+    assert!(world.stored.values().all(|record| record.found_alive));
 }

@@ -137,15 +137,16 @@ impl Registrations {
         let entry = self.directory.get(name.as_str())?;
         let registration = entry.registration(self.is_taken_over(entry, listener));
         let verdict = self.liveness.conclude(name, result, listener, &registration, now)?;
-        let is_unreachable = self.liveness.is_unreachable(name, now);
-        let finding = EndpointFinding { result: Some(result), is_unreachable };
-        self.directory.note_finding(name, finding);
         // The past of an endpoint must survive a restart.
         if let Verdict::Served(listener) = verdict
             && let Some(entry) = self.directory.note_served(name, listener)
         {
             self.log.stage_record(entry.record());
         }
+        // After that, so that no peer sees the finding before the store has it.
+        let is_unreachable = self.liveness.is_unreachable(name, now);
+        let finding = EndpointFinding { result: Some(result), is_unreachable };
+        self.directory.note_finding(name, finding);
         Some(verdict)
     }
 
