@@ -631,6 +631,13 @@ class Run:
         self.later(now, 0.5, 5, lambda now: self.resume(node, now))
         return True
 
+    def end_nodes(self):
+        """A stopped process would not notice the end, and keep the standard output open."""
+        for node in self.nodes + self.spares:
+            for pid in [node.process.pid, node.child]:
+                if pid is not None and is_running(pid):
+                    os.kill(pid, signal.SIGKILL)
+
     def resume(self, node, now):
         if node not in self.nodes:
             return
@@ -693,6 +700,7 @@ def main(binary, seed, seconds):
                 run.daemon.process.kill()
                 run.daemon.process.wait()
             run.lister and run.lister.close()
+            run.end_nodes()
     for what, count in sorted(run.counts.items()):
         print(f"{count:7} {what}")
     print(f"{run.model.found:7} times a living publisher's topic was listed")
