@@ -1,5 +1,5 @@
 //! Advertisements: topics that stay registered while a guard lives. One thread per client carries
-//! out the actions of the [`advertisement_manager`](crate::advertisement_manager).
+//! out the actions of the [`advertisement_manager`](crate::protocol::advertise).
 
 mod thread;
 
@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use cortex_proto::{Hold, TopicInfo};
 
 use self::thread::{Handle, ThreadCommand};
-use crate::advertisement_manager::AdvertisementId;
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
+use crate::protocol::advertise::AdvertisementId;
 
 /// How long dropping an advertisement of a blocking client waits for the daemon's answer.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);

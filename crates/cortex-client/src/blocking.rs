@@ -13,10 +13,10 @@ use crate::advertise::{Advertisement, Advertiser, CLOSE_TIMEOUT, Notice};
 use crate::builder::DiscoveryClientBuilder;
 use crate::connection::{Call, CallOutcome, Connection};
 use crate::error::{Error, Result};
-use crate::exchange::RetryPolicy;
 use crate::info::{DaemonInfo, TopicDescription};
-use crate::wait::{Wait, WaitAction};
-use crate::watch::{WatchState, parse_filter};
+use crate::protocol::retry::RetryPolicy;
+use crate::protocol::wait::{Wait, WaitAction};
+use crate::protocol::watch::{WatchState, parse_filter};
 
 pub use watch::Watch;
 

@@ -8,7 +8,7 @@ use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
 use crate::AsyncDiscoveryClient;
 use crate::DiscoveryClient;
 use crate::error::Result;
-use crate::exchange::RetryPolicy;
+use crate::protocol::retry::RetryPolicy;
 
 /// The default of [`DiscoveryClientBuilder::timeout`].
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

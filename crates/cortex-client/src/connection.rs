@@ -13,8 +13,8 @@ use tracing::debug;
 
 use crate::context::{ContextSlot, create_sockets};
 use crate::error::{Error, Result};
-use crate::exchange::{Exchange, ExchangeAction, Query, RetryPolicy, poll_millis};
-use crate::reply::{RawReply, Reply};
+use crate::protocol::reply::{RawReply, Reply};
+use crate::protocol::retry::{Exchange, ExchangeAction, Query, RetryPolicy, poll_millis};
 
 pub(crate) use monitored_socket::{ConnectionEvent, MonitoredSocket};
 pub(crate) use waker::{WakeSource, Waker};

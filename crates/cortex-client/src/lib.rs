@@ -67,20 +67,15 @@
 //!   calls can share its connection at the same time.
 
 mod advertise;
-mod advertisement_manager;
-mod backoff;
 mod blocking;
 mod builder;
 mod connection;
 mod context;
 mod error;
-mod exchange;
 mod info;
 #[cfg(feature = "tokio")]
 mod nonblocking;
-mod reply;
-mod wait;
-mod watch;
+mod protocol;
 
 pub use advertise::{Advertisement, Notice};
 pub use blocking::{DiscoveryClient, Watch};
@@ -93,5 +88,5 @@ pub use error::{Error, Result, UnreadableReply};
 pub use info::{DaemonInfo, TopicDescription};
 #[cfg(feature = "tokio")]
 pub use nonblocking::{AsyncDiscoveryClient, AsyncWatch};
-pub use wait::DEFAULT_WAIT_TIMEOUT;
-pub use watch::{Change, WatchEvent};
+pub use protocol::wait::DEFAULT_WAIT_TIMEOUT;
+pub use protocol::watch::{Change, WatchEvent};

@@ -18,11 +18,11 @@ use crate::builder::DiscoveryClientBuilder;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::exchange::RetryPolicy;
 use crate::info::{DaemonInfo, TopicDescription};
-use crate::reply::Reply;
-use crate::wait::{Wait, WaitAction};
-use crate::watch::{WatchState, parse_filter};
+use crate::protocol::reply::Reply;
+use crate::protocol::retry::RetryPolicy;
+use crate::protocol::wait::{Wait, WaitAction};
+use crate::protocol::watch::{WatchState, parse_filter};
 
 pub use self::watch::AsyncWatch;
 

@@ -15,12 +15,12 @@ use cortex_proto::{TopicInfo, TopicName};
 use tracing::{debug, warn};
 
 use super::{Callback, Notice, SharedStatus};
-use crate::advertisement_manager::{
-    AdvertisementEvent, AdvertisementId, AdvertisementManager, ManagerAction, Settings,
-};
 use crate::connection::{ConnectionEvent, MonitoredSocket, WakeSource, Waker};
 use crate::error::{Error, Result};
-use crate::reply::Reply;
+use crate::protocol::advertise::{
+    AdvertisementEvent, AdvertisementId, AdvertisementManager, ManagerAction, Settings,
+};
+use crate::protocol::reply::Reply;
 
 /// How long the thread runs after its last handle, while it still has topics to withdraw.
 const LINGER: Duration = Duration::from_secs(30);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::{Call, CallOutcome, Connection};
 use crate::error::{Error, Result};
-use crate::watch::{WatchAction, WatchEvent, WatchState};
+use crate::protocol::watch::{WatchAction, WatchEvent, WatchState};
 
 /// The events of the watched topics, made by
 /// [`DiscoveryClient::watch`](crate::DiscoveryClient::watch).

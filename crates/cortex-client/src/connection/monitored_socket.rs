@@ -8,8 +8,8 @@ use zmq::SocketEvent;
 
 use super::{ReqSocket, WakeSource, receive};
 use crate::error::{Error, Result};
-use crate::exchange::poll_millis;
-use crate::reply::RawReply;
+use crate::protocol::reply::RawReply;
+use crate::protocol::retry::poll_millis;
 
 /// A connection for one request at a time. libzmq reconnects it, but an outstanding request is lost
 /// with the old connection, and then the socket accepts no other request.

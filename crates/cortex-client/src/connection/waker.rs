@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::unique_endpoint;
 use crate::context::{ContextSlot, create_sockets};
-use crate::exchange::poll_millis;
+use crate::protocol::retry::poll_millis;
 
 /// Wakes the thread that polls the [`WakeSource`], from any thread.
 pub(crate) struct Waker {

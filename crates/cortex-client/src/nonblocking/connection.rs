@@ -16,9 +16,9 @@ use super::dealer_socket::DealerSocket;
 use super::driver::{Driver, DriverCommand, QueuedRequest, RequestOutcome};
 use crate::connection::{OnLoss, no_answer};
 use crate::error::{Error, Result};
-use crate::exchange::{Exchange, ExchangeAction, Query, RetryPolicy};
-use crate::reply::{RawReply, Reply};
-use crate::wait::LONG_POLL;
+use crate::protocol::reply::{RawReply, Reply};
+use crate::protocol::retry::{Exchange, ExchangeAction, Query, RetryPolicy};
+use crate::protocol::wait::LONG_POLL;
 
 /// A connection for many concurrent requests. Its [`Driver`] ends with it.
 #[derive(Debug)]

@@ -27,7 +27,7 @@ use zmq::SocketEvent::{CONNECT_RETRIED, DISCONNECTED, HANDSHAKE_SUCCEEDED};
 use crate::connection::{configure, connect, monitor, stop_monitor};
 use crate::context::{ContextSlot, create_sockets};
 use crate::error::{Error, Result};
-use crate::reply::RawReply;
+use crate::protocol::reply::RawReply;
 
 /// In ms: longer than the driver keeps a failed socket.
 const NO_RECONNECT: i32 = 60 * 60 * 1000;

@@ -17,10 +17,10 @@ use tokio::time::{self, Instant, Sleep};
 use tracing::debug;
 
 use super::dealer_socket::{DealerSocket, SocketState};
-use crate::backoff::Backoff;
 use crate::connection::OnLoss;
 use crate::error::Result;
-use crate::reply::RawReply;
+use crate::protocol::backoff::Backoff;
+use crate::protocol::reply::RawReply;
 
 /// The longest pause between two connections, so that the client finds a restarted daemon soon.
 const MAX_PAUSE: Duration = Duration::from_millis(250);

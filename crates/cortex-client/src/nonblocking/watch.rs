@@ -13,7 +13,7 @@ use futures_core::stream::FusedStream;
 use super::connection::{AsyncConnection, QueryOutcome};
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
-use crate::watch::{WatchAction, WatchEvent, WatchState};
+use crate::protocol::watch::{WatchAction, WatchEvent, WatchState};
 
 /// The events of the watched topics, made by
 /// [`AsyncDiscoveryClient::watch`](crate::AsyncDiscoveryClient::watch).

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::reply::RawReply;
+use crate::protocol::reply::RawReply;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the simulated daemon needs for a handshake, and for an answer.

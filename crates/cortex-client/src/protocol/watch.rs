@@ -5,7 +5,7 @@
 //! WATCH, the client requests a LIST at each interval and compares it with the last one. Each
 //! answer shows the daemon's level again.
 //!
-//! This module is pure: time is an argument, as in [`exchange`](crate::exchange).
+//! This module is pure: time is an argument, as in [`exchange`](crate::protocol::retry).
 
 #[cfg(test)]
 mod tests;
@@ -17,11 +17,11 @@ use cortex_proto::{
     DiscoveryRequest, EventExt, EventKind, RemovalReason, RequestExt, Since, TopicFilter, TopicInfo,
 };
 
-use crate::backoff::{Backoff, ReconnectBackoff};
 use crate::error::{Error, Result};
-use crate::exchange::Query;
-use crate::reply::{Reply, WatchReply};
-use crate::wait::{LONG_POLL, whole_millis};
+use crate::protocol::backoff::{Backoff, ReconnectBackoff};
+use crate::protocol::reply::{Reply, WatchReply};
+use crate::protocol::retry::Query;
+use crate::protocol::wait::{LONG_POLL, whole_millis};
 
 /// An event of a watch. A [`Snapshot`](Self::Snapshot) and the changes after it, applied in order,
 /// give the daemon's list of topics at each revision, in the daemon's order.

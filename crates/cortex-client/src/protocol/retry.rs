@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backoff::ReconnectBackoff;
+use crate::protocol::backoff::ReconnectBackoff;
 
 /// The number of attempts of a request, and the time of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl RetryPolicy {
     }
 }
 
-/// One request of a [`Wait`](crate::wait::Wait) or a [`WatchState`](crate::watch::WatchState).
+/// One request of a [`Wait`](crate::protocol::wait::Wait) or a [`WatchState`](crate::protocol::watch::WatchState).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Query {
     /// The request's bytes.

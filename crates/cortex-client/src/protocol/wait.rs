@@ -5,17 +5,17 @@
 //! each interval. Each answer shows the daemon's level again, so another daemon may take over
 //! during a wait.
 //!
-//! This module is pure: time is an argument, as in [`exchange`](crate::exchange).
+//! This module is pure: time is an argument, as in [`exchange`](crate::protocol::retry).
 
 use std::time::{Duration, Instant};
 
 use cortex_proto::{DiscoveryRequest, RequestExt, TopicInfo};
 
-use crate::backoff::{Backoff, ReconnectBackoff};
 use crate::connection::no_answer;
 use crate::error::{Error, Result};
-use crate::exchange::Query;
-use crate::reply::Reply;
+use crate::protocol::backoff::{Backoff, ReconnectBackoff};
+use crate::protocol::reply::Reply;
+use crate::protocol::retry::Query;
 
 /// A good default for a wait: long enough for a whole system to start.
 pub const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -193,7 +193,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::reply::RawReply;
+    use crate::protocol::reply::RawReply;
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)

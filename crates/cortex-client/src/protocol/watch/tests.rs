@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::UnreadableReply;
-use crate::reply::RawReply;
+use crate::protocol::reply::RawReply;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(2);

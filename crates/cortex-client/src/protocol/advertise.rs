@@ -1,6 +1,6 @@
 //! Decides which topics to register, renew or withdraw, and when.
 //!
-//! This module is pure, as is [`exchange`](crate::exchange): the caller carries out each
+//! This module is pure, as is [`exchange`](crate::protocol::retry): the caller carries out each
 //! [`AdvertisementManager::next_action`], reports the result, and passes on the events of
 //! [`AdvertisementManager::take_events`]. It has one connection, with one request at a time.
 //!
@@ -24,7 +24,7 @@ use self::connection_state::{ConnectionAction, ConnectionState};
 use self::schedule::{Due, Schedule};
 use self::topic::{CurrentAdvertisement, Registration, RegistrationState, Topic};
 use crate::error::{Error, Result};
-use crate::reply::Reply;
+use crate::protocol::reply::Reply;
 
 /// The time between two REGISTERs of a topic, so that a topic comes back after another process has
 /// removed it.
