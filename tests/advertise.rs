@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cortex_client::{Advertisement, DiscoveryClient, Error, Notice, TopicInfo};
+use cortex_client::{Advertisement, ConnectError, DiscoveryClient, Error, Notice, TopicInfo};
 use cortex_proto::{DiscoveryRequest, DiscoveryResponse, EntryExt, Hold, RequestExt};
 use cortex_tests::binaries::client_example;
 use cortex_tests::conformance::client;
@@ -64,7 +64,7 @@ fn wait_until_unregistered(address: &str, name: &str) {
 
 /// Advertises a topic and returns its notices.
 fn advertise_with_notices(
-    client: &mut DiscoveryClient,
+    client: &DiscoveryClient,
     info: TopicInfo,
 ) -> (Advertisement, Receiver<Notice>) {
     let (sender, notices) = mpsc::channel();
@@ -108,7 +108,7 @@ fn count_threads(process: &Process, name: &str) -> usize {
 #[test]
 fn a_topic_is_registered_as_soon_as_a_daemon_starts() {
     let test_dir = TestDir::new();
-    let mut client = client(&test_dir.address());
+    let client = client(&test_dir.address());
     let began = Instant::now();
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     assert!(!camera.is_registered());
@@ -127,10 +127,11 @@ fn a_topic_is_registered_as_soon_as_a_daemon_starts() {
 #[test]
 fn without_a_daemon_advertising_reports_an_error_and_never_blocks() {
     let test_dir = TestDir::new();
-    let mut client = short_timeout_client(&test_dir.address());
-    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    let client = short_timeout_client(&test_dir.address());
+    let (camera, notices) = advertise_with_notices(&client, topic("/camera", "node"));
     let waited = Duration::from_secs(2);
-    let no_answer = Error::NoAnswer { address: test_dir.address(), waited, attempts: 1 };
+    let cause = Some(ConnectError::NoSocket);
+    let no_answer = Error::NoAnswer { address: test_dir.address(), waited, attempts: 1, cause };
     assert_eq!(next_notice(&notices), Notice::Trouble(no_answer.clone()));
     assert_eq!(camera.wait_registered(Duration::ZERO), Err(no_answer));
     let began = Instant::now();
@@ -144,8 +145,8 @@ fn without_a_daemon_advertising_reports_an_error_and_never_blocks() {
 #[test]
 fn advertised_topics_survive_killed_daemons() {
     let test_dir = TestDir::new();
-    let mut client = client(&test_dir.address());
-    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    let client = client(&test_dir.address());
+    let (camera, notices) = advertise_with_notices(&client, topic("/camera", "node"));
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
     let mut revisions = Vec::new();
     for arguments in [&[][..], &[], &["--no-state"], &["--no-state"]] {
@@ -171,8 +172,8 @@ fn advertised_topics_survive_killed_daemons() {
 #[test]
 fn advertised_topics_move_to_the_reference_daemon_and_back() {
     let test_dir = TestDir::new();
-    let mut client = client(&test_dir.address());
-    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    let client = client(&test_dir.address());
+    let (camera, notices) = advertise_with_notices(&client, topic("/camera", "node"));
     for _ in 0..2 {
         let daemon = DaemonBuilder::at(&test_dir).start();
         assert_eq!(next_notice(&notices), registered(Hold::Process));
@@ -193,7 +194,7 @@ fn advertised_topics_move_to_the_reference_daemon_and_back() {
 #[test]
 fn an_advertisement_does_not_unregister_another_nodes_topic_at_the_reference() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
-    let mut client = client(&daemon.address());
+    let client = client(&daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     wait_registered(&camera);
     client.unregister_topic("/camera").unwrap();
@@ -206,8 +207,8 @@ fn an_advertisement_does_not_unregister_another_nodes_topic_at_the_reference() {
 fn over_tcp_the_client_renews_a_session() {
     let daemon = DaemonBuilder::at(&TestDir::new()).with_tcp().start();
     let [ipc, tcp] = daemon.addresses() else { panic!("two addresses") };
-    let mut client = client(tcp);
-    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    let client = client(tcp);
+    let (camera, notices) = advertise_with_notices(&client, topic("/camera", "node"));
     assert_eq!(next_notice(&notices), registered(Hold::Session));
     // The lease lasts 10 s.
     eventually("the topic is older than its lease", TIMEOUT, || {
@@ -223,10 +224,10 @@ fn over_tcp_the_client_renews_a_session() {
 #[test]
 fn an_advertisement_waits_until_another_node_frees_the_topic() {
     let daemon = Daemon::start();
-    let mut other = client(daemon.address());
+    let other = client(daemon.address());
     other.register_topic(&topic("/camera", "other")).unwrap();
-    let mut client = client(daemon.address());
-    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    let client = client(daemon.address());
+    let (camera, notices) = advertise_with_notices(&client, topic("/camera", "node"));
     let Notice::Trouble(trouble) = next_notice(&notices) else {
         panic!("no trouble although another node has the topic")
     };
@@ -242,7 +243,7 @@ fn an_advertisement_waits_until_another_node_frees_the_topic() {
 #[test]
 fn ending_an_advertisement_unregisters_only_its_own_topic() {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
     wait_registered(&camera);
@@ -263,7 +264,7 @@ fn ending_an_advertisement_unregisters_only_its_own_topic() {
 fn a_returning_daemon_loses_topics_whose_advertisement_ended_meanwhile() {
     let test_dir = TestDir::new();
     let daemon = DaemonBuilder::at(&test_dir).start();
-    let mut client = client(&test_dir.address());
+    let client = client(&test_dir.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     let lidar = client.advertise(topic("/lidar", "node")).unwrap();
     wait_registered(&camera);
@@ -274,19 +275,19 @@ fn a_returning_daemon_loses_topics_whose_advertisement_ended_meanwhile() {
     });
     let began = Instant::now();
     drop(camera);
-    drop(client);
     assert!(matches!(lidar.unregister(), Err(Error::NoAnswer { .. })));
     assert!(began.elapsed() < MAX_NONBLOCKING_TIME);
 
     let daemon = DaemonBuilder::at(&test_dir).start();
     wait_until_unregistered(daemon.address(), "/camera");
     wait_until_unregistered(daemon.address(), "/lidar");
+    drop(client);
 }
 
 #[test]
 fn an_unregistered_topic_is_advertised_again() {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     let camera = client.advertise(topic("/camera", "node")).unwrap();
     wait_registered(&camera);
     client.unregister_topic("/camera").unwrap();
@@ -301,8 +302,8 @@ fn an_unregistered_topic_is_advertised_again() {
 #[test]
 fn a_stopped_daemon_does_not_block_advertising() {
     let daemon = Daemon::start();
-    let mut client = short_timeout_client(daemon.address());
-    let (camera, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    let client = short_timeout_client(daemon.address());
+    let (camera, notices) = advertise_with_notices(&client, topic("/camera", "node"));
     assert_eq!(next_notice(&notices), registered(Hold::Process));
     daemon.signal(Signal::STOP);
     let began = Instant::now();
@@ -325,8 +326,8 @@ fn a_stopped_daemon_does_not_block_advertising() {
 #[test]
 fn the_last_advertisement_of_a_topic_replaces_earlier_ones() {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
-    let (first, notices) = advertise_with_notices(&mut client, topic("/camera", "node"));
+    let client = client(daemon.address());
+    let (first, notices) = advertise_with_notices(&client, topic("/camera", "node"));
     assert_eq!(next_notice(&notices), registered(Hold::Process));
     let moved = TopicInfo { address: "ipc:///run/moved.sock".into(), ..topic("/camera", "node") };
     let second = client.advertise(moved.clone()).unwrap();
@@ -345,7 +346,7 @@ fn the_last_advertisement_of_a_topic_replaces_earlier_ones() {
 #[test]
 fn a_callback_may_panic_and_may_end_advertisements() {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     let panicking =
         client.advertise_with(topic("/panics", "node"), |_| panic!("the callback panics")).unwrap();
     wait_registered(&panicking);
@@ -389,8 +390,8 @@ fn a_thousand_advertisements_need_one_thread_and_end_with_their_process() {
     let began = Instant::now();
     let node = start_node(daemon.address(), "node", 1000);
     report_measurement(&format!("1,000 topics were registered after {:?}", began.elapsed()));
-    assert_eq!(count_threads(&node, "cortex-advertis"), 1);
-    let mut client = client(daemon.address());
+    assert_eq!(count_threads(&node, "cortex-client"), 1);
+    let client = client(daemon.address());
     assert_eq!(client.list_topics().unwrap().len(), 1000);
     node.signal(Signal::KILL);
     eventually("the daemon has evicted the topics", TIMEOUT, || {

@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::Duration;
 
-use cortex_client::{DiscoveryClient, Error, Hold, TopicInfo, UnreadableReply};
+use cortex_client::{ConnectError, DiscoveryClient, Error, Hold, TopicInfo, UnreadableReply};
 use cortex_proto::{DiscoveryResponse, DiscoveryStatus};
 use cortex_tests::conformance::{check_every_client_call, client};
 use cortex_tests::daemon::{Daemon, DaemonBuilder};
@@ -30,6 +30,11 @@ fn short_timeout_client(address: &str, retries: u32) -> DiscoveryClient {
 fn topic_reply(name: &str) -> Vec<u8> {
     let topic_info = Some(topic(name, "node"));
     DiscoveryResponse { topic_info, ..DiscoveryResponse::new(DiscoveryStatus::Ok, "") }.to_bytes()
+}
+
+fn list_reply(names: &[&str]) -> Vec<u8> {
+    let topics = names.iter().map(|name| topic(name, "node")).collect();
+    DiscoveryResponse { topics, ..DiscoveryResponse::new(DiscoveryStatus::Ok, "") }.to_bytes()
 }
 
 fn status_reply(status: DiscoveryStatus, message: &str) -> Vec<u8> {
@@ -64,15 +69,26 @@ fn a_missing_daemon_is_an_error_with_its_address_and_the_waiting_time() {
     let address = TestDir::new().address();
     let timeout = Duration::from_millis(50);
     let builder = DiscoveryClient::builder().address(&address).timeout(timeout);
-    let mut client = builder.retries(2).build().unwrap();
-    let no_answer = Error::NoAnswer { address: address.clone(), waited: timeout * 3, attempts: 3 };
-    assert_eq!(no_answer.to_string(), format!("no daemon answered within 150 ms at {address}"));
-    assert_eq!(client.ping(), Err(no_answer.clone()));
-    assert_eq!(client.list_topics(), Err(no_answer.clone()));
-    assert_eq!(client.lookup_topic("/x"), Err(no_answer.clone()));
-    assert_eq!(client.register_topic(&topic("/x", "n")), Err(no_answer.clone()));
-    assert_eq!(client.unregister_topic("/x"), Err(no_answer.clone()));
-    assert_eq!(client.shutdown(), Err(no_answer));
+    let client = builder.retries(2).build().unwrap();
+    // The client finds out on another thread why it cannot connect.
+    eventually("the client knows the cause", TIMEOUT, || {
+        let pinged = client.ping();
+        matches!(pinged, Err(Error::NoAnswer { cause: Some(_), .. })).then_some(())
+    });
+    let no_answer = |attempts| {
+        let (address, waited) = (address.clone(), timeout * attempts);
+        Error::NoAnswer { address, waited, attempts, cause: Some(ConnectError::NoSocket) }
+    };
+    assert_eq!(
+        no_answer(3).to_string(),
+        format!("no daemon answered within 150 ms at {address}: the socket does not exist")
+    );
+    assert_eq!(client.ping(), Err(no_answer(3)));
+    assert_eq!(client.list_topics(), Err(no_answer(3)));
+    assert_eq!(client.lookup_topic("/x"), Err(no_answer(3)));
+    assert_eq!(client.register_topic(&topic("/x", "n")), Err(no_answer(3)));
+    assert_eq!(client.unregister_topic("/x"), Err(no_answer(3)));
+    assert_eq!(client.shutdown(), Err(no_answer(1)), "a SHUTDOWN has one attempt");
     let waited = client.wait_for_topic("/x", timeout);
     assert!(matches!(waited, Err(Error::NoAnswer { .. })), "{waited:?}");
 }
@@ -91,7 +107,7 @@ fn building_a_client_rejects_an_invalid_address() {
 #[test]
 fn a_refusal_carries_the_daemons_message() {
     let daemon = daemon_that_replies(status_reply(DiscoveryStatus::Error, "not today"));
-    let mut client = client(&daemon.address());
+    let client = client(&daemon.address());
     let refused = Error::Refused { message: "not today".into() };
     assert_eq!(client.ping(), Err(refused.clone()));
     assert_eq!(client.list_topics(), Err(refused.clone()));
@@ -105,7 +121,7 @@ fn a_refusal_carries_the_daemons_message() {
 #[test]
 fn our_daemon_refuses_fields_over_the_length_limit() {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     for length in [1025, 100_000] {
         let long = || "l".repeat(length);
         for info in [
@@ -132,7 +148,7 @@ fn our_daemon_refuses_fields_over_the_length_limit() {
 #[test]
 fn an_unreadable_reply_is_an_error_that_names_the_reason() {
     let nonsense = daemon_that_replies(b"nonsense".to_vec());
-    let mut client_of_nonsense = client(&nonsense.address());
+    let client_of_nonsense = client(&nonsense.address());
     for _ in 0..2 {
         let error = client_of_nonsense.ping().unwrap_err();
         assert!(matches!(error, Error::Unreadable(UnreadableReply::Decode(_))), "{error:?}");
@@ -174,7 +190,7 @@ fn a_call_after_a_timeout_never_gets_the_late_reply() {
         }
         Some(late) => vec![late.reply(topic_reply("/late")), request.reply(topic_reply("/wanted"))],
     });
-    let mut client = short_timeout_client(&daemon.address(), 0);
+    let client = short_timeout_client(&daemon.address(), 0);
     for _ in 0..2 {
         let late = client.lookup_topic("/late");
         assert!(matches!(late, Err(Error::NoAnswer { attempts: 1, .. })), "{late:?}");
@@ -197,7 +213,7 @@ fn a_call_never_takes_the_reply_to_an_earlier_retry() {
         replies.push(request.reply(topic_reply("/wanted")));
         replies
     });
-    let mut client = short_timeout_client(&daemon.address(), 1);
+    let client = short_timeout_client(&daemon.address(), 1);
     let late = client.lookup_topic("/late");
     assert!(matches!(late, Err(Error::NoAnswer { attempts: 2, .. })), "{late:?}");
     assert_eq!(client.lookup_topic("/wanted"), Ok(topic("/wanted", "node")));
@@ -229,11 +245,14 @@ fn a_wait_polls_until_the_topic_is_registered() {
     let mut received = 0;
     let daemon = ScriptedDaemon::start(move |request| {
         received += 1;
-        let absent = status_reply(DiscoveryStatus::NotFound, "Topic /x not found");
-        vec![request.reply(if received < 4 { absent } else { topic_reply("/x") })]
+        vec![request.reply(match received {
+            1 => status_reply(DiscoveryStatus::NotFound, "Topic /x not found"),
+            2 | 3 => list_reply(&["/y"]),
+            _ => list_reply(&["/y", "/x"]),
+        })]
     });
     let builder = DiscoveryClient::builder().address(daemon.address());
-    let mut client = builder.poll_interval(Duration::from_millis(5)).build().unwrap();
+    let client = builder.poll_interval(Duration::from_millis(5)).build().unwrap();
     assert_eq!(client.wait_for_topic("/x", TIMEOUT), Ok(topic("/x", "node")));
 }
 
@@ -260,7 +279,7 @@ fn a_wait_that_times_out_at_a_running_daemon_says_so() {
 #[test]
 fn our_daemon_describes_itself_and_its_topics() {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     for name in ["/b", "/a"] {
         client.register_topic(&topic(name, "node")).unwrap();
     }
@@ -289,7 +308,7 @@ fn our_daemon_describes_itself_and_its_topics() {
 #[test]
 fn a_client_can_be_built_before_its_daemon_and_survives_it() {
     let test_dir = TestDir::new();
-    let mut client = client(&test_dir.address());
+    let client = client(&test_dir.address());
     for _ in 0..3 {
         let daemon = DaemonBuilder::at(&test_dir).start();
         client.ping().unwrap();
@@ -301,11 +320,11 @@ fn a_client_can_be_built_before_its_daemon_and_survives_it() {
 #[test]
 fn a_dropped_client_leaves_no_connection() {
     let daemon = Daemon::start();
-    let mut first = client(daemon.address());
+    let first = client(daemon.address());
     first.ping().unwrap();
     let before = daemon.open_files();
-    let mut clients: Vec<_> = (0..10).map(|_| client(daemon.address())).collect();
-    for client in &mut clients {
+    let clients: Vec<_> = (0..10).map(|_| client(daemon.address())).collect();
+    for client in &clients {
         client.ping().unwrap();
     }
     assert!(daemon.open_files() >= before + 10);
@@ -319,8 +338,8 @@ fn a_dropped_client_leaves_no_connection() {
 #[test]
 fn a_process_can_have_more_clients_than_one_zeromq_context_has_sockets() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
-    let mut clients: Vec<_> = (0..1100).map(|_| client(daemon.address())).collect();
-    for client in &mut clients {
+    let clients: Vec<_> = (0..1100).map(|_| client(daemon.address())).collect();
+    for client in &clients {
         client.ping().unwrap();
     }
 }
@@ -328,7 +347,7 @@ fn a_process_can_have_more_clients_than_one_zeromq_context_has_sockets() {
 #[test]
 fn a_client_can_move_to_another_thread() {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     client.ping().unwrap();
     thread::spawn(move || client.ping()).join().unwrap().unwrap();
 }

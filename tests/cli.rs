@@ -34,7 +34,7 @@ fn parse_json(text: &str) -> Value {
 /// A daemon with a few topics, registered in an order that is not alphabetical.
 fn daemon_with_topics() -> Daemon {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     let image = |name, node| TopicInfo { message_type: "Image".into(), ..topic(name, node) };
     for topic in [
         topic("/lidar", "lidar_node"),
@@ -303,7 +303,7 @@ fn a_command_times_out_when_the_daemon_does_not_reply() {
 #[test]
 fn a_reader_that_closes_the_pipe_is_no_failure() {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     for number in 0..1000 {
         client.register_topic(&topic(&format!("/topic/{number:04}"), "node")).unwrap();
     }

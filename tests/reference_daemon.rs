@@ -32,7 +32,7 @@ fn our_client_works_with_the_reference_daemon() {
 #[test]
 fn the_reference_daemon_has_no_extensions() {
     let daemon = ReferenceDaemon::start(&TestDir::new());
-    let mut client = client(&daemon.address());
+    let client = client(&daemon.address());
     client.register_topic(&topic("/a", "node")).unwrap();
     assert_eq!(client.hello(), Ok(DaemonInfo::default()));
     let described = client.describe("/a").unwrap();

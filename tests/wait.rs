@@ -39,7 +39,7 @@ fn start_wait(address: &str, arguments: &[&str]) -> Process {
 /// Starts a thread whose client waits for `/x`. At a legacy daemon it polls every 20 ms.
 fn spawn_waiting_client(address: &str) -> JoinHandle<Result<TopicInfo>> {
     let builder = DiscoveryClient::builder().address(address).timeout(TIMEOUT);
-    let mut client = builder.poll_interval(Duration::from_millis(20)).build().unwrap();
+    let client = builder.poll_interval(Duration::from_millis(20)).build().unwrap();
     thread::spawn(move || client.wait_for_topic("/x", TIMEOUT))
 }
 
@@ -215,7 +215,7 @@ fn a_missing_daemon_fails_at_once_and_a_silent_daemon_after_the_timeout() {
         assert_eq!(silent.code, Some(3), "{}", silent.stderr);
         assert!(silent.stderr.starts_with("error: no answer within 300ms"), "{}", silent.stderr);
     }
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     let waited = client.wait_for_topic("/x", Duration::from_millis(100));
     assert!(matches!(waited, Err(Error::NoAnswer { .. })), "{waited:?}");
     daemon.signal(Signal::CONT);

@@ -67,7 +67,7 @@ impl WatchFollower {
     }
 
     /// Reads events until the topics are those that the daemon lists.
-    fn catch_up(&mut self, client: &mut DiscoveryClient) {
+    fn catch_up(&mut self, client: &DiscoveryClient) {
         let listed = client.list_topics().unwrap();
         while self.topics != listed || self.events.is_empty() {
             self.read_event();
@@ -86,7 +86,7 @@ fn start_watch(address: &str, arguments: &[&str]) -> Process {
     Process::spawn_captured(&mut command(&arguments))
 }
 
-fn register(client: &mut DiscoveryClient, name: &str) {
+fn register(client: &DiscoveryClient, name: &str) {
     client.register_topic(&topic(name, "node")).unwrap();
 }
 
@@ -105,12 +105,12 @@ fn wait_for_event(process: &Process, event: &str, name: &str) -> Value {
 #[test]
 fn a_watch_prints_every_kind_of_event_as_it_happens() {
     let daemon = DaemonBuilder::at(&TestDir::new()).log_level(Some("info")).start();
-    let mut client = client(daemon.address());
-    register(&mut client, "/there");
+    let client = client(daemon.address());
+    register(&client, "/there");
     let shell = start_watch(daemon.address(), &["-o", "jsonl"]);
     wait_for_event(&shell, "present", "/there");
 
-    register(&mut client, "/a");
+    register(&client, "/a");
     let registered = wait_for_event(&shell, "registered", "/a");
     let expected = json!({
         "event": "registered",
@@ -152,15 +152,15 @@ fn a_watch_misses_and_repeats_nothing_when_the_daemon_is_killed() {
     let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
     let address = test_dir.address();
     let mut daemon = builder.start();
-    let mut client = client(&address);
+    let client = client(&address);
     let mut follower = WatchFollower::at(&address);
-    follower.catch_up(&mut client);
+    follower.catch_up(&client);
     let shell = start_watch(&address, &["-o", "jsonl"]);
-    wait_until_parked(&address, ParkedRequests { waits: 0, watches: 1 });
+    wait_until_parked(&address, ParkedRequests { waits: 0, watches: 2 });
     let mut seen = 0;
     for round in 0..5 {
         for number in 0..20 {
-            register(&mut client, &format!("/{round}/{number}"));
+            register(&client, &format!("/{round}/{number}"));
         }
         // The follower reads some events before the kill, and the rest from the next daemon.
         for _ in 0..round * 5 {
@@ -169,7 +169,7 @@ fn a_watch_misses_and_repeats_nothing_when_the_daemon_is_killed() {
         let _ = daemon.kill();
         daemon = builder.start();
         client.unregister_topic(&format!("/{round}/7")).unwrap();
-        follower.catch_up(&mut client);
+        follower.catch_up(&client);
         seen += 21;
     }
     assert_eq!(follower.take_events().len(), 1 + seen);
@@ -189,10 +189,10 @@ fn a_watch_resyncs_when_the_daemon_has_lost_its_state() {
     let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
     let address = test_dir.address();
     let daemon = builder.start();
-    let mut client = client(&address);
-    register(&mut client, "/old");
+    let client = client(&address);
+    register(&client, "/old");
     let mut follower = WatchFollower::at(&address);
-    follower.catch_up(&mut client);
+    follower.catch_up(&client);
     assert_eq!(follower.take_events(), ["snapshot"]);
     let shell = start_watch(&address, &["-o", "name"]);
     shell.stdout_line("the topics at the start", |line| (line == "present /old").then_some(()));
@@ -200,8 +200,8 @@ fn a_watch_resyncs_when_the_daemon_has_lost_its_state() {
     let _ = daemon.kill();
     fs::remove_dir_all(test_dir.path("state")).unwrap();
     let _daemon = builder.start();
-    register(&mut client, "/new");
-    follower.catch_up(&mut client);
+    register(&client, "/new");
+    follower.catch_up(&client);
     let events = follower.take_events();
     assert_eq!(events[0], "resync");
     shell.stdout_line("the new topic", |line| line.ends_with("/new").then_some(()));
@@ -216,21 +216,21 @@ fn a_watch_at_the_reference_daemon_compares_lists() {
     let test_dir = TestDir::new();
     let address = test_dir.address();
     let reference = ReferenceDaemon::start(&test_dir);
-    let mut client = client(&address);
-    register(&mut client, "/a");
-    register(&mut client, "/b");
+    let client = client(&address);
+    register(&client, "/a");
+    register(&client, "/b");
     let mut follower = WatchFollower::at(&address);
-    follower.catch_up(&mut client);
+    follower.catch_up(&client);
     assert_eq!((follower.take_events(), follower.revision), (vec!["snapshot".to_owned()], None));
     let shell = start_watch(&address, &["/[b-z]", "-o", "jsonl"]);
     wait_for_event(&shell, "present", "/b");
 
     client.register_topic(&topic_at("/b", "node", "ipc:///elsewhere")).unwrap();
-    follower.catch_up(&mut client);
+    follower.catch_up(&client);
     assert_eq!(follower.take_events(), ["updated /b"]);
-    register(&mut client, "/c");
+    register(&client, "/c");
     client.unregister_topic("/a").unwrap();
-    follower.catch_up(&mut client);
+    follower.catch_up(&client);
     let mut events = follower.take_events();
     events.sort();
     assert_eq!(events, ["registered /c", "unregistered /a"]);
@@ -240,25 +240,25 @@ fn a_watch_at_the_reference_daemon_compares_lists() {
     // The reference daemon restarts empty: the list is shorter.
     drop(reference);
     let reference = ReferenceDaemon::start(&test_dir);
-    follower.catch_up(&mut client);
+    follower.catch_up(&client);
     assert_eq!(follower.take_events(), ["unregistered /b", "unregistered /c"]);
-    register(&mut client, "/d");
+    register(&client, "/d");
     wait_for_event(&shell, "registered", "/d");
-    follower.catch_up(&mut client);
+    follower.catch_up(&client);
     assert_eq!(follower.take_events(), ["registered /d"]);
 
     // Our daemon replaces the reference daemon, which then replaces ours.
     drop(reference);
     let ours = DaemonBuilder::at(&test_dir).log_level(Some("info")).start();
-    register(&mut client, "/e");
-    follower.catch_up(&mut client);
+    register(&client, "/e");
+    follower.catch_up(&client);
     assert_eq!(follower.take_events()[0], "resync");
     assert_eq!(follower.revision, Some(1));
     shell.stdout_line("resync", |line| (parse_json(line)["event"] == "resync").then_some(()));
     let _ = ours.kill();
     let _reference = ReferenceDaemon::start(&test_dir);
-    register(&mut client, "/f");
-    follower.catch_up(&mut client);
+    register(&client, "/f");
+    follower.catch_up(&client);
     assert_eq!(follower.take_events()[0], "resync");
     assert_eq!(follower.revision, None);
 }
@@ -268,9 +268,9 @@ fn patterns_match_the_same_topics_at_every_daemon() {
     let ours = Daemon::start();
     let reference = ReferenceDaemon::start(&TestDir::new());
     for address in [ours.address(), &reference.address()] {
-        let mut client = client(address);
+        let client = client(address);
         for name in ["/camera/left", "/camera/left/small", "/größe", "/a*b", "/a\\b", "/a{b"] {
-            register(&mut client, name);
+            register(&client, name);
         }
         for (pattern, names) in [
             ("/camera/*", &["/camera/left"][..]),
@@ -296,21 +296,21 @@ fn patterns_match_the_same_topics_at_every_daemon() {
 #[test]
 fn a_watch_continues_after_the_daemon_was_stopped() {
     let daemon = Daemon::start();
-    let mut client = client(daemon.address());
+    let client = client(daemon.address());
     let mut follower = WatchFollower::at(daemon.address());
-    follower.catch_up(&mut client);
+    follower.catch_up(&client);
     daemon.signal(Signal::STOP);
     assert_eq!(follower.watch.next_within(Duration::from_millis(50)), Ok(None));
     daemon.signal(Signal::CONT);
-    register(&mut client, "/a");
-    follower.catch_up(&mut client);
+    register(&client, "/a");
+    follower.catch_up(&client);
     assert_eq!(follower.take_events(), ["snapshot", "registered /a"]);
 }
 
 #[test]
 fn a_watch_with_a_timeout_ends() {
     let daemon = Daemon::start();
-    register(&mut client(daemon.address()), "/a");
+    register(&client(daemon.address()), "/a");
     let shown = expect_success(run_at(daemon.address(), &["topic", "watch", "--timeout", "300ms"]));
     let rows: Vec<Vec<_>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["EVENT", "TOPIC", "TYPE", "NODE", "ADDRESS", "REASON"]);
@@ -367,7 +367,7 @@ fn a_watch_reports_on_stderr_that_the_daemon_is_gone_and_back() {
     shell.stderr_line("the daemon is gone", |line| line.contains("is gone").then_some(()));
     let _daemon = DaemonBuilder::at(&test_dir).start();
     shell.stderr_line("the daemon is back", |line| line.contains("answers again").then_some(()));
-    register(&mut client(&test_dir.address()), "/a");
+    register(&client(&test_dir.address()), "/a");
     for process in [&shell, &quiet] {
         process.stdout_line("the topic", |line| (line == "registered /a").then_some(()));
     }
@@ -377,7 +377,7 @@ fn a_watch_reports_on_stderr_that_the_daemon_is_gone_and_back() {
 #[test]
 fn a_reader_that_closes_the_pipe_ends_the_watch() {
     let daemon = Daemon::start();
-    register(&mut client(daemon.address()), "/a");
+    register(&client(daemon.address()), "/a");
     for another_event in [true, false] {
         let (reader, writer) = io::pipe().unwrap();
         let mut command = command(&["-a", daemon.address(), "watch", "-o", "name"]);
@@ -387,7 +387,7 @@ fn a_reader_that_closes_the_pipe_ends_the_watch() {
         let first = BufReader::new(reader).lines().next().unwrap().unwrap();
         assert_eq!(first, "present /a");
         if another_event {
-            register(&mut client(daemon.address()), "/b");
+            register(&client(daemon.address()), "/b");
         }
         let output = process.wait();
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
@@ -400,15 +400,15 @@ fn the_watch_example_prints_changes() {
     let test_dir = TestDir::new();
     let builder = DaemonBuilder::at(&test_dir);
     let daemon = builder.start();
-    let mut client = client(daemon.address());
-    register(&mut client, "/camera/left");
+    let client = client(daemon.address());
+    register(&client, "/camera/left");
     let mut example = Command::new(binaries::client_example("watch"));
     let example = Process::spawn_captured(example.arg(daemon.address()));
     let shown = |wanted: &str| example.stdout_line(wanted, |line| (line == wanted).then_some(()));
     shown("there are 1 topics");
     let _ = daemon.kill();
     let _daemon = builder.start();
-    register(&mut client, "/camera/right");
+    register(&client, "/camera/right");
     shown("/camera/right: registered");
     client.unregister_topic("/camera/left").unwrap();
     shown("/camera/left: unregistered");

@@ -63,7 +63,7 @@ fn measure_blocking(address: &str) -> Vec<(Instant, Instant)> {
         .map(|number| {
             let (address, started) = (address.to_owned(), Arc::clone(&started));
             let wait = move || {
-                let mut client = client(&address);
+                let client = client(&address);
                 started.wait();
                 let topic = client.wait_for_topic(info(number).name.as_str(), TIMEOUT).unwrap();
                 let woken = Instant::now();

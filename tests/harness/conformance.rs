@@ -1,6 +1,8 @@
 //! Checks of the client and the command line that pass with our daemon and with the reference.
 
-use cortex_client::{AsyncDiscoveryClient, DiscoveryClient, Error, TopicInfo};
+use cortex_client::{
+    AsyncDiscoveryClient, DiscoveryClient, DiscoveryClientBuilder, Error, TopicInfo,
+};
 use serde_json::{Value, json};
 
 use crate::cli;
@@ -23,7 +25,7 @@ pub fn client(address: &str) -> DiscoveryClient {
 /// # Panics
 /// When STATS fails.
 #[must_use]
-pub fn parked_requests(client: &mut DiscoveryClient) -> ParkedRequests {
+pub fn parked_requests(client: &DiscoveryClient) -> ParkedRequests {
     ParkedRequests::from_counters(&client.stats().unwrap())
 }
 
@@ -32,9 +34,9 @@ pub fn parked_requests(client: &mut DiscoveryClient) -> ParkedRequests {
 /// # Panics
 /// When [`TIMEOUT`] passes first.
 pub fn wait_until_parked(address: &str, wanted: ParkedRequests) {
-    let mut client = client(address);
+    let client = client(address);
     eventually(&format!("the daemon has parked {wanted:?}"), TIMEOUT, || {
-        (parked_requests(&mut client) == wanted).then_some(())
+        (parked_requests(&client) == wanted).then_some(())
     });
 }
 
@@ -43,7 +45,7 @@ pub fn wait_until_parked(address: &str, wanted: ParkedRequests) {
 /// # Panics
 /// When a call returns an unexpected result.
 pub fn check_every_client_call(address: &str) {
-    check_every_call(client(address));
+    check_every_call(&client(address));
 }
 
 /// Makes every call of the asynchronous client at an empty daemon, and shuts the daemon down.
@@ -51,11 +53,22 @@ pub fn check_every_client_call(address: &str) {
 /// # Panics
 /// When a call returns an unexpected result.
 pub fn check_every_async_client_call(address: &str) {
-    let builder = AsyncDiscoveryClient::builder();
-    check_every_call(BlockingAsyncClient::build(builder.address(address).timeout(TIMEOUT)));
+    check_every_call(&BlockingAsyncClient::on_tokio(async_builder(address)));
 }
 
-fn check_every_call(mut client: impl AnyClient) {
+/// Like [`check_every_async_client_call`], without a runtime.
+///
+/// # Panics
+/// When a call returns an unexpected result.
+pub fn check_every_async_client_call_without_a_runtime(address: &str) {
+    check_every_call(&BlockingAsyncClient::without_runtime(async_builder(address)));
+}
+
+fn async_builder(address: &str) -> DiscoveryClientBuilder {
+    AsyncDiscoveryClient::builder().address(address).timeout(TIMEOUT)
+}
+
+fn check_every_call(client: &impl AnyClient) {
     let camera = topic("/camera", "camera_node");
     let moved = TopicInfo { address: "tcp://10.0.0.1:5".into(), ..camera.clone() };
     let stolen = topic("/camera", "thief");
@@ -104,7 +117,7 @@ pub fn check_every_command(address: &str) {
     assert_eq!(json("-o json topic list"), json!([]));
     assert_eq!(expect_success(cortex("-q topic list -o name")), "");
 
-    let mut client = client(address);
+    let client = client(address);
     client.register_topic(&topic("/lidar", "lidar_node")).unwrap();
     client.register_topic(&topic("/camera", "camera_node")).unwrap();
     let camera = json!({

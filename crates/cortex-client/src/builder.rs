@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
 
-#[cfg(feature = "tokio")]
-use crate::AsyncDiscoveryClient;
-use crate::DiscoveryClient;
-use crate::error::Result;
+use crate::driver::{ClientKind, Handle, Settings};
+use crate::error::{Error, Result};
 use crate::protocol::retry::RetryPolicy;
+use crate::{AsyncDiscoveryClient, DiscoveryClient};
 
 /// The default of [`DiscoveryClientBuilder::timeout`].
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,7 +15,10 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The default of [`DiscoveryClientBuilder::poll_interval`].
 pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The settings of a [`DiscoveryClient`]; each has a default.
+/// The shortest interval between two queries of a legacy daemon.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The settings of a [`DiscoveryClient`] or an [`AsyncDiscoveryClient`]; each has a default.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct DiscoveryClientBuilder {
@@ -24,6 +26,7 @@ pub struct DiscoveryClientBuilder {
     timeout: Duration,
     retries: u32,
     poll_interval: Duration,
+    fail_fast: bool,
 }
 
 impl Default for DiscoveryClientBuilder {
@@ -33,6 +36,7 @@ impl Default for DiscoveryClientBuilder {
             timeout: DEFAULT_TIMEOUT,
             retries: 0,
             poll_interval: DEFAULT_POLL_INTERVAL,
+            fail_fast: false,
         }
     }
 }
@@ -67,33 +71,45 @@ impl DiscoveryClientBuilder {
         self
     }
 
+    /// Whether a call ends at once with [`Error::Unreachable`] when the client knows that no daemon
+    /// is reachable: no process listens at the address, or the host name cannot be resolved. The
+    /// default is false: then a call goes on trying until its timeout, and the daemon may start
+    /// meanwhile. Waits, watches and advertisements go on trying in any case.
+    pub fn fail_fast(mut self, fail_fast: bool) -> Self {
+        self.fail_fast = fail_fast;
+        self
+    }
+
     /// Makes the client. It connects in the background: the daemon may start later.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) for an address that ZeroMQ cannot
-    /// connect to, [`Error::Transport`](crate::Error::Transport) when ZeroMQ cannot create a
-    /// socket.
+    /// [`Error::InvalidAddress`]; [`Error::Transport`] and [`Error::Thread`] when the client cannot
+    /// make a socket or start its thread.
     pub fn build(self) -> Result<DiscoveryClient> {
-        let policy = self.policy();
-        DiscoveryClient::start(self.address, policy, self.poll_interval)
+        self.start(ClientKind::Blocking).map(DiscoveryClient::from_handle)
     }
 
-    /// Makes an [`AsyncDiscoveryClient`]. It connects in the background: the daemon may start
-    /// later.
+    /// Makes an [`AsyncDiscoveryClient`], also outside of any runtime. It connects in the
+    /// background: the daemon may start later.
     ///
     /// # Errors
-    /// [`Error::NoRuntime`](crate::Error::NoRuntime) outside a tokio runtime; and those of
-    /// [`build`](Self::build).
-    ///
-    /// # Panics
-    /// Tokio panics when the runtime was built without I/O or without time.
-    #[cfg(feature = "tokio")]
+    /// Those of [`build`](Self::build).
     pub fn build_async(self) -> Result<AsyncDiscoveryClient> {
-        let policy = self.policy();
-        AsyncDiscoveryClient::start(self.address, policy, self.poll_interval)
+        self.start(ClientKind::Async).map(AsyncDiscoveryClient::from_handle)
     }
 
-    fn policy(&self) -> RetryPolicy {
-        RetryPolicy { timeout: self.timeout, attempts: self.retries.saturating_add(1) }
+    fn start(self, kind: ClientKind) -> Result<Handle> {
+        let address = self
+            .address
+            .parse()
+            .map_err(|reason| Error::InvalidAddress { address: self.address.clone(), reason })?;
+        let attempts = self.retries.saturating_add(1);
+        let settings = Settings {
+            address,
+            policy: RetryPolicy { timeout: self.timeout, attempts },
+            poll_interval: self.poll_interval.max(MIN_POLL_INTERVAL),
+            fail_fast: self.fail_fast,
+        };
+        Handle::start(settings, kind)
     }
 }

@@ -3,7 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use cortex_proto::{DecodeError, DiscoveryStatus, RequestedCommand, TopicFilterError};
+use cortex_proto::{
+    AddressError, DecodeError, DiscoveryStatus, RequestedCommand, TopicFilterError,
+};
 use thiserror::Error;
 
 /// The result of a client's call.
@@ -34,18 +36,35 @@ pub enum Error {
     /// No answer came in time: no daemon is running, or it is slow, or the answer was lost. The
     /// daemon **may have carried out** a register, unregister or shutdown; other requests change
     /// nothing.
-    #[error("no daemon answered within {} ms at {address}", waited.as_millis())]
+    #[error(
+        "no daemon answered within {} ms at {address}{}", waited.as_millis(), because(cause.as_ref())
+    )]
     NoAnswer {
         /// The daemon's address.
         address: String,
         /// The time of all attempts together.
         waited: Duration,
-        /// The number of attempts.
+        /// The number of attempts; 0 with a timeout of zero, when the client sends nothing.
         attempts: u32,
+        /// Why the client could not connect, when that is the reason.
+        cause: Option<ConnectError>,
     },
 
-    /// The connection to the daemon was lost, and no daemon has answered since. A watch reports
-    /// this as its [`trouble`](crate::Watch::trouble); no call ends with it.
+    /// The client cannot connect to the daemon, and does not go on trying, because it was built
+    /// with [`fail_fast`](crate::DiscoveryClientBuilder::fail_fast). When the daemon ended during
+    /// the call, it **may have carried out** a register or unregister; other requests change
+    /// nothing.
+    #[error("no daemon is reachable at {address}: {cause}")]
+    Unreachable {
+        /// The daemon's address.
+        address: String,
+        /// The reason.
+        cause: ConnectError,
+    },
+
+    /// The connection to the daemon was lost. A [shutdown](crate::DiscoveryClient::shutdown) ends
+    /// with it, since a second request could end the next daemon: the daemon **may have carried
+    /// out** the first one. A watch reports it as its [`trouble`](crate::Watch::trouble).
     #[error("lost the connection to the daemon at {address}")]
     Disconnected {
         /// The daemon's address.
@@ -65,7 +84,7 @@ pub enum Error {
     /// The answer does not follow the protocol. The daemon **may have carried out** a register,
     /// unregister or shutdown.
     #[error("the daemon's answer could not be read: {0}")]
-    Unreadable(#[from] UnreadableReply),
+    Unreadable(UnreadableReply),
 
     /// The daemon refused the request or could not carry it out. It has changed nothing.
     #[error("the daemon answered with an error: {message}")]
@@ -83,21 +102,21 @@ pub enum Error {
     },
 
     /// The filter is not a valid pattern of topic names. The client has sent nothing.
-    #[error("{filter:?} is not a pattern: {source}")]
+    #[error("{filter:?} is not a pattern: {reason}")]
     InvalidFilter {
         /// The filter as the caller gave it.
         filter: String,
         /// Why it is not valid.
-        source: TopicFilterError,
+        reason: TopicFilterError,
     },
 
-    /// ZeroMQ cannot connect to an address of this form. The client has sent nothing.
-    #[error("invalid address {address}: {source}")]
+    /// This is not the address of a daemon. The client has sent nothing.
+    #[error("invalid address {address:?}: {reason}")]
     InvalidAddress {
         /// The address as the caller gave it.
         address: String,
-        /// `ZeroMQ`'s reason.
-        source: zmq::Error,
+        /// What is wrong with it.
+        reason: AddressError,
     },
 
     /// A later advertisement of the same client has taken over the topic.
@@ -107,28 +126,116 @@ pub enum Error {
         topic: String,
     },
 
-    /// The thread that advertises topics could not start, or has died.
-    #[error("the thread that advertises topics is not running: {reason}")]
+    /// Another process has registered the topic of this advertisement. The advertisement waits
+    /// until that process has unregistered the topic or has ended.
+    #[error("another process of node {node} has taken over topic {topic}")]
+    Superseded {
+        /// The topic.
+        topic: String,
+        /// The node of the other process.
+        node: String,
+    },
+
+    /// The client's thread could not start.
+    #[error("the client's thread cannot start: {reason}")]
     Thread {
         /// The system's reason.
         reason: io::ErrorKind,
     },
 
-    /// The client's socket failed, for example because the process has no descriptors left. The
-    /// daemon **may have carried out** a register, unregister or shutdown.
-    #[error("the connection to {address} failed: {source}")]
+    /// The client cannot make a socket. The client has not sent the request.
+    #[error("the client cannot make a socket: {reason}")]
     Transport {
-        /// The daemon's address.
-        address: String,
-        /// `ZeroMQ`'s reason.
-        source: zmq::Error,
+        /// The reason, for example that the process has too few free descriptors.
+        reason: SocketError,
     },
 
-    /// The asynchronous client has no runtime: it was made outside one, or its runtime has ended.
-    /// The daemon **may have carried out** a register, unregister or shutdown in progress.
-    #[cfg(feature = "tokio")]
-    #[error("the asynchronous client has no tokio runtime, or its runtime has ended")]
-    NoRuntime,
+    /// The client is closed, or its thread has ended after a panic. The daemon **may have carried
+    /// out** a register, unregister or shutdown in progress.
+    #[error("the client is closed")]
+    Closed,
+
+    /// This process is a fork of the one that made the client. The client's thread and connection
+    /// belong to the parent: make a new client.
+    #[error("the client belongs to the parent of this forked process; make a new client")]
+    Forked,
+
+    /// A callback or a waker that runs on the client's own thread made a blocking call, which would
+    /// wait for itself.
+    #[error("a callback on the client's own thread cannot make a blocking call")]
+    OnClientThread,
+}
+
+/// Why the client cannot connect to a daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The socket file does not exist.
+    #[error("the socket does not exist")]
+    NoSocket,
+    /// No process listens at the socket file or port.
+    #[error("no process listens there")]
+    Refused,
+    /// This user has no permission to connect.
+    #[error("this user has no permission to connect")]
+    PermissionDenied,
+    /// The system cannot resolve the host name.
+    #[error("the host name {name} cannot be resolved: {reason}")]
+    HostName {
+        /// The host name.
+        name: String,
+        /// The resolver's reason.
+        reason: String,
+    },
+    /// The host does not answer.
+    #[error("the host does not answer")]
+    TimedOut,
+    /// Any other reason.
+    #[error("{reason}")]
+    Other {
+        /// The system's reason.
+        reason: String,
+    },
+}
+
+impl From<io::Error> for ConnectError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds without a variant of their own")]
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NoSocket,
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            _ => Self::Other { reason: error.to_string() },
+        }
+    }
+}
+
+/// Why the client cannot make a socket.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SocketError {
+    /// The process, or the system, has no descriptors left.
+    #[error(
+        "the process has too few free file descriptors: close some, or raise the limit (ulimit -n)"
+    )]
+    Descriptors,
+    /// Any other reason.
+    #[error("{reason}")]
+    Other {
+        /// The reason of the system or of `ZeroMQ`.
+        reason: String,
+    },
+}
+
+fn because(cause: Option<&ConnectError>) -> String {
+    cause.map(|cause| format!(": {cause}")).unwrap_or_default()
+}
+
+impl From<UnreadableReply> for Error {
+    fn from(reason: UnreadableReply) -> Self {
+        Self::Unreadable(reason)
+    }
 }
 
 /// Why the client could not use a daemon's answer.

@@ -1,12 +1,13 @@
 //! A client of the Cortex discovery daemon, over ZeroMQ.
 //!
-//! A [`DiscoveryClient`] sends the daemon one request at a time: it registers topics, looks them
-//! up, lists them and waits for them. A [`Watch`] reports each change as it happens. Every call
+//! A [`DiscoveryClient`] registers topics, looks them up, lists them and waits for them. A [`Watch`]
+//! reports each change as it happens. An [`AsyncDiscoveryClient`] has the same calls as futures, for
+//! any executor. Every call
 //! ends within a known time and says what happened: "no such topic", "registered by another node"
 //! and "no daemon answered" are different [`Error`]s, never `false` or an empty list.
 //!
-//! A call without an answer leaves nothing behind: the next call starts on a new connection and
-//! can never receive the earlier call's late reply.
+//! A call without an answer leaves nothing behind: an unsent request is never sent, and a late reply
+//! reaches no other call.
 //!
 //! This crate does not carry messages between publishers and subscribers. It only finds their
 //! endpoints. The messages to the daemon are those of [`cortex_proto`].
@@ -19,7 +20,7 @@
 //! use cortex_client::{DiscoveryClient, Error, TopicInfo, TopicName};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut client = DiscoveryClient::builder().timeout(Duration::from_secs(1)).retries(2).build()?;
+//! let client = DiscoveryClient::builder().timeout(Duration::from_secs(1)).retries(2).build()?;
 //!
 //! client.register_topic(&TopicInfo {
 //!     name: TopicName::new("/camera/image")?,
@@ -58,35 +59,30 @@
 //!
 //! The zmq crate builds libzmq from its sources, so you need a C++ compiler. When you use this
 //! crate outside its workspace, copy the `CXXFLAGS` from the workspace's `.cargo/config.toml`.
-//! Without them libzmq may misalign its queues and does not use eventfd, and a forked child that
-//! drops a client can abort its parent.
-//!
-//! # Features
-//!
-//! - `tokio` (off by default): `AsyncDiscoveryClient` has the same calls as futures. Any number of
-//!   calls can share its connection at the same time.
+//! Without them libzmq may misalign its queues, and a client needs a few more descriptors.
 
-mod advertise;
+mod advertisement;
 mod blocking;
 mod builder;
-mod connection;
-mod context;
+mod calls;
+mod driver;
 mod error;
+mod future;
 mod info;
-#[cfg(feature = "tokio")]
-mod nonblocking;
 mod protocol;
+mod state_cell;
+mod watch_handle;
 
-pub use advertise::{Advertisement, Notice};
-pub use blocking::{DiscoveryClient, Watch};
+pub use advertisement::{Advertisement, Notice};
+pub use blocking::DiscoveryClient;
 pub use builder::{DEFAULT_POLL_INTERVAL, DEFAULT_TIMEOUT, DiscoveryClientBuilder};
 pub use cortex_proto::{
     Address, AddressError, ConnectTarget, DEFAULT_DISCOVERY_ADDRESS, EndpointState, EntryExt,
     EventKind, Hold, RemovalReason, TopicFilter, TopicFilterError, TopicInfo, TopicName,
 };
-pub use error::{Error, Result, UnreadableReply};
+pub use error::{ConnectError, Error, Result, SocketError, UnreadableReply};
+pub use future::AsyncDiscoveryClient;
 pub use info::{DaemonInfo, TopicDescription};
-#[cfg(feature = "tokio")]
-pub use nonblocking::{AsyncDiscoveryClient, AsyncWatch};
 pub use protocol::wait::DEFAULT_WAIT_TIMEOUT;
 pub use protocol::watch::{Change, WatchEvent};
+pub use watch_handle::{AsyncWatch, Watch};

@@ -155,7 +155,7 @@ fn next(watch: &mut Watch) -> String {
 #[test]
 fn a_parked_wait_is_sent_again_at_once_when_the_daemon_is_killed() {
     let mut daemon = FakeDaemon::new();
-    let mut client = daemon.client();
+    let client = daemon.client();
     let waiting = thread::spawn(move || (client.wait_for_topic("/a", LONG), client.ping()));
     daemon.answer(&daemon.expect(&lookup("/a")), &absent());
     let parked = daemon.received();
@@ -177,7 +177,7 @@ fn a_parked_wait_is_sent_again_at_once_when_the_daemon_is_killed() {
 #[test]
 fn a_wait_ends_on_time_while_its_request_is_parked() {
     let daemon = FakeDaemon::new();
-    let mut client = daemon.client();
+    let client = daemon.client();
     let timeout = Duration::from_millis(300);
     let waiting = thread::spawn(move || {
         let began = Instant::now();
@@ -247,7 +247,7 @@ fn a_watch_that_is_polled_often_sends_one_query() {
     daemon.kill();
     let gone = || Error::Disconnected { address: daemon.address() };
     let deadline = Instant::now() + LONG;
-    while watching.trouble() != Some(&gone()) {
+    while watching.trouble() != Some(gone()) {
         assert_eq!(watching.next_within(Duration::from_millis(5)), Ok(None));
         assert!(Instant::now() < deadline, "{:?}", watching.trouble());
     }
@@ -293,14 +293,6 @@ fn an_invalid_filter_is_an_error_before_any_request() {
 }
 
 #[test]
-fn a_watch_sends_nothing_before_its_first_event_is_requested() {
-    let daemon = FakeDaemon::new();
-    let watching = daemon.client().watch(None).unwrap();
-    assert_eq!(daemon.router.as_ref().unwrap().poll(zmq::POLLIN, 50).unwrap(), 0, "no query yet");
-    drop(watching);
-}
-
-#[test]
 fn the_client_backs_off_from_a_listener_that_closes_each_connection() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("d.sock");
@@ -314,11 +306,9 @@ fn the_client_backs_off_from_a_listener_that_closes_each_connection() {
         }
     });
     let address = format!("ipc://{}", path.display());
-    let mut client = DiscoveryClient::builder().address(address).timeout(LONG).build().unwrap();
-    // The client has connected already; the watch uses another connection.
+    let client = DiscoveryClient::builder().address(address).timeout(LONG).build().unwrap();
     let mut watching = client.watch(None).unwrap();
     assert_eq!(watching.next_within(Duration::from_secs(1)), Ok(None));
-    assert!(matches!(watching.trouble(), Some(Error::Disconnected { .. })));
     drop(watching);
     let waited = client.wait_for_topic("/a", Duration::from_secs(1));
     assert!(matches!(waited, Err(Error::NoAnswer { .. })), "{waited:?}");

@@ -9,7 +9,7 @@ pub(crate) mod watch;
 
 use std::time::{Duration, Instant};
 
-use cortex_client::{Address, ConnectTarget, DiscoveryClient, Error};
+use cortex_client::{Address, ConnectError, ConnectTarget, DiscoveryClient, Error};
 
 use crate::error::{CliError, Kind};
 use crate::output::Output;
@@ -37,13 +37,14 @@ impl CommandContext<'_> {
         DiscoveryClient::builder()
             .address(self.address.as_str())
             .timeout(self.timeout.saturating_sub(started.elapsed()).min(call_timeout))
+            .fail_fast(true)
             .build()
             .map_err(|error| self.cli_error(&error))
     }
 
     /// Converts an error of the client, and adds a hint.
     pub(crate) fn cli_error(&self, error: &Error) -> CliError {
-        if let Error::NoAnswer { .. } = error {
+        if let Error::NoAnswer { .. } | Error::Disconnected { .. } = error {
             return self.no_answer();
         }
         let message = error.to_string();
@@ -57,6 +58,7 @@ impl CommandContext<'_> {
                 self.address.as_str()
             )),
             Error::Refused { .. } => CliError::new(Kind::Refused, message),
+            Error::Unreachable { cause, .. } => self.unreachable(cause),
             Error::InvalidAddress { .. } => CliError::new(Kind::Usage, message)
                 .with_hint("an address is ipc://PATH, ipc://@NAME or tcp://HOST:PORT"),
             Error::NoAnswer { .. } | Error::Transport { .. } | _ => {
@@ -83,6 +85,19 @@ impl CommandContext<'_> {
             (format!("{names} did not appear within {within}"), "shows the registered topics")
         };
         CliError::new(Kind::WaitTimedOut, what).with_hint(format!("`cortex topic list` {hint}"))
+    }
+
+    /// The error for an address at which the client finds no daemon.
+    fn unreachable(&self, cause: &ConnectError) -> CliError {
+        // For a local socket the check knows more.
+        if let ConnectTarget::Path(_) | ConnectTarget::Abstract(_) = self.address.target()
+            && let Err(gone) = preflight::check(&self.address, Duration::ZERO)
+        {
+            return gone;
+        }
+        let message = format!("no daemon at {}: {cause}", self.address.as_str());
+        CliError::new(Kind::NoDaemon, message)
+            .with_hint("check the address, and check that a daemon listens there")
     }
 
     pub(crate) fn no_answer(&self) -> CliError {
@@ -130,7 +145,12 @@ mod tests {
                 message: String::new(),
             },
             Error::AlreadyRegistered { topic: topic(), node: None, message: String::new() },
-            Error::NoAnswer { address: String::new(), waited: Duration::ZERO, attempts: 1 },
+            Error::NoAnswer {
+                address: String::new(),
+                waited: Duration::ZERO,
+                attempts: 1,
+                cause: None,
+            },
             Error::WaitTimedOut { topic: topic(), waited: Duration::from_secs(30) },
             Error::Unreadable(UnreadableReply::NoTopicInfo),
             Error::Refused { message: "the registry is full".into() },

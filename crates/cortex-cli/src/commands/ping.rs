@@ -20,7 +20,7 @@ struct PongRecord<'a> {
 
 pub(crate) fn run(context: &CommandContext<'_>, args: &PingArgs) -> Result<(), CliError> {
     let address = context.address.as_str();
-    let mut client = context.connect()?;
+    let client = context.connect()?;
     let mut pongs = Vec::new();
     for seq in 1..=args.count {
         let sent = Instant::now();

@@ -44,7 +44,11 @@ pub(crate) fn run(context: &CommandContext<'_>, args: &ShutdownArgs) -> Result<(
         }
         Ok(()) => "stopping",
         // A daemon can stop so fast that its answer is lost.
-        Err(Error::NoAnswer { .. }) if is_stopped(&context.address, POLL_INTERVAL) => "stopped",
+        Err(Error::NoAnswer { .. } | Error::Disconnected { .. })
+            if is_stopped(&context.address, POLL_INTERVAL) =>
+        {
+            "stopped"
+        }
         Err(error) => return Err(context.cli_error(&error)),
     };
     match context.output.format() {

@@ -15,7 +15,7 @@ use crate::render::{self, Header, TopicRecord};
 pub(crate) fn run(context: &CommandContext<'_>, args: &WaitArgs) -> Result<(), CliError> {
     let started = Instant::now();
     // If an answer takes longer than other commands wait, the client asks again.
-    let mut client = context.connect_for(DEFAULT_TIMEOUT)?;
+    let client = context.connect_for(DEFAULT_TIMEOUT)?;
     let mut names = Vec::new();
     for name in &args.names {
         if !names.contains(name) {

@@ -1,35 +1,42 @@
-//! Decides which topics to register, renew or withdraw, and when.
+//! Decides which topics to register, renew or withdraw, and when, for all advertisements of a client.
 //!
-//! This module is pure, as is [`exchange`](crate::protocol::retry): the caller carries out each
-//! [`AdvertisementManager::next_action`], reports the result, and passes on the events of
-//! [`AdvertisementManager::take_events`]. It has one connection, with one request at a time.
+//! The manager has one request at a time. All knowledge about the daemon belongs to one connection.
 //!
-//! All knowledge about the daemon belongs to one connection. On a new connection the manager
-//! registers all topics again: an unchanged REGISTER costs the daemon nothing, and another or an
-//! empty daemon has all topics at once.
+//! The first REGISTER of an advertisement takes a topic over from an earlier process of the same
+//! node, as a restarted node wants. After that the manager looks before it registers again: at each
+//! interval and on each new connection. When it finds the topic of another process, it yields until
+//! that is gone. So of two processes that overlap the later one keeps the topic, and the earlier one
+//! reports [`Error::Superseded`].
 
-mod connection_state;
+mod answers;
+mod outage;
+mod requests;
 mod schedule;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
 use std::time::{Duration, Instant};
 
-use cortex_proto::{
-    DiscoveryRequest, Hold, RequestExt, ResponseExt, Session, TopicInfo, TopicName,
-};
+use cortex_proto::{Hold, TopicInfo, TopicName};
 
-use self::connection_state::{ConnectionAction, ConnectionState};
+use self::outage::Outage;
 use self::schedule::{Due, Schedule};
 use self::topic::{CurrentAdvertisement, Registration, RegistrationState, Topic};
-use crate::error::{Error, Result};
-use crate::protocol::reply::Reply;
+use super::reply::Reply;
+use super::request::{OnLoss, Query};
+use super::{Action, Outcome};
+use crate::error::{ConnectError, Error, Result};
 
-/// The time between two REGISTERs of a topic, so that a topic comes back after another process has
-/// removed it.
+/// The time between two checks of a topic, so that it comes back after another process has removed
+/// it.
 const REFRESH: Duration = Duration::from_secs(5);
-/// The shortest time between two such REGISTERs of any topics.
+/// The same at a legacy daemon, where a restarted node of the same endpoint looks like the old one,
+/// and loses its topic for a moment when the old one ends.
+const LEGACY_REFRESH: Duration = Duration::from_secs(1);
+/// The shortest time between two such checks of any topics.
 const PACE: Duration = Duration::from_millis(20);
 /// The first pause after a refused request; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -45,24 +52,13 @@ pub(crate) type AdvertisementId = u64;
 
 /// The constant settings of a manager.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
+pub(crate) struct AdvertisementSettings {
     /// The daemon's address.
     pub(crate) address: String,
     /// How long a request waits for its answer.
     pub(crate) timeout: Duration,
     /// The id of the session, for a daemon that cannot see this process.
     pub(crate) session_id: String,
-}
-
-/// What the caller does next. Then it calls [`AdvertisementManager::next_action`] again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ManagerAction {
-    /// Replace the connection. After the handshake, call [`AdvertisementManager::connected`].
-    Connect,
-    /// Send this, and pass the answer to [`AdvertisementManager::answered`].
-    Send(Box<DiscoveryRequest>),
-    /// Wait for an event, at most this long; `None` is for ever.
-    Wait(Option<Duration>),
 }
 
 /// A change of the state of an advertisement.
@@ -83,16 +79,21 @@ pub(crate) enum AdvertisementEvent {
 /// Keeps the topics of all advertisements of a client registered.
 #[derive(Debug)]
 pub(crate) struct AdvertisementManager {
-    settings: Settings,
+    settings: AdvertisementSettings,
     topics: BTreeMap<u64, Topic>,
     by_name: HashMap<TopicName, u64>,
     by_id: HashMap<AdvertisementId, u64>,
     last_number: u64,
     schedule: Schedule,
-    /// The earliest time for the next refreshing REGISTER.
+    /// The earliest time for the next check.
     paced_until: Option<Instant>,
-    connection: ConnectionState,
+    is_connected: bool,
+    /// Why the client could not connect, as far as it knows.
+    connect_error: Option<ConnectError>,
+    outage: Option<Outage>,
     daemon: DaemonFeatures,
+    /// This process as the daemon's answers name it.
+    own_pid: Option<u64>,
     in_flight: Option<InFlight>,
     events: VecDeque<(AdvertisementId, AdvertisementEvent)>,
 }
@@ -105,11 +106,10 @@ struct InFlight {
 
 #[derive(Clone, Debug)]
 enum RequestKind {
-    /// A LOOKUP that shows whether the daemon sees the process that registered this topic.
-    CheckIdentity {
-        topic: u64,
-        id: AdvertisementId,
-    },
+    /// A LOOKUP that shows whether the topic is registered, by which process, and whether the
+    /// daemon sees that process. It comes also before the withdrawal from a daemon that may ignore
+    /// the conditions of an UNREGISTER.
+    Check(u64),
     Renew,
     Register {
         topic: u64,
@@ -117,9 +117,6 @@ enum RequestKind {
         in_session: bool,
         previous: Option<Registration>,
     },
-    /// A LOOKUP that shows whether the registration is still this client's. It comes before the
-    /// withdrawal from a daemon that may ignore the conditions of an UNREGISTER.
-    CheckRegistration(u64),
     Withdraw(u64),
 }
 
@@ -130,14 +127,14 @@ struct DaemonFeatures {
     is_extended: Option<bool>,
     /// Whether the daemon sees which process registers a topic.
     sees_process: Option<bool>,
-    /// The topic whose entry shows that, and its advertisement.
-    identity_check: Option<(u64, AdvertisementId)>,
+    /// The topic whose entry shows that.
+    identity_check: Option<u64>,
     /// When to renew the session.
     renew_at: Option<Instant>,
 }
 
 impl AdvertisementManager {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: AdvertisementSettings) -> Self {
         Self {
             settings,
             topics: BTreeMap::new(),
@@ -146,8 +143,11 @@ impl AdvertisementManager {
             last_number: 0,
             schedule: Schedule::default(),
             paced_until: None,
-            connection: ConnectionState::new(),
+            is_connected: false,
+            connect_error: None,
+            outage: None,
             daemon: DaemonFeatures::default(),
+            own_pid: None,
             in_flight: None,
             events: VecDeque::new(),
         }
@@ -155,7 +155,12 @@ impl AdvertisementManager {
 
     /// Starts an advertisement, which replaces an earlier one of the same topic.
     pub(crate) fn add(&mut self, id: AdvertisementId, info: TopicInfo, now: Instant) {
-        self.connection.advertisement_added(self.topics.is_empty(), now);
+        if self.topics.is_empty() && !self.is_connected {
+            self.outage = Some(Outage::begin(now));
+        } else if let Some(outage) = &mut self.outage {
+            // A new advertisement during an outage gets a report of it as well.
+            outage.is_reported = false;
+        }
         let number = self.by_name.get(&info.name).copied().unwrap_or_else(|| {
             self.last_number += 1;
             self.by_name.insert(info.name.clone(), self.last_number);
@@ -163,12 +168,7 @@ impl AdvertisementManager {
         });
         let name = info.name.clone();
         let topic = self.topics.entry(number).or_insert_with(|| Topic::new(name));
-        let advertisement = CurrentAdvertisement {
-            id,
-            info,
-            state: RegistrationState::Unconfirmed,
-            reported_error: None,
-        };
+        let advertisement = CurrentAdvertisement::new(id, info);
         if let Some(replaced) = topic.advertisement.replace(advertisement) {
             self.by_id.remove(&replaced.id);
             self.events.push_back((replaced.id, AdvertisementEvent::Replaced));
@@ -190,18 +190,38 @@ impl AdvertisementManager {
         };
         topic.advertisement = None;
         topic.retry_pause = FIRST_PAUSE;
-        if topic.registration.is_some() && !self.connection.is_up() {
+        if topic.registration.is_some() && !self.is_connected {
             // The manager withdraws the topic when the daemon is back; the user does not wait.
-            self.events.push_back((id, AdvertisementEvent::Ended(Err(self.settings.no_answer()))));
+            self.events.push_back((
+                id,
+                AdvertisementEvent::Ended(Err(self.settings.no_answer(self.connect_error.clone()))),
+            ));
         } else {
             topic.ending.push(id);
         }
         self.schedule_now(number);
     }
 
+    /// Ends all advertisements.
+    pub(crate) fn remove_all(&mut self) {
+        let ids: Vec<_> = self.by_id.keys().copied().collect();
+        for id in ids {
+            self.remove(id);
+        }
+    }
+
     /// Whether the manager has no topic to keep or to withdraw.
     pub(crate) fn is_idle(&self) -> bool {
         self.topics.is_empty()
+    }
+
+    fn is_extended(&self) -> bool {
+        self.daemon.is_extended == Some(true)
+    }
+
+    /// Whether the daemon is a legacy daemon, as far as its last answer shows.
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.daemon.is_extended == Some(false)
     }
 
     /// The events since the last call, in order.
@@ -210,60 +230,61 @@ impl AdvertisementManager {
     }
 
     /// What to do at `now`. Spurious calls change nothing; a request is returned only once.
-    pub(crate) fn next_action(&mut self, now: Instant) -> ManagerAction {
-        if let Some(in_flight) = &self.in_flight {
-            let left = until(in_flight.at + self.settings.timeout, now);
-            if !left.is_zero() {
-                return ManagerAction::Wait(Some(left));
-            }
-            self.disconnect(now);
-        }
+    pub(crate) fn next_action(&mut self, now: Instant) -> Action {
         let report_at = self.report_outage(now);
-        if self.topics.is_empty() {
-            return ManagerAction::Wait(None);
+        if self.in_flight.is_some() || !self.is_connected || self.topics.is_empty() {
+            return Action::Wait(report_at);
         }
-        let due = match self.connection.next_action(now) {
-            ConnectionAction::Connect => return ManagerAction::Connect,
-            ConnectionAction::Wait(until) => until,
-            ConnectionAction::Send => match self.next_request_kind(now) {
-                Some(kind) => return ManagerAction::Send(Box::new(self.start_request(kind, now))),
-                None => self.next_due(),
-            },
-        };
-        let at = [due, report_at].into_iter().flatten().min();
-        ManagerAction::Wait(at.map(|at| until(at, now)))
+        match self.next_request_kind(now) {
+            Some(kind) => {
+                let request = self.request(&kind);
+                self.in_flight = Some(InFlight { at: now, kind });
+                // On a new connection the manager decides anew.
+                let query = Query::immediate(&request, self.settings.timeout);
+                Action::Send(Query { on_loss: OnLoss::Report, ..query })
+            }
+            None => Action::Wait([self.next_due(), report_at].into_iter().flatten().min()),
+        }
     }
 
-    /// The last requested connection has completed its handshake.
+    /// The connection has completed its handshake.
     pub(crate) fn connected(&mut self) {
-        self.connection.connected();
+        self.is_connected = true;
+        self.connect_error = None;
+        self.outage.take_if(|outage| !outage.has_failed_request);
     }
 
-    /// The connection was lost. A connection in progress retries by itself.
-    pub(crate) fn lost(&mut self, now: Instant) {
-        if self.connection.is_up() {
-            self.disconnect(now);
+    /// The client could not connect, for this reason.
+    pub(crate) fn not_connected(&mut self, error: Option<ConnectError>) {
+        self.connect_error = error;
+    }
+
+    /// The connection was lost.
+    pub(crate) fn disconnected(&mut self, now: Instant) {
+        self.is_connected = false;
+        self.forget_daemon(now);
+    }
+
+    /// The request of the last action has ended at `now`.
+    pub(crate) fn outcome(&mut self, outcome: Outcome, now: Instant) {
+        match outcome {
+            Outcome::Reply(raw) => self.answered(Reply::read(&raw), now),
+            Outcome::Lost | Outcome::NoAnswer { .. } => self.forget_daemon(now),
+            Outcome::Failed(error) => {
+                self.forget_daemon(now);
+                self.failed(&error);
+            }
         }
     }
 
-    /// The client could not make or use the connection.
-    pub(crate) fn failed(&mut self, error: &Error, now: Instant) {
-        self.disconnect(now);
-        let numbers: Vec<_> = self.topics.keys().copied().collect();
-        for number in numbers {
-            self.report_error(number, error.clone());
-        }
-    }
-
-    /// The answer to the outstanding request arrived.
-    pub(crate) fn answered(&mut self, reply: Result<Reply>, now: Instant) {
+    fn answered(&mut self, reply: Result<Reply>, now: Instant) {
         let Some(InFlight { at, kind }) = self.in_flight.take() else { return };
-        self.connection.answered();
+        self.outage = None;
         if let Ok(reply) = &reply {
             self.daemon.is_extended = Some(reply.ext().is_some());
         }
         match kind {
-            RequestKind::CheckIdentity { topic, id } => self.identity_checked(topic, id, reply),
+            RequestKind::Check(number) => self.checked(number, reply, now),
             RequestKind::Renew => self.session_renewed(&reply, at),
             RequestKind::Register { topic, id, in_session, previous } => {
                 let ext = reply.as_ref().ok().and_then(Reply::ext).cloned();
@@ -272,9 +293,12 @@ impl AdvertisementManager {
                     self.extend_lease(ext.as_ref(), at);
                 }
             }
-            RequestKind::CheckRegistration(number) => self.registration_checked(number, reply, now),
             RequestKind::Withdraw(number) => self.topic_withdrawn(number, reply),
         }
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.topics.keys().copied().collect()
     }
 
     /// Schedules a topic at once. While a request about it is outstanding, its answer does that.
@@ -304,143 +328,6 @@ impl AdvertisementManager {
         self.schedule.set(number, Due::At(now + retry_pause));
     }
 
-    fn disconnect(&mut self, now: Instant) {
-        let since = self.in_flight.take().map_or(now, |in_flight| in_flight.at);
-        self.connection.lost(since, now);
-        self.daemon = DaemonFeatures::default();
-        let numbers: Vec<_> = self.topics.keys().copied().collect();
-        for number in numbers {
-            if let Some(topic) = self.topics.get_mut(&number) {
-                topic.is_verified = false;
-                topic.withdraw_error = None;
-                topic.retry_pause = FIRST_PAUSE;
-                if let Some(advertisement) = &mut topic.advertisement
-                    && mem::replace(&mut advertisement.state, RegistrationState::Unconfirmed)
-                        != RegistrationState::Unconfirmed
-                {
-                    self.events.push_back((advertisement.id, AdvertisementEvent::Unconfirmed));
-                }
-                let error = self.settings.no_answer();
-                let gone = topic
-                    .ending
-                    .drain(..)
-                    .map(|id| (id, AdvertisementEvent::Ended(Err(error.clone()))));
-                self.events.extend(gone);
-            }
-            self.schedule_now(number);
-        }
-    }
-
-    /// Reports an outage to all advertisements when it has lasted for the timeout. Before that it
-    /// returns the time of the report.
-    fn report_outage(&mut self, now: Instant) -> Option<Instant> {
-        let at = self.connection.outage_deadline(self.settings.timeout)?;
-        if now < at {
-            return Some(at);
-        }
-        self.connection.outage_reported();
-        let numbers: Vec<_> = self.topics.keys().copied().collect();
-        for number in numbers {
-            self.report_error(number, self.settings.no_answer());
-        }
-        None
-    }
-
-    /// The next request that is due.
-    fn next_request_kind(&mut self, now: Instant) -> Option<RequestKind> {
-        if let Some((topic, id)) = self.daemon.identity_check.take() {
-            return Some(RequestKind::CheckIdentity { topic, id });
-        }
-        if self.daemon.renew_at.is_some_and(|at| at <= now) {
-            return Some(RequestKind::Renew);
-        }
-        let (due, number) = self.schedule.first()?;
-        if let Due::At(at) = due {
-            if now < self.paced_until.map_or(at, |paced| paced.max(at)) {
-                return None;
-            }
-            self.paced_until = Some(now + PACE);
-        }
-        self.schedule.remove(number);
-        let topic = self.topics.get(&number)?;
-        if let Some(advertisement) = &topic.advertisement
-            && !topic.must_withdraw()
-        {
-            let (id, in_session, previous) =
-                (advertisement.id, self.in_session(), topic.registration.clone());
-            return Some(RequestKind::Register { topic: number, id, in_session, previous });
-        }
-        // Only a daemon of level 1 checks the conditions of an UNREGISTER. After a refusal the
-        // topic may belong to another process by now.
-        let checks_conditions =
-            self.daemon.is_extended == Some(true) && topic.withdraw_error.is_none();
-        let may_withdraw = topic.is_verified || checks_conditions;
-        Some(if may_withdraw {
-            RequestKind::Withdraw(number)
-        } else {
-            RequestKind::CheckRegistration(number)
-        })
-    }
-
-    /// When the next scheduled request is due.
-    fn next_due(&self) -> Option<Instant> {
-        let due = self.schedule.first().and_then(|(due, _)| match due {
-            Due::At(at) => Some(self.paced_until.map_or(at, |paced| paced.max(at))),
-            Due::Withdraw | Due::Register => None,
-        });
-        [due, self.daemon.renew_at].into_iter().flatten().min()
-    }
-
-    fn start_request(&mut self, kind: RequestKind, now: Instant) -> DiscoveryRequest {
-        let request = self.request(&kind);
-        self.in_flight = Some(InFlight { at: now, kind });
-        request
-    }
-
-    fn request(&mut self, kind: &RequestKind) -> DiscoveryRequest {
-        let name = |number| {
-            self.topics.get(&number).map_or_else(String::new, |topic| topic.name.clone().into())
-        };
-        match *kind {
-            RequestKind::CheckIdentity { topic: number, .. }
-            | RequestKind::CheckRegistration(number) => {
-                DiscoveryRequest::lookup(name(number)).with_ext(RequestExt::default())
-            }
-            RequestKind::Renew => DiscoveryRequest::renew(self.session()),
-            RequestKind::Register { topic: number, in_session, .. } => {
-                let ext = RequestExt {
-                    hold: in_session.then_some(Hold::Session),
-                    session: in_session.then(|| self.session()),
-                    ..RequestExt::default()
-                };
-                let topic = self.topics.get_mut(&number);
-                let info = topic.and_then(|topic| {
-                    let info = topic.advertisement.as_ref()?.info.clone();
-                    // From now on the daemon may have the topic, at an unknown revision.
-                    let node = info.publisher_node.clone();
-                    topic.registration = Some(Registration { node, revision: None });
-                    topic.is_verified = false;
-                    Some(info)
-                });
-                // A topic that is due to be registered always has an advertisement.
-                info.map_or_else(DiscoveryRequest::ping, DiscoveryRequest::register).with_ext(ext)
-            }
-            RequestKind::Withdraw(number) => {
-                let registration =
-                    self.topics.get(&number).and_then(|topic| topic.registration.clone());
-                DiscoveryRequest::unregister(name(number)).with_ext(RequestExt {
-                    revision: registration.as_ref().and_then(|registration| registration.revision),
-                    publisher_node: registration.map(|registration| registration.node),
-                    ..RequestExt::default()
-                })
-            }
-        }
-    }
-
-    fn session(&self) -> Session {
-        Session { id: self.settings.session_id.clone(), lease_ms: Some(millis(LEASE)) }
-    }
-
     /// Whether to register topics in a session: over TCP always, over ipc only when the daemon has
     /// not seen the process of an earlier REGISTER.
     fn in_session(&self) -> bool {
@@ -453,55 +340,6 @@ impl AdvertisementManager {
             Some(true) => Some(Hold::Process),
             Some(false) | None => None,
         }
-    }
-
-    /// The answer to REGISTER. True when the daemon has registered the topic.
-    fn registered(
-        &mut self,
-        number: u64,
-        id: AdvertisementId,
-        previous: Option<Registration>,
-        reply: Result<Reply>,
-        now: Instant,
-    ) -> bool {
-        let Some(topic) = self.topics.get_mut(&number) else { return false };
-        let is_current =
-            topic.advertisement.as_ref().is_some_and(|advertisement| advertisement.id == id);
-        let ext = reply.as_ref().ok().and_then(Reply::ext);
-        let revision = ext.and_then(|ext| ext.revision);
-        let error = reply.and_then(|reply| reply.registered(topic.name.as_str())).err();
-        match &error {
-            None => {
-                topic.retry_pause = FIRST_PAUSE;
-                if let Some(registration) = &mut topic.registration {
-                    registration.revision = revision;
-                }
-            }
-            Some(Error::AlreadyRegistered { .. }) => topic.registration = None,
-            // The daemon has changed nothing.
-            Some(Error::Refused { .. }) => topic.registration = previous,
-            Some(_) => {}
-        }
-        let is_done = error.is_none();
-        match error {
-            _ if !is_current => self.schedule_now(number),
-            None => {
-                self.schedule.set(number, Due::At(now + REFRESH));
-                let is_extended = self.daemon.is_extended == Some(true);
-                if is_extended && !self.in_session() && self.daemon.sees_process.is_none() {
-                    self.daemon.identity_check = Some((number, id));
-                } else {
-                    self.report_registered(number, id);
-                }
-            }
-            Some(error) => {
-                let is_taken = matches!(error, Error::AlreadyRegistered { .. });
-                let longest = if is_taken { MAX_PAUSE_WHEN_TAKEN } else { MAX_PAUSE };
-                self.report_error(number, error);
-                self.schedule_after_pause(number, longest, now);
-            }
-        }
-        is_done
     }
 
     /// Reports that a topic is registered, if that is new.
@@ -532,85 +370,12 @@ impl AdvertisementManager {
             }
         }
     }
-
-    fn identity_checked(&mut self, number: u64, id: AdvertisementId, reply: Result<Reply>) {
-        if self.daemon.is_extended == Some(true) {
-            let entry = reply.ok().and_then(|reply| reply.ext()?.entry.clone());
-            // Without an entry, the client checks again after the next REGISTER.
-            self.daemon.sees_process = entry.map(|entry| entry.pid.is_some());
-        }
-        if self.in_session() {
-            self.schedule_now(number);
-        } else {
-            self.report_registered(number, id);
-        }
-    }
-
-    /// The session has a full lease since `sent_at`, if the daemon has leases.
-    fn extend_lease(&mut self, ext: Option<&ResponseExt>, sent_at: Instant) {
-        self.daemon.renew_at = ext.map(|ext| {
-            let lease = ext.lease_ms.map_or(LEASE, Duration::from_millis).min(LEASE);
-            sent_at + (lease / 4).max(PACE)
-        });
-    }
-
-    fn session_renewed(&mut self, reply: &Result<Reply>, sent_at: Instant) {
-        let ext = reply.as_ref().ok().and_then(Reply::ext);
-        self.extend_lease(ext, sent_at);
-        if ext.and_then(|ext| ext.known) == Some(false) {
-            // The daemon has lost the session. The first REGISTER of its topics creates it again.
-            self.daemon.renew_at = None;
-            let lost = self.topics.iter().filter(|(_, topic)| topic.is_registered());
-            let lost: Vec<_> = lost.map(|(number, _)| *number).collect();
-            for number in lost {
-                self.schedule_now(number);
-            }
-        }
-    }
-
-    fn registration_checked(&mut self, number: u64, reply: Result<Reply>, now: Instant) {
-        let Some(topic) = self.topics.get_mut(&number) else { return };
-        let ext = reply.as_ref().ok().and_then(Reply::ext);
-        let revision = ext.and_then(|ext| Some(ext.entry.as_ref()?.revision));
-        match reply.and_then(|reply| reply.found(topic.name.as_str())) {
-            Ok(info) => {
-                topic.registration = topic
-                    .registration
-                    .take()
-                    .filter(|registration| registration.is(&info, revision));
-                topic.is_verified = true;
-            }
-            Err(Error::NoSuchTopic { .. }) => topic.registration = None,
-            Err(error) => topic.withdraw_error = Some(error),
-        }
-        match topic.withdraw_error.take() {
-            Some(error) if topic.registration.is_some() => {
-                let gone = topic
-                    .ending
-                    .drain(..)
-                    .map(|id| (id, AdvertisementEvent::Ended(Err(error.clone()))));
-                self.events.extend(gone);
-                self.report_error(number, error);
-                self.schedule_after_pause(number, MAX_PAUSE, now);
-            }
-            _ => self.schedule_now(number),
-        }
-    }
-
-    fn topic_withdrawn(&mut self, number: u64, reply: Result<Reply>) {
-        let Some(topic) = self.topics.get_mut(&number) else { return };
-        match reply.and_then(|reply| reply.unregistered(topic.name.as_str())) {
-            Ok(()) | Err(Error::NoSuchTopic { .. }) => topic.registration = None,
-            Err(error) => topic.withdraw_error = Some(error),
-        }
-        topic.is_verified = false;
-        self.schedule_now(number);
-    }
 }
 
-impl Settings {
-    fn no_answer(&self) -> Error {
-        Error::NoAnswer { address: self.address.clone(), waited: self.timeout, attempts: 1 }
+impl AdvertisementSettings {
+    fn no_answer(&self, cause: Option<ConnectError>) -> Error {
+        let (address, waited) = (self.address.clone(), self.timeout);
+        Error::NoAnswer { address, waited, attempts: 1, cause }
     }
 }
 
@@ -619,20 +384,13 @@ impl InFlight {
     fn topic(&self) -> Option<u64> {
         match self.kind {
             RequestKind::Register { topic, .. }
-            | RequestKind::CheckRegistration(topic)
+            | RequestKind::Check(topic)
             | RequestKind::Withdraw(topic) => Some(topic),
-            RequestKind::CheckIdentity { .. } | RequestKind::Renew => None,
+            RequestKind::Renew => None,
         }
     }
-}
-
-fn until(at: Instant, now: Instant) -> Duration {
-    at.saturating_duration_since(now)
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
-
-#[cfg(test)]
-mod tests;

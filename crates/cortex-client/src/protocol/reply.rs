@@ -1,7 +1,8 @@
-//! Decoding of replies into the results of calls. This module is pure.
+//! Decoding of replies into the results of calls.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cortex_proto::{
     DiscoveryCommand, DiscoveryResponse, DiscoveryStatus, EXTENSION_LEVEL, EventExt, ResponseExt,
@@ -11,13 +12,30 @@ use cortex_proto::{
 use crate::error::{Error, Result, UnreadableReply};
 use crate::info::{DaemonInfo, TopicDescription};
 
-/// A received message.
-#[derive(Debug)]
+/// A received message, not decoded yet: a large one is decoded on its caller's thread.
+#[derive(Clone, Debug)]
 pub(crate) struct RawReply {
-    /// The first part.
-    pub(crate) body: Vec<u8>,
+    /// The first part. A LIST may have several readers.
+    pub(crate) body: Arc<Vec<u8>>,
     /// The number of parts of the message.
     pub(crate) parts: usize,
+    /// How often the request was sent.
+    pub(crate) times_sent: u32,
+    /// When the request was sent.
+    pub(crate) sent_at: Instant,
+    pub(crate) received_at: Instant,
+}
+
+#[cfg(test)]
+impl RawReply {
+    /// A reply of one part to a request that was sent once.
+    pub(crate) fn for_test(
+        response: &DiscoveryResponse,
+        sent_at: Instant,
+        received_at: Instant,
+    ) -> Self {
+        Self { body: Arc::new(response.to_bytes()), parts: 1, times_sent: 1, sent_at, received_at }
+    }
 }
 
 /// The answer to WATCH, and the revision that it leads to.
@@ -37,12 +55,12 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn read(raw: &RawReply, times_sent: u32) -> Result<Self> {
+    pub(crate) fn read(raw: &RawReply) -> Result<Self> {
         if raw.parts != 1 {
             return Err(UnreadableReply::Parts { count: raw.parts }.into());
         }
         let response = DiscoveryResponse::from_bytes(&raw.body).map_err(UnreadableReply::Decode)?;
-        Ok(Self { response: Box::new(response), times_sent })
+        Ok(Self { response: Box::new(response), times_sent: raw.times_sent })
     }
 
     /// The answer to REGISTER.
@@ -96,15 +114,24 @@ impl Reply {
         }
     }
 
-    /// The answer to PING and to SHUTDOWN.
+    /// The answer to SHUTDOWN.
     pub(crate) fn done(self) -> Result<()> {
         self.listed().map(drop)
+    }
+
+    /// The answer to PING. The Python daemons from before the command PING refuse its number in
+    /// their own words, and live.
+    pub(crate) fn pong(self) -> Result<()> {
+        let does_not_know_ping = self.response.status == DiscoveryStatus::Error
+            && self.response.ext.is_none()
+            && self.response.message.ends_with("5 is not a valid DiscoveryCommand");
+        if does_not_know_ping { Ok(()) } else { self.done() }
     }
 
     /// The answer to a PING with extensions.
     pub(crate) fn daemon_info(self) -> Result<DaemonInfo> {
         let ext = self.response.ext.clone();
-        self.done()?;
+        self.pong()?;
         Ok(ext.map_or_else(DaemonInfo::default, |ext| DaemonInfo {
             // A daemon that answers with an extension has at least this level.
             level: ext.level.unwrap_or(EXTENSION_LEVEL),
@@ -365,11 +392,29 @@ mod tests {
 
     #[test]
     fn a_reply_is_readable_only_as_one_part_with_a_response() {
-        let body = DiscoveryResponse::new(DiscoveryStatus::Ok, "pong").to_bytes();
-        assert!(Reply::read(&RawReply { body: body.clone(), parts: 1 }, 1).is_ok());
-        let error = Reply::read(&RawReply { body, parts: 3 }, 1).unwrap_err();
+        let now = Instant::now();
+        let pong = DiscoveryResponse::new(DiscoveryStatus::Ok, "pong");
+        let raw = RawReply::for_test(&pong, now, now);
+        assert!(Reply::read(&raw).is_ok());
+        let error = Reply::read(&RawReply { parts: 3, ..raw.clone() }).unwrap_err();
         assert_eq!(error, UnreadableReply::Parts { count: 3 }.into());
-        let error = Reply::read(&RawReply { body: b"pong".to_vec(), parts: 1 }, 1).unwrap_err();
+        let error = Reply::read(&RawReply { body: Arc::new(b"pong".to_vec()), ..raw }).unwrap_err();
         assert!(matches!(error, Error::Unreadable(UnreadableReply::Decode(_))), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_from_before_ping_lives() {
+        let old = "Failed to parse request: 5 is not a valid DiscoveryCommand";
+        assert_eq!(reply(DiscoveryStatus::Error, old, 1).pong(), Ok(()));
+        assert_eq!(
+            reply(DiscoveryStatus::Error, old, 1).daemon_info(),
+            Ok(DaemonInfo::default()),
+            "level 0"
+        );
+        assert!(reply(DiscoveryStatus::Error, "the registry is full", 1).pong().is_err());
+        assert!(reply(DiscoveryStatus::Error, old, 1).done().is_err(), "only for PING");
+        let mut ours = reply(DiscoveryStatus::Error, old, 1);
+        ours.response.ext = Some(ResponseExt::default());
+        assert!(ours.pong().is_err(), "a daemon of level 1 knows PING");
     }
 }

@@ -4,8 +4,6 @@
 //! last revision, and the daemon parks it until an event happens. When the daemon does not know
 //! WATCH, the client requests a LIST at each interval and compares it with the last one. Each
 //! answer shows the daemon's level again.
-//!
-//! This module is pure: time is an argument, as in [`exchange`](crate::protocol::retry).
 
 #[cfg(test)]
 mod tests;
@@ -17,11 +15,12 @@ use cortex_proto::{
     DiscoveryRequest, EventExt, EventKind, RemovalReason, RequestExt, Since, TopicFilter, TopicInfo,
 };
 
+use super::Action;
+use super::backoff::Backoff;
+use super::reply::{Reply, WatchReply};
+use super::request::Query;
+use super::wait::{LONG_POLL, whole_millis};
 use crate::error::{Error, Result};
-use crate::protocol::backoff::{Backoff, ReconnectBackoff};
-use crate::protocol::reply::{Reply, WatchReply};
-use crate::protocol::retry::Query;
-use crate::protocol::wait::{LONG_POLL, whole_millis};
 
 /// An event of a watch. A [`Snapshot`](Self::Snapshot) and the changes after it, applied in order,
 /// give the daemon's list of topics at each revision, in the daemon's order.
@@ -59,16 +58,6 @@ pub struct Change {
     pub reason: Option<RemovalReason>,
 }
 
-/// What the caller does next. Then it calls [`WatchState::next_action`] again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum WatchAction {
-    /// Send this, then call [`WatchState::answered`], [`WatchState::unanswered`],
-    /// [`WatchState::lost`] or [`WatchState::failed`].
-    Send(Query),
-    /// Do nothing for this long.
-    Pause(Duration),
-}
-
 /// A watch in progress. The caller [takes](Self::take_event) all events before the next action.
 #[derive(Debug)]
 pub(crate) struct WatchState {
@@ -80,10 +69,10 @@ pub(crate) struct WatchState {
     has_started: bool,
     /// The daemon must not park the next query, so that its answer shows whether a daemon runs.
     wants_immediate_reply: bool,
-    last_query: Option<WatchQuery>,
-    not_before: Option<(Instant, Duration)>,
+    /// How long the daemon may park the last WATCH.
+    parked: Duration,
+    not_before: Option<Instant>,
     backoff: Backoff,
-    reconnect_backoff: ReconnectBackoff,
     events: VecDeque<WatchEvent>,
 }
 
@@ -96,14 +85,6 @@ enum Mode {
     Following(Since),
     /// The daemon speaks only the legacy protocol; this is its last list.
     Polling(Option<Vec<TopicInfo>>),
-}
-
-/// The last query.
-#[derive(Clone, Copy, Debug)]
-struct WatchQuery {
-    at: Instant,
-    /// How long the daemon may park it.
-    parked: Duration,
 }
 
 impl WatchState {
@@ -121,10 +102,9 @@ impl WatchState {
             mode: Mode::Initial,
             has_started: false,
             wants_immediate_reply: false,
-            last_query: None,
+            parked: Duration::ZERO,
             not_before: None,
             backoff: Backoff::default(),
-            reconnect_backoff: ReconnectBackoff::default(),
             events: VecDeque::new(),
         }
     }
@@ -135,29 +115,25 @@ impl WatchState {
     }
 
     /// What to do at `now`. Each call may start a new query.
-    pub(crate) fn next_action(&mut self, now: Instant) -> WatchAction {
-        let pause = self.not_before.map_or(Duration::ZERO, |(since, pause)| {
-            pause.saturating_sub(now.saturating_duration_since(since))
-        });
-        if !pause.is_zero() {
-            return WatchAction::Pause(pause);
+    pub(crate) fn next_action(&mut self, now: Instant) -> Action {
+        if let Mode::Polling(_) = self.mode {
+            return Action::List { due: self.not_before.unwrap_or(now), until: None };
+        }
+        if let Some(until) = self.not_before.filter(|until| now < *until) {
+            return Action::Wait(Some(until));
         }
         self.not_before = None;
-        let (request, parked) = match &self.mode {
-            Mode::Initial => (self.watch(None, Duration::ZERO), Duration::ZERO),
-            Mode::Following(since) => {
-                let parked = if self.wants_immediate_reply { Duration::ZERO } else { LONG_POLL };
-                (self.watch(Some(*since), parked), parked)
-            }
-            Mode::Polling(_) => {
-                (DiscoveryRequest::list().with_ext(RequestExt::default()), Duration::ZERO)
-            }
+        let (since, parked) = match &self.mode {
+            Mode::Following(since) if self.wants_immediate_reply => (Some(*since), Duration::ZERO),
+            Mode::Following(since) => (Some(*since), LONG_POLL),
+            Mode::Initial | Mode::Polling(_) => (None, Duration::ZERO),
         };
-        self.last_query = Some(WatchQuery { at: now, parked });
-        WatchAction::Send(Query {
-            body: request.to_bytes(),
-            timeout: parked.saturating_add(self.answer_timeout),
-            may_park: !parked.is_zero(),
+        self.parked = parked;
+        let request = self.watch(since, parked);
+        Action::Send(if parked.is_zero() {
+            Query::immediate(&request, self.answer_timeout)
+        } else {
+            Query::parked(&request, parked, self.answer_timeout)
         })
     }
 
@@ -170,15 +146,15 @@ impl WatchState {
         })
     }
 
-    /// The daemon answered at `now`.
+    /// The daemon answered. The request was sent at `sent_at`, and the answer arrived at `now`.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Unreadable`]. The watch can continue nevertheless.
-    pub(crate) fn answered(&mut self, reply: Reply, now: Instant) -> Result<()> {
+    pub(crate) fn answered(&mut self, reply: Reply, sent_at: Instant, now: Instant) -> Result<()> {
         let speaks_extensions = reply.ext().is_some();
         let understood = match (&self.mode, speaks_extensions) {
-            (Mode::Polling(_), false) => self.listed(reply, now),
-            (Mode::Initial | Mode::Following(_), true) => self.watched(reply, now),
+            (Mode::Polling(_), false) => self.listed(reply, sent_at, now),
+            (Mode::Initial | Mode::Following(_), true) => self.watched(reply, sent_at, now),
             // Another daemon has taken over, or this is the first answer.
             (Mode::Polling(_), true) => {
                 self.switch_mode(Mode::Initial, now);
@@ -190,30 +166,37 @@ impl WatchState {
             }
         };
         understood.inspect_err(|error| {
-            if matches!((error, &self.mode), (Error::Unreadable(_), Mode::Following(_))) {
-                // The same query would give the same unreadable answer: start with a snapshot.
-                self.mode = Mode::Initial;
+            if let Error::Unreadable(_) = error {
+                self.unreadable(now);
+            } else {
+                self.failed(now);
             }
-            self.failed(now);
         })
     }
 
-    /// No answer came in time.
-    pub(crate) fn unanswered(&mut self) {
-        self.wants_immediate_reply = true;
-        self.not_before = self.last_query.map(|last_query| (last_query.at, self.backoff.pause()));
+    /// The answer could not be read.
+    pub(crate) fn unreadable(&mut self, now: Instant) {
+        if let Mode::Following(_) = self.mode {
+            // The same query would give the same unreadable answer: start with a snapshot.
+            self.mode = Mode::Initial;
+        }
+        self.failed(now);
     }
 
-    /// The connection was lost at `now` while the request was parked.
-    pub(crate) fn lost(&mut self, now: Instant) {
+    /// The connection was lost while the request was parked. The next query is one that the daemon
+    /// answers at once.
+    pub(crate) fn lost(&mut self) {
         self.wants_immediate_reply = true;
-        self.not_before = Some((now, self.reconnect_backoff.pause(now)));
     }
 
-    /// The query could not be sent, or its answer could not be used.
+    /// No answer came in time; or the query could not be sent, or its answer could not be used.
     pub(crate) fn failed(&mut self, now: Instant) {
         self.wants_immediate_reply = true;
-        self.not_before = Some((now, self.backoff.pause()));
+        self.pause(now);
+    }
+
+    fn pause(&mut self, now: Instant) {
+        self.not_before = Some(now + self.backoff.pause());
     }
 
     /// Switches between WATCH and LIST: at once the first time, then with a backoff, in case two
@@ -221,12 +204,12 @@ impl WatchState {
     fn switch_mode(&mut self, mode: Mode, now: Instant) {
         let is_first = matches!(self.mode, Mode::Initial) && !self.has_started;
         if !is_first {
-            self.not_before = Some((now, self.backoff.pause()));
+            self.pause(now);
         }
         self.mode = mode;
     }
 
-    fn watched(&mut self, reply: Reply, now: Instant) -> Result<()> {
+    fn watched(&mut self, reply: Reply, sent_at: Instant, now: Instant) -> Result<()> {
         let was_immediate = std::mem::take(&mut self.wants_immediate_reply);
         match (reply.watched()?, &self.mode) {
             (WatchReply::Snapshot { topics, since }, mode) => {
@@ -235,19 +218,19 @@ impl WatchState {
                 self.mode = Mode::Following(since);
                 self.snapshot(topics, Some(since.revision));
                 if !is_asked_for {
-                    self.not_before = Some((now, self.backoff.pause()));
+                    self.pause(now);
                 }
             }
             (WatchReply::Events { events, since }, &Mode::Following(from))
                 if since.epoch == from.epoch && since.revision >= from.revision =>
             {
                 self.follow(events, from, since, now);
-                self.schedule_next_query(was_immediate, now);
+                self.schedule_next_query(was_immediate, sent_at, now);
             }
             (WatchReply::Events { .. }, _) => {
                 // These events do not follow the last revision.
                 self.mode = Mode::Initial;
-                self.not_before = Some((now, self.backoff.pause()));
+                self.pause(now);
             }
         }
         Ok(())
@@ -262,7 +245,7 @@ impl WatchState {
             if matches!(kind, EventKind::Other(_)) {
                 // An unknown kind of change: only a new snapshot shows its effect.
                 self.mode = Mode::Initial;
-                self.not_before = Some((now, self.backoff.pause()));
+                self.pause(now);
                 return;
             }
             seen = revision;
@@ -273,19 +256,18 @@ impl WatchState {
     }
 
     /// Sets the pause after an answer to a WATCH since a revision.
-    fn schedule_next_query(&mut self, was_immediate: bool, now: Instant) {
-        let Some(last_query) = self.last_query else { return };
-        let was_parked = !last_query.parked.is_zero()
-            && now.saturating_duration_since(last_query.at) >= last_query.parked / 2;
+    fn schedule_next_query(&mut self, was_immediate: bool, sent_at: Instant, now: Instant) {
+        let was_parked =
+            !self.parked.is_zero() && now.saturating_duration_since(sent_at) >= self.parked / 2;
         if was_parked || !self.events.is_empty() {
             self.backoff = Backoff::default();
         } else if !was_immediate {
             // The daemon has too many parked requests, or it is shutting down.
-            self.not_before = Some((now, self.backoff.pause()));
+            self.pause(now);
         }
     }
 
-    fn listed(&mut self, reply: Reply, now: Instant) -> Result<()> {
+    fn listed(&mut self, reply: Reply, sent_at: Instant, now: Instant) -> Result<()> {
         let mut topics = reply.listed()?;
         let mut names = HashSet::new();
         let wanted = |name: &str| self.filter.as_ref().is_none_or(|filter| filter.matches(name));
@@ -300,10 +282,8 @@ impl WatchState {
             }
         }
         // Pause at least as long as the daemon needed for the list.
-        let took = self
-            .last_query
-            .map_or(Duration::ZERO, |last_query| now.saturating_duration_since(last_query.at));
-        self.not_before = Some((now, self.interval.saturating_sub(took).max(took)));
+        let took = now.saturating_duration_since(sent_at);
+        self.not_before = Some((sent_at + self.interval).max(now + took));
         Ok(())
     }
 
@@ -320,7 +300,7 @@ impl WatchState {
 pub(crate) fn parse_filter(filter: Option<&str>) -> Result<Option<TopicFilter>> {
     let parse = |filter: &str| {
         TopicFilter::new(filter)
-            .map_err(|source| Error::InvalidFilter { filter: filter.to_owned(), source })
+            .map_err(|reason| Error::InvalidFilter { filter: filter.to_owned(), reason })
     };
     filter.map(parse).transpose()
 }

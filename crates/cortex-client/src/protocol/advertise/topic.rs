@@ -14,7 +14,7 @@ pub(super) struct Topic {
     pub(super) advertisement: Option<CurrentAdvertisement>,
     /// The registration that the daemon may have from this client.
     pub(super) registration: Option<Registration>,
-    /// Whether a LOOKUP on this connection has found the topic.
+    /// Whether a LOOKUP on this connection has found the registration.
     pub(super) is_verified: bool,
     /// Why the daemon did not withdraw the topic.
     pub(super) withdraw_error: Option<Error>,
@@ -28,6 +28,13 @@ pub(super) struct CurrentAdvertisement {
     pub(super) id: AdvertisementId,
     pub(super) info: TopicInfo,
     pub(super) state: RegistrationState,
+    /// The daemon has registered the topic once. From then on the client looks before it registers
+    /// the topic again: another process may have taken it over.
+    pub(super) was_registered: bool,
+    /// The last look has shown that the client may register the topic.
+    pub(super) may_register_again: bool,
+    /// Another process has taken over the topic.
+    pub(super) is_superseded: bool,
     /// The last reported error since the topic was registered.
     pub(super) reported_error: Option<Error>,
 }
@@ -43,9 +50,29 @@ pub(super) enum RegistrationState {
 
 #[derive(Clone, Debug)]
 pub(super) struct Registration {
-    pub(super) node: String,
+    pub(super) info: TopicInfo,
     /// The revision of this client's REGISTER, when the daemon has reported it.
     pub(super) revision: Option<u64>,
+    pub(super) in_session: bool,
+}
+
+impl CurrentAdvertisement {
+    pub(super) fn new(id: AdvertisementId, info: TopicInfo) -> Self {
+        Self {
+            id,
+            info,
+            state: RegistrationState::Unconfirmed,
+            was_registered: false,
+            may_register_again: false,
+            is_superseded: false,
+            reported_error: None,
+        }
+    }
+
+    /// Whether the client looks before it registers the topic.
+    pub(super) fn must_look(&self) -> bool {
+        self.was_registered && !self.may_register_again
+    }
 }
 
 impl Topic {
@@ -71,14 +98,18 @@ impl Topic {
     /// Whether the daemon may have a registration that no advertisement wants any more.
     pub(super) fn must_withdraw(&self) -> bool {
         let node = self.advertisement.as_ref().map(|current| &current.info.publisher_node);
-        self.registration.as_ref().is_some_and(|registration| node != Some(&registration.node))
+        self.registration
+            .as_ref()
+            .is_some_and(|registration| node != Some(&registration.info.publisher_node))
     }
 }
 
 impl Registration {
-    /// Whether the daemon's topic is this registration, as far as its answer shows.
-    pub(super) fn is(&self, info: &TopicInfo, revision: Option<u64>) -> bool {
+    /// Whether the daemon's topic is this registration, as far as its answer shows. A legacy daemon
+    /// shows no revision. `is_own_process`: the daemon names this process as the owner, so the
+    /// revision may be one that another history has given to the same registration.
+    pub(super) fn is(&self, info: &TopicInfo, revision: Option<u64>, is_own_process: bool) -> bool {
         let is_other = |known| revision.is_some_and(|revision| revision != known);
-        self.node == info.publisher_node && !self.revision.is_some_and(is_other)
+        self.info == *info && (is_own_process || !self.revision.is_some_and(is_other))
     }
 }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::UnreadableReply;
 use crate::protocol::reply::RawReply;
+use crate::protocol::request::OnLoss;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(2);
@@ -24,7 +25,8 @@ fn info(name: &str, version: u8) -> TopicInfo {
 }
 
 fn read(response: &DiscoveryResponse) -> Reply {
-    Reply::read(&RawReply { body: response.to_bytes(), parts: 1 }, 1).unwrap()
+    let now = Instant::now();
+    Reply::read(&RawReply::for_test(response, now, now)).unwrap()
 }
 
 fn ok(topics: Vec<TopicInfo>, ext: Option<ResponseExt>) -> Reply {
@@ -216,6 +218,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..60)
 }
 
+/// The next query of a watch, with the time of its start.
+fn next_query(state: &mut WatchState, now: &mut Instant) -> Query {
+    loop {
+        match state.next_action(*now) {
+            Action::Send(query) => return query,
+            Action::List { due, .. } => {
+                *now = due.max(*now);
+                let request = DiscoveryRequest::list().with_ext(RequestExt::default());
+                return Query::immediate(&request, ANSWER);
+            }
+            Action::Wait(Some(until)) => *now = until,
+            action @ (Action::Wait(None) | Action::Finish) => panic!("{action:?}"),
+        }
+    }
+}
+
 struct Simulation {
     daemon: ModelDaemon,
     state: WatchState,
@@ -250,36 +268,32 @@ impl Simulation {
 
     /// Sends one query. True when no event is left.
     fn ask(&mut self, fault: Fault) -> bool {
-        let query = loop {
-            match self.state.next_action(self.now) {
-                WatchAction::Send(query) => break query,
-                WatchAction::Pause(pause) => self.now += pause,
-            }
-        };
+        let query = next_query(&mut self.state, &mut self.now);
+        let asked_at = self.now;
         let (reply, is_idle) = self.daemon.answer(&query.body);
         let mut is_done = false;
         match fault {
             Fault::None => {
                 if is_idle {
-                    self.now += query.timeout.saturating_sub(ANSWER);
+                    self.now += query.policy.timeout.saturating_sub(ANSWER);
                 }
                 is_done = is_idle;
-                self.state.answered(reply, self.now).unwrap();
+                self.state.answered(reply, asked_at, self.now).unwrap();
             }
-            Fault::Early if is_idle => self.state.answered(reply, self.now).unwrap(),
+            Fault::Early if is_idle => self.state.answered(reply, asked_at, self.now).unwrap(),
             Fault::Early => {}
             Fault::Silence => {
-                self.now += query.timeout;
-                self.state.unanswered();
+                self.now += query.policy.timeout;
+                self.state.failed(self.now);
             }
-            Fault::Lost if query.may_park => self.state.lost(self.now),
-            Fault::Lost => self.state.unanswered(),
+            Fault::Lost if query.on_loss == OnLoss::ReportParked => self.state.lost(),
+            Fault::Lost => self.state.failed(self.now),
             Fault::Garbage => {
                 let ext = self.daemon.is_ours.then(ResponseExt::default);
                 let topics = vec![info("/garbage", 0); 2];
                 // An answer without a revision; as a list, the reference might give it.
                 if self.daemon.is_ours && !matches!(self.state.mode, Mode::Polling(_)) {
-                    let error = self.state.answered(ok(topics, ext), self.now);
+                    let error = self.state.answered(ok(topics, ext), asked_at, self.now);
                     assert_eq!(error, Err(UnreadableReply::NoRevision.into()));
                 }
             }
@@ -287,7 +301,7 @@ impl Simulation {
                 let is_polling = matches!(self.state.mode, Mode::Polling(_));
                 if self.daemon.is_ours != is_polling {
                     let ext = self.daemon.is_ours.then(ResponseExt::default);
-                    let error = self.state.answered(refusal(ext), self.now);
+                    let error = self.state.answered(refusal(ext), asked_at, self.now);
                     assert_eq!(error, Err(Error::Refused { message: "why".into() }));
                 }
             }
@@ -400,13 +414,12 @@ fn queries_in_a_minute(mut answer: impl FnMut(&mut WatchState, &Query, Instant))
     let mut state = WatchState::new(None, INTERVAL, Duration::from_millis(1));
     let mut queries = 0;
     while now - start < Duration::from_secs(60) {
-        match state.next_action(now) {
-            WatchAction::Pause(pause) => now += pause,
-            WatchAction::Send(query) => {
-                queries += 1;
-                answer(&mut state, &query, now);
-            }
+        let query = next_query(&mut state, &mut now);
+        if now - start >= Duration::from_secs(60) {
+            break;
         }
+        queries += 1;
+        answer(&mut state, &query, now);
         while state.take_event().is_some() {}
         assert!(queries < 10_000, "the watch spins");
     }
@@ -428,29 +441,22 @@ fn no_daemon_makes_a_watch_spin() {
     };
 
     let always_all = queries_in_a_minute(|state, _, now| {
-        state.answered(snapshot(), now).unwrap();
+        state.answered(snapshot(), now, now).unwrap();
     });
     let mut is_first = true;
     let never_parks = queries_in_a_minute(|state, _, now| {
         let first = std::mem::take(&mut is_first);
         let reply = if first { snapshot() } else { ok(Vec::new(), Some(position(None))) };
-        state.answered(reply, now).unwrap();
+        state.answered(reply, now, now).unwrap();
     });
-    let silent = queries_in_a_minute(|state, _, _| state.unanswered());
+    let silent = queries_in_a_minute(|state, _, now| state.failed(now));
     let garbage = queries_in_a_minute(|state, _, now| {
-        assert!(state.answered(ok(Vec::new(), Some(ResponseExt::default())), now).is_err());
+        assert!(state.answered(ok(Vec::new(), Some(ResponseExt::default())), now, now).is_err());
     });
     let broken = queries_in_a_minute(|state, _, now| state.failed(now));
     let two_kinds = queries_in_a_minute(|state, query, now| {
         let ext = (!is_watch(query)).then(ResponseExt::default);
-        state.answered(ok(Vec::new(), ext), now).unwrap();
-    });
-    let closes = queries_in_a_minute(|state, query, now| {
-        if query.may_park {
-            state.lost(now);
-        } else {
-            state.answered(snapshot(), now).unwrap();
-        }
+        state.answered(ok(Vec::new(), ext), now, now).unwrap();
     });
     for (what, queries) in [
         ("a daemon that always gives a snapshot", always_all),
@@ -459,14 +465,13 @@ fn no_daemon_makes_a_watch_spin() {
         ("a daemon with unreadable answers", garbage),
         ("a socket that fails", broken),
         ("two kinds of daemon alternately", two_kinds),
-        ("a daemon that closes the connection", closes),
     ] {
         assert!(queries < 160, "{what}: {queries} queries");
     }
 
     let polled = queries_in_a_minute(|state, query, now| {
         let reply = if is_watch(query) { refusal(None) } else { ok(Vec::new(), None) };
-        state.answered(reply, now).unwrap();
+        state.answered(reply, now, now).unwrap();
     });
     assert_eq!(polled, 1 + 120, "at each interval");
 }
@@ -475,13 +480,25 @@ fn no_daemon_makes_a_watch_spin() {
 fn a_watch_pauses_as_long_as_a_list_takes() {
     let mut simulation = Simulation::new(None, false, 0, 1);
     simulation.ask(Fault::None);
-    let WatchAction::Send(_) = simulation.state.next_action(simulation.now) else {
-        panic!("the first list, at once")
+    let next_due = |simulation: &mut Simulation| match simulation.state.next_action(simulation.now)
+    {
+        Action::List { due, until: None } => due,
+        action @ (Action::List { .. } | Action::Send(_) | Action::Wait(_) | Action::Finish) => {
+            panic!("{action:?}")
+        }
     };
+    assert_eq!(next_due(&mut simulation), simulation.now, "the first list, at once");
+    let asked_at = simulation.now;
     let took = Duration::from_secs(3);
-    simulation.now += took;
-    simulation.state.answered(ok(Vec::new(), None), simulation.now).unwrap();
-    assert_eq!(simulation.state.next_action(simulation.now), WatchAction::Pause(took));
+    let answered_at = asked_at + took;
+    // The reader takes the answer late, which must not delay the next one.
+    simulation.now += 3 * took;
+    simulation.state.answered(ok(Vec::new(), None), asked_at, answered_at).unwrap();
+    assert_eq!(next_due(&mut simulation), answered_at + took);
+    let asked_at = answered_at + took;
+    let quickly = asked_at + Duration::from_millis(1);
+    simulation.state.answered(ok(Vec::new(), None), asked_at, quickly).unwrap();
+    assert_eq!(next_due(&mut simulation), asked_at + INTERVAL);
 }
 
 #[test]
@@ -497,18 +514,18 @@ fn a_topic_that_a_list_has_twice_counts_once() {
 fn after_a_lost_connection_the_next_query_is_answered_at_once() {
     let mut simulation = Simulation::new(None, true, 8, 4);
     simulation.catch_up();
-    let WatchAction::Send(query) = simulation.state.next_action(simulation.now) else {
+    let Action::Send(query) = simulation.state.next_action(simulation.now) else {
         panic!("no reason to pause")
     };
-    assert!(query.may_park);
-    assert_eq!(query.timeout, LONG_POLL + ANSWER);
-    simulation.state.lost(simulation.now);
-    let WatchAction::Send(query) = simulation.state.next_action(simulation.now) else {
+    assert_eq!(query.on_loss, OnLoss::ReportParked);
+    assert_eq!(query.policy.timeout, LONG_POLL + ANSWER);
+    simulation.state.lost();
+    let Action::Send(query) = simulation.state.next_action(simulation.now) else {
         panic!("at once")
     };
     let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
     assert_eq!(request.ext.unwrap().wait_ms, Some(0));
-    assert!(!query.may_park);
+    assert_eq!(query.on_loss, OnLoss::Resend);
     simulation.daemon.register(info("/a", 0));
     simulation.catch_up();
 }
@@ -540,14 +557,9 @@ fn events_that_do_not_follow_the_last_revision_give_a_new_snapshot() {
         let events = Some(revisions.iter().map(event).collect());
         ok(Vec::new(), Some(ResponseExt { events, ..position(epoch, revision) }))
     };
-    let asks_since = |state: &mut WatchState, now: &mut Instant| loop {
-        match state.next_action(*now) {
-            WatchAction::Pause(pause) => *now += pause,
-            WatchAction::Send(query) => {
-                let request = DiscoveryRequest::from_bytes(&query.body).unwrap();
-                break request.ext.unwrap().since.map(|since| (since.epoch, since.revision));
-            }
-        }
+    let asks_since = |state: &mut WatchState, now: &mut Instant| {
+        let request = DiscoveryRequest::from_bytes(&next_query(state, now).body).unwrap();
+        request.ext.unwrap().since.map(|since| (since.epoch, since.revision))
     };
     for (answer, expected, since) in [
         (events(1, 7, &[4, 5, 6, 7], "registered"), &["/6", "/7"][..], Some((1, 7))),
@@ -561,10 +573,10 @@ fn events_that_do_not_follow_the_last_revision_give_a_new_snapshot() {
         let mut state = WatchState::new(None, INTERVAL, ANSWER);
         assert_eq!(asks_since(&mut state, &mut now), None);
         let all = ResponseExt { snapshot: Some(true), ..position(1, 5) };
-        state.answered(ok(Vec::new(), Some(all)), now).unwrap();
+        state.answered(ok(Vec::new(), Some(all)), now, now).unwrap();
         assert!(matches!(state.take_event(), Some(WatchEvent::Snapshot { .. })));
         assert_eq!(asks_since(&mut state, &mut now), Some((1, 5)));
-        state.answered(answer, now).unwrap();
+        state.answered(answer, now, now).unwrap();
         let events_seen = std::iter::from_fn(|| state.take_event()).map(|event| match event {
             WatchEvent::Changed(change) => change.info.name.to_string(),
             WatchEvent::Snapshot { .. } => "a snapshot".to_owned(),

@@ -1,0 +1,71 @@
+//! The requests of all machines.
+
+use std::time::Duration;
+
+use cortex_proto::{DiscoveryCommand, DiscoveryRequest};
+
+use super::retry::RetryPolicy;
+
+/// What the client does with a request whose connection is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnLoss {
+    /// It sends the request again in the rest of its time.
+    Resend,
+    /// It reports the loss. The request is never sent twice: a second SHUTDOWN would end the next
+    /// daemon.
+    Report,
+    /// It reports the loss, also when the connection was lost before the request was sent: the
+    /// next daemon may not park requests. When the request is given up, the client sends CANCEL.
+    ReportParked,
+}
+
+/// A request, and how long and how often the client sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Query {
+    /// The request's bytes.
+    pub(crate) body: Vec<u8>,
+    pub(crate) policy: RetryPolicy,
+    pub(crate) on_loss: OnLoss,
+    /// The time after which an answer is overdue: then a connection without any other answer
+    /// counts as dead.
+    pub(crate) overdue_after: Duration,
+}
+
+impl Query {
+    /// The request of a call.
+    pub(crate) fn call(request: &DiscoveryRequest, policy: RetryPolicy) -> Self {
+        let is_shutdown = request.command == DiscoveryCommand::Shutdown.into();
+        let (policy, on_loss) = if is_shutdown {
+            (RetryPolicy { attempts: 1, ..policy }, OnLoss::Report)
+        } else {
+            (policy, OnLoss::Resend)
+        };
+        Self { body: request.to_bytes(), policy, on_loss, overdue_after: policy.timeout / 2 }
+    }
+
+    /// A request that the daemon answers at once, with one attempt.
+    pub(crate) fn immediate(request: &DiscoveryRequest, timeout: Duration) -> Self {
+        Self::call(request, RetryPolicy { timeout, attempts: 1 })
+    }
+
+    /// A request that the daemon may park for `parked`. Then it has `answer_timeout` for its answer.
+    pub(crate) fn parked(
+        request: &DiscoveryRequest,
+        parked: Duration,
+        answer_timeout: Duration,
+    ) -> Self {
+        let timeout = parked.saturating_add(answer_timeout);
+        Self {
+            body: request.to_bytes(),
+            policy: RetryPolicy { timeout, attempts: 1 },
+            on_loss: OnLoss::ReportParked,
+            overdue_after: parked.saturating_add(answer_timeout / 2),
+        }
+    }
+
+    /// The same request with at most this time for each attempt.
+    pub(crate) fn within(mut self, timeout: Duration) -> Self {
+        self.policy.timeout = self.policy.timeout.min(timeout);
+        self
+    }
+}
