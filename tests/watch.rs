@@ -6,6 +6,8 @@
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cortex_client::{DiscoveryClient, Error, EventKind, TopicInfo, Watch, WatchEvent};
@@ -181,6 +183,58 @@ fn a_watch_misses_and_repeats_nothing_when_the_daemon_is_killed() {
     let revisions = shown.lines().map(|line| parse_json(line)["revision"].as_u64().unwrap());
     assert_eq!(revisions.collect::<Vec<_>>(), (1..=105).collect::<Vec<_>>());
     daemon.assert_serves();
+}
+
+/// Daemons of both kinds in turn, each killed under load.
+#[test]
+fn a_watch_follows_daemons_of_both_kinds_that_are_killed_under_load() {
+    const KILLS: usize = 17;
+    let test_dir = TestDir::new();
+    let address = test_dir.address();
+    let builder = DaemonBuilder::at(&test_dir).log_level(Some("info"));
+    let client = client(&address);
+    let mut follower = WatchFollower::at(&address);
+    let done = AtomicBool::new(false);
+    let mut last = None;
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (client, done) = (client.clone(), &done);
+            scope.spawn(move || {
+                let name = format!("/load/{number}");
+                while !done.load(Ordering::Relaxed) {
+                    client.register_topic(&topic(&name, "node")).unwrap();
+                    client.lookup_topic("/absent").unwrap_err();
+                    // A daemon without its state does not know the topic.
+                    let _ = client.unregister_topic(&name);
+                }
+            });
+        }
+        for kill in 0..KILLS {
+            let name = format!("/kill/{kill}");
+            // Each event of our daemon follows the one before it; `read_event` checks that.
+            let mut read_until_registered = || {
+                while !follower.topics.iter().any(|info| info.name.as_str() == name) {
+                    follower.read_event();
+                }
+            };
+            if kill % 3 == 2 {
+                let daemon = ReferenceDaemon::start(&test_dir);
+                register(&client, &name);
+                read_until_registered();
+                drop(daemon);
+            } else {
+                let daemon = builder.start();
+                register(&client, &name);
+                read_until_registered();
+                let _ = daemon.kill();
+            }
+        }
+        // The calls under way end with this one.
+        last = Some(builder.start());
+        done.store(true, Ordering::Relaxed);
+    });
+    follower.catch_up(&client);
+    drop(last);
 }
 
 #[test]

@@ -45,6 +45,14 @@ fn binaries() -> &'static Binaries {
     })
 }
 
+/// The processes of `tests/hazards`: those of the environment variable `CORTEX_HAZARDS`, if it is
+/// set, for example of a build with other flags.
+#[must_use]
+pub fn hazards() -> PathBuf {
+    let set = std::env::var_os("CORTEX_HAZARDS").map(PathBuf::from);
+    set.unwrap_or_else(|| find(&build(&["--package=cortex-hazards"]), "bin", "cortex-hazards"))
+}
+
 /// An example of `cortex-client`.
 #[must_use]
 pub fn client_example(name: &str) -> PathBuf {
