@@ -15,6 +15,8 @@ use crate::protocol::backoff::ReconnectBackoff;
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 /// The time after which a host name counts as one that cannot be resolved.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after a host name that cannot be resolved, which costs a query to a name server.
+const RESOLVE_PAUSE: Duration = Duration::from_secs(1);
 /// The shortest time between two probes for the cause of a failure.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -27,6 +29,8 @@ pub(super) struct Link {
     resolved: Vec<SocketAddr>,
     untried: VecDeque<SocketAddr>,
     cause: Option<ConnectError>,
+    /// A connection has failed since the last probe.
+    needs_probe: bool,
     probed_at: Option<Instant>,
     is_probing: bool,
     last_received: Option<Instant>,
@@ -71,6 +75,7 @@ impl Link {
             resolved: Vec::new(),
             untried: VecDeque::new(),
             cause: None,
+            needs_probe: false,
             probed_at: None,
             is_probing: false,
             last_received: None,
@@ -97,6 +102,11 @@ impl Link {
     /// Whether an attempt to connect has failed, and the next one waits.
     pub(super) fn is_down(&self) -> bool {
         matches!(self.state, LinkState::Down { until: Some(_) })
+    }
+
+    /// Whether the resolver takes longer than it may.
+    pub(super) fn is_overdue(&self) -> bool {
+        matches!(self.state, LinkState::Resolving { is_overdue: true, .. })
     }
 
     pub(super) fn up_since(&self) -> Option<Instant> {
@@ -144,9 +154,10 @@ impl Link {
         }
         let is_due =
             self.probed_at.is_none_or(|at| now.saturating_duration_since(at) >= PROBE_INTERVAL);
-        let is_unexplained = self.is_down() && self.cause.is_none() && !self.is_probing;
+        let is_unexplained = self.is_down() && self.needs_probe && !self.is_probing;
         if wants_connection && is_unexplained && is_due {
             self.is_probing = true;
+            self.needs_probe = false;
             self.probed_at = Some(now);
             return Ok(LinkStep::Probe);
         }
@@ -211,7 +222,7 @@ impl Link {
             }
             Err(cause) => {
                 self.cause = Some(cause);
-                self.pause(now);
+                self.state = LinkState::Down { until: Some(now + RESOLVE_PAUSE) };
             }
         }
     }
@@ -247,6 +258,7 @@ impl Link {
     /// Drops the connection. The next one follows after a pause.
     pub(super) fn disconnect(&mut self, now: Instant) {
         debug!(address = self.address.as_str(), was_up = self.is_up(), "the connection is lost");
+        self.needs_probe = true;
         if !self.untried.is_empty() && !self.is_up() {
             // The host has another address.
             self.state = LinkState::Down { until: Some(now) };

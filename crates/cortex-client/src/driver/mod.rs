@@ -206,11 +206,10 @@ impl Handle {
             stalled_at: AtomicU64::new(0),
         });
         let runner = Runner::new(Arc::clone(&shared), wake_source, Instant::now())?;
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name("cortex-client".into())
             .spawn(|| runner.run())
             .map_err(|error| Error::Thread { reason: error.kind() })?;
-        let _ = shared.thread.set(thread.thread().id());
         Ok(Self { shared, kind })
     }
 

@@ -12,6 +12,7 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cortex_proto::{ConnectTarget, TopicInfo};
@@ -130,6 +131,7 @@ impl Runner {
     }
 
     pub(super) fn run(mut self) {
+        let _ = self.shared.thread.set(thread::current().id());
         debug!(address = self.link.address().as_str(), "the client starts");
         loop {
             let now = Instant::now();

@@ -69,3 +69,22 @@ impl Query {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_overdue_after_half_of_its_time_and_the_time_that_the_request_is_parked() {
+        let (parked, answer) = (Duration::from_secs(20), Duration::from_secs(2));
+        let query = Query::parked(&DiscoveryRequest::wait("/a", 20_000), parked, answer);
+        assert_eq!(query.overdue_after, Duration::from_secs(21));
+        assert_eq!(query.policy, RetryPolicy { timeout: Duration::from_secs(22), attempts: 1 });
+        assert_eq!(query.on_loss, OnLoss::ReportParked);
+        let query = Query::immediate(&DiscoveryRequest::lookup("/a"), answer);
+        assert_eq!(query.overdue_after, Duration::from_secs(1));
+        assert_eq!(query.policy, RetryPolicy { timeout: answer, attempts: 1 });
+        assert_eq!(query.clone().within(parked).policy.timeout, answer);
+        assert_eq!(query.within(answer / 2).policy.timeout, answer / 2);
+    }
+}

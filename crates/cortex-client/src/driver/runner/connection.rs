@@ -31,7 +31,8 @@ impl Runner {
                     self.take_reply(number, body, parts, now);
                 }
                 ConnectionEvent::Lost if was_up => self.connection_lost(now),
-                ConnectionEvent::Lost => {}
+                // The cause is that of the last failure, if it is known.
+                ConnectionEvent::Lost => self.fail_fast(now),
             }
         }
         true
@@ -109,14 +110,16 @@ impl Runner {
     pub(super) fn step_link(&mut self, now: Instant) {
         let wants_connection = self.wants_connection();
         match self.link.step(wants_connection, now) {
-            Ok(LinkStep::None) => {}
+            Ok(LinkStep::None | LinkStep::Overdue) => {}
             Ok(LinkStep::Resolve) => self.resolve(now),
             Ok(LinkStep::Probe) => self.probe(),
-            Ok(LinkStep::Overdue) => self.fail_fast(now),
             Err(error) => {
                 self.fail_unsent(&error, |_| true, now);
                 self.advertise(now, |it| it.failed(&error));
             }
+        }
+        if self.link.is_overdue() {
+            self.fail_fast(now);
         }
         let cause = self.link.cause().cloned();
         if let Some(Operation { machine: Machine::Advertisements(advertisements), .. }) =
