@@ -151,6 +151,14 @@ mod tests {
                 attempts: 1,
                 cause: None,
             },
+            Error::Unreachable {
+                address: String::new(),
+                cause: ConnectError::HostName {
+                    name: "robot.local".into(),
+                    reason: "Name or service not known".into(),
+                },
+            },
+            Error::Unreachable { address: String::new(), cause: ConnectError::Refused },
             Error::WaitTimedOut { topic: topic(), waited: Duration::from_secs(30) },
             Error::Unreadable(UnreadableReply::NoTopicInfo),
             Error::Refused { message: "the registry is full".into() },
