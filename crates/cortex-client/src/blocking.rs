@@ -13,7 +13,6 @@ use crate::driver::{ClientKind, Handle};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::future::AsyncDiscoveryClient;
 use crate::info::{DaemonInfo, TopicDescription};
 use crate::protocol::reply::Reply;
 use crate::watch_handle::Watch;
@@ -176,10 +175,14 @@ macro_rules! blocking_calls {
 
 with_calls!(blocking_calls);
 
-/// A handle of the other kind on the same connection and thread.
-impl From<AsyncDiscoveryClient> for DiscoveryClient {
-    fn from(client: AsyncDiscoveryClient) -> Self {
-        Self { handle: client.into_handle().with_kind(ClientKind::Blocking) }
+impl DiscoveryClientBuilder {
+    /// Makes the client. It connects in the background: the daemon may start later.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`]; [`Error::Transport`] and [`Error::Thread`] when the client cannot
+    /// make a socket or start its thread.
+    pub fn build(self) -> Result<DiscoveryClient> {
+        self.start(ClientKind::Blocking).map(DiscoveryClient::from_handle)
     }
 }
 

@@ -7,7 +7,6 @@ use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
 use crate::driver::{ClientKind, Handle, Settings};
 use crate::error::{Error, Result};
 use crate::protocol::retry::RetryPolicy;
-use crate::{AsyncDiscoveryClient, DiscoveryClient};
 
 /// The default of [`DiscoveryClientBuilder::timeout`].
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,7 +17,8 @@ pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// The shortest interval between two queries of a legacy daemon.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The settings of a [`DiscoveryClient`] or an [`AsyncDiscoveryClient`]; each has a default.
+/// The settings of a [`DiscoveryClient`](crate::DiscoveryClient) or an
+/// [`AsyncDiscoveryClient`](crate::AsyncDiscoveryClient); each has a default.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct DiscoveryClientBuilder {
@@ -63,8 +63,8 @@ impl DiscoveryClientBuilder {
         self
     }
 
-    /// How often a [`wait_for_topic`](DiscoveryClient::wait_for_topic) or a
-    /// [`watch`](DiscoveryClient::watch) polls a daemon that speaks only the legacy protocol; the
+    /// How often a [`wait_for_topic`](crate::DiscoveryClient::wait_for_topic) or a
+    /// [`watch`](crate::DiscoveryClient::watch) polls a daemon that speaks only the legacy protocol; the
     /// default is [`DEFAULT_POLL_INTERVAL`].
     pub fn poll_interval(mut self, poll_interval: Duration) -> Self {
         self.poll_interval = poll_interval;
@@ -80,25 +80,8 @@ impl DiscoveryClientBuilder {
         self
     }
 
-    /// Makes the client. It connects in the background: the daemon may start later.
-    ///
-    /// # Errors
-    /// [`Error::InvalidAddress`]; [`Error::Transport`] and [`Error::Thread`] when the client cannot
-    /// make a socket or start its thread.
-    pub fn build(self) -> Result<DiscoveryClient> {
-        self.start(ClientKind::Blocking).map(DiscoveryClient::from_handle)
-    }
-
-    /// Makes an [`AsyncDiscoveryClient`], also outside of any runtime. It connects in the
-    /// background: the daemon may start later.
-    ///
-    /// # Errors
-    /// Those of [`build`](Self::build).
-    pub fn build_async(self) -> Result<AsyncDiscoveryClient> {
-        self.start(ClientKind::Async).map(AsyncDiscoveryClient::from_handle)
-    }
-
-    fn start(self, kind: ClientKind) -> Result<Handle> {
+    /// Starts the driver of a client.
+    pub(crate) fn start(self, kind: ClientKind) -> Result<Handle> {
         let address = self
             .address
             .parse()

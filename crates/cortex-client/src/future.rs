@@ -83,10 +83,6 @@ impl AsyncDiscoveryClient {
         Self { handle }
     }
 
-    pub(crate) fn into_handle(self) -> Handle {
-        self.handle
-    }
-
     /// The daemon's address, in its canonical form.
     #[must_use]
     pub fn address(&self) -> &str {
@@ -164,6 +160,24 @@ macro_rules! async_calls {
 }
 
 with_calls!(async_calls);
+
+impl DiscoveryClientBuilder {
+    /// Makes an [`AsyncDiscoveryClient`], also outside of any runtime. It connects in the
+    /// background: the daemon may start later.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build).
+    pub fn build_async(self) -> Result<AsyncDiscoveryClient> {
+        self.start(ClientKind::Async).map(AsyncDiscoveryClient::from_handle)
+    }
+}
+
+/// A handle of the other kind on the same connection and thread.
+impl From<AsyncDiscoveryClient> for DiscoveryClient {
+    fn from(client: AsyncDiscoveryClient) -> Self {
+        Self::from_handle(client.handle.with_kind(ClientKind::Blocking))
+    }
+}
 
 /// A handle of the other kind on the same connection and thread.
 impl From<DiscoveryClient> for AsyncDiscoveryClient {
