@@ -6,7 +6,7 @@ use cortex_proto::DEFAULT_DISCOVERY_ADDRESS;
 
 use crate::driver::{ClientKind, Handle, Settings};
 use crate::error::{Error, Result};
-use crate::protocol::retry::RetryPolicy;
+use crate::protocol::request::RetryPolicy;
 
 /// The default of [`DiscoveryClientBuilder::timeout`].
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -30,8 +30,7 @@ use crate::advertisement::{AdvertisementStatus, Callback, SharedStatus};
 use crate::error::{ConnectError, Error, Result, SocketError};
 use crate::protocol::advertise::AdvertisementId;
 use crate::protocol::reply::RawReply;
-use crate::protocol::request::Query;
-use crate::protocol::retry::RetryPolicy;
+use crate::protocol::request::{Query, RetryPolicy};
 use crate::protocol::wait::Wait;
 use crate::watch_handle::{SharedWatch, WatchOperation};
 

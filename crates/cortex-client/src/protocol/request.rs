@@ -4,7 +4,26 @@ use std::time::Duration;
 
 use cortex_proto::{DiscoveryCommand, DiscoveryRequest};
 
-use super::retry::RetryPolicy;
+/// The number of attempts of a request, and the time of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RetryPolicy {
+    /// The time of one attempt, from its beginning. With zero the client sends nothing.
+    pub(crate) timeout: Duration,
+    /// At least 1.
+    pub(crate) attempts: u32,
+}
+
+impl RetryPolicy {
+    /// The time of all attempts together.
+    pub(crate) fn total(self) -> Duration {
+        self.timeout.saturating_mul(self.attempts)
+    }
+
+    /// How many attempts a request without an answer has had.
+    pub(crate) fn attempts_made(self) -> u32 {
+        if self.timeout.is_zero() { 0 } else { self.attempts }
+    }
+}
 
 /// What the client does with a request whose connection is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,29 +1,8 @@
 //! One request: its attempts, their time, and lost connections.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::request::{OnLoss, Query};
-
-/// The number of attempts of a request, and the time of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RetryPolicy {
-    /// The time of one attempt, from its beginning. With zero the client sends nothing.
-    pub(crate) timeout: Duration,
-    /// At least 1.
-    pub(crate) attempts: u32,
-}
-
-impl RetryPolicy {
-    /// The time of all attempts together.
-    pub(crate) fn total(self) -> Duration {
-        self.timeout.saturating_mul(self.attempts)
-    }
-
-    /// How many attempts a request without an answer has had.
-    pub(crate) fn attempts_made(self) -> u32 {
-        if self.timeout.is_zero() { 0 } else { self.attempts }
-    }
-}
 
 /// What the client does with a request in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,9 +124,12 @@ impl Exchange {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use cortex_proto::DiscoveryRequest;
 
     use super::*;
+    use crate::protocol::request::RetryPolicy;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -6,8 +6,9 @@ use super::super::link::Link;
 use super::{LIST, Machine, Operation, Runner};
 use crate::error::{Error, Result};
 use crate::protocol::reply::RawReply;
+use crate::protocol::request::RetryPolicy;
 use crate::protocol::request::{OnLoss, Query};
-use crate::protocol::retry::{Exchange, RetryPolicy, Step};
+use crate::protocol::retry::{Exchange, Step};
 use crate::protocol::{Action, Outcome};
 
 impl Runner {
