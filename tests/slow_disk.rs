@@ -1,4 +1,4 @@
-//! A state file on a disk that takes long for a write: nobody waits for it but those who change
+//! A state file on a disk that takes long for a write: only peers wait for it that change
 //! something.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -43,7 +43,7 @@ fn read_all_replies(mut peer: RawPeer) {
 }
 
 #[test]
-fn a_write_that_takes_long_stops_nobody_who_only_asks() {
+fn a_slow_write_delays_no_request_that_only_reads() {
     let test_dir = TestDir::new();
     let disk = SlowDisk::new(&test_dir);
     let daemon = disk.daemon_builder(&test_dir).start();

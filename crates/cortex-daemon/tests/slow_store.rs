@@ -1,4 +1,4 @@
-//! What the registry does while a commit is under way: it answers whoever only asks, gathers further
+//! What the registry does while a commit is under way: it answers requests that only read, gathers further
 //! changes, and keeps the order of each connection.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -57,7 +57,7 @@ fn round(world: &mut World, connection: usize, inputs: Vec<Input>) -> Vec<Discov
 }
 
 #[test]
-fn who_only_asks_gets_the_committed_state_at_once() {
+fn a_request_that_only_reads_gets_the_committed_state_at_once() {
     let mut world = slow_world();
     let first = register(&mut world, "/a");
     assert_eq!(seen(&mut world), [""; 0]);
