@@ -1,5 +1,5 @@
-//! What the registry does while a commit is under way: it answers requests that only read, gathers further
-//! changes, and keeps the order of each connection.
+//! What the registry does while a commit is under way: it answers requests that only read, gathers
+//! further changes, and keeps the order of each connection.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
