@@ -1,6 +1,7 @@
 //! Commits: how changes come to count, and what happens when the store cannot keep them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cortex_proto::{DiscoveryStatus, Since, TopicName};
 
@@ -18,7 +19,7 @@ use super::requests::decision::Decision;
 use super::requests::register::OnDoubt;
 use super::subscriptions::BatchEnd;
 use super::subscriptions::replies::pack_no_events;
-use super::subscriptions::waiters::Waiter;
+use super::subscriptions::waiters::{Waiter, WakeCondition};
 use super::view::View;
 
 impl Registry {
@@ -110,20 +111,14 @@ impl Registry {
 
     fn answer(&mut self, mut batch: Batch, now: Timestamp) {
         for Decided { request, answer, since, is_given_up } in batch.take_decided() {
-            let connection = request.reply_to.connection;
+            let is_over = is_given_up || batch.is_disconnected(request.reply_to.connection);
             let answer = match answer {
                 // A CANCEL also ends the requests before it that are parked by now.
                 Some(Answer::Cancelled { .. }) | None => {
                     match self.decision(&request, View::Committed, OnDoubt::Refuse, now) {
                         Decision::Answer(again) => again.added_to(answer.as_ref()),
-                        Decision::Parked { .. }
-                            if is_given_up || batch.is_disconnected(connection) =>
-                        {
-                            self.outbox.effects.cancelled.push(connection);
-                            continue;
-                        }
                         Decision::Parked { condition, wait } => {
-                            self.park(request, condition, since + wait);
+                            self.park_unless(is_over, request, condition, since + wait);
                             continue;
                         }
                         Decision::Pending { .. } => continue,
@@ -131,11 +126,7 @@ impl Registry {
                 }
                 Some(answer) => answer,
             };
-            if is_given_up {
-                self.drop_answer(&request, &answer);
-            } else {
-                self.reply(request, answer, now);
-            }
+            self.reply_unless(is_given_up, request, answer, now);
         }
     }
 
@@ -149,13 +140,10 @@ impl Registry {
         problem: &str,
         now: Timestamp,
     ) {
-        let connection = request.reply_to.connection;
+        let is_over = is_given_up || batch.is_disconnected(request.reply_to.connection);
         let answer = match self.decision(&request, View::Latest, OnDoubt::Refuse, now) {
-            Decision::Parked { .. } if is_given_up || batch.is_disconnected(connection) => {
-                return self.outbox.effects.cancelled.push(connection);
-            }
             Decision::Parked { condition, wait } => {
-                return self.park(request, condition, since + wait);
+                return self.park_unless(is_over, request, condition, since + wait);
             }
             Decision::Answer(answer) => Some(answer).filter(|answer| {
                 let is_change = self.registrations.log.has_writes();
@@ -167,17 +155,39 @@ impl Registry {
         self.registrations.rollback(now.instant);
         let not_stored = || requests::not_stored(&request, problem);
         let answer = answer.map_or_else(not_stored, |answer| answer.added_to(former.as_ref()));
-        if is_given_up {
-            self.drop_answer(&request, &answer);
+        self.reply_unless(is_given_up, request, answer, now);
+    }
+
+    /// Parks a request whose batch has ended, unless its peer waits for it no more.
+    fn park_unless(
+        &mut self,
+        is_over: bool,
+        request: PeerRequest,
+        condition: WakeCondition,
+        end: Instant,
+    ) {
+        if is_over {
+            self.outbox.effects.cancelled.push(request.reply_to.connection);
         } else {
-            self.reply(request, answer, now);
+            self.park(request, condition, end);
         }
     }
 
-    /// The peer gets no reply, but the rest that follows from the answer counts.
-    fn drop_answer(&mut self, request: &PeerRequest, answer: &Answer) {
-        self.outbox.note(request, answer);
-        self.outbox.effects.cancelled.push(request.reply_to.connection);
+    /// Answers a request whose batch has ended. A peer that has given it up gets no reply, but the
+    /// rest that follows from the answer counts.
+    fn reply_unless(
+        &mut self,
+        is_given_up: bool,
+        request: PeerRequest,
+        answer: Answer,
+        now: Timestamp,
+    ) {
+        if is_given_up {
+            self.outbox.note(&request, &answer);
+            self.outbox.effects.cancelled.push(request.reply_to.connection);
+        } else {
+            self.reply(request, answer, now);
+        }
     }
 
     /// Answers the parked requests whose condition is met at the end of a commit. `before` is the
