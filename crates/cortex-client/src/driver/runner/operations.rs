@@ -6,8 +6,7 @@ use super::super::link::Link;
 use super::{LIST, Machine, Operation, Runner};
 use crate::error::{Error, Result};
 use crate::protocol::reply::RawReply;
-use crate::protocol::request::RetryPolicy;
-use crate::protocol::request::{OnLoss, Query};
+use crate::protocol::request::{OnLoss, Query, RetryPolicy};
 use crate::protocol::retry::{Exchange, Step};
 use crate::protocol::{Action, Outcome};
 
