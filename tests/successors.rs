@@ -1,4 +1,4 @@
-//! Successors: who gets a name, and which topics stay, when publishers replace each other.
+//! Successors: which node gets a name, and which topics stay, when publishers replace each other.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -39,7 +39,7 @@ class Process:
 
 @dataclasses.dataclass
 class Endpoint:
-    """An address, and who listens there."""
+    """An address, and the process that listens there."""
 
     address: str
     # The process that connections reach; None also while only a forked child holds the listener.
@@ -194,7 +194,7 @@ class Model:
                 endpoint.changed_at = now
 
     def unclear(self, endpoint, now):
-        """A process has died while it bound or closed its socket: who listens is unknown."""
+        """A process has died while it bound or closed its socket: the listener is unknown."""
         self.lose(endpoint, now)
         for known in self.registrations.values():
             known.is_disputed |= known.endpoint is endpoint

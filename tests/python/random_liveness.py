@@ -657,7 +657,7 @@ def is_running(pid):
 
 
 def free_ports(rng, count):
-    """Ports that the kernel gives to nobody who does not name them."""
+    """Ports that the kernel gives only to programs that name them."""
     ports = []
     while len(ports) < count:
         port = rng.randrange(10_000, 30_000)

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use tracing::warn;
 
-/// A value, and those who wait for it to change. No code of the user runs under its lock.
+/// A value, and the threads and tasks that wait for it to change. No code of the user runs under its
+/// lock.
 #[derive(Debug, Default)]
 pub(crate) struct StateCell<T> {
     state: Mutex<State<T>>,
@@ -41,7 +42,7 @@ impl<T> StateCell<T> {
         access(&mut self.lock().value)
     }
 
-    /// Changes the value and wakes all who wait.
+    /// Changes the value and wakes all waiting threads and tasks.
     pub(crate) fn change(&self, change: impl FnOnce(&mut T)) {
         wake(self.change_and_wake_later(change));
     }

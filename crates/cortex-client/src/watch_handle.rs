@@ -31,7 +31,7 @@ pub(crate) struct WatchShare {
     is_closed: bool,
 }
 
-/// Who goes on with the watch.
+/// Which side goes on with the watch.
 #[derive(Debug)]
 enum Turn {
     /// The driver sends the next request.

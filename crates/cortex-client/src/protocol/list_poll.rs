@@ -9,7 +9,7 @@ use cortex_proto::{DiscoveryRequest, RequestExt};
 use super::Action;
 use super::request::Query;
 
-/// Who waits for the next LIST, and until when it must be sent.
+/// The operations that wait for the next LIST, and until when the client must send it.
 #[derive(Debug)]
 pub(crate) struct ListPoll {
     answer_timeout: Duration,
